@@ -1,0 +1,54 @@
+# `make help` says what there is. Settings: see there.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint bench clean
+
+PYTHON ?=
+VENV ?= .venv
+ARGS ?=
+WORKERS ?= 2
+export PYTHON VENV
+
+# Every use is in double quotes: the path of the project may contain spaces.
+BIN := $(VENV)/bin
+
+help: ## say what there is
+	@echo "usage: make TARGET [PYTHON=python3.12] [VENV=.venv] [ARGS='...']"
+	@while IFS= read -r line; do \
+	  if [[ $$line =~ ^([a-z]+):.*\#\#\ (.*) ]]; then \
+	    printf '  %-11s %s\n' "$${BASH_REMATCH[1]}" "$${BASH_REMATCH[2]}"; \
+	  fi; \
+	done < Makefile
+
+install: ## fill .venv with PyTorch, fairseq and this package, as the next four do too
+	@scripts/install.sh
+
+quickstart: install ## fine-tune an encoder with CE and with CE + SCL, and compare
+	@"$(BIN)/fairseq-scl" quickstart $(ARGS)
+
+test: install ## run the tests (ARGS: options of pytest)
+	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 \
+	  "$$bin/python" -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+lint: install ## check style, types, imports and scripts
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+	"$(BIN)/lint-imports"
+	"$(BIN)/shellcheck" .ci/run scripts/*.sh
+
+bench: install ## run the benchmarks, where there are any
+	@if [[ -f benchmarks/__main__.py ]]; then \
+	  "$(BIN)/python" -m benchmarks $(ARGS); \
+	else \
+	  echo "there are no benchmarks yet"; \
+	fi
+
+clean: ## remove .venv, caches and build outputs
+	@if [[ -f "$(VENV)/.made-by-fairseq-scl" ]]; then rm -rf "$(VENV)"; fi
+	@rm -rf build dist fairseq_scl.egg-info .hypothesis .import_linter_cache \
+	  .mypy_cache .pytest_cache .ruff_cache
+	@find fairseq_scl tests $(wildcard benchmarks) -name __pycache__ -prune -exec rm -rf {} +
+	@echo "kept: data-bin, outputs and every trained model"

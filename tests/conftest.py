@@ -1,0 +1,30 @@
+"""Settings that every test shares; fixtures live beside the tests that use them."""
+
+import os
+
+# Before torch and transformers are imported, and inherited by every subprocess: two
+# workers share two cores, nothing is fetched, figures need no screen.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import hypothesis
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+# No deadline: a shared machine stalls. Derandomised: the same commit tests the same
+# examples everywhere. `pytest --hypothesis-profile=search` draws many new ones.
+hypothesis.settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, max_examples=50
+)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
