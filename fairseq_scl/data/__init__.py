@@ -1,0 +1,1 @@
+"""Texts, labels, splits, tokenisers and fairseq's binary folders."""
