@@ -1,0 +1,252 @@
+"""Running fairseq on today's Python and PyTorch.
+
+Three things live here: which versions fit together, loading fairseq checkpoints
+without running the code that a pickle can carry, and ending ``fairseq-train`` with one
+sentence when the input is at fault. Nothing here imports fairseq at import time, so
+that ``fairseq-scl doctor`` works where fairseq does not.
+"""
+
+import argparse
+import collections
+import functools
+import importlib.metadata
+import pickle
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairseq_scl.errors import InputError
+
+FAIRSEQ_FOR_311 = "fairseq-fixed==0.12.3.1"
+FAIRSEQ_BEFORE_311 = "fairseq==0.12.2"
+
+
+# fairseq 0.12.2 keeps second copies of a layer's weights for a fast path of inference.
+# They are made anew on loading; other versions of fairseq do not know them.
+LAYER_COPY = re.compile(r"\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$")
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, ``None`` if it is absent."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def problems(
+    python: tuple[int, int] = sys.version_info[:2],
+    version_of: Callable[[str], str | None] = installed_version,
+) -> list[str]:
+    """Say what keeps fairseq from working here, judging by versions alone.
+
+    Args:
+        python: major and minor version of the interpreter.
+        version_of: returns the installed version of a distribution or ``None``.
+
+    Returns:
+        one sentence a problem, each with its remedy; empty when all fits.
+    """
+    found = []
+    stock, fixed = version_of("fairseq"), version_of("fairseq-fixed")
+    remedy = FAIRSEQ_FOR_311 if python >= (3, 11) else FAIRSEQ_BEFORE_311
+    install = f"pip install --no-build-isolation {remedy}"
+    if not (3, 10) <= python < (3, 13):
+        found.append(
+            f"Python {python[0]}.{python[1]} does not run fairseq: use Python 3.10, "
+            "3.11 or 3.12"
+        )
+    if stock is None and fixed is None:
+        found.append(f"fairseq is not installed: {install}")
+    elif stock is not None and fixed is not None:
+        found.append(
+            f"fairseq {stock} and fairseq-fixed {fixed} are both installed and "
+            f"overwrite each other: pip uninstall fairseq fairseq-fixed, then {install}"
+        )
+    elif fixed is None and stock == "0.12.2" and python >= (3, 11):
+        found.append(
+            f"fairseq {stock} does not import on Python {python[0]}.{python[1]} "
+            f"(mutable dataclass defaults): pip uninstall fairseq, then {install}"
+        )
+    torch_version = version_of("torch")
+    if torch_version is None:
+        found.append("PyTorch is not installed: pip install torch")
+    elif tuple(map(int, re.findall(r"\d+", torch_version)[:2])) < (2, 6):
+        found.append(
+            f"PyTorch {torch_version} cannot load fairseq's checkpoints safely: "
+            "pip install 'torch>=2.6'"
+        )
+    return found
+
+
+def doctor_report() -> tuple[list[tuple[str, str]], list[str]]:
+    """Collect versions and everything that is wrong with this installation.
+
+    Returns:
+        pairs of a name and its version, and one sentence a problem (with remedy).
+    """
+    names = ("torch", "numpy", "fairseq", "fairseq-fixed", "hydra-core", "omegaconf")
+    more = ("tokenizers", "safetensors", "scikit-learn", "scipy", "matplotlib")
+    versions = [("python", platform.python_version())]
+    versions += [(n, installed_version(n) or "not installed") for n in names + more]
+    versions.append(("cuda", torch.version.cuda or "not in this PyTorch build"))
+    versions.append(("gpus", str(torch.cuda.device_count())))
+    found = problems()
+    if not found:
+        try:
+            importlib.import_module("fairseq")
+        except Exception as error:  # whatever fairseq raises is what the user needs
+            found.append(f"fairseq is installed but does not import: {error!r}")
+    missing = [n for n in more if installed_version(n) is None]
+    if missing:
+        found.append(f"{', '.join(missing)} missing: pip install {' '.join(missing)}")
+    return versions, found
+
+
+@functools.cache
+def allow_fairseq_classes() -> None:
+    """Let ``torch.load(weights_only=True)`` read what fairseq stores, and no more.
+
+    The list: ``argparse.Namespace`` (model arguments), plain containers, fairseq's
+    meters (old checkpoints) and NumPy scalars (best metric, learning rate). None of
+    them runs code when it is restored.
+    """
+    import numpy
+    from fairseq.logging import meters
+
+    core = "numpy._core" if numpy.__version__ >= "2" else "numpy.core"
+    scalar = importlib.import_module(f"{core}.multiarray").scalar
+    allowed: list[Any] = [
+        argparse.Namespace,
+        collections.OrderedDict,
+        collections.defaultdict,
+        (scalar, "numpy._core.multiarray.scalar"),
+        (scalar, "numpy.core.multiarray.scalar"),
+        numpy.dtype,
+    ]
+    kinds = ("float16", "float32", "float64", "int32", "int64", "bool")
+    allowed += [type(numpy.dtype(kind)) for kind in kinds]
+    for name in ("AverageMeter", "SumMeter", "TimeMeter", "StopwatchMeter"):
+        meter = getattr(meters, name)
+        allowed += [meter, (meter, f"fairseq.meters.{name}")]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def load_checkpoint(path: str | Path, trusted: bool = False) -> dict[str, Any]:
+    """Load a fairseq checkpoint on the CPU without running code from its pickle.
+
+    Args:
+        path: a ``.pt`` file.
+        trusted: load with the full pickle machinery, which runs whatever code the
+            file carries. Only for files whose origin you know.
+
+    Returns:
+        the dictionary that was saved.
+
+    Raises:
+        InputError: the file is missing, is no checkpoint, is damaged, or asks for a
+            class that fairseq does not store; the sentence names file and class.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"missing checkpoint: {path}")
+    allow_fairseq_classes()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=not trusted)
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise InputError(_load_error(path, error)) from error
+    if not isinstance(state, dict):
+        raise InputError(
+            f"{path} is no fairseq checkpoint: it holds a {type(state).__name__}, "
+            "not a dictionary with 'model'"
+        )
+    return state
+
+
+def _load_error(path: str | Path, error: Exception) -> str:
+    """Turn PyTorch's page-long message into one sentence."""
+    wanted = re.search(r"GLOBAL (\S+)|global[^`']*[`']([\w.]+)[`']", str(error))
+    if isinstance(error, pickle.UnpicklingError) and wanted:
+        name = wanted.group(1) or wanted.group(2)
+        return (
+            f"{path} was not loaded: its pickle asks for {name}, which no fairseq "
+            "checkpoint needs and which could run code; if you made the file yourself, "
+            "load it once with fairseq_scl.compat.load_checkpoint(path, trusted=True) "
+            "and save its 'model' again"
+        )
+    if isinstance(error, OSError):
+        return f"cannot read {path}: {error.strerror}"
+    reason = f"{type(error).__name__}: {error}"
+    if "Weights only load failed" in reason:  # its advice is to run the file's code
+        reason = "its pickle cannot be read"
+    reason = re.split(r"\.\s|\n", reason)[0]
+    return f"{path} is damaged or is no fairseq checkpoint ({reason})"
+
+
+def patch_fairseq() -> None:
+    """Make fairseq's own loaders use the allow-list and name the file when they refuse.
+
+    Covers ``--restore-file``, ``--finetune-from-model``, resuming and
+    ``from_pretrained``, which all go through ``checkpoint_utils``.
+    """
+    from fairseq import checkpoint_utils
+
+    original = checkpoint_utils.load_checkpoint_to_cpu
+    if getattr(original, "explains", False):
+        return
+    allow_fairseq_classes()
+
+    @functools.wraps(original)
+    def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> Any:
+        with exit_on_input_error():
+            try:
+                return original(path, *args, **kwargs)
+            except Exception as error:  # a damaged pickle can raise nearly anything
+                raise InputError(_load_error(path, error)) from error
+
+    load_checkpoint_to_cpu.explains = True  # type: ignore[attr-defined]
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    checkpoint_utils.load_checkpoint = _refuse_missing(checkpoint_utils.load_checkpoint)
+
+
+def _refuse_missing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a ``--restore-file`` that is missing.
+
+    fairseq would go on from random weights and say so in one line of its log.
+    """
+    from fairseq.file_io import PathManager
+
+    @functools.wraps(original)
+    def load_checkpoint(cfg: Any, trainer: Any, **kwargs: Any) -> Any:
+        path = cfg.restore_file
+        with exit_on_input_error():
+            if path != "checkpoint_last.pt" and not (
+                trainer.checkpoint_suffix or PathManager.exists(path)
+            ):
+                raise InputError(f"--restore-file is {path}: there is no such file")
+        return original(cfg, trainer, **kwargs)
+
+    return load_checkpoint
+
+
+@contextmanager
+def exit_on_input_error() -> Iterator[None]:
+    """Inside ``fairseq-train``, turn an InputError into one sentence and status 2.
+
+    For code that fairseq calls, where nobody else would catch it. In a process that
+    runs none of fairseq's commands (a notebook, a test) the error passes through.
+    """
+    try:
+        yield
+    except InputError as error:
+        main = getattr(sys.modules["__main__"], "__spec__", None)
+        names = [*sys.modules, main.name if main else ""]
+        if not any(name.startswith("fairseq_cli.") for name in names):
+            raise
+        sys.stderr.write(f"fairseq-scl: error: {error}\n")
+        raise SystemExit(2) from error
