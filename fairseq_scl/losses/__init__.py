@@ -1,0 +1,13 @@
+"""The papers' equations as pure functions of tensors; nothing here knows fairseq."""
+
+from fairseq_scl.losses.contrastive import (
+    self_supervised_contrastive_loss,
+    supervised_contrastive_floor,
+    supervised_contrastive_loss,
+)
+
+__all__ = [
+    "self_supervised_contrastive_loss",
+    "supervised_contrastive_floor",
+    "supervised_contrastive_loss",
+]
