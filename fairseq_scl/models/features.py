@@ -1,0 +1,64 @@
+"""The model hook: a stock RoBERTa hands out the features that its head reads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+FEATURES = ("cls", "pooled")
+EXTRA_KEY = "classification_features"
+
+
+@contextmanager
+def classification_features(
+    model: nn.Module, head_name: str, kind: str
+) -> Iterator[None]:
+    """Within the block, put Φ(x) into the ``extra`` output of each forward pass.
+
+    ``logits, extra = model(..., classification_head_name=head_name)`` then carries
+    ``extra["classification_features"]``: Φ of section 2, Gunel et al. (2021), of shape
+    ``(N, D)`` and in the dtype of the model, from that very pass and attached to its
+    graph. They leave the model through its output, so that DistributedDataParallel
+    sees them. Hooks are removed when the block ends, also by an exception.
+
+    Args:
+        model: a fairseq ``RobertaModel`` or subclass, bare or wrapped (data parallel).
+        head_name: the classification head that the forward pass uses.
+        kind: ``"cls"``, the final hidden state at ``<s>``, the head's input before its
+            dropout; or ``"pooled"``, the input of the head's last projection (after
+            dense, tanh and dropout).
+    """
+    inner: Any = model
+    while isinstance(getattr(inner, "module", None), nn.Module):
+        inner = inner.module
+    head = inner.classification_heads[head_name]
+    captured: list[Tensor] = []
+
+    def capture_cls(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured[:] = [inputs[0][:, 0, :]]
+
+    def capture_pooled(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured[:] = [inputs[0]]
+
+    def hand_out(_: nn.Module, __: Any, output: tuple[Tensor, dict[str, Any]]) -> Any:
+        if not captured:  # a pass without this head
+            return output
+        logits, extra = output
+        return logits, {**extra, EXTRA_KEY: captured.pop()}
+
+    def forget(_: nn.Module, __: Any) -> None:
+        captured.clear()  # what a pass that raised may have left
+
+    handles = [inner.register_forward_pre_hook(forget)]
+    if kind == "cls":
+        handles.append(head.register_forward_pre_hook(capture_cls))
+    else:
+        handles.append(head.out_proj.register_forward_pre_hook(capture_pooled))
+    handles.append(inner.register_forward_hook(hand_out))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        captured.clear()

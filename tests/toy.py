@@ -1,0 +1,226 @@
+"""Toy data folders, toy models and quick ways to run fairseq's commands on them.
+
+Starting fairseq costs some seconds. ``train`` pays them, as a user does; ``train_fast``
+runs the same command in a fork of a server that has imported fairseq already.
+"""
+
+import importlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq import options
+from fairseq.data import Dictionary, indexed_dataset
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.tasks import setup_task
+
+import fairseq_scl
+
+USER_DIR = str(Path(fairseq_scl.__file__).parent)
+SIZES = {"train": 20, "valid": 10, "test": 10}
+WORDS_A_CLASS = 5
+
+
+def make_data(
+    folder: str | Path,
+    sizes: Mapping[str, int] = SIZES,
+    classes: int = 2,
+    pairs: bool = False,
+    seed: int = 0,
+    weights: Sequence[float] | None = None,
+    words: int | None = None,
+) -> Path:
+    """Write a data folder in fairseq's binary format, with classes easy to tell apart.
+
+    Sentences have 1 to 8 words, half of them from the words of their class. Classes
+    are named ``label0``, ``label1`` …, drawn with ``weights`` (uniform by default), and
+    stand in the label dictionary in that order.
+
+    Returns:
+        the folder.
+    """
+    folder = Path(folder)
+    random = np.random.default_rng(seed)
+    dictionary = Dictionary()
+    for word in range(words or WORDS_A_CLASS * (classes + 1)):
+        dictionary.add_symbol(f"word{word}", 100 - word)
+    labels = Dictionary()
+    for label in range(classes):
+        labels.add_symbol(f"label{label}", 10)
+    share = np.array(weights if weights is not None else [1.0] * classes, float)
+    for part in ("input0", "input1", "label") if pairs else ("input0", "label"):
+        (folder / part).mkdir(parents=True)
+        (labels if part == "label" else dictionary).save(
+            str(folder / part / "dict.txt")
+        )
+    for split, size in sizes.items():
+        ids = random.choice(classes, size=size, p=share / share.sum())
+        for part in ("input0", "input1") if pairs else ("input0",):
+            rows = [_sentence(label, classes, random) for label in ids]
+            write_rows(folder / part / split, rows, dictionary)
+        write_rows(
+            folder / "label" / split, [[i + labels.nspecial] for i in ids], labels
+        )
+    return folder
+
+
+def write_rows(
+    path: Path, rows: Sequence[Sequence[int]], dictionary: Dictionary
+) -> None:
+    """Write token ids as ``path.bin`` and ``path.idx``; each row ends in ``</s>``."""
+    builder = indexed_dataset.make_builder(
+        f"{path}.bin", impl="mmap", vocab_size=len(dictionary)
+    )
+    for row in rows:
+        builder.add_item(torch.IntTensor([*row, dictionary.eos()]))
+    builder.finalize(f"{path}.idx")
+
+
+def _sentence(label: int, classes: int, random: np.random.Generator) -> list[int]:
+    telling = WORDS_A_CLASS * label + random.integers(WORDS_A_CLASS, size=8)
+    common = WORDS_A_CLASS * classes + random.integers(WORDS_A_CLASS, size=8)
+    words = np.where(random.random(8) < 0.5, telling, common)
+    return [int(word) + 4 for word in words[: random.integers(1, 9)]]
+
+
+def toy_arch_flags() -> list[str]:
+    """Return the flags of a RoBERTa of two layers, 16 dimensions and 32 positions."""
+    return [
+        *["--arch", "roberta_base", "--max-positions", "32"],
+        *["--encoder-layers", "2", "--encoder-attention-heads", "2"],
+        *["--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "32"],
+    ]
+
+
+def command_line(arguments: Sequence[str | Path]) -> list[str]:
+    """Put toy defaults before the arguments, which win where both set a flag."""
+    return [
+        *["--user-dir", USER_DIR, *toy_arch_flags()],
+        *["--task", "sentence_prediction_scl", "--num-classes", "2"],
+        *["--init-token", "0", "--criterion", "sentence_prediction_scl"],
+        *["--optimizer", "adam", "--lr", "0.003", "--max-epoch", "2"],
+        *["--batch-size", "4", "--required-batch-size-multiple", "1"],
+        *["--num-workers", "0", "--log-format", "json", "--log-interval", "1"],
+        *["--no-epoch-checkpoints", "--cpu"],
+        *[str(argument) for argument in arguments],
+    ]
+
+
+def train(
+    arguments: Sequence[str | Path], environment: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``python -m fairseq_cli.train`` with toy defaults and ``arguments``."""
+    return run_module("fairseq_cli.train", command_line(arguments), environment)
+
+
+def run_module(
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``python -m MODULE ARGUMENTS`` and return it with its output as text."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(environment or {})},
+        cwd=cwd,
+        timeout=300,
+        check=False,
+    )
+
+
+def train_fast(
+    arguments: Sequence[str | Path],
+) -> "subprocess.CompletedProcess[str]":
+    """Do as ``train`` does, in a fresh process that need not import fairseq."""
+    return run_fast("fairseq_cli.train", command_line(arguments))
+
+
+def run_fast(module: str, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Do as ``run_module`` does with a module of ``fairseq_cli``, but quickly."""
+    return start_fast(run_command, module, arguments).wait()
+
+
+@dataclass
+class Running:
+    """A forked process; ``wait`` returns it as a completed one."""
+
+    process: Any
+    output: tempfile.TemporaryDirectory[str]
+
+    def wait(self) -> "subprocess.CompletedProcess[str]":
+        """Wait until the process ends, and return its status and output."""
+        self.process.join(300)
+        if self.process.is_alive():
+            self.process.kill()
+            raise TimeoutError(self.process.name)
+        out, err = (Path(self.output.name, name).read_text() for name in ("out", "err"))
+        self.output.cleanup()
+        return subprocess.CompletedProcess([], self.process.exitcode, out, err)
+
+
+def start_fast(function: Callable[..., None], *arguments: Any) -> Running:
+    """Call a function of a module in a fresh process, without waiting for it."""
+    context = multiprocessing.get_context("forkserver")
+    # Not fairseq_scl: --user-dir imports it, as in a real run.
+    context.set_forkserver_preload(
+        ["fairseq_cli.train", "fairseq_cli.hydra_train", "fairseq.models.roberta"]
+    )
+    output = tempfile.TemporaryDirectory()
+    process = context.Process(target=_run, args=(output.name, function, *arguments))
+    process.start()
+    return Running(process, output)
+
+
+def run_command(module: str, arguments: list[str]) -> None:
+    """Run a module of ``fairseq_cli`` in this process as its command line would."""
+    sys.argv = [module, *arguments]
+    importlib.import_module(module).cli_main()
+
+
+def _run(output: str, function: Callable[..., None], *arguments: Any) -> None:
+    for stream, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(Path(output, name), os.O_WRONLY | os.O_CREAT), stream)
+    torch.set_num_threads(1)
+    function(*arguments)
+
+
+@dataclass
+class Toy:
+    """What ``fairseq-train`` builds from a command line, before it trains."""
+
+    cfg: Any
+    task: Any
+    model: Any
+    criterion: Any
+
+    def batch(self, size: int = 8, split: str = "train") -> dict[str, Any]:
+        """Collate the first ``size`` examples of a split."""
+        if split not in self.task.datasets:
+            self.task.load_dataset(split)
+        data = self.task.dataset(split)
+        return data.collater([data[i] for i in range(size)])
+
+
+def toy_model(arguments: Sequence[str | Path], seed: int = 0) -> Toy:
+    """Build task, model and criterion in this process, by the way that fairseq goes."""
+    parser = options.get_training_parser()
+    known = options.parse_args_and_arch(parser, input_args=command_line(arguments))
+    with warnings.catch_warnings():  # fairseq calls Hydra by its old names
+        warnings.simplefilter("ignore")
+        cfg = convert_namespace_to_omegaconf(known)
+    task = setup_task(cfg.task)
+    torch.manual_seed(seed)
+    model = task.build_model(cfg.model)
+    return Toy(cfg, task, model, task.build_criterion(cfg.criterion))
