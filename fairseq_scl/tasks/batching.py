@@ -1,0 +1,72 @@
+"""Which examples meet in a batch: only those are contrasted with each other."""
+
+import numpy as np
+from fairseq.data import BaseWrapperDataset, FairseqDataset
+from numpy.typing import NDArray
+
+BATCHING = ("fixed", "reshuffled", "balanced")
+
+
+def epoch_order(
+    labels: NDArray[np.int64], balanced: bool, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """Draw the order in which one epoch visits the examples.
+
+    Args:
+        labels: ``(N,)`` int64, the class of each example.
+        balanced: spread every class evenly over the epoch, so that any run of
+            consecutive examples, and thus each batch, holds each class in its share of
+            the training set to within about one example; otherwise uniformly at random.
+        seed: the run's seed.
+        epoch: number of the epoch; each epoch has an order of its own.
+
+    Returns:
+        ``(N,)`` int64, a permutation of 0 … N-1, the same for the same arguments.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(labels))
+    if not balanced:
+        return order
+    # The j-th of n examples of a class stands at (j + u) / n of the epoch, u drawn anew
+    # for each class: stratified, and yet random at both scales.
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        offset = random.random()
+        place[members] = (np.arange(len(members)) + offset) / len(members)
+    return np.argsort(place, kind="stable")
+
+
+class EpochOrderDataset(BaseWrapperDataset):
+    """A dataset whose batches are drawn anew in each epoch.
+
+    Stock fairseq shuffles the order of its batches but never what is in them; this one
+    tells fairseq not to reuse batches and gives it a new order of examples.
+    """
+
+    def __init__(
+        self,
+        dataset: FairseqDataset,
+        labels: NDArray[np.int64],
+        balanced: bool,
+        seed: int,
+    ) -> None:
+        super().__init__(dataset)
+        self.labels = labels
+        self.balanced = balanced
+        self.seed = seed
+        self.epoch = 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Note the epoch that the next order is for."""
+        super().set_epoch(epoch)
+        self.epoch = epoch
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        """Always false: fairseq must ask for the order of each epoch."""
+        return False
+
+    def ordered_indices(self) -> NDArray[np.int64]:
+        """Return the order of the current epoch, ``(N,)`` int64."""
+        return epoch_order(self.labels, self.balanced, self.seed, self.epoch)

@@ -1,0 +1,180 @@
+"""Checks of a prepared data folder, and of a checkpoint against the model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fairseq.data import Dictionary, indexed_dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fairseq_scl.compat import LAYER_COPY, exit_on_input_error
+from fairseq_scl.errors import InputError
+
+
+def check_data_folder(folder: str, num_classes: int) -> None:
+    """Refuse a data folder without dictionaries, or a missing ``--num-classes``.
+
+    Raises:
+        InputError: says what is missing and how it is made.
+    """
+    for part in ("input0", "label"):
+        file = Path(folder, part, "dict.txt")
+        if not file.is_file():
+            raise InputError(
+                f"missing dictionary {file}: {folder} is no prepared data folder, "
+                "'fairseq-scl prepare' makes one"
+            )
+    if num_classes < 1:
+        raise InputError(
+            f"--num-classes is {num_classes}: give the number of classes, at least 2"
+        )
+
+
+def class_names(label_dictionary: Dictionary) -> list[str]:
+    """Return the labels of a dictionary in the order of their class ids.
+
+    Leaves out what fairseq adds itself: special symbols, padding words and ``<mask>``.
+    """
+    symbols = label_dictionary.symbols[label_dictionary.nspecial :]
+    return [s for s in symbols if s != "<mask>" and not s.startswith("madeupword")]
+
+
+def check_class_count(task: Any) -> None:
+    """Refuse a ``--num-classes`` that is not the number of labels in the data.
+
+    Args:
+        task: a task with ``label_dictionary`` and ``cfg.num_classes``.
+
+    Raises:
+        InputError: names both numbers and the labels.
+    """
+    names = class_names(task.label_dictionary)
+    if len(names) != task.cfg.num_classes:
+        raise InputError(
+            f"--num-classes is {task.cfg.num_classes}, but "
+            f"{Path(task.cfg.data, 'label', 'dict.txt')} has {len(names)} labels: "
+            f"{', '.join(names[:10])}"
+        )
+
+
+def check_split(folder: str, split: str) -> None:
+    """Refuse a split whose binary files are missing, or hold unlike numbers of lines.
+
+    Raises:
+        InputError: names the file.
+    """
+    second = ["input1"] if Path(folder, "input1").is_dir() else []
+    for part in ("input0", *second, "label"):
+        for ending in ("bin", "idx"):
+            file = Path(folder, part, f"{split}.{ending}")
+            if not file.is_file():
+                raise InputError(f"missing file for the split {split!r}: {file}")
+    first = _count(folder, "input0", split)
+    for part in (*second, "label"):
+        if (found := _count(folder, part, split)) != first:
+            raise InputError(
+                f"{Path(folder, part, split)} has {found} lines, "
+                f"{Path(folder, 'input0', split)} has {first}"
+            )
+
+
+def _count(folder: str, part: str, split: str) -> int:
+    path = str(Path(folder, part, split))
+    kind = indexed_dataset.infer_dataset_impl(path)
+    return len(indexed_dataset.make_dataset(path, impl=kind))
+
+
+def class_ids(
+    dataset: Any, folder: str, split: str, num_classes: int
+) -> NDArray[np.int64]:
+    """Collect the class ids of a split and check them.
+
+    Args:
+        dataset: fairseq's nested dataset of the split.
+        folder: the data folder, for the message.
+        split: the name of the split, for the message.
+        num_classes: class ids are from 0 to ``num_classes - 1``.
+
+    Returns:
+        ``(N,)`` int64.
+
+    Raises:
+        InputError: a label of several words, or one that the label dictionary does not
+            hold (lines count from 1).
+    """
+    targets = dataset.defn["target"]
+    labels = Path(folder, "label", split)
+    ids = np.zeros(len(targets), dtype=np.int64)
+    for i in range(len(targets)):
+        target = targets[i].tolist()
+        if len(target) != 1:
+            raise InputError(
+                f"{labels}, line {i + 1}: {len(target)} words, a label is one word"
+            )
+        if not 0 <= target[0] < num_classes:
+            raise InputError(
+                f"{labels}, line {i + 1}: a label that is not among the {num_classes} "
+                f"of {Path(folder, 'label', 'dict.txt')}"
+            )
+        ids[i] = target[0]
+    return ids
+
+
+def refuse_other_checkpoints(model: nn.Module) -> None:
+    """Have ``model.load_state_dict`` refuse other shapes with one clear sentence.
+
+    fairseq reports a mismatch as a page of keys; the usual causes are another
+    vocabulary (data prepared with other dictionaries) and another ``--arch``.
+    """
+    wanted = _shapes(model.state_dict())
+
+    def check(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
+        message = _mismatch(wanted, _shapes(state))
+        if message and not prefix:
+            raise InputError(message)
+
+    model.register_load_state_dict_pre_hook(_exiting(check))
+
+
+def _exiting(check: Any) -> Any:
+    def checked(*args: Any) -> None:
+        with exit_on_input_error():
+            check(*args)
+
+    return checked
+
+
+def _mismatch(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
+    embedding = "encoder.sentence_encoder.embed_tokens.weight"
+    if embedding in found and wanted[embedding][0] != found[embedding][0]:
+        return (
+            f"the checkpoint of --restore-file has {found[embedding][0]} symbols, the "
+            f"dictionary of the data has {wanted[embedding][0]}: prepare the data with "
+            "the encoder's own dict.txt ('fairseq-scl prepare --encoder')"
+        )
+    encoder = {n for n in wanted if n.startswith("encoder.sentence_encoder.")}
+    other = sorted(n for n in encoder & found.keys() if wanted[n] != found[n])
+    other += sorted(encoder ^ {n for n in found if n in encoder or _is_layer(n)})
+    if other:
+        name = other[0]
+        return (
+            "the checkpoint of --restore-file has another architecture than --arch: "
+            f"{name} is {found.get(name, 'absent')} there and "
+            f"{wanted.get(name, 'absent')} in the model"
+        )
+    return None
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes, without the copies that fairseq 0.12.2 makes on loading."""
+    return {
+        name: tuple(tensor.shape)
+        for name, tensor in state.items()
+        if not LAYER_COPY.search(name)
+    }
+
+
+def _is_layer(name: str) -> bool:
+    return name.startswith("encoder.sentence_encoder.layers.")
