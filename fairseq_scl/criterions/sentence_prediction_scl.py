@@ -1,0 +1,188 @@
+"""Cross-entropy with a supervised contrastive term: Eq. 1 of Gunel et al. (2021)."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.criterions.sentence_prediction import (
+    SentencePredictionConfig,
+    SentencePredictionCriterion,
+)
+from fairseq.logging import metrics
+from torch import Tensor, nn
+
+from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.errors import InputError
+from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
+from fairseq_scl.models.features import EXTRA_KEY, FEATURES, classification_features
+from fairseq_scl.tasks.checks import check_class_count
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SentencePredictionSCLConfig(SentencePredictionConfig):
+    """The stock criterion's options, and those of the contrastive term."""
+
+    scl_lambda: float = field(
+        default=0.9,
+        metadata={
+            "help": "weight of the supervised contrastive term in "
+            "(1 - lambda) * CE + lambda * SCL, from 0 (stock cross-entropy) to 1"
+        },
+    )
+    scl_temperature: float = field(
+        default=0.3,
+        metadata={
+            "help": "temperature tau > 0 of the supervised contrastive term; lower "
+            "gives more weight to the examples that are hardest to separate"
+        },
+    )
+    # Not ChoiceEnum: its refusal is a page of usage, and a traceback under Hydra.
+    scl_features: str = field(
+        default="cls",
+        metadata={
+            "help": "features that are contrasted: cls = final hidden state at <s>, "
+            "pooled = input of the head's last projection"
+        },
+    )
+    scl_reduction: str = field(
+        default="mean",
+        metadata={
+            "help": "mean = average both terms over the batch; paper = Eq. 2 and 3 as "
+            "printed, cross-entropy averaged and SCL summed over the batch"
+        },
+    )
+
+
+class _Recorder:
+    """Stands for a model and keeps the extra output that the stock criterion drops."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.extra: dict[str, Any] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.model(*args, **kwargs)
+        self.extra = output[1]
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
+@register_criterion("sentence_prediction_scl", dataclass=SentencePredictionSCLConfig)
+class SentencePredictionSCLCriterion(SentencePredictionCriterion):
+    """L = (1 - λ)·CE + λ·SCL, Eq. 1 of Gunel et al. (2021).
+
+    Cross-entropy, its logging and its metrics are the stock criterion's, from the same
+    forward pass; λ = 0 is that criterion bit for bit.
+    """
+
+    def __init__(self, cfg: SentencePredictionSCLConfig, task: Any) -> None:
+        with exit_on_input_error():
+            _check(cfg)
+            check_class_count(task)
+        super().__init__(cfg, task)
+        self.scl_lambda = float(cfg.scl_lambda)
+        self.scl_temperature = float(cfg.scl_temperature)
+        self.scl_features = str(cfg.scl_features)
+        self.scl_reduction = str(cfg.scl_reduction)
+        if self.scl_lambda == 1 and self.scl_features == "cls":
+            logger.warning(
+                "--scl-lambda 1 with --scl-features cls gives the classification head "
+                "no gradient: it keeps its random weights and accuracy stays at chance"
+            )
+
+    def forward(
+        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Compute the loss of one batch.
+
+        Args:
+            model: RoBERTa with the classification head, bare or wrapped.
+            sample: a batch of a sentence prediction task; ``sample["target"]`` holds
+                the class ids, ``(N, 1)`` or ``(N,)`` int64.
+            reduce: ignored, as in the stock criterion.
+
+        Returns:
+            the loss summed over the batch, in float32 (``mean``: (1-λ)·ΣCE + λ·ΣSCL;
+            ``paper``: (1-λ)·ΣCE + λ·N·ΣSCL, so that dividing by N leaves CE averaged
+            and SCL summed); the sample size N by which fairseq divides; and sums for
+            logging (``ce_loss``, ``scl_loss`` and ``scl_floor`` in nats).
+        """
+        recorder = _Recorder(model)
+        with classification_features(
+            model, self.classification_head_name, self.scl_features
+        ):
+            ce_sum, sample_size, log = super().forward(recorder, sample, reduce)
+        features = recorder.extra[EXTRA_KEY]
+        labels = model.get_targets(sample, None).view(-1)  # type: ignore[operator]
+
+        # With λ = 0 the term is logged but takes no part in the gradient.
+        with torch.set_grad_enabled(self.scl_lambda > 0 and torch.is_grad_enabled()):
+            scl = supervised_contrastive_loss(
+                features, labels, self.scl_temperature, "none"
+            )
+            scl_sum = scl.sum()
+        log["ce_loss"] = ce_sum.data
+        log["scl_loss"] = scl_sum.data
+        log["scl_floor"] = supervised_contrastive_floor(labels, self.scl_temperature)
+        log["scl_anchors"] = _anchors_with_positive(labels)
+
+        if self.scl_lambda == 0:
+            return ce_sum, sample_size, log
+        weight = sample_size if self.scl_reduction == "paper" else 1
+        loss = (1 - self.scl_lambda) * ce_sum + self.scl_lambda * weight * scl_sum
+        log["loss"] = loss.data
+        return loss, sample_size, log
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Aggregate the logging outputs of all workers and micro-batches.
+
+        Beside the stock metrics: ``ce_loss``, ``scl_loss`` and ``scl_floor``, averages
+        over examples in nats; ``scl_anchors``, the share of anchors that have a
+        positive; ``n_correct`` and ``n_total``, exact counts.
+        """
+        SentencePredictionCriterion.reduce_metrics(logging_outputs)
+        total = _sum(logging_outputs, "nsentences")
+        if not total:
+            return
+        for key in ("ce_loss", "scl_loss", "scl_floor", "scl_anchors"):
+            metrics.log_scalar(key, _sum(logging_outputs, key) / total, total, round=4)
+        metrics.log_scalar_sum("n_correct", _sum(logging_outputs, "ncorrect"))
+        metrics.log_scalar_sum("n_total", total)
+
+
+def _anchors_with_positive(labels: Tensor) -> Tensor:
+    same = (labels[:, None] == labels[None, :]).sum(dim=1)
+    return (same > 1).sum()
+
+
+def _sum(logging_outputs: list[dict[str, Any]], key: str) -> Any:
+    return sum(log.get(key, 0) for log in logging_outputs)
+
+
+def _check(cfg: SentencePredictionSCLConfig) -> None:
+    if not 0 <= cfg.scl_lambda <= 1:
+        raise InputError(f"--scl-lambda is {cfg.scl_lambda}: it must be from 0 to 1")
+    if not 0 < cfg.scl_temperature < float("inf"):
+        raise InputError(
+            f"--scl-temperature is {cfg.scl_temperature}: it must be above 0"
+        )
+    for flag, value, allowed in (
+        ("--scl-features", cfg.scl_features, FEATURES),
+        ("--scl-reduction", cfg.scl_reduction, ("mean", "paper")),
+    ):
+        if str(value) not in allowed:
+            raise InputError(
+                f"{flag} is {value!r}: it must be one of {', '.join(allowed)}"
+            )
+    if cfg.regression_target:
+        raise InputError(
+            "--regression-target does not go with sentence_prediction_scl: the "
+            "contrastive term needs classes, use --criterion sentence_prediction"
+        )
