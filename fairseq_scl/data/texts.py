@@ -1,0 +1,158 @@
+"""Labelled sentences and sentence pairs, and the plain text files that hold them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.errors import InputError
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One or two sentences, their label, and where they were read."""
+
+    sentences: tuple[str, ...]
+    label: str
+    origin: str = ""
+
+
+def read_split(folder: str | Path, split: str) -> list[Example]:
+    """Read ``<split>.input0``, ``<split>.input1`` (for pairs) and ``<split>.label``.
+
+    UTF-8, one example a line, the layout of fairseq's GLUE recipe.
+
+    Args:
+        folder: where the files are.
+        split: ``train``, ``valid`` or ``test``.
+
+    Raises:
+        InputError: a missing file, files of unlike length, an empty line, bytes that
+            are not UTF-8; the message names file and line.
+    """
+    folder = Path(folder)
+    columns = [read_lines(folder / f"{split}.input0")]
+    if (folder / f"{split}.input1").exists():
+        columns.append(read_lines(folder / f"{split}.input1"))
+    label_file = folder / f"{split}.label"
+    labels = read_lines(label_file)
+    for number, column in enumerate(columns):
+        if len(column) != len(labels):
+            raise InputError(
+                f"{folder / f'{split}.input{number}'} has {len(column)} lines, "
+                f"{label_file} has {len(labels)}: they must go line by line"
+            )
+    return [
+        Example(tuple(sentences), label, f"{label_file}, line {number}")
+        for number, (*sentences, label) in enumerate(
+            zip(*columns, labels, strict=True), start=1
+        )
+    ]
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Read a UTF-8 file of one text a line, without the blanks around each.
+
+    Only a line feed, with or without a carriage return, ends a line; other characters
+    that Unicode calls line breaks belong to the text.
+
+    Raises:
+        InputError: a missing file, an empty line, bytes that are not UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"missing file: {path}")
+    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}, line {number} is not UTF-8 (byte {error.start + 1} of the "
+                "line): convert the file, for example with iconv"
+            ) from None
+        if not text:
+            raise InputError(f"{path}, line {number} is empty: every line needs a text")
+        texts.append(text)
+    if not texts:
+        raise InputError(f"{path} is empty")
+    return texts
+
+
+def write_split(folder: str | Path, split: str, examples: Sequence[Example]) -> None:
+    """Write examples so that :func:`read_split` reads them back."""
+    for number in range(len(examples[0].sentences)):
+        with write_then_rename(Path(folder, f"{split}.input{number}")) as file:
+            file.writelines(one_line(e.sentences[number]) + "\n" for e in examples)
+    with write_then_rename(Path(folder, f"{split}.label")) as file:
+        file.writelines(example.label + "\n" for example in examples)
+
+
+def one_line(text: str) -> str:
+    """Return a text with every run of white space made one blank."""
+    return " ".join(text.split())
+
+
+def class_labels(train: Sequence[Example]) -> list[str]:
+    """Return the labels of a training set in the order of their class ids.
+
+    The order is that of their names, so that neither class frequencies (by which
+    ``fairseq-preprocess`` sorts) nor the sample drawn changes what a class id means.
+
+    Raises:
+        InputError: fewer than two labels, one that fairseq's dictionary reserves, or
+            one with white space other than single blanks inside.
+    """
+    labels = sorted({example.label for example in train})
+    if len(labels) < 2:
+        raise InputError(
+            f"the training set has one label only ({labels[0]!r}): a classifier needs "
+            "at least two"
+        )
+    reserved = {"<s>", "<pad>", "</s>", "<unk>", "<mask>", "#fairseq:overwrite"}
+    for label in labels:
+        if label in reserved or label.startswith("madeupword"):
+            raise InputError(
+                f"the label {label!r} is reserved by fairseq: rename it in the data"
+            )
+        if not label or label != one_line(label):
+            raise InputError(
+                f"the label {label!r} must be words with single blanks between them: "
+                "rename it in the data"
+            )
+    return labels
+
+
+def check_known_labels(examples: Sequence[Example], labels: Sequence[str]) -> None:
+    """Refuse examples whose label the training set does not have.
+
+    Raises:
+        InputError: names the file and line, the label and the labels allowed.
+    """
+    known = set(labels)
+    for example in examples:
+        if example.label not in known:
+            raise InputError(
+                f"{example.origin}: the label {example.label!r} does not occur in the "
+                f"training set, which has {', '.join(map(repr, labels))}"
+            )
+
+
+def check_same_columns(splits: dict[str, list[Example]]) -> None:
+    """Refuse splits of which some hold pairs and some single sentences.
+
+    Raises:
+        InputError: names the split.
+    """
+    width = len(splits["train"][0].sentences)
+    for split, examples in splits.items():
+        if len(examples[0].sentences) != width:
+            raise InputError(
+                f"{split} has {len(examples[0].sentences)} sentences an example, train "
+                f"has {width}: give {split}.input1 for both or for neither"
+            )

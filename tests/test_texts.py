@@ -1,0 +1,212 @@
+"""Text files: what is read is what was written, and what is wrong is named."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from fairseq_scl.data.texts import (
+    Example,
+    check_known_labels,
+    check_same_columns,
+    class_labels,
+    one_line,
+    read_lines,
+    read_split,
+    write_split,
+)
+from fairseq_scl.errors import InputError
+
+# Unicode's line breaks that end no line here: vertical tab, form feed, the three
+# separators of ASCII, next line, line separator, paragraph separator.
+EXOTIC_BREAKS = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+
+
+def write(folder, **columns):
+    """Write ``split_column=bytes or text`` as the file ``split.column``."""
+    folder.mkdir(exist_ok=True)
+    for name, content in columns.items():
+        raw = content if isinstance(content, bytes) else content.encode()
+        (folder / name.replace("_", ".")).write_bytes(raw)
+    return folder
+
+
+def examples(*labels):
+    return [Example((f"text {i}",), label) for i, label in enumerate(labels)]
+
+
+def test_single_sentences_and_pairs_come_back_as_written(tmp_path):
+    singles = [Example(("a good film",), "positive"), Example(("bad",), "negative")]
+    pairs = [Example(("a man sleeps", "a man rests"), "entailment")]
+    write_split(tmp_path / "singles", "train", singles)
+    write_split(tmp_path / "pairs", "test", pairs)
+    for folder, split, written in (
+        ("singles", "train", singles),
+        ("pairs", "test", pairs),
+    ):
+        read = read_split(tmp_path / folder, split)
+        assert [(e.sentences, e.label) for e in read] == [
+            (e.sentences, e.label) for e in written
+        ]
+
+
+@given(st.text(), st.sampled_from(["positive", "very negative", "3"]))
+def test_any_text_comes_back_with_its_white_space_made_one_blank(
+    tmp_path_factory, text, label
+):
+    text = text.encode(errors="ignore").decode()  # lone surrogates are no text
+    if not one_line(text):
+        return
+    folder = tmp_path_factory.mktemp("any")
+    write_split(folder, "train", [Example((text,), label)])
+    (read,) = read_split(folder, "train")
+    assert read.sentences == (" ".join(text.split()),)
+    assert read.label == label
+
+
+def test_an_example_says_where_its_label_was_read(tmp_path):
+    folder = write(tmp_path / "d", train_input0="one\ntwo\n", train_label="a\nb\n")
+    origins = [e.origin for e in read_split(folder, "train")]
+    assert origins == [f"{folder / 'train.label'}, line {n}" for n in (1, 2)]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("last", [True, False], ids=["ended", "last line not ended"])
+def test_line_feeds_with_and_without_carriage_return_end_a_line(tmp_path, ending, last):
+    text = ending.join(["one", "two"]) + (ending if last else "")
+    folder = write(tmp_path / "d", train_input0=text, train_label=text)
+    assert [e.label for e in read_split(folder, "train")] == ["one", "two"]
+
+
+def test_byte_order_mark_is_no_part_of_the_first_text(tmp_path):
+    folder = write(
+        tmp_path / "d", train_input0=b"\xef\xbb\xbfone\n", train_label=b"\xef\xbb\xbfa"
+    )
+    assert read_split(folder, "train") == [
+        Example(("one",), "a", f"{folder / 'train.label'}, line 1")
+    ]
+
+
+@pytest.mark.parametrize("character", EXOTIC_BREAKS, ids=ascii)
+def test_other_line_breaks_of_unicode_stay_inside_their_line(tmp_path, character):
+    folder = write(
+        tmp_path / "d",
+        train_input0=f"one{character}half\ntwo\n",
+        train_label="a\nb\n",
+    )
+    assert [e.sentences for e in read_split(folder, "train")] == [
+        (f"one{character}half",),
+        ("two",),
+    ]
+
+
+@pytest.mark.parametrize("label", ["very good", "sehr schön", "5", "a:b|c", "#1"])
+def test_labels_may_hold_blanks_and_signs(tmp_path, label):
+    write_split(tmp_path, "train", examples(label, "other"))
+    assert [e.label for e in read_split(tmp_path, "train")] == [label, "other"]
+
+
+def test_files_of_unlike_length_are_refused_with_both_lengths(tmp_path):
+    folder = write(tmp_path / "d", valid_input0="one\ntwo\nthree\n", valid_label="a\nb")
+    with pytest.raises(InputError) as error:
+        read_split(folder, "valid")
+    assert str(error.value) == (
+        f"{folder}/valid.input0 has 3 lines, {folder}/valid.label has 2: they must go "
+        "line by line"
+    )
+
+
+def test_second_sentences_of_unlike_length_are_refused(tmp_path):
+    folder = write(
+        tmp_path / "d", train_input0="a\nb\n", train_input1="c\n", train_label="x\ny\n"
+    )
+    with pytest.raises(InputError, match=r"train\.input1 has 1 lines, .*label has 2:"):
+        read_split(folder, "train")
+
+
+@pytest.mark.parametrize("blank", ["", "   ", "\t", "\u2028"], ids=ascii)
+def test_an_empty_line_is_refused_with_file_and_line(tmp_path, blank):
+    path = tmp_path / "train.input0"
+    path.write_text(f"one\n{blank}\nthree\n", encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        read_lines(path)
+    assert str(error.value) == f"{path}, line 2 is empty: every line needs a text"
+
+
+def test_bytes_that_are_not_utf8_are_refused_with_file_line_and_byte(tmp_path):
+    path = tmp_path / "train.label"
+    path.write_bytes(b"one\ncaf\xe9\n")
+    with pytest.raises(InputError) as error:
+        read_lines(path)
+    assert str(error.value) == (
+        f"{path}, line 2 is not UTF-8 (byte 4 of the line): convert the file, for "
+        "example with iconv"
+    )
+
+
+@pytest.mark.parametrize("name", ["train.input0", "train.label"])
+def test_a_missing_file_is_named(tmp_path, name):
+    folder = write(tmp_path / "d", train_input0="one\n", train_label="a\n")
+    (folder / name).unlink()
+    with pytest.raises(InputError) as error:
+        read_split(folder, "train")
+    assert str(error.value) == f"missing file: {folder / name}"
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    folder = write(tmp_path / "d", train_input0="", train_label="a\n")
+    with pytest.raises(InputError, match=r"train\.input0 is empty$"):
+        read_split(folder, "train")
+
+
+def test_class_ids_follow_names_not_frequencies_or_order():
+    assert class_labels(examples("b", "b", "b", "a", "c")) == ["a", "b", "c"]
+
+
+def test_one_class_only_is_refused():
+    with pytest.raises(InputError, match=r"one label only \('a'\): .* at least two"):
+        class_labels(examples("a", "a"))
+
+
+@pytest.mark.parametrize(
+    "label", ["<pad>", "<unk>", "<s>", "</s>", "<mask>", "madeupword0000"]
+)
+def test_labels_that_fairseq_reserves_are_refused(label):
+    with pytest.raises(InputError) as error:
+        class_labels(examples("fine", label))
+    assert str(error.value) == (
+        f"the label {label!r} is reserved by fairseq: rename it in the data"
+    )
+
+
+@pytest.mark.parametrize(
+    "label", ["x\ry", "x\ty", "x  y", "x\u2028y", " x", ""], ids=ascii
+)
+def test_labels_that_would_break_a_line_or_a_column_are_refused(label):
+    with pytest.raises(InputError) as error:
+        class_labels(examples("fine", label))
+    assert str(error.value) == (
+        f"the label {label!r} must be words with single blanks between them: rename it "
+        "in the data"
+    )
+
+
+def test_a_label_unseen_in_training_is_refused_with_its_place(tmp_path):
+    folder = write(tmp_path / "d", valid_input0="one\ntwo\n", valid_label="a\nB\n")
+    with pytest.raises(InputError) as error:
+        check_known_labels(read_split(folder, "valid"), ["a", "b"])
+    assert str(error.value) == (
+        f"{folder / 'valid.label'}, line 2: the label 'B' does not occur in the "
+        "training set, which has 'a', 'b'"
+    )
+
+
+def test_pairs_in_one_split_and_not_in_another_are_refused():
+    pair = Example(("one", "two"), "a")
+    for width, other in ((1, [pair]), (2, examples("a"))):
+        train = examples("a") if width == 1 else [pair]
+        with pytest.raises(InputError) as error:
+            check_same_columns({"train": train, "valid": other})
+        assert str(error.value) == (
+            f"valid has {3 - width} sentences an example, train has {width}: give "
+            "valid.input1 for both or for neither"
+        )
