@@ -1,0 +1,246 @@
+"""Symbols equal those of fairseq's GPT-2 BPE and of transformers' BERT tokeniser.
+
+One test wants real text and GPT-2's own files: point ``FAIRSEQ_SCL_DATA`` to a folder
+with ``gpt2_bpe/encoder.json``, ``gpt2_bpe/vocab.bpe`` and GLUE's ``glue/SST-2``; it is
+skipped otherwise.
+"""
+
+import json
+import os
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fairseq.data.encoders.gpt2_bpe import GPT2BPE as FairseqGPT2BPE
+from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertTokenizer
+
+from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece, load_tokenizer
+from fairseq_scl.data.vocabulary_files import byte_symbols, number_pieces, read_merges
+from fairseq_scl.errors import InputError
+
+MERGES = [
+    *[("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a"), ("i", "n"), ("in", "g")],
+    *[("Ġ", "s"), ("1", "2"), ("'", "s"), ("n", "'"), ("Ġ", "Ġ"), ("ĠĠ", "ĠĠ")],
+    *[("Ã", "©"), ("a", "a"), ("aa", "aa"), ("<", "/"), ("</", "s"), ("</s", ">")],
+    *[("<", "m"), ("ä", "½"), ("ä½", "ł"), ("ð", "Ł"), ("ðŁ", "ĺ")],
+]
+PIECES = [
+    *["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+    *"abcdefghijklmnopqrstuvwxyzABCSEP0123456789éßσς",
+    *["##" + character for character in "abcdefghijklmnopqrstuvwxyzE0123456789éß"],
+    *["the", "##ing", "sep", "mask", "cafe", "café", "cafe\u0301", "film"],
+    *[".", ",", "!", "'", "-", "<", ">", "/", "[", "]", "你", "好", "😀", "￥"],
+]
+HARD_LINES = [
+    "",
+    " ",
+    "the  three   thing's\tthings\n in  ",
+    "  the end of it all 1212 12a1",
+    "[SEP] [CLS][MASK] [UNK] [unused0] [sep]",
+    "<s> a </s> b <mask> <pad> <unk></s></s><|endoftext|>",
+    "Café CAFÉ cafe\u0301 naïve Å A\u030a İstanbul ﬁlm ß ẞ",
+    "你好, world。 ￥1２ 日本語 한국어 ไทย עברית",
+    "bell\x07 nul\x00 \ufffd bom\ufeff soft\xad zero\u200bwidth",
+    "joined\u200d line\u2028paragraph\u2029 file\x1cseparator next\x85line",
+    "😀😀 👩‍👩‍👧 ♥️ e😀e",
+    "don't can't I'LL we'd 'tis rock'n'roll -- ... ?!",
+    "a" * 99 + " " + "a" * 100 + " " + "a" * 101,
+    "\u00a0\u3000\u2009 x \u1680",
+]
+
+
+@pytest.fixture(scope="module")
+def bpe_files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny bpe")
+    pieces = sorted(number_pieces(MERGES))
+    # Ids in another order than pieces and merges: they must be looked up.
+    encoder = {piece: 1000 - number for number, piece in enumerate(pieces)}
+    (folder / "encoder.json").write_text(json.dumps(encoder))
+    lines = [f"{a} {b}" for a, b in MERGES]
+    (folder / "vocab.bpe").write_text("\n".join(["#version: 0.2", *lines, ""]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vocabulary_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny vocabulary") / "vocab.txt"
+    path.write_text("\n".join([*PIECES, ""]), encoding="utf-8")
+    return path
+
+
+def fairseq_bpe(folder):
+    return FairseqGPT2BPE(
+        SimpleNamespace(
+            gpt2_encoder_json=str(folder / "encoder.json"),
+            gpt2_vocab_bpe=str(folder / "vocab.bpe"),
+        )
+    )
+
+
+def assert_same_as_fairseq(folder, lines):
+    theirs = fairseq_bpe(folder)
+    ours = GPT2BPE.from_files(folder / "encoder.json", folder / "vocab.bpe")
+    assert ours.encode_lines(lines) == [theirs.encode(line).split() for line in lines]
+
+
+def test_gpt2_gives_the_ids_of_fairseq_on_hard_lines(bpe_files):
+    long = " ".join(f"the{n}" for n in range(10_000))
+    assert_same_as_fairseq(bpe_files, [*HARD_LINES, long])
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs", "Cn"])), max_size=5),
+)
+def test_gpt2_gives_the_ids_of_fairseq_on_any_text(bpe_files, lines):
+    assert_same_as_fairseq(bpe_files, lines)
+
+
+def test_gpt2_gives_the_ids_of_fairseq_on_real_lines():
+    data = os.environ.get("FAIRSEQ_SCL_DATA")
+    if not data:
+        pytest.skip("set FAIRSEQ_SCL_DATA to a folder with GPT-2's files and SST-2")
+    with open(Path(data, "glue", "SST-2", "train.tsv"), encoding="utf-8") as file:
+        lines = [line.split("\t")[0] for line in islice(file, 1, 3001)]
+    assert len(lines) >= 2000
+    assert_same_as_fairseq(Path(data, "gpt2_bpe"), [*lines, *HARD_LINES])
+    merges = read_merges(Path(data, "gpt2_bpe", "vocab.bpe"))
+    official = json.loads(Path(data, "gpt2_bpe", "encoder.json").read_text())
+    assert number_pieces(merges) == official
+
+
+def test_byte_symbols_are_those_of_fairseq():
+    assert byte_symbols() == list(bytes_to_unicode().values())
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_word_pieces_are_those_of_transformers_on_hard_lines(
+    vocabulary_file, lowercase
+):
+    theirs = BertTokenizer(str(vocabulary_file), do_lower_case=lowercase)
+    ours = WordPiece.from_file(vocabulary_file, lowercase=lowercase)
+    lines = [line for line in HARD_LINES if "[SEP]" not in line]
+    lines.append(" ".join(f"Thé{n}ing" for n in range(10_000)))
+    assert ours.encode_lines(lines) == [theirs.tokenize(line) for line in lines]
+
+
+@pytest.mark.parametrize("strip", [True, False])
+@pytest.mark.parametrize("chinese", [True, False])
+def test_word_piece_settings_mean_what_they_mean_in_transformers(
+    vocabulary_file, strip, chinese
+):
+    theirs = BertTokenizer(
+        str(vocabulary_file), strip_accents=strip, tokenize_chinese_chars=chinese
+    )
+    ours = WordPiece.from_file(
+        vocabulary_file, lowercase=True, strip_accents=strip, split_chinese=chinese
+    )
+    lines = [line for line in HARD_LINES if "[SEP]" not in line]
+    assert ours.encode_lines(lines) == [theirs.tokenize(line) for line in lines]
+
+
+def test_names_of_special_tokens_in_a_text_stay_text(vocabulary_file, bpe_files):
+    word_piece = WordPiece.from_file(vocabulary_file, lowercase=True)
+    assert word_piece.encode_lines(["a [SEP] [MASK]", "</s>"]) == [
+        ["a", "[", "sep", "]", "[", "mask", "]"],
+        ["<", "/", "s", ">"],
+    ]
+    special = {"<s>", "<pad>", "</s>", "<unk>", "<mask>"}
+    for symbols in load_tokenizer(bpe_files).encode_lines(sorted(special)):
+        assert symbols
+        assert not special & set(symbols)
+
+
+def test_a_batch_gives_what_single_lines_give(vocabulary_file, monkeypatch):
+    monkeypatch.setattr("fairseq_scl.data.tokenizers.LINES_AT_ONCE", 3)
+    tokenizer = WordPiece.from_file(vocabulary_file, lowercase=False)
+    single = [tokenizer.encode_lines([line])[0] for line in HARD_LINES]
+    assert tokenizer.encode_lines(HARD_LINES) == single
+    assert tokenizer.encode_lines([]) == []
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_word_piece_survives_saving(vocabulary_file, tmp_path, lowercase):
+    saved = WordPiece.from_file(vocabulary_file, lowercase=lowercase)
+    saved.save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == set(saved.file_names)
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.kind, loaded.pair_separator) == ("wordpiece", False)
+    assert loaded.encode_lines(HARD_LINES) == saved.encode_lines(HARD_LINES)
+    settings = json.loads((tmp_path / "tokenizer_settings.json").read_text())
+    assert settings["lowercase"] is lowercase
+
+
+def test_gpt2_survives_saving_and_fairseq_reads_its_files(bpe_files, tmp_path):
+    saved = load_tokenizer(bpe_files)
+    saved.save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == set(saved.file_names)
+    loaded = load_tokenizer(tmp_path)
+    assert (loaded.kind, loaded.pair_separator) == ("gpt2", True)
+    assert loaded.encode_lines(HARD_LINES) == saved.encode_lines(HARD_LINES)
+    assert_same_as_fairseq(tmp_path, HARD_LINES)
+
+
+def test_a_roberta_folder_of_fairseq_with_the_two_files_is_gpt2(bpe_files):
+    tokenizer = load_tokenizer(bpe_files)
+    assert (tokenizer.kind, tokenizer.pair_separator) == ("gpt2", True)
+
+
+def test_a_folder_without_tokenizer_says_what_is_missing(tmp_path):
+    with pytest.raises(InputError, match=r"encoder\.json and vocab\.bpe.*https://"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings", ["{}", "[]", '{"kind": "sentencepiece"}', '{"kind": "wordpiece"}']
+)
+def test_damaged_settings_are_refused(tmp_path, settings):
+    (tmp_path / "tokenizer_settings.json").write_text(settings)
+    with pytest.raises(InputError, match=r"tokenizer_settings\.json is damaged"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[UNK]\na\nb\na\n", "line 4: the piece 'a' stands in line 2 already"),
+        ("a\nb\n", r"has no line \[UNK\]"),
+        ("", r"has no line \[UNK\]"),
+    ],
+)
+def test_a_bad_word_piece_vocabulary_is_refused(tmp_path, content, message):
+    (tmp_path / "vocab.txt").write_text(content)
+    with pytest.raises(InputError, match=message):
+        WordPiece.from_file(tmp_path / "vocab.txt", lowercase=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vocab.bpe", "#version: 0.2\nt h\nthe\n", "line 3 is 'the'"),
+        ("vocab.bpe", "#version: 0.2\nq q\n", "'q' and 'q'.*has no id"),
+        ("encoder.json", "[1]", "no table of pieces"),
+        ("encoder.json", '{"a": 1}', "no id for the byte symbol"),
+        ("encoder.json", "{", "as JSON"),
+    ],
+)
+def test_bad_bpe_files_are_refused(bpe_files, tmp_path, name, content, message):
+    for file in ("encoder.json", "vocab.bpe"):
+        text = content if file == name else (bpe_files / file).read_text()
+        (tmp_path / file).write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_vocabulary_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes(b"[UNK]\n\xff\n")
+    with pytest.raises(InputError, match=r"vocab\.txt is not UTF-8 \(byte 7\)"):
+        WordPiece.from_file(tmp_path / "vocab.txt", lowercase=True)
+
+
+def test_half_a_surrogate_pair_is_refused_by_its_line(bpe_files):
+    with pytest.raises(InputError, match="sentence 2 holds half a surrogate pair"):
+        load_tokenizer(bpe_files).encode_lines(["a", "b\udcff"])
