@@ -1,0 +1,119 @@
+"""``fairseq-scl convert``."""
+
+import argparse
+from pathlib import Path
+
+from fairseq_scl.convert.huggingface import EncoderFiles, convert_encoder
+from fairseq_scl.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.epilog = (
+        "Encoders may be BERT-shaped (WordPiece) or RoBERTa-shaped (GPT-2 BPE). Final "
+        "hidden states stay the same. fairseq has no token types: a pair is read with "
+        "all token types 0."
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,
+        help="Hugging Face folder with config.json, model.safetensors or "
+        "pytorch_model.bin, and vocab.txt, or vocab.json and merges.txt; instead of "
+        "the next three",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="model.safetensors or pytorch_model.bin",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="config.json of the encoder",
+    )
+    parser.add_argument(
+        "--vocab",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="vocab.txt, or vocab.json and merges.txt",
+    )
+    case = parser.add_mutually_exclusive_group()
+    case.add_argument(
+        "--cased",
+        dest="lowercase",
+        action="store_false",
+        default=argparse.SUPPRESS,
+        help="a WordPiece vocabulary keeps upper case (without --cased and --uncased: "
+        "what tokenizer_config.json in the folder says)",
+    )
+    case.add_argument(
+        "--uncased",
+        dest="lowercase",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="text is turned to lower case",
+    )
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        default=argparse.SUPPRESS,
+        help="encoder folder to write: model.pt, dict.txt and the tokeniser's files",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, and print what was written and what fairseq-train needs for it."""
+    done = convert_encoder(
+        _source(arguments), arguments.to, getattr(arguments, "lowercase", None)
+    )
+    shape = done.config
+    print(
+        f"wrote {arguments.to}: {shape.architecture}, {shape.layers} layers, "
+        f"{shape.hidden} dimensions, {shape.heads} heads, {done.symbols} symbols, "
+        f"at most {shape.max_positions} tokens"
+    )
+    if done.unused_rows:
+        print(f"left out: {done.unused_rows} rows of the embedding without a piece")
+    if not done.language_model_head:
+        print("no language model head in the source: lm_head is a placeholder")
+    flags = {
+        "--arch": shape.architecture,
+        "--encoder-layers": shape.layers,
+        "--encoder-embed-dim": shape.hidden,
+        "--encoder-ffn-embed-dim": shape.inner,
+        "--encoder-attention-heads": shape.heads,
+        "--max-positions": shape.max_positions,
+    }
+    if shape.architecture == "roberta_bert":
+        flags["--layer-norm-eps"] = shape.layer_norm_eps
+    words = " ".join(f"{flag} {value}" for flag, value in flags.items())
+    print(f"flags for fairseq-train: {words}")
+    return 0
+
+
+def _source(arguments: argparse.Namespace) -> Path | EncoderFiles:
+    found = vars(arguments)
+    parts = ("weights", "config", "vocab")
+    given = [f"--{name}" for name in parts if name in found]
+    missing = [f"--{name}" for name in parts if name not in found]
+    if "source" in found and given:
+        raise InputError(f"--from and {given[0]} exclude each other: give one of them")
+    if "source" in found:
+        return Path(found["source"])
+    if missing:
+        raise InputError(
+            f"{missing[0]} is missing: give --from FOLDER, or all of --weights, "
+            "--config and --vocab"
+        )
+    return EncoderFiles(found["weights"], found["config"], tuple(found["vocab"]))

@@ -1,0 +1,1 @@
+"""Encoders from Hugging Face files to fairseq's RoBERTa."""

@@ -1,0 +1,261 @@
+"""The weights of a Hugging Face encoder under the names of fairseq's RoBERTa."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fairseq_scl.convert.encoder_config import EncoderConfig
+from fairseq_scl.errors import InputError
+
+ENCODER = "encoder.sentence_encoder."
+LM_HEAD = "encoder.lm_head."
+# fairseq's padding index is 1, and positions begin after it.
+FAIRSEQ_PADDING = 1
+FAIRSEQ_POSITION_OFFSET = FAIRSEQ_PADDING + 1
+
+# In one layer: fairseq's module, the one of transformers.
+LAYER_MODULES = {
+    "self_attn.q_proj": "attention.self.query",
+    "self_attn.k_proj": "attention.self.key",
+    "self_attn.v_proj": "attention.self.value",
+    "self_attn.out_proj": "attention.output.dense",
+    "self_attn_layer_norm": "attention.output.LayerNorm",
+    "fc1": "intermediate.dense",
+    "fc2": "output.dense",
+    "final_layer_norm": "output.LayerNorm",
+}
+# In the head of the masked language model, by model type.
+HEAD_MODULES = {
+    "bert": {
+        "dense": "cls.predictions.transform.dense",
+        "layer_norm": "cls.predictions.transform.LayerNorm",
+    },
+    "roberta": {"dense": "lm_head.dense", "layer_norm": "lm_head.layer_norm"},
+}
+HEAD_OUTPUT = {"bert": "cls.predictions", "roberta": "lm_head"}
+# Buffers, and what only sentence-order pre-training and other tasks' heads use: fairseq
+# trains a dense layer of its own in each classification head.
+UNUSED = (
+    "embeddings.position_ids",
+    "embeddings.token_type_ids",
+    "pooler.dense.weight",
+    "pooler.dense.bias",
+    "cls.seq_relationship.weight",
+    "cls.seq_relationship.bias",
+)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read ``model.safetensors`` or ``pytorch_model.bin`` without running its code.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds more than tensors.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"missing file: {path}")
+    try:
+        if Path(path).suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise nearly anything
+        raise InputError(f"{path} was not loaded: {_reason(error)}") from error
+    if not isinstance(found, dict) or not all(
+        isinstance(t, Tensor) for t in found.values()
+    ):
+        raise InputError(f"{path} is no file of weights: expected tensors by name")
+    return dict(found)
+
+
+def fairseq_weights(
+    tensors: Mapping[str, Tensor],
+    config: EncoderConfig,
+    rows: Sequence[int],
+    origin: str | Path,
+) -> tuple["OrderedDict[str, Tensor]", bool]:
+    """Return the state dict of fairseq's ``RobertaModel`` with an encoder's weights.
+
+    Token type 0 is added to every position: fairseq knows no token types. Row 1
+    (padding) of both embeddings is zero. Without a head for masked language modelling
+    in the source, ``lm_head`` is made up: its dense layer is the identity, its layer
+    norm and biases are those of a new one; fine-tuning a classifier does not use it.
+
+    Args:
+        tensors: by the names of ``BertModel`` or ``RobertaModel``, of their models
+            with a language model head (with the prefix ``bert.`` or ``roberta.``), or
+            with the oldest names of layer norms (``gamma``, ``beta``).
+        config: the shape of the encoder.
+        rows: for each symbol of the fairseq dictionary its row in the source.
+        origin: the file that the tensors come from, for messages.
+
+    Returns:
+        the float32 state dict, and whether the source had a language model head.
+
+    Raises:
+        InputError: tensors are missing, unknown, of another shape or no floats; the
+            sentence names them.
+    """
+    source = _Source(tensors, config, origin)
+    types = source.take(
+        "embeddings.token_type_embeddings.weight", (None, config.hidden)
+    )
+    words = source.take(
+        "embeddings.word_embeddings.weight", (config.vocabulary_rows, config.hidden)
+    )
+    table = source.take(
+        "embeddings.position_embeddings.weight", (config.position_rows, config.hidden)
+    )
+    symbols = words[torch.tensor(rows)]
+    symbols[FAIRSEQ_PADDING] = 0
+    positions = torch.zeros(
+        FAIRSEQ_POSITION_OFFSET + config.max_positions, config.hidden
+    )
+    positions[FAIRSEQ_POSITION_OFFSET:] = table[config.position_offset :] + types[0]
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    state[f"{ENCODER}version"] = torch.tensor([3.0])
+    state[f"{ENCODER}embed_tokens.weight"] = symbols
+    state[f"{ENCODER}embed_positions.weight"] = positions
+    for ours, theirs, shape in _modules(config):
+        for kind in ("weight", "bias"):
+            wanted = shape if kind == "weight" else shape[:1]
+            state[f"{ours}.{kind}"] = source.take(f"{theirs}.{kind}", wanted)
+    has_head = _language_model_head(state, source, config, rows)
+    source.refuse_leftovers()
+    return state, has_head
+
+
+def _modules(config: EncoderConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Yield fairseq's name, the source's and the weight's shape of each module."""
+    norm, square = (config.hidden,), (config.hidden, config.hidden)
+    shapes = {
+        "fc1": (config.inner, config.hidden),
+        "fc2": (config.hidden, config.inner),
+    }
+    yield f"{ENCODER}layernorm_embedding", "embeddings.LayerNorm", norm
+    for layer in range(config.layers):
+        for ours, theirs in LAYER_MODULES.items():
+            shape = norm if "norm" in ours else shapes.get(ours, square)
+            yield (
+                f"{ENCODER}layers.{layer}.{ours}",
+                f"encoder.layer.{layer}.{theirs}",
+                shape,
+            )
+
+
+def _language_model_head(
+    state: "OrderedDict[str, Tensor]",
+    source: "_Source",
+    config: EncoderConfig,
+    rows: Sequence[int],
+) -> bool:
+    modules, output = HEAD_MODULES[config.model_type], HEAD_OUTPUT[config.model_type]
+    shapes = {"dense": (config.hidden, config.hidden), "layer_norm": (config.hidden,)}
+    found = source.has(f"{modules['dense']}.weight")
+    for ours, theirs in modules.items():
+        made = (
+            torch.eye(config.hidden) if ours == "dense" else torch.ones(config.hidden)
+        )
+        for kind, default in (("weight", made), ("bias", torch.zeros(config.hidden))):
+            shape = shapes[ours] if kind == "weight" else (config.hidden,)
+            name = f"{theirs}.{kind}"
+            state[f"{LM_HEAD}{ours}.{kind}"] = (
+                source.take(name, shape) if found else default
+            )
+    # The output's weight is that of the embedding: one tensor under two names.
+    state[f"{LM_HEAD}weight"] = state[f"{ENCODER}embed_tokens.weight"]
+    state[f"{LM_HEAD}bias"] = torch.zeros(len(rows))
+    if found:
+        bias = source.take_bias(output, config.vocabulary_rows)
+        state[f"{LM_HEAD}bias"] = bias[torch.tensor(rows)]
+        source.refuse_untied(f"{output}.decoder.weight")
+    return found
+
+
+class _Source:
+    """Tensors by the names of a bare encoder; remembers which were taken."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], config: EncoderConfig, origin: str | Path
+    ) -> None:
+        self.origin = origin
+        self.tensors = {
+            _bare_name(name, config.model_type): t for name, t in tensors.items()
+        }
+        self.left = set(self.tensors) - set(UNUSED)
+
+    def has(self, name: str) -> bool:
+        return name in self.tensors
+
+    def take(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
+        """Return a tensor as float32, in memory of its own."""
+        if name not in self.tensors:
+            raise InputError(f"{self.origin} lacks the tensor {name}")
+        tensor = self.tensors[name]
+        fits = tensor.dim() == len(shape) and all(
+            size in (None, found)
+            for size, found in zip(shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            raise InputError(
+                f"{self.origin}: {name} has the shape {tuple(tensor.shape)}, but the "
+                f"configuration asks for {shape}"
+            )
+        if not tensor.is_floating_point():
+            raise InputError(
+                f"{self.origin}: {name} holds {tensor.dtype}, allowed: float types"
+            )
+        self.left.discard(name)
+        return tensor.to(torch.float32, copy=True)
+
+    def take_bias(self, output: str, size: int) -> Tensor:
+        """Return the bias of the language model's output, stored under two names."""
+        name, twin = f"{output}.bias", f"{output}.decoder.bias"
+        self.left.discard(twin)
+        return self.take(name if self.has(name) else twin, (size,))
+
+    def refuse_untied(self, name: str) -> None:
+        """Refuse an output layer of its own: fairseq shares it with the embedding."""
+        self.left.discard(name)
+        words = "embeddings.word_embeddings.weight"
+        if name in self.tensors and not torch.equal(
+            self.tensors[name], self.tensors[words]
+        ):
+            raise InputError(
+                f"{self.origin}: {name} differs from {words}; only a language model "
+                "head that shares the embedding can be converted (drop the head to "
+                "convert the encoder alone)"
+            )
+
+    def refuse_leftovers(self) -> None:
+        """Refuse tensors that nothing has asked for: they would be lost silently."""
+        if self.left:
+            names = sorted(self.left)
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise InputError(
+                f"{self.origin} holds tensors that are no part of such an encoder: "
+                f"{', '.join(names[:5])}{more}"
+            )
+
+
+def _reason(error: Exception) -> str:
+    if wanted := re.search(r"GLOBAL (\S+)", str(error)):
+        return (
+            f"its pickle asks for {wanted.group(1)}, which is no tensor and could run "
+            "code; if you trust it, save its tensors as model.safetensors"
+        )
+    lines = str(error).splitlines()
+    return f"it is damaged or holds no weights ({lines[0] if lines else 'end of file'})"
+
+
+def _bare_name(name: str, model_type: str) -> str:
+    name = name.removeprefix(f"{model_type}.")
+    if name.endswith("LayerNorm.gamma"):
+        return name.removesuffix("gamma") + "weight"
+    if name.endswith("LayerNorm.beta"):
+        return name.removesuffix("beta") + "bias"
+    return name

@@ -1,0 +1,291 @@
+"""From the files of a Hugging Face encoder to a fairseq encoder folder.
+
+An encoder folder holds ``model.pt``, ``dict.txt`` and the files of its tokeniser, like
+``roberta.base`` as published by fairseq. ``model.pt`` has only plain values and
+tensors, so that ``torch.load(weights_only=True)`` reads it without an allow-list.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairseq_scl.compat import LAYER_COPY
+from fairseq_scl.convert.encoder_config import STOCK_EPS, EncoderConfig, read_config
+from fairseq_scl.convert.encoder_weights import (
+    ENCODER,
+    LM_HEAD,
+    fairseq_weights,
+    read_weights,
+)
+from fairseq_scl.convert.vocabulary import (
+    TOKENIZER_CONFIG,
+    VOCABULARY_FILES,
+    read_vocabulary,
+)
+from fairseq_scl.data.files import folder_then_rename, write_then_rename
+from fairseq_scl.data.tokenizers import Tokenizer
+from fairseq_scl.errors import InputError
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """The files of one encoder.
+
+    Attributes:
+        weights: ``model.safetensors`` or ``pytorch_model.bin``.
+        config: ``config.json``.
+        vocabulary: ``vocab.txt``, or ``vocab.json`` and ``merges.txt``.
+        tokenizer_config: ``tokenizer_config.json`` where there is one.
+    """
+
+    weights: Path
+    config: Path
+    vocabulary: tuple[Path, ...]
+    tokenizer_config: Path | None = None
+
+
+@dataclass(frozen=True)
+class ConvertedEncoder:
+    """What was written.
+
+    Attributes:
+        config: the shape of the encoder.
+        symbols: size of the dictionary with special symbols and ``<mask>``.
+        unused_rows: rows of the source's embedding that belong to no piece, left out.
+        language_model_head: whether the source had one; if not, ``lm_head`` was made
+            up, of use for nothing but loading into fairseq.
+        tokenizer: the tokeniser that was saved.
+    """
+
+    config: EncoderConfig
+    symbols: int
+    unused_rows: int
+    language_model_head: bool
+    tokenizer: Tokenizer
+
+
+def convert_encoder(
+    source: str | Path | EncoderFiles,
+    target: str | Path,
+    lowercase: bool | None = None,
+) -> ConvertedEncoder:
+    """Convert a BERT- or RoBERTa-shaped encoder into a fairseq encoder folder.
+
+    ``fairseq-train --restore-file TARGET/model.pt --reset-optimizer --reset-dataloader
+    --reset-meters`` and ``RobertaModel.from_pretrained(TARGET)`` load the result. Its
+    final hidden states are those of ``transformers``, for a pair with all token types
+    0: fairseq has no token types, so type 0 is folded into the positions.
+
+    ``from_pretrained`` gives an encoder of token ids. For its ``encode`` of text add,
+    with the package that the tokeniser needs installed, for example
+    ``bpe={"_name": "gpt2", "gpt2_encoder_json": …, "gpt2_vocab_bpe": …}``.
+
+    Args:
+        source: a folder with ``config.json``, the weights and the vocabulary, or these
+            files one by one.
+        target: the encoder folder to write; replaced when all of it is there.
+        lowercase: whether a WordPiece vocabulary is uncased; ``None`` takes
+            ``do_lower_case`` of the source's ``tokenizer_config.json``.
+
+    Returns:
+        what was written.
+
+    Raises:
+        InputError: files are missing or damaged, or the encoder is one that fairseq's
+            RoBERTa cannot compute.
+    """
+    if not isinstance(source, EncoderFiles):
+        source = find_encoder_files(source)
+    config = read_config(source.config)
+    tokenizer, symbols, rows = read_vocabulary(
+        source.vocabulary, source.tokenizer_config, config, lowercase
+    )
+    weights, has_head = fairseq_weights(
+        read_weights(source.weights), config, rows, source.weights
+    )
+    with folder_then_rename(target) as folder:
+        with write_then_rename(folder / "model.pt", "wb") as file:
+            torch.save(_checkpoint(weights, config), file)
+        with write_then_rename(folder / "dict.txt") as file:
+            # No counts are known. They would order a new dictionary, this one is fixed.
+            file.writelines(f"{symbol} 1\n" for symbol in symbols)
+        tokenizer.save(folder)
+    return ConvertedEncoder(
+        config=config,
+        symbols=len(rows),
+        unused_rows=config.vocabulary_rows - len(rows),
+        language_model_head=has_head,
+        tokenizer=tokenizer,
+    )
+
+
+def find_encoder_files(folder: str | Path) -> EncoderFiles:
+    """Find the files of an encoder in a folder as Hugging Face's libraries write it.
+
+    Raises:
+        InputError: the folder or one of the files is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"missing folder: {folder}")
+    config = read_config(folder / "config.json")
+    weights = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not weights:
+        sharded = any(folder.glob("*.index.json"))
+        raise InputError(
+            f"{folder} has neither {' nor '.join(WEIGHT_FILES)}"
+            + (
+                ": its weights are in several files, save them as one"
+                if sharded
+                else ""
+            )
+        )
+    vocabulary = tuple(folder / name for name in VOCABULARY_FILES[config.model_type])
+    for path in vocabulary:
+        if not path.is_file():
+            raise InputError(f"missing vocabulary of a {config.model_type}: {path}")
+    settings = folder / TOKENIZER_CONFIG
+    return EncoderFiles(
+        weights=weights[0],
+        config=folder / "config.json",
+        vocabulary=vocabulary,
+        tokenizer_config=settings if settings.is_file() else None,
+    )
+
+
+def fold_layer_norm_eps(
+    state: Mapping[str, Tensor], source_eps: float, target_eps: float = STOCK_EPS
+) -> "OrderedDict[str, Tensor]":
+    """Rewrite a RoBERTa so that it computes the same with another layer norm epsilon.
+
+    From LN(c·x, c²·ε) = LN(x, ε): with c = sqrt(target / source), whatever a layer norm
+    reads is made c times larger (embeddings; in each layer the output of the layer norm
+    before, of ``out_proj`` and of ``fc2``), and what reads a layer norm's enlarged
+    output (query, key, value, ``fc1``) gets weights c times smaller. The last layer
+    norm keeps its size, and so do the encoder's features and all classification heads.
+    This is exact but for rounding: each float32 number is rounded once more, as c is no
+    power of two. Only ``lm_head`` cannot follow, as there is a GELU and nothing linear
+    before its layer norm: its logits keep their size, and its epsilon becomes
+    ``target_eps``.
+
+    For inference in float32: enlarged by the 3162 of BERT's 1e-12, values may leave the
+    range of float16.
+
+    Args:
+        state: state dict of ``RobertaModel`` (post-norm) with ``source_eps``.
+        source_eps: epsilon of the layer norms that the weights were trained with.
+        target_eps: epsilon of the layer norms that the new weights are for.
+
+    Returns:
+        a new state dict, float32 where it was float, with the same names. Left out are
+        the second copies of a layer's weights that fairseq 0.12.2 makes on loading.
+
+    Raises:
+        InputError: an epsilon is not above 0, or the model normalises before its
+            layers, where the residual stream passes no layer norm.
+    """
+    if not (source_eps > 0 and target_eps > 0):
+        raise InputError(
+            f"layer norm epsilon is {source_eps!r} (from) and {target_eps!r} (to), "
+            "allowed: above 0"
+        )
+    if f"{ENCODER}layer_norm.weight" in state:
+        raise InputError("a RoBERTa that normalises before its layers cannot be folded")
+    scale = (target_eps / source_eps) ** 0.5
+    layers = 1 + max(
+        int(name.removeprefix(f"{ENCODER}layers.").split(".")[0])
+        for name in state
+        if name.startswith(f"{ENCODER}layers.")
+    )
+    powers = _powers_of_scale(layers)
+    folded: OrderedDict[str, Tensor] = OrderedDict()
+    for name, tensor in state.items():
+        if LAYER_COPY.search(name):
+            continue
+        module = name.rpartition(".")[0]
+        power = powers.get(name, powers.get(module, 0))
+        if not tensor.is_floating_point():
+            folded[name] = tensor.clone()
+        else:  # in float64, so that each number is rounded once
+            folded[name] = (tensor.double() * scale**power).float()
+    words, output = f"{ENCODER}embed_tokens.weight", f"{LM_HEAD}weight"
+    if state[output].data_ptr() == state[words].data_ptr():
+        folded[output] = folded[words]  # one tensor under two names, saved once
+    return folded
+
+
+def _powers_of_scale(layers: int) -> dict[str, int]:
+    """Return the power of c for each module, or for one of its tensors."""
+    powers = {
+        f"{ENCODER}embed_tokens": 1,
+        f"{ENCODER}embed_positions": 1,
+        f"{ENCODER}layernorm_embedding": 1,
+        # Shares the embedding, which has grown; so its layer norm has to shrink.
+        f"{LM_HEAD}weight": 1,
+        f"{LM_HEAD}layer_norm": -1,
+    }
+    for layer in range(layers):
+        prefix = f"{ENCODER}layers.{layer}."
+        for reader in [*(f"self_attn.{kind}_proj" for kind in "qkv"), "fc1"]:
+            powers[f"{prefix}{reader}.weight"] = -1
+        for writer in ("self_attn.out_proj", "self_attn_layer_norm", "fc2"):
+            powers[f"{prefix}{writer}"] = 1
+        powers[f"{prefix}final_layer_norm"] = int(layer < layers - 1)
+    return powers
+
+
+def _checkpoint(
+    weights: "OrderedDict[str, Tensor]", config: EncoderConfig
+) -> dict[str, Any]:
+    """Return what fairseq saves, reduced to plain values and tensors."""
+    model: dict[str, Any] = {
+        "_name": config.architecture,
+        "encoder_layers": config.layers,
+        "encoder_embed_dim": config.hidden,
+        "encoder_ffn_embed_dim": config.inner,
+        "encoder_attention_heads": config.heads,
+        "max_positions": config.max_positions,
+        "activation_fn": "gelu",
+        "pooler_activation_fn": "tanh",
+        "dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": 0.0,
+        "pooler_dropout": 0.0,
+        "untie_weights_roberta": False,
+    }
+    if config.architecture == "roberta_bert":
+        model["layer_norm_eps"] = config.layer_norm_eps
+    task = {
+        "_name": "masked_lm",
+        "data": ".",
+        "tokens_per_sample": config.max_positions,
+        "seed": 1,
+    }
+    history = {
+        "criterion_name": "MaskedLmLoss",
+        "optimizer_name": "FairseqAdam",
+        "lr_scheduler_state": {},
+        "num_updates": 0,
+    }
+    iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
+    return {
+        "args": None,
+        # No BPE: the hub interface would fetch GPT-2's, which may be another one.
+        "cfg": {
+            "model": model,
+            "task": task,
+            "criterion": None,
+            "bpe": {"_name": None},
+        },
+        "model": weights,
+        "optimizer_history": [history],
+        "last_optimizer_state": None,
+        "extra_state": {"train_iterator": iterator},
+    }

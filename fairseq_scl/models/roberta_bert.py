@@ -1,0 +1,65 @@
+"""``roberta_bert``: fairseq's RoBERTa with the layer norm epsilon of another encoder.
+
+The stock model has 1e-5 built in, BERT was trained with 1e-12. The state dict is that
+of the stock model.
+"""
+
+import argparse
+from typing import Any
+
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.roberta.model import RobertaModel, base_architecture
+from fairseq.utils import safe_getattr
+from torch import nn
+
+from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.errors import InputError
+
+BERT_EPS = 1e-12
+
+
+@register_model("roberta_bert")
+class RobertaBertModel(RobertaModel):
+    """RoBERTa whose layer norms take their epsilon from ``--layer-norm-eps``."""
+
+    @staticmethod
+    def add_args(parser: argparse.ArgumentParser) -> None:
+        """Add the stock model's flags and ``--layer-norm-eps``."""
+        RobertaModel.add_args(parser)
+        parser.add_argument(
+            "--layer-norm-eps",
+            type=float,
+            metavar="E",
+            help="added to the variance in each layer norm of the encoder "
+            f"(default: {BERT_EPS}, as BERT has; stock RoBERTa: 1e-05)",
+        )
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> "RobertaBertModel":
+        """Build the stock model and set the epsilon of its layer norms.
+
+        Args:
+            args: the model's settings, a namespace or omegaconf node.
+            task: the fairseq task that has the dictionary.
+
+        Raises:
+            InputError: ``--layer-norm-eps`` is not above 0.
+        """
+        with exit_on_input_error():
+            if not args.layer_norm_eps > 0:
+                raise InputError(
+                    f"--layer-norm-eps is {args.layer_norm_eps}, allowed: above 0"
+                )
+        model: RobertaBertModel = super().build_model(args, task)
+        for module in model.encoder.modules():
+            # Apex's fused layer norm, which fairseq prefers, is no nn.LayerNorm.
+            if isinstance(module, nn.LayerNorm) or "LayerNorm" in type(module).__name__:
+                module.eps = args.layer_norm_eps
+        return model
+
+
+@register_model_architecture("roberta_bert", "roberta_bert")
+def roberta_bert_architecture(args: Any) -> None:
+    """Fill in what neither a flag nor the checkpoint gives: the shape of BERT-base."""
+    args.layer_norm_eps = safe_getattr(args, "layer_norm_eps", BERT_EPS)
+    base_architecture(args)
