@@ -1,0 +1,139 @@
+"""``fairseq-scl predict``."""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.inference.model_folder import Classifier, load_classifier
+from fairseq_scl.inference.predict import encode, probabilities
+
+CHUNK = 1024
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "--model", required=True, type=Path, metavar="FOLDER", help="model folder"
+    )
+    parser.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        default="-",
+        help="one sentence a line, or two with a tab between them where the model was "
+        "trained on pairs; - is standard input",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("tsv", "json"),
+        default="tsv",
+        help="tsv: label, tab, probability; json: one object a line with the "
+        "probabilities of all labels",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="tokens in a batch, padding included",
+    )
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print one line for each line read, in the same order; empty for an empty one."""
+    if arguments.max_tokens < 1:
+        raise InputError(
+            f"--max-tokens is {arguments.max_tokens}: at least 1 is needed"
+        )
+    if arguments.file != "-" and not Path(arguments.file).is_file():
+        raise InputError(f"missing file: {arguments.file}")
+    classifier = load_classifier(arguments.model, arguments.device)
+    notes = dict.fromkeys(("empty", "not UTF-8", "cut to the model's length"), 0)
+    with _opened(arguments.file) as stream:
+        lines = _decoded(stream, notes)
+        for chunk in _chunks(lines, stream.isatty()):
+            for row in _predicted(classifier, chunk, arguments.max_tokens, notes):
+                print(_formatted(row, classifier.labels, arguments.format))
+            sys.stdout.flush()
+    for note, count in notes.items():
+        if count:
+            print(f"fairseq-scl: {count} lines {note}", file=sys.stderr)
+    return 0
+
+
+def _opened(file: str) -> BinaryIO:
+    return sys.stdin.buffer if file == "-" else open(file, "rb")
+
+
+def _decoded(stream: Iterable[bytes], notes: dict[str, int]) -> Iterator[str]:
+    for line in stream:
+        text = line.rstrip(b"\r\n").decode("utf-8", errors="replace")
+        notes["not UTF-8"] += "\ufffd" in text and b"\xef\xbf\xbd" not in line
+        yield text
+
+
+def _chunks(lines: Iterator[str], at_once: bool) -> Iterator[list[tuple[int, str]]]:
+    """Group numbered lines; a person at a terminal gets an answer to each line."""
+    numbered = enumerate(lines, start=1)
+    while chunk := list(itertools.islice(numbered, 1 if at_once else CHUNK)):
+        yield chunk
+
+
+def _predicted(
+    classifier: Classifier,
+    chunk: list[tuple[int, str]],
+    max_tokens: int,
+    notes: dict[str, int],
+) -> Iterator[torch.Tensor | None]:
+    """Yield the probabilities of each line, ``None`` where there is no text."""
+    examples = [_columns(classifier, number, text) for number, text in chunk]
+    texts = [example for example in examples if example is not None]
+    notes["empty"] += len(examples) - len(texts)
+    encoded = encode(classifier, texts)
+    notes["cut to the model's length"] += sum(
+        len(ids) == classifier.max_positions for ids in encoded
+    )
+    found = iter(probabilities(classifier, encoded, max_tokens))
+    for example in examples:
+        yield None if example is None else next(found)
+
+
+def _columns(classifier: Classifier, number: int, text: str) -> tuple[str, ...] | None:
+    if not text.strip():
+        return None
+    if not classifier.pair:
+        return (text,)
+    columns = tuple(text.split("\t"))
+    if len(columns) != 2:
+        raise InputError(
+            f"line {number} has {len(columns)} columns: this model takes two sentences "
+            "with a tab between them"
+        )
+    return columns
+
+
+def _formatted(row: torch.Tensor | None, labels: list[str], format: str) -> str:
+    label, probability, every = "", "", None
+    if row is not None:
+        best = int(row.argmax())
+        label, probability = labels[best], f"{row[best]:.4f}"
+        every = {name: round(float(p), 6) for name, p in zip(labels, row, strict=True)}
+    if format == "tsv":
+        return f"{label}\t{probability}"
+    answer = {
+        "label": label or None,
+        "probability": every[label] if every else None,
+        "probabilities": every,
+    }
+    return json.dumps(answer, ensure_ascii=False)

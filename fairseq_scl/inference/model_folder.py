@@ -1,0 +1,206 @@
+"""A model folder: written from a training checkpoint, loaded to label sentences.
+
+It holds ``model.pt`` (weights and settings, no optimizer state, only plain values and
+tensors), ``input0/dict.txt``, ``label/dict.txt``, ``label_map.json``, the tokeniser's
+files and ``classifier.json``. ``RobertaModel.from_pretrained`` of a plain fairseq loads
+it as well.
+"""
+
+import argparse
+import shutil
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
+from torch import Tensor, nn
+
+from fairseq_scl.compat import LAYER_COPY, load_checkpoint
+from fairseq_scl.convert.huggingface import fold_layer_norm_eps
+from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST, fairseq_flags, read_labels
+from fairseq_scl.data.files import (
+    folder_then_rename,
+    read_json,
+    write_json,
+    write_then_rename,
+)
+from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
+from fairseq_scl.errors import InputError
+
+SETTINGS = "classifier.json"
+HEAD = "sentence_classification_head"
+# fairseq saves every flag of the training command with the model; these make the model.
+MODEL_SETTINGS = (
+    *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim"),
+    *("encoder_attention_heads", "max_positions", "max_source_positions"),
+    *("activation_fn", "pooler_activation_fn", "untie_weights_roberta"),
+    *("dropout", "attention_dropout", "activation_dropout", "pooler_dropout"),
+    *("encoder_layerdrop", "encoder_normalize_before", "encoder_learned_pos"),
+    *("layernorm_embedding", "no_scale_embedding", "no_token_positional_embeddings"),
+    *(
+        "spectral_norm_classification_head",
+        "quant_noise_pq",
+        "quant_noise_pq_block_size",
+    ),
+    *("quant_noise_scalar", "adaptive_input"),
+)
+
+
+@dataclass
+class Classifier:
+    """A loaded model folder.
+
+    Attributes:
+        model: the encoder with its classification head, in evaluation mode.
+        labels: label of each class id.
+        tokenizer: text to dictionary symbols.
+        dictionary: symbols to ids.
+        pair: whether an example is two sentences.
+        pair_separator: whether an additional ``</s>`` stands before the second.
+        max_positions: longest input in tokens, special tokens included.
+    """
+
+    model: nn.Module
+    labels: list[str]
+    tokenizer: Tokenizer
+    dictionary: Dictionary
+    pair: bool
+    pair_separator: bool
+    max_positions: int
+
+
+def export_classifier(
+    checkpoint: str | Path, data: str | Path, target: str | Path
+) -> None:
+    """Write a model folder from a training checkpoint and its data folder.
+
+    A ``roberta_bert`` encoder, whose layer norms use another epsilon than fairseq's
+    RoBERTa, is rewritten to the stock model that computes the same.
+
+    Args:
+        checkpoint: a checkpoint of ``fairseq-train`` with a classification head.
+        data: the data folder that it was trained on.
+        target: the model folder to write.
+
+    Raises:
+        InputError: the checkpoint has no classification head or other classes than the
+            data, a file is missing, or the disk is full.
+    """
+    state = load_checkpoint(checkpoint)
+    labels = read_labels(data)
+    weights = OrderedDict(
+        (name, tensor.float())
+        for name, tensor in _model(state, checkpoint).items()
+        if not LAYER_COPY.search(name)
+    )
+    classes = len(weights[f"classification_heads.{HEAD}.out_proj.weight"])
+    if classes != len(labels):
+        raise InputError(
+            f"{checkpoint} has {classes} classes, {Path(data, LABEL_MAP)} has "
+            f"{len(labels)}: give the data folder that it was trained on"
+        )
+    model = plain_values(state["cfg"]["model"])
+    if model.get("_name", model.get("arch")) == "roberta_bert":
+        weights = fold_layer_norm_eps(weights, float(model["layer_norm_eps"]))
+    model = {name: model[name] for name in MODEL_SETTINGS if name in model}
+    model |= {"_name": "roberta", "arch": "roberta"}
+    task = plain_values(state["cfg"]["task"])
+    task = {k: v for k, v in task.items() if k not in ("batching", "metrics_file")}
+    task |= {"_name": "sentence_prediction", "data": "."}
+    plain: dict[str, Any] = {
+        "args": None,
+        # No BPE: fairseq would fetch GPT-2's, which may be another one.
+        "cfg": {
+            "model": model,
+            "task": task,
+            "criterion": None,
+            "bpe": {"_name": None},
+        },
+        "model": weights,
+        "optimizer_history": [
+            {"optimizer_name": None, "lr_scheduler_state": {}, "num_updates": 0}
+        ],
+        "last_optimizer_state": None,
+        "extra_state": {},
+    }
+    with folder_then_rename(target, SETTINGS) as folder:
+        with write_then_rename(folder / "model.pt", "wb") as file:
+            torch.save(plain, file)
+        for part in ("input0", "label"):
+            (folder / part).mkdir()
+            shutil.copyfile(Path(data, part, "dict.txt"), folder / part / "dict.txt")
+        load_tokenizer(data).save(folder)
+        write_json(folder / LABEL_MAP, {"labels": labels})
+        manifest = read_json(Path(data, MANIFEST))
+        write_json(
+            folder / SETTINGS,
+            {
+                "schema": 1,
+                "pair": manifest["pair"],
+                "pair_separator": "--separator-token" in fairseq_flags(data),
+                "max_positions": int(task["max_positions"]),
+            },
+        )
+
+
+def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
+    """Load a model folder.
+
+    Args:
+        folder: written by :func:`export_classifier`.
+        device: a PyTorch device, for example ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: a file is missing, or is not what the folder needs; there is no such
+            device.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
+        )
+    folder = Path(folder)
+    for name in (SETTINGS, LABEL_MAP, "model.pt", "input0/dict.txt", "label/dict.txt"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} is no model folder: {name} is missing; 'fairseq-scl export' "
+                "makes one from a checkpoint"
+            )
+    settings = read_json(folder / SETTINGS)
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(folder / "model.pt")], arg_overrides={"data": str(folder)}
+    )
+    return Classifier(
+        model=models[0].to(device).eval(),
+        labels=read_labels(folder),
+        tokenizer=load_tokenizer(folder),
+        dictionary=task.source_dictionary,
+        pair=settings["pair"],
+        pair_separator=settings["pair_separator"],
+        max_positions=settings["max_positions"],
+    )
+
+
+def plain_values(settings: Any) -> dict[str, Any]:
+    """Return settings (a namespace or mapping) without anything that is not plain."""
+    if isinstance(settings, argparse.Namespace):
+        settings = vars(settings)
+    plain = (str, int, float, bool, type(None))
+    return {
+        name: value
+        for name, value in dict(settings).items()
+        if isinstance(value, plain) and name not in ("data", "user_dir", "save_dir")
+    }
+
+
+def _model(state: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Tensor]:
+    weights = state.get("model", {})
+    if f"classification_heads.{HEAD}.out_proj.weight" not in weights:
+        raise InputError(
+            f"{checkpoint} has no classification head {HEAD!r}: give a checkpoint that "
+            "was fine-tuned with a sentence prediction criterion"
+        )
+    return dict(weights)

@@ -1,0 +1,102 @@
+"""Labels, probabilities and features of sentences, batched by length."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from fairseq.data import data_utils
+from torch import Tensor
+
+from fairseq_scl.inference.model_folder import HEAD, Classifier
+from fairseq_scl.models.features import EXTRA_KEY, classification_features
+
+
+def encode(classifier: Classifier, examples: Sequence[tuple[str, ...]]) -> list[Tensor]:
+    """Turn sentences or pairs into token ids, as in training.
+
+    Args:
+        classifier: a loaded model folder.
+        examples: one or two sentences each, as the classifier takes.
+
+    Returns:
+        one ``(T,)`` int64 tensor for each example: ``<s> a </s>`` or
+        ``<s> a </s> [</s>] b </s>``, cut to ``classifier.max_positions`` tokens.
+    """
+    dictionary = classifier.dictionary
+    columns = [
+        classifier.tokenizer.encode_lines(texts)
+        for texts in zip(*examples, strict=True)
+    ]
+    encoded = []
+    for parts in zip(*columns, strict=True):
+        ids = [dictionary.bos()]
+        for number, symbols in enumerate(parts):
+            if number and classifier.pair_separator:
+                ids.append(dictionary.eos())
+            ids += [dictionary.index(symbol) for symbol in symbols]
+            ids.append(dictionary.eos())
+        encoded.append(torch.tensor(ids[: classifier.max_positions]))
+    return encoded
+
+
+def probabilities(
+    classifier: Classifier, encoded: Sequence[Tensor], max_tokens: int = 4096
+) -> Tensor:
+    """Compute the class probabilities of encoded examples.
+
+    Args:
+        classifier: a loaded model folder.
+        encoded: token ids, as :func:`encode` returns.
+        max_tokens: tokens in a batch, padding included.
+
+    Returns:
+        ``(N, classes)`` float32 on the CPU, in the order of ``encoded``; rows sum to 1.
+    """
+    result = torch.zeros(len(encoded), len(classifier.labels))
+    for rows, tokens in _batches(classifier, encoded, max_tokens):
+        with torch.inference_mode():
+            logits, _ = classifier.model(tokens, classification_head_name=HEAD)
+        result[rows] = torch.softmax(logits.float(), dim=-1).cpu()
+    return result
+
+
+def features(
+    classifier: Classifier,
+    encoded: Sequence[Tensor],
+    kind: str = "cls",
+    max_tokens: int = 4096,
+) -> Tensor:
+    """Compute Φ(x) of encoded examples, not normalised.
+
+    Args:
+        classifier: a loaded model folder.
+        encoded: token ids, as :func:`encode` returns.
+        kind: ``cls`` or ``pooled``, as for the criterion.
+        max_tokens: tokens in a batch, padding included.
+
+    Returns:
+        ``(N, D)`` float32 on the CPU, in the order of ``encoded``.
+    """
+    found: dict[int, Tensor] = {}
+    for rows, tokens in _batches(classifier, encoded, max_tokens):
+        with (
+            torch.inference_mode(),
+            classification_features(classifier.model, HEAD, kind),
+        ):
+            _, extra = classifier.model(tokens, classification_head_name=HEAD)
+        found |= dict(zip(rows, extra[EXTRA_KEY].float().cpu(), strict=True))
+    return torch.stack([found[row] for row in range(len(encoded))])
+
+
+def _batches(
+    classifier: Classifier, encoded: Sequence[Tensor], max_tokens: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield row numbers and padded ``(B, T)`` token ids, longest examples first."""
+    device = next(classifier.model.parameters()).device
+    waiting = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
+    while waiting:
+        size = max(1, max_tokens // len(encoded[waiting[0]]))
+        rows, waiting = waiting[:size], waiting[size:]
+        tokens = data_utils.collate_tokens(
+            [encoded[row] for row in rows], classifier.dictionary.pad()
+        )
+        yield rows, tokens.to(device)
