@@ -1,0 +1,1 @@
+"""Runs, their records, and the paper's rules for selecting and comparing them."""

@@ -1,0 +1,251 @@
+"""Starting training: a run as data, its ``fairseq-train`` command, its record."""
+
+import functools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import fairseq_scl
+from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.data.binarise import MANIFEST, fairseq_flags
+from fairseq_scl.data.files import sha256, write_then_rename
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.records import (
+    Record,
+    origin,
+    read_metrics,
+    read_record,
+    write_record,
+)
+
+METRICS = "metrics.jsonl"
+LOG = "train.log"
+ERROR = "error.txt"
+BEST = "checkpoint_best.pt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning run; every field but the folders moves the number.
+
+    Attributes:
+        name: of the run, unique in its experiment; also the name of its folder.
+        data: a data folder with ``train``, ``valid`` and ``test``.
+        encoder: an encoder folder.
+        scl_lambda: λ of Eq. 1; 0 is plain cross-entropy.
+        scl_temperature: τ of Eq. 3.
+        seed: of initial head, batches and dropout.
+        updates: budget of parameter updates.
+        validations: how often to validate, evenly along the budget.
+        batch_size: sentences in a batch.
+        learning_rate: peak of the schedule.
+        batching: ``fixed``, ``reshuffled`` or ``balanced``.
+        max_positions: longest input in tokens; the rest is cut off.
+        device: ``cpu`` or ``cuda``.
+        keep_checkpoint: keep the best checkpoint after the run.
+    """
+
+    name: str
+    data: Path
+    encoder: Path
+    scl_lambda: float
+    scl_temperature: float
+    seed: int
+    updates: int
+    validations: int = 4
+    batch_size: int = 16
+    learning_rate: float = 1e-5
+    batching: str = "fixed"
+    max_positions: int = 512
+    device: str = "cpu"
+    keep_checkpoint: bool = False
+
+
+def command(run: Run, folder: Path) -> list[str]:
+    """Return the ``fairseq-train`` command of a run, as one would type it.
+
+    Optimisation is fairseq's published GLUE recipe with the paper's Adam, dropout 0.1
+    and batch size (section 4.1): polynomial decay after 6% warm-up, weight decay 0.1,
+    betas (0.9, 0.98), no clipping. It validates on ``valid`` and ``test`` together and
+    keeps the checkpoint that is best on ``valid``.
+    """
+    every = max(1, run.updates // run.validations)
+    device = ["--cpu"] if run.device == "cpu" else []
+    return [
+        *["fairseq-train", str(run.data)],
+        *["--user-dir", str(Path(fairseq_scl.__file__).parent)],
+        *["--restore-file", str(run.encoder / "model.pt")],
+        *["--reset-optimizer", "--reset-dataloader", "--reset-meters"],
+        *["--task", "sentence_prediction_scl", *fairseq_flags(run.data)],
+        *["--batching", run.batching, "--metrics-file", str(folder / METRICS)],
+        *["--shorten-method", "truncate"],
+        *["--criterion", "sentence_prediction_scl"],
+        *["--scl-lambda", str(run.scl_lambda)],
+        *["--scl-temperature", str(run.scl_temperature)],
+        *architecture_flags(run.encoder, run.max_positions),
+        *["--dropout", "0.1", "--attention-dropout", "0.1"],
+        *["--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-06"],
+        *["--lr", str(run.learning_rate), "--lr-scheduler", "polynomial_decay"],
+        *["--warmup-updates", str(round(0.06 * run.updates))],
+        *["--total-num-update", str(run.updates), "--max-update", str(run.updates)],
+        *["--weight-decay", "0.1", "--clip-norm", "0", "--seed", str(run.seed)],
+        *["--batch-size", str(run.batch_size), "--required-batch-size-multiple", "1"],
+        *["--batch-size-valid", "64", "--valid-subset", "valid,test"],
+        *["--validate-interval", "1000000", "--validate-interval-updates", str(every)],
+        *["--save-interval", "1000000", "--save-interval-updates", str(every)],
+        *["--keep-interval-updates", "1", "--no-epoch-checkpoints"],
+        *["--no-last-checkpoints", "--no-save-optimizer-state"],
+        *["--best-checkpoint-metric", "n_correct", "--maximize-best-checkpoint-metric"],
+        *["--save-dir", str(folder)],
+        # A loader process would cost more to start each epoch than it saves.
+        *["--num-workers", "0"],
+        *["--log-format", "simple", "--log-interval", "10", *device],
+    ]
+
+
+def run_training(
+    run: Run, folder: Path, on_validation: Callable[[int], None] = lambda done: None
+) -> Record:
+    """Do a run unless its record is there, and return the record.
+
+    The folder gets ``train.log``, ``metrics.jsonl`` and, last, ``record.json``; a run
+    that failed leaves ``error.txt`` and no record.
+
+    Args:
+        run: what to do.
+        folder: of this run; leftovers of an unfinished attempt in it are deleted.
+        on_validation: called with the number of validations done so far, now and then.
+
+    Raises:
+        InputError: training failed, or the folder holds the record of another run.
+    """
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(run).items()}
+    argv = command(run, folder)
+    checksums = {"data": sha256(run.data / MANIFEST)}
+    checksums["encoder"] = _checksum(run.encoder / "model.pt")
+    if record := read_record(folder):
+        _check_same_run(record, settings, checksums, folder)
+        return record
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    start = time.monotonic()
+    status = _train(argv, folder, on_validation)
+    seconds = time.monotonic() - start
+    metrics = folder / METRICS
+    found = read_metrics(metrics) if metrics.exists() else {}
+    if status or not found.get("valid") or not found.get("test"):
+        raise InputError(_explain_failure(argv, folder, status))
+    for leftover in folder.glob("checkpoint*.pt"):
+        if leftover.name != BEST or not run.keep_checkpoint:
+            leftover.unlink()
+    record = Record(
+        settings, found["valid"], found["test"], seconds, argv, origin(checksums)
+    )
+    write_record(folder, record)
+    return record
+
+
+def _check_same_run(
+    record: Record, settings: dict[str, Any], checksums: dict[str, str], folder: Path
+) -> None:
+    """Refuse a record of another run; folders may have moved, not changed."""
+    changed = [
+        key
+        for key, value in settings.items()
+        if key not in checksums and record.settings.get(key) != value
+    ]
+    done_with = record.origin.get("sha256", {})
+    changed += [key for key, value in checksums.items() if done_with.get(key) != value]
+    if changed:
+        raise InputError(
+            f"{folder} holds a run with other settings ({', '.join(changed)}): choose "
+            "another output folder or delete it"
+        )
+
+
+@functools.cache
+def architecture_flags(encoder: Path, max_positions: int) -> list[str]:
+    """Return the flags with which ``fairseq-train`` builds an encoder's architecture.
+
+    Args:
+        encoder: an encoder folder, converted or as published by fairseq.
+        max_positions: longest input; lowered to what the encoder has.
+
+    Raises:
+        InputError: the folder has no ``model.pt``, or it is no RoBERTa.
+    """
+    state = load_checkpoint(encoder / "model.pt")
+    saved: Any = state.get("args") or state.get("cfg", {}).get("model") or {}
+    model = saved if isinstance(saved, dict) else vars(saved)
+    positions = [
+        len(weight)
+        for weight_name, weight in state.get("model", {}).items()
+        if weight_name.endswith("embed_positions.weight")
+    ]
+    name = str(model.get("_name") or model.get("arch"))
+    if not name.startswith("roberta") or not positions:
+        raise InputError(f"{encoder / 'model.pt'} is a {name!r}, not a RoBERTa encoder")
+    flags = ["--arch", name]
+    for setting in (
+        "encoder_layers",
+        "encoder_embed_dim",
+        "encoder_ffn_embed_dim",
+        "encoder_attention_heads",
+        "layer_norm_eps",
+    ):
+        if setting in model:
+            flags += [f"--{setting.replace('_', '-')}", str(model[setting])]
+    # Two rows come before the first position: padding and what is below it.
+    longest = min(max_positions, positions[0] - 2)
+    return [*flags, "--max-positions", str(longest)]
+
+
+def _train(
+    argv: list[str], folder: Path, on_validation: Callable[[int], None]
+) -> int | None:
+    """Run the command, its output to the log; return the exit status."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    metrics = folder / METRICS
+    with open(folder / LOG, "w", encoding="utf-8") as log:
+        log.write(shlex.join(argv) + "\n")
+        log.flush()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fairseq_cli.train", *argv[1:]],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(0.5)
+                if metrics.exists():
+                    on_validation(metrics.read_text().count('"subset": "test"'))
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+    return process.returncode
+
+
+def _explain_failure(argv: list[str], folder: Path, status: int | None) -> str:
+    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "no output")
+    with write_then_rename(folder / ERROR) as file:
+        file.write(f"exit status {status}\n{shlex.join(argv)}\n\n")
+        file.write("\n".join(lines[-40:]) + "\n")
+    return (
+        f"training failed with exit status {status}, see {folder / LOG}: {last.strip()}"
+    )
+
+
+@functools.cache
+def _checksum(path: Path) -> str:
+    return sha256(path)

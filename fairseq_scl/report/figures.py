@@ -1,0 +1,98 @@
+"""Pictures: learning curves, and t-SNE of the features that are contrasted."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.manifold import TSNE
+from sklearn.metrics import silhouette_score
+
+from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.experiments.records import Record
+
+COLOURS = ("#c44e52", "#4c72b0", "#55a868", "#8172b2", "#ccb974", "#64b5cd")
+
+
+def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None:
+    """Draw accuracy, CE and SCL against updates, one line a run, and their mean.
+
+    Args:
+        records: of each loss.
+        path: of the PNG file to write.
+    """
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = (
+        ("test accuracy (%)", "accuracy"),
+        ("validation CE (nats)", "ce_loss"),
+        ("validation SCL (nats per anchor)", "scl_loss"),
+    )
+    for axes, (title, key) in zip(figure.subplots(1, 3), panels, strict=True):
+        for colour, (loss, of_loss) in zip(COLOURS, records.items(), strict=False):
+            subset = "test" if key == "accuracy" else "valid"
+            curves = [getattr(record, subset) for record in of_loss]
+            lines = [[getattr(v, key) for v in curve] for curve in curves]
+            updates = [v.update for v in curves[0]]
+            for line in lines:
+                axes.plot(updates, line, color=colour, alpha=0.3, linewidth=1)
+            mean = np.mean(lines, axis=0)
+            axes.plot(updates, mean, color=colour, marker="o", label=f"{loss}, mean")
+        axes.set(title=title, xlabel="updates")
+        axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def tsne_comparison(
+    features: Mapping[str, NDArray[np.float32]],
+    labels: Sequence[str],
+    path: Path,
+    seed: int = 0,
+    perplexity: float = 30.0,
+) -> dict[str, float]:
+    """Draw t-SNE embeddings of several models' features of one test set.
+
+    As Figures 2 and 3 of Gunel et al. (2021), but with the silhouette score of the
+    features themselves (cosine distance, -1 to 1) above each picture, since t-SNE shows
+    clusters also where there are none.
+
+    Args:
+        features: ``(N, D)`` float32 of each model, in the same order of examples.
+        labels: the true label of each example.
+        path: of the PNG file to write.
+        seed: of t-SNE.
+        perplexity: of t-SNE; lowered where N is small.
+
+    Returns:
+        the silhouette score of each model.
+    """
+    figure = Figure(figsize=(5 * len(features), 4.8), layout="constrained")
+    scores = {}
+    panels = np.atleast_1d(figure.subplots(1, len(features)))
+    for axes, (title, matrix) in zip(panels, features.items(), strict=True):
+        scores[title] = float(silhouette_score(matrix, labels, metric="cosine"))
+        near = min(perplexity, (len(matrix) - 1) / 3)
+        points = TSNE(
+            perplexity=near, metric="cosine", init="random", random_state=seed
+        ).fit_transform(matrix)
+        for colour, label in zip(COLOURS, sorted(set(labels)), strict=False):
+            chosen = points[np.array(labels) == label]
+            axes.scatter(*chosen.T, s=9, color=colour, label=label, alpha=0.7)
+        axes.set(title=f"{title}, silhouette {scores[title]:.2f}", xticks=[], yticks=[])
+    panels[-1].legend()
+    figure.supxlabel(
+        f"t-SNE of the test features at <s> (perplexity {near:.0f}, seed {seed})",
+        fontsize=9,
+    )
+    _save(figure, path)
+    return scores
+
+
+def _save(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": ""})
+    with write_then_rename(path, "wb") as file:
+        file.write(picture.getvalue())

@@ -1,0 +1,130 @@
+"""Result files: read back as written, other versions and damage refused."""
+
+import json
+
+import pytest
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments import records
+from fairseq_scl.experiments.records import (
+    RECORD,
+    SCHEMA,
+    Record,
+    Validation,
+    origin,
+    read_metrics,
+    read_record,
+    write_record,
+)
+
+
+def make_record(**settings):
+    return Record(
+        settings={"name": "a run", "scl_lambda": 0.9, "seed": 1, **settings},
+        valid=[Validation(30, 7, 10, 0.61, 2.1), Validation(60, 8, 10, 0.5, 2.0)],
+        test=[Validation(30, 6, 10, 0.7, 2.2), Validation(60, 5, 10, 0.71, 2.1)],
+        seconds=12.5,
+        argv=["fairseq-train", "a folder with spaces"],
+        origin={"commit": None, "sha256": {"data": "ab"}},
+    )
+
+
+def metrics_line(subset="valid", update=10, correct=7.0, **more):
+    row = {"subset": subset, "update": update, "n_correct": correct, "n_total": 10}
+    return json.dumps({**row, "ce_loss": 0.25, "scl_loss": 2.5, **more}) + "\n"
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    record = make_record()
+    write_record(tmp_path / "run", record)
+    assert read_record(tmp_path / "run") == record
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [RECORD]
+
+
+def test_a_run_without_a_record_has_not_finished(tmp_path):
+    assert read_record(tmp_path) is None
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, 0, None, "1"])
+def test_a_record_of_another_version_is_refused(tmp_path, schema):
+    write_record(tmp_path, make_record())
+    row = json.loads((tmp_path / RECORD).read_text("utf-8"))
+    (tmp_path / RECORD).write_text(json.dumps({**row, "schema": schema}), "utf-8")
+    with pytest.raises(InputError) as error:
+        read_record(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / RECORD} is of another version than schema {SCHEMA}: use another "
+        "folder or delete it"
+    )
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 1}', "null"])
+def test_a_damaged_record_is_refused_by_name(tmp_path, content):
+    (tmp_path / RECORD).write_text(content, "utf-8")
+    with pytest.raises(InputError, match=rf"{tmp_path / RECORD} "):
+        read_record(tmp_path)
+
+
+def test_accuracy_comes_from_the_exact_counts():
+    assert Validation(1, 2, 3, 0.0, 0.0).accuracy == pytest.approx(200 / 3)
+
+
+def test_metrics_are_sorted_by_subset_and_update(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        metrics_line(update=20, correct=8)
+        + metrics_line("test", 20)
+        + metrics_line(update=10),
+        "utf-8",
+    )
+    assert read_metrics(path) == {
+        "valid": [Validation(10, 7, 10, 0.25, 2.5), Validation(20, 8, 10, 0.25, 2.5)],
+        "test": [Validation(20, 7, 10, 0.25, 2.5)],
+    }
+
+
+def test_an_update_that_a_resumed_run_validated_again_counts_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        metrics_line(correct=1) + metrics_line(update=20) + metrics_line(correct=9),
+        "utf-8",
+    )
+    found = read_metrics(path)["valid"]
+    assert [(v.update, v.correct) for v in found] == [(10, 9), (20, 7)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"subset": "valid", "upd',
+        "",
+        "3",
+        "[]",
+        '{"subset": "valid", "update": 20}',
+        '{"subset": "valid", "update": 20, "n_correct": null, "n_total": 10}',
+    ],
+)
+def test_a_broken_line_is_refused_with_its_number(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(metrics_line() + line + "\n", "utf-8")
+    with pytest.raises(InputError) as error:
+        read_metrics(path)
+    assert str(error.value) == f"{path}, line 2 is no metrics line"
+
+
+def test_origin_tells_versions_commit_and_checksums():
+    found = origin({"data": "ab"})
+    assert {"torch", "numpy"} <= found["versions"].keys()
+    assert found["sha256"] == {"data": "ab"}
+    assert found["commit"] is None or len(found["commit"]) == 40
+    json.dumps(found)
+
+
+def test_origin_is_told_without_git(monkeypatch):
+    def no_git(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(records.subprocess, "run", no_git)
+    found = origin({})
+    assert found["commit"] is None
+    assert found["changed_files"] is None
