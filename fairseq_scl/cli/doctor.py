@@ -1,0 +1,22 @@
+"""``fairseq-scl doctor``."""
+
+import argparse
+
+from fairseq_scl.compat import doctor_report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No options."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print versions, then each problem with its remedy; 1 if there is any."""
+    versions, found = doctor_report()
+    width = max(len(name) for name, _ in versions)
+    for name, version in versions:
+        print(f"{name:{width}}  {version}")
+    for problem in found:
+        print(f"problem: {problem}")
+    if not found:
+        print("no problem found")
+    return 1 if found else 0

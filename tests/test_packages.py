@@ -1,0 +1,150 @@
+"""Downloads: fetched once, checked always, never kept when wrong."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fairseq_scl.data import packages
+from fairseq_scl.data.packages import Package, default_cache, fetch
+from fairseq_scl.errors import InputError
+
+GOOD, BAD = b"the right content", b"another content"
+PACKAGE = Package(
+    name="some-package",
+    version="1.2.3",
+    file="some_package-1.2.3-py3-none-any.whl",
+    sha256=hashlib.sha256(GOOD).hexdigest(),
+    megabytes=0.1,
+)
+
+
+class FakePip:
+    """Stands for ``subprocess.run``: notes commands, delivers a file or an error."""
+
+    def __init__(self, content=GOOD, status=0, output="", file=PACKAGE.file):
+        self.content, self.status, self.output = content, status, output
+        self.file = file
+        self.commands = []
+
+    def __call__(self, command, **_):
+        self.commands.append(command)
+        if self.content is not None:
+            Path(command[command.index("--dest") + 1], self.file).write_bytes(
+                self.content
+            )
+        return subprocess.CompletedProcess(command, self.status, "", self.output)
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    """Install a fake pip; the test says what it does."""
+
+    def install(**behaviour):
+        fake = FakePip(**behaviour)
+        monkeypatch.setattr(packages.subprocess, "run", fake)
+        return fake
+
+    return install
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_fetched_by_name_and_version_without_installing(pip, tmp_path):
+    fake = pip()
+    kept = fetch(PACKAGE, tmp_path / "cache")
+    assert kept == tmp_path / "cache" / PACKAGE.file
+    assert kept.read_bytes() == GOOD
+    (command,) = fake.commands
+    assert command[1:4] == ["-m", "pip", "download"]
+    assert command[-1] == "some-package==1.2.3"
+    assert "--no-deps" in command
+    assert command[command.index("--only-binary") + 1] == ":all:"
+
+
+def test_a_source_distribution_is_asked_for_as_one(pip, tmp_path):
+    file = "some-package-1.2.3.tar.gz"
+    fake = pip(file=file)
+    source = Package("some-package", "1.2.3", file, PACKAGE.sha256, 0.1)
+    assert fetch(source, tmp_path).read_bytes() == GOOD
+    assert "--no-binary" in fake.commands[0]
+    assert "--only-binary" not in fake.commands[0]
+
+
+def test_a_valid_file_in_the_cache_needs_no_pip(pip, tmp_path):
+    (tmp_path / PACKAGE.file).write_bytes(GOOD)
+    fake = pip(content=None, status=1)
+    assert fetch(PACKAGE, tmp_path).read_bytes() == GOOD
+    assert fake.commands == []
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(pip, tmp_path):
+    (tmp_path / PACKAGE.file).write_bytes(GOOD[:5])
+    fake = pip()
+    assert fetch(PACKAGE, tmp_path).read_bytes() == GOOD
+    assert len(fake.commands) == 1
+
+
+def test_a_wrong_checksum_is_refused_and_nothing_is_left(pip, tmp_path):
+    pip(content=BAD)
+    with pytest.raises(InputError) as error:
+        fetch(PACKAGE, tmp_path)
+    assert str(error.value) == (
+        f"{PACKAGE.file} has sha256 {hashlib.sha256(BAD).hexdigest()}, expected "
+        f"{PACKAGE.sha256}: it is not used"
+    )
+    assert names(tmp_path) == []
+
+
+def test_a_wrong_download_leaves_the_older_file_of_the_cache_alone(pip, tmp_path):
+    """A file of another version stays, and so does the damaged one."""
+    (tmp_path / "other.whl").write_bytes(GOOD)
+    (tmp_path / PACKAGE.file).write_bytes(GOOD[:5])
+    pip(content=BAD)
+    with pytest.raises(InputError, match="it is not used"):
+        fetch(PACKAGE, tmp_path)
+    assert names(tmp_path) == sorted(["other.whl", PACKAGE.file])
+    assert (tmp_path / PACKAGE.file).read_bytes() == GOOD[:5]
+
+
+def test_pips_last_error_is_quoted_when_it_fails(pip, tmp_path):
+    output = (
+        "WARNING: Retrying\n"
+        "ERROR: Could not find a version that satisfies the requirement x\n"
+        "ERROR: No matching distribution found for some-package==1.2.3\n"
+        "[notice] A new release of pip is available\n"
+    )
+    pip(content=None, status=1, output=output)
+    with pytest.raises(InputError) as error:
+        fetch(PACKAGE, tmp_path)
+    assert str(error.value) == (
+        "pip could not download some-package==1.2.3: ERROR: No matching distribution "
+        "found for some-package==1.2.3; the network is needed once, later runs work "
+        "without it"
+    )
+    assert names(tmp_path) == []
+
+
+def test_a_python_without_pip_is_named(pip, tmp_path):
+    pip(content=None, status=1, output="/usr/bin/python3: No module named pip\n")
+    with pytest.raises(
+        InputError, match=r"1\.2\.3: .*No module named pip; the network"
+    ):
+        fetch(PACKAGE, tmp_path)
+
+
+def test_a_file_of_another_name_is_refused(pip, tmp_path):
+    pip(file="some_package-1.2.3-py2-none-any.whl")
+    with pytest.raises(InputError, match=r"some-package==1\.2\.3: another file came"):
+        fetch(PACKAGE, tmp_path)
+
+
+def test_the_cache_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "fairseq-scl"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert default_cache() == tmp_path / "home" / ".cache" / "fairseq-scl"
