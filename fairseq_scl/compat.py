@@ -192,9 +192,10 @@ def patch_fairseq() -> None:
     """Make fairseq's own loaders use the allow-list and name the file when they refuse.
 
     Covers ``--restore-file``, ``--finetune-from-model``, resuming and
-    ``from_pretrained``, which all go through ``checkpoint_utils``.
+    ``from_pretrained``, which all go through ``checkpoint_utils``. And ``--help``
+    shows the flags of the task, criterion and architecture that were chosen.
     """
-    from fairseq import checkpoint_utils
+    from fairseq import checkpoint_utils, options
 
     original = checkpoint_utils.load_checkpoint_to_cpu
     if getattr(original, "explains", False):
@@ -212,6 +213,7 @@ def patch_fairseq() -> None:
     load_checkpoint_to_cpu.explains = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     checkpoint_utils.load_checkpoint = _refuse_missing(checkpoint_utils.load_checkpoint)
+    options.parse_args_and_arch = _with_whole_help(options.parse_args_and_arch)
 
 
 def _refuse_missing(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -232,6 +234,35 @@ def _refuse_missing(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(cfg, trainer, **kwargs)
 
     return load_checkpoint
+
+
+def _with_whole_help(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Show help after the flags of the chosen task and criterion are known.
+
+    fairseq parses twice, the second time with these flags; stock fairseq shows its help
+    in the first pass, where ``--scl-lambda`` and the like are missing.
+    """
+
+    @functools.wraps(original)
+    def parse_args_and_arch(
+        parser: argparse.ArgumentParser, input_args: Any = None, **kwargs: Any
+    ) -> Any:
+        words = sys.argv[1:] if input_args is None else input_args
+        first = [word for word in words if word not in ("-h", "--help")]
+        if len(first) == len(words):
+            return original(parser, input_args, **kwargs)
+        if not {"-a", "--arch"} & set(first):  # fairseq does not go on without one
+            first += ["--arch", "roberta_base"]
+        parse = parser.parse_known_args
+
+        def parse_first(_: Any = None, namespace: Any = None) -> Any:
+            vars(parser).pop("parse_known_args")
+            return parse(first, namespace)
+
+        vars(parser)["parse_known_args"] = parse_first
+        return original(parser, input_args, **kwargs)
+
+    return parse_args_and_arch
 
 
 @contextmanager

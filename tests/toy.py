@@ -22,8 +22,10 @@ from fairseq import options
 from fairseq.data import Dictionary, indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks import setup_task
+from torch import Tensor
 
 import fairseq_scl
+from fairseq_scl.compat import LAYER_COPY
 
 USER_DIR = str(Path(fairseq_scl.__file__).parent)
 SIZES = {"train": 20, "valid": 10, "test": 10}
@@ -83,6 +85,11 @@ def write_rows(
     for row in rows:
         builder.add_item(torch.IntTensor([*row, dictionary.eos()]))
     builder.finalize(f"{path}.idx")
+
+
+def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without the copies that fairseq 0.12.2 makes on loading."""
+    return {n: tensor for n, tensor in state.items() if not LAYER_COPY.search(n)}
 
 
 def _sentence(label: int, classes: int, random: np.random.Generator) -> list[int]:
