@@ -11,7 +11,7 @@ from fairseq_scl import compat
 
 __version__ = "0.1.0"
 
-if not compat.problems():
+if not (compat.problems() or compat.import_problems()):
     compat.patch_fairseq()
 
     from fairseq_scl import criterions, models, tasks  # noqa: F401

@@ -85,6 +85,19 @@ def problems(
     return found
 
 
+def import_problems() -> list[str]:
+    """Import fairseq and say what it raised; empty when it works."""
+    try:
+        importlib.import_module("fairseq")
+    except Exception as error:  # whatever it is, it is what the user needs to know
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return [
+            f"fairseq is installed but does not import ({reason}): install the "
+            "versions of constraints.txt"
+        ]
+    return []
+
+
 def doctor_report() -> tuple[list[tuple[str, str]], list[str]]:
     """Collect versions and everything that is wrong with this installation.
 
@@ -97,12 +110,7 @@ def doctor_report() -> tuple[list[tuple[str, str]], list[str]]:
     versions += [(n, installed_version(n) or "not installed") for n in names + more]
     versions.append(("cuda", torch.version.cuda or "not in this PyTorch build"))
     versions.append(("gpus", str(torch.cuda.device_count())))
-    found = problems()
-    if not found:
-        try:
-            importlib.import_module("fairseq")
-        except Exception as error:  # whatever fairseq raises is what the user needs
-            found.append(f"fairseq is installed but does not import: {error!r}")
+    found = problems() or import_problems()
     missing = [n for n in more if installed_version(n) is None]
     if missing:
         found.append(f"{', '.join(missing)} missing: pip install {' '.join(missing)}")

@@ -27,9 +27,12 @@ class FakePip:
         self.content, self.status, self.output = content, status, output
         self.file = file
         self.commands = []
+        self.requirement = ""
 
     def __call__(self, command, **_):
         self.commands.append(command)
+        asked = Path(command[command.index("--requirement") + 1])
+        self.requirement = asked.read_text("utf-8")
         if self.content is not None:
             Path(command[command.index("--dest") + 1], self.file).write_bytes(
                 self.content
@@ -60,8 +63,8 @@ def test_a_file_is_fetched_by_name_and_version_without_installing(pip, tmp_path)
     assert kept.read_bytes() == GOOD
     (command,) = fake.commands
     assert command[1:4] == ["-m", "pip", "download"]
-    assert command[-1] == "some-package==1.2.3"
-    assert "--no-deps" in command
+    assert fake.requirement == f"some-package==1.2.3 --hash=sha256:{PACKAGE.sha256}\n"
+    assert {"--no-deps", "--require-hashes"} <= set(command)
     assert command[command.index("--only-binary") + 1] == ":all:"
 
 

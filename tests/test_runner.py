@@ -259,7 +259,7 @@ def test_a_failing_training_leaves_its_error_and_no_record(training, tmp_path):
 
 def test_a_training_without_validations_has_failed_too(training, tmp_path):
     training("print('nothing to validate')")
-    with pytest.raises(InputError, match="exit status 0, .*: nothing to validate"):
+    with pytest.raises(InputError, match=r"exit status 0, .*: nothing to validate"):
         run_training(toy_run(), tmp_path / "run")
     assert ERROR in files(tmp_path / "run")
 

@@ -11,13 +11,14 @@ import zipfile
 from pathlib import Path
 
 import torch
+import toy
 import transformers
 
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.movie_reviews import FILE, INNER
 from fairseq_scl.data.texts import Example
-from fairseq_scl.experiments.runner import BEST, Run, run_training
+from fairseq_scl.experiments.runner import BEST, LOG, METRICS, Run, run_training
 from fairseq_scl.inference.model_folder import export_classifier
 
 GOOD = ("good", "great", "fine", "gripping", "beautiful")
@@ -53,10 +54,9 @@ def make_bert(folder, pieces=PIECES, seed=0, **settings) -> Path:
     torch.manual_seed(seed)
     model = transformers.BertModel(transformers.BertConfig(**shape))
     for name, weight in model.named_parameters():
-        if name.endswith(
-            "_embeddings.weight"
-        ):  # so small that a layer norm's epsilon matters
-            weight.data *= 0.002
+        # So small that a layer norm's epsilon matters.
+        if name.endswith("_embeddings.weight"):
+            weight.data *= 0.01
     model.save_pretrained(folder)
     Path(folder, "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
     Path(folder, "tokenizer_config.json").write_text('{"do_lower_case": true}', "utf-8")
@@ -167,6 +167,16 @@ def toy_model(pairs=False) -> Path:
     target = scratch() / f"model of {run.data.name}"
     export_classifier(folder / BEST, run.data, target)
     return target
+
+
+def train_in_fork(argv, folder, on_validation):
+    """Do as the runner does, in a fresh process that need not import fairseq."""
+    ended = toy.start_fast(toy.run_command, "fairseq_cli.train", argv[1:]).wait()
+    Path(folder, LOG).write_text(ended.stdout + ended.stderr, "utf-8")
+    metrics = Path(folder, METRICS)
+    if metrics.exists():
+        on_validation(metrics.read_text("utf-8").count('"subset": "test"'))
+    return ended.returncode
 
 
 def make_encoder_wheel(path, inner) -> Path:

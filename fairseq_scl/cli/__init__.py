@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import fairseq_scl
-from fairseq_scl.compat import problems
+from fairseq_scl.compat import import_problems, problems
 from fairseq_scl.errors import InputError
 
 VERBS = {
@@ -36,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     logging.getLogger().setLevel(logging.WARNING)
     verb = argv[0] if argv and argv[0] in VERBS else None
-    if verb not in (None, *WITHOUT_FAIRSEQ) and (found := problems()):
+    if verb not in (None, *WITHOUT_FAIRSEQ) and (
+        found := problems() or import_problems()
+    ):
         return _fail(found[0])
     arguments = _parse(argv, verb)
     try:
@@ -54,6 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show defaults, but no ``(default: None)`` where there is none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def _parse(argv: list[str], verb: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fairseq-scl",
@@ -69,7 +80,7 @@ def _parse(argv: list[str], verb: str | None) -> argparse.Namespace:
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_HelpFormatter,
         )
         # Only the chosen verb is imported: doctor must work where the others cannot.
         if name == verb:

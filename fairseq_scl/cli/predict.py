@@ -1,6 +1,7 @@
 """``fairseq-scl predict``."""
 
 import argparse
+import codecs
 import itertools
 import json
 import sys
@@ -77,7 +78,8 @@ def _opened(file: str) -> BinaryIO:
 
 
 def _decoded(stream: Iterable[bytes], notes: dict[str, int]) -> Iterator[str]:
-    for line in stream:
+    for number, line in enumerate(stream):
+        line = line if number else line.removeprefix(codecs.BOM_UTF8)
         text = line.rstrip(b"\r\n").decode("utf-8", errors="replace")
         notes["not UTF-8"] += "\ufffd" in text and b"\xef\xbf\xbd" not in line
         yield text
@@ -100,10 +102,8 @@ def _predicted(
     examples = [_columns(classifier, number, text) for number, text in chunk]
     texts = [example for example in examples if example is not None]
     notes["empty"] += len(examples) - len(texts)
-    encoded = encode(classifier, texts)
-    notes["cut to the model's length"] += sum(
-        len(ids) == classifier.max_positions for ids in encoded
-    )
+    encoded, cut = encode(classifier, texts)
+    notes["cut to the model's length"] += cut
     found = iter(probabilities(classifier, encoded, max_tokens))
     for example in examples:
         yield None if example is None else next(found)

@@ -122,6 +122,10 @@ def _settings(arguments: argparse.Namespace) -> QuickStart:
         if not 0 < chosen[name] < float("inf"):
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} is {chosen[name]}: it must be above 0")
+    if chosen["device"] == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "--device is cuda, but PyTorch finds no CUDA device here: use cpu"
+        )
     return QuickStart(**chosen)
 
 
@@ -167,7 +171,7 @@ def _report(
     matrices = {}
     for loss, first in runs[: len(records)]:
         classifier = load_classifier(model_folder(settings, first), settings.device)
-        sentences = encode(classifier, [example.sentences for example in test])
+        sentences, _ = encode(classifier, [example.sentences for example in test])
         matrices[loss] = features(classifier, sentences).numpy()
     tsne_comparison(
         matrices, [example.label for example in test], settings.output / "tsne.png"

@@ -28,6 +28,7 @@ from fairseq_scl.convert.vocabulary import (
     read_vocabulary,
 )
 from fairseq_scl.data.files import folder_then_rename, write_then_rename
+from fairseq_scl.data.tokenizers import SETTINGS as TOKENIZER_SETTINGS
 from fairseq_scl.data.tokenizers import Tokenizer
 from fairseq_scl.errors import InputError
 
@@ -110,7 +111,7 @@ def convert_encoder(
     weights, has_head = fairseq_weights(
         read_weights(source.weights), config, rows, source.weights
     )
-    with folder_then_rename(target) as folder:
+    with folder_then_rename(target, TOKENIZER_SETTINGS) as folder:
         with write_then_rename(folder / "model.pt", "wb") as file:
             torch.save(_checkpoint(weights, config), file)
         with write_then_rename(folder / "dict.txt") as file:

@@ -95,6 +95,8 @@ def folder_then_rename(path: str | Path, replaces: str | None = None) -> Iterato
             _exchange(temporary, path)
         else:
             os.replace(temporary, path)
+    except InputError as error:  # a file inside: name the place that the user gave
+        raise InputError(str(error).replace(str(temporary), str(path))) from error
     except (OSError, RuntimeError) as error:
         _explain(error, path)
         raise

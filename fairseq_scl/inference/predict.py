@@ -10,7 +10,9 @@ from fairseq_scl.inference.model_folder import HEAD, Classifier
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
 
 
-def encode(classifier: Classifier, examples: Sequence[tuple[str, ...]]) -> list[Tensor]:
+def encode(
+    classifier: Classifier, examples: Sequence[tuple[str, ...]]
+) -> tuple[list[Tensor], int]:
     """Turn sentences or pairs into token ids, as in training.
 
     Args:
@@ -19,14 +21,15 @@ def encode(classifier: Classifier, examples: Sequence[tuple[str, ...]]) -> list[
 
     Returns:
         one ``(T,)`` int64 tensor for each example: ``<s> a </s>`` or
-        ``<s> a </s> [</s>] b </s>``, cut to ``classifier.max_positions`` tokens.
+        ``<s> a </s> [</s>] b </s>``, cut to ``classifier.max_positions`` tokens; and
+        the number of examples that were cut.
     """
     dictionary = classifier.dictionary
     columns = [
         classifier.tokenizer.encode_lines(texts)
         for texts in zip(*examples, strict=True)
     ]
-    encoded = []
+    encoded, cut = [], 0
     for parts in zip(*columns, strict=True):
         ids = [dictionary.bos()]
         for number, symbols in enumerate(parts):
@@ -35,7 +38,8 @@ def encode(classifier: Classifier, examples: Sequence[tuple[str, ...]]) -> list[
             ids += [dictionary.index(symbol) for symbol in symbols]
             ids.append(dictionary.eos())
         encoded.append(torch.tensor(ids[: classifier.max_positions]))
-    return encoded
+        cut += len(ids) > classifier.max_positions
+    return encoded, cut
 
 
 def probabilities(

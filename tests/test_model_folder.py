@@ -1,0 +1,317 @@
+"""Model folders: what they hold, and that fairseq alone can use them."""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from toy_encoder import (
+    make_pairs,
+    make_sentences,
+    make_splits,
+    scratch,
+    toy_data,
+    toy_encoder,
+    toy_model,
+    trained,
+)
+
+from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.texts import Example
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.protocol import result_at_best
+from fairseq_scl.experiments.runner import BEST
+from fairseq_scl.inference.model_folder import (
+    HEAD,
+    SETTINGS,
+    export_classifier,
+    load_classifier,
+    plain_values,
+)
+from fairseq_scl.inference.predict import encode, features, probabilities
+
+FILES = [
+    "classifier.json",
+    "input0/dict.txt",
+    "label/dict.txt",
+    "label_map.json",
+    "model.pt",
+    "tokenizer_settings.json",
+    "vocab.txt",
+]
+PLAIN_FAIRSEQ = """
+import json, pathlib, sys, torch
+assert torch.load(sys.argv[1] + "/model.pt", weights_only=True)["cfg"]["bpe"]
+from fairseq.models.roberta import RobertaModel
+model = RobertaModel.from_pretrained(sys.argv[1]).eval()
+name = "sentence_classification_head"
+with torch.no_grad():
+    given = [model.predict(name, torch.tensor(row)) for row in json.loads(sys.argv[2])]
+bpe = {"_name": "bert", "bpe_vocab_file": sys.argv[1] + "/vocab.txt"}
+model = RobertaModel.from_pretrained(sys.argv[1], bpe=bpe).eval()
+texts = json.loads(sys.argv[3])
+with torch.no_grad():
+    encoded = [model.predict(name, model.encode(text)) for text in texts]
+assert "fairseq_scl" not in sys.modules
+rows = [[row.exp().tolist()[0] for row in rows] for rows in (given, encoded)]
+print("ANSWER", json.dumps(rows))
+"""
+
+
+def files(folder):
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def exported(pairs=False):
+    """Return the trained toy run, its checkpoint, its model folder and its record."""
+    run, folder, record = trained(pairs)
+    return run, folder / BEST, toy_model(pairs), record
+
+
+def held_out(pairs):
+    return make_splits(make_pairs if pairs else make_sentences)["test"]
+
+
+def as_trained(checkpoint, data):
+    """Return the model with the task of its training, as fairseq loads them."""
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(checkpoint)], arg_overrides={"data": str(data)}
+    )
+    return models[0].eval(), task
+
+
+def test_a_model_folder_has_all_it_needs_and_nothing_else():
+    _, checkpoint, folder, _ = exported()
+    assert files(folder) == FILES
+    state = torch.load(folder / "model.pt", weights_only=True)
+    assert not state["last_optimizer_state"]
+    assert (folder / "model.pt").stat().st_size < 1.5 * checkpoint.stat().st_size
+
+
+def test_a_model_folder_tells_nothing_of_the_machine_it_was_made_on():
+    *_, folder, _ = exported()
+    for name in files(folder):
+        assert str(scratch()).encode() not in (folder / name).read_bytes()
+    model = torch.load(folder / "model.pt", weights_only=True)["cfg"]["model"]
+    assert not any(name.endswith(("_file", "_dir", "_path")) for name in model)
+
+
+def test_only_plain_values_of_settings_are_kept():
+    settings = argparse.Namespace(
+        layers=2,
+        name="x",
+        ratio=0.5,
+        on=True,
+        no=None,
+        lr=[0.1],
+        data="/a",
+        user_dir="b",
+    )
+    plain = {"layers": 2, "name": "x", "ratio": 0.5, "on": True, "no": None}
+    assert plain_values(settings) == plain_values(vars(settings)) == plain
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["sentences", "pairs"])
+def test_predictions_are_those_of_the_model_in_training(pairs):
+    """The encoder is a roberta_bert, whose epsilon the model folder has folded in."""
+    run, checkpoint, folder, record = exported(pairs)
+    model, task = as_trained(checkpoint, run.data)
+    assert type(model).__name__ == "RobertaBertModel"
+    data = task.load_dataset("test")
+    batch = data.collater([data[i] for i in range(len(data))])
+    order = batch["id"].argsort()
+    with torch.no_grad():
+        logits, _ = model(**batch["net_input"], classification_head_name=HEAD)
+    classifier = load_classifier(folder)
+    assert type(classifier.model).__name__ == "RobertaModel"
+
+    examples = [e.sentences for e in held_out(pairs)]
+    found = probabilities(classifier, encode(classifier, examples)[0])
+    expected = torch.softmax(logits, dim=-1)[order]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert found.argmax(1).tolist() == expected.argmax(1).tolist()
+
+    answers = [classifier.labels[i] for i in found.argmax(1)]
+    correct = sum(a == e.label for a, e in zip(answers, held_out(pairs), strict=True))
+    assert correct == result_at_best(record).correct
+
+
+def test_features_are_those_of_the_model_in_training():
+    run, checkpoint, folder, _ = exported()
+    classifier = load_classifier(folder)
+    trained_model, _ = as_trained(checkpoint, run.data)
+    encoded = encode(classifier, [e.sentences for e in held_out(False)])[0]
+    for kind in ("cls", "pooled"):
+        found = features(classifier, encoded, kind)
+        classifier.model, kept = trained_model, classifier.model
+        expected = features(classifier, encoded, kind)
+        classifier.model = kept
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_folding_the_epsilon_predictions_would_differ():
+    run, checkpoint, folder, _ = exported()
+    classifier = load_classifier(folder)
+    encoded = encode(classifier, [e.sentences for e in held_out(False)])[0]
+    folded = probabilities(classifier, encoded)
+    trained_model, _ = as_trained(checkpoint, run.data)
+    classifier.model.load_state_dict(trained_model.state_dict())
+    assert (probabilities(classifier, encoded) - folded).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("rare", "common"), [("a", "z"), ("z", "a")])
+def test_predictions_have_the_label_names_however_skewed(tmp_path, rare, common):
+    """99 to 1: by frequency, as ``fairseq-preprocess`` sorts, names would swap."""
+    texts = [e.sentences for e in make_sentences(100)]
+    train = [Example(t, rare if i == 40 else common) for i, t in enumerate(texts)]
+    binarise({"train": train}, toy_encoder(), tmp_path / "data")
+    checkpoint = tmp_path / "checkpoint.pt"
+    state = torch.load(exported()[1], weights_only=False)
+    weights = state["model"]
+    for sign, label in ((1, min(rare, common)), (-1, max(rare, common))):
+        weights[f"classification_heads.{HEAD}.out_proj.weight"].zero_()
+        weights[f"classification_heads.{HEAD}.out_proj.bias"] = torch.tensor(
+            [3.0 * sign, -3.0 * sign]
+        )
+        torch.save(state, checkpoint)
+        _, task = as_trained(checkpoint, tmp_path / "data")
+        data = task.load_dataset("train")
+        batch = data.collater([data[i] for i in range(100)])
+        of_class = batch["id"][batch["target"][:, 0] == int(sign < 0)]
+        meant = {train[i].label for i in of_class.tolist()}
+        export_classifier(checkpoint, tmp_path / "data", tmp_path / "model")
+        classifier = load_classifier(tmp_path / "model")
+        found = probabilities(classifier, encode(classifier, [("a film",)])[0])
+        assert {classifier.labels[int(found.argmax())]} == meant == {label}
+
+
+def test_fairseq_alone_loads_it_and_computes_the_same():
+    """No plug-in, no list of allowed classes, no network; text with fairseq's BERT."""
+    *_, folder, _ = exported()
+    classifier = load_classifier(folder)
+    texts = [e.sentences[0] for e in held_out(False)]
+    encoded = encode(classifier, [(text,) for text in texts])[0]
+    tokens = json.dumps([row.tolist() for row in encoded])
+    ended = subprocess.run(
+        [sys.executable, "-c", PLAIN_FAIRSEQ, folder, tokens, json.dumps(texts)],
+        capture_output=True,
+        text=True,
+        cwd=folder.parent,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    (answer,) = [s for s in ended.stdout.splitlines() if s.startswith("ANSWER ")]
+    expected = probabilities(classifier, encoded)
+    for rows in json.loads(answer.removeprefix("ANSWER ")):
+        torch.testing.assert_close(torch.tensor(rows), expected, rtol=0, atol=1e-5)
+
+
+def test_a_model_folder_may_move(tmp_path):
+    *_, folder, _ = exported()
+    moved = shutil.copytree(folder, tmp_path / "another 'place'")
+    examples = [e.sentences for e in held_out(False)]
+    for place in (folder, moved):
+        classifier = load_classifier(place)
+        assert probabilities(classifier, encode(classifier, examples)[0]).shape == (
+            8,
+            2,
+        )
+
+
+def test_an_older_model_folder_is_replaced_and_anything_else_is_not(tmp_path):
+    run, checkpoint, _, _ = exported()
+    target = tmp_path / "model"
+    for _ in range(2):
+        export_classifier(checkpoint, run.data, target)
+    assert files(target) == FILES
+    (target / SETTINGS).unlink()
+    with pytest.raises(InputError, match=rf"{target} exists and has no {SETTINGS}: "):
+        export_classifier(checkpoint, run.data, target)
+    assert len(files(target)) == len(FILES) - 1
+
+
+def test_a_checkpoint_without_a_head_is_refused(tmp_path):
+    with pytest.raises(InputError) as error:
+        export_classifier(toy_encoder() / "model.pt", toy_data(), tmp_path / "model")
+    assert str(error.value) == (
+        f"{toy_encoder() / 'model.pt'} has no classification head {HEAD!r}: give a "
+        "checkpoint that was fine-tuned with a sentence prediction criterion"
+    )
+
+
+def test_a_checkpoint_of_other_classes_than_the_data_is_refused(tmp_path):
+    _, checkpoint, *_ = exported()
+    with pytest.raises(InputError) as error:
+        export_classifier(checkpoint, toy_data(pairs=True), tmp_path / "model")
+    assert str(error.value) == (
+        f"{checkpoint} has 2 classes, {toy_data(pairs=True) / 'label_map.json'} has 3: "
+        "give the data folder that it was trained on"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["label_map.json", "manifest.json", "vocab.txt"])
+def test_a_data_folder_without_its_files_is_refused(tmp_path, name):
+    run, checkpoint, *_ = exported()
+    data = shutil.copytree(run.data, tmp_path / "data")
+    (data / name).unlink()
+    with pytest.raises(InputError, match=f"missing .*{name}"):
+        export_classifier(checkpoint, data, tmp_path / "model")
+    assert os.listdir(tmp_path) == ["data"]
+
+
+def test_a_full_disk_leaves_the_older_model_folder_as_it_was(tmp_path):
+    run, checkpoint, *_ = exported()
+    export_classifier(checkpoint, run.data, tmp_path / "model")
+    before = (tmp_path / "model" / "model.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(InputError, match=r"^cannot write .*: File too large$"):
+            export_classifier(checkpoint, run.data, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "model" / "model.pt").read_bytes() == before
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("name", ["classifier.json", "model.pt", "input0/dict.txt"])
+def test_an_incomplete_model_folder_is_refused_by_name(tmp_path, name):
+    folder = shutil.copytree(exported()[2], tmp_path / "model")
+    (folder / name).unlink()
+    with pytest.raises(InputError) as error:
+        load_classifier(folder)
+    assert str(error.value) == (
+        f"{folder} is no model folder: {name} is missing; 'fairseq-scl export' makes "
+        "one from a checkpoint"
+    )
+
+
+def test_a_missing_model_folder_is_refused(tmp_path):
+    with pytest.raises(InputError, match="nothing here is no model folder: "):
+        load_classifier(tmp_path / "nothing here")
+
+
+def test_a_damaged_model_is_refused_by_name(tmp_path):
+    folder = shutil.copytree(exported()[2], tmp_path / "model")
+    content = (folder / "model.pt").read_bytes()
+    (folder / "model.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=rf"{folder / 'model.pt'}"):
+        load_classifier(folder)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(InputError) as error:
+        load_classifier(exported()[2], "cuda")
+    assert str(error.value) == (
+        "the device is 'cuda', but PyTorch finds no CUDA device here: use cpu"
+    )
