@@ -10,6 +10,7 @@ import argparse
 import collections
 import functools
 import importlib.metadata
+import logging
 import pickle
 import platform
 import re
@@ -87,6 +88,8 @@ def problems(
 
 def import_problems() -> list[str]:
     """Import fairseq and say what it raised; empty when it works."""
+    quiet = logging.root.manager.disable
+    logging.disable(logging.INFO)  # it recommends packages that nothing here uses
     try:
         importlib.import_module("fairseq")
     except Exception as error:  # whatever it is, it is what the user needs to know
@@ -95,6 +98,8 @@ def import_problems() -> list[str]:
             f"fairseq is installed but does not import ({reason}): install the "
             "versions of constraints.txt"
         ]
+    finally:
+        logging.disable(quiet)
     return []
 
 

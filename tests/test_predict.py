@@ -125,7 +125,7 @@ def test_a_line_of_ten_thousand_words_is_cut_as_in_training(predict):
     long = " ".join([*(BAD * 2000), GOOD[0]])
     status, rows, notes = predict(lines(TEXTS[0], long, TEXTS[1]))
     assert (status, len(rows)) == (0, 3)
-    assert notes == ["fairseq-scl: 1 lines cut to the model's length"]
+    assert notes == ["fairseq-scl: 1 line cut to the model's length"]
     classifier = load_classifier(toy_model())
     (cut,) = encode(classifier, [(long,)])[0]
     assert len(cut) == classifier.max_positions == POSITIONS

@@ -69,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
     for note, count in notes.items():
         if count:
-            print(f"fairseq-scl: {count} lines {note}", file=sys.stderr)
+            lines = "line" if count == 1 else "lines"
+            print(f"fairseq-scl: {count} {lines} {note}", file=sys.stderr)
     return 0
 
 
