@@ -324,7 +324,8 @@ def test_without_network_the_first_time_it_says_so(again, capfd):
         (["--learning-rate", "inf"], "--learning-rate is inf: it must be above 0"),
         (
             ["--size", "60"],
-            "--size is 60: samples of 60 examples were asked for, but there are only 44",
+            "--size is 60: samples of 60 examples were asked for, but there are only "
+            "44",
         ),
         (
             ["--size", "1"],

@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
     for note, count in notes.items():
         if count:
-            lines = "line" if count == 1 else "lines"
-            print(f"fairseq-scl: {count} {lines} {note}", file=sys.stderr)
+            noun = "line" if count == 1 else "lines"
+            print(f"fairseq-scl: {count} {noun} {note}", file=sys.stderr)
     return 0
 
 
