@@ -1,9 +1,12 @@
 """From labelled sentences to a data folder that ``fairseq-train`` reads."""
 
+import itertools
+import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from fairseq.data import Dictionary, indexed_dataset
@@ -26,10 +29,17 @@ from fairseq_scl.errors import InputError
 
 MANIFEST = "manifest.json"
 LABEL_MAP = "label_map.json"
+DRAW = "draw.json"
+EXAMPLES_AT_ONCE = 1024
 
 
 def binarise(
-    splits: Mapping[str, Sequence[Example]], encoder: str | Path, target: str | Path
+    splits: Mapping[str, Iterable[Example]],
+    encoder: str | Path,
+    target: str | Path,
+    labels: Sequence[str] | None = None,
+    linked: Mapping[str, Path] | None = None,
+    draw: Callable[[], object] | None = None,
 ) -> dict[str, int]:
     """Write a data folder: what ``fairseq-train`` takes as its first argument.
 
@@ -39,10 +49,17 @@ def binarise(
     follow the labels' names, whatever their frequencies.
 
     Args:
-        splits: ``train`` and any of ``valid``, ``test``, not empty.
+        splits: ``train`` and any of ``valid``, ``test``, not empty. Each is read in
+            blocks, and more than once: a collection, or what can be iterated anew.
         encoder: an encoder folder (``dict.txt`` and tokeniser files).
         target: the folder to write; an older data folder there is replaced when all of
             the new one is complete.
+        labels: in the order of their class ids; by default those of ``train``, which is
+            read once more for them.
+        linked: splits that another data folder of the same encoder and labels has
+            already: its files are shared (hard links where the disk can, else copies).
+        draw: called when all splits are read; what it returns is written as
+            ``draw.json``, which tells where the examples are from.
 
     Returns:
         the number of examples of each split.
@@ -52,26 +69,34 @@ def binarise(
             columns, an encoder folder without its files, a target that is no data
             folder, a disk that is full.
     """
-    kept = {split: list(examples) for split, examples in splits.items()}
-    check_same_columns(kept)
-    labels = class_labels(kept["train"])
-    for examples in kept.values():
-        check_known_labels(examples, labels)
+    labels = class_labels(splits["train"]) if labels is None else labels
+    first = {split: _first(examples, split) for split, examples in splits.items()}
+    check_same_columns({split: [example] for split, example in first.items()})
+    width = len(first["train"].sentences)
     tokenizer = load_tokenizer(encoder)
     dictionary = load_dictionary(Path(encoder, "dict.txt"))
     with folder_then_rename(target, MANIFEST) as folder:
-        for number in range(len(kept["train"][0].sentences)):
-            part = folder / f"input{number}"
-            part.mkdir()
-            shutil.copyfile(Path(encoder, "dict.txt"), part / "dict.txt")
-            for split, examples in kept.items():
-                texts = [example.sentences[number] for example in examples]
-                _write_texts(part / split, texts, tokenizer, dictionary)
-        _write_labels(folder / "label", kept, labels)
+        for number in range(width):
+            (folder / f"input{number}").mkdir()
+            shutil.copyfile(
+                Path(encoder, "dict.txt"), folder / f"input{number}" / "dict.txt"
+            )
+        (folder / "label").mkdir()
+        classes = {
+            split: _write_split(folder, split, examples, labels, tokenizer, dictionary)
+            for split, examples in splits.items()
+        }
+        with write_then_rename(folder / "label" / "dict.txt") as file:
+            file.writelines(f"{name} {classes['train'][name]}\n" for name in labels)
+        examples = {split: counts.total() for split, counts in classes.items()}
+        for split, source in (linked or {}).items():
+            examples[split] = _link_split(source, folder, split)
         tokenizer.save(folder)
-        write_json(folder / LABEL_MAP, {"labels": labels})
-        write_json(folder / MANIFEST, _manifest(folder, kept, tokenizer))
-    return {split: len(examples) for split, examples in kept.items()}
+        write_json(folder / LABEL_MAP, {"labels": list(labels)})
+        if draw is not None:
+            write_json(folder / DRAW, draw())
+        write_json(folder / MANIFEST, _manifest(folder, examples, width, tokenizer))
+    return examples
 
 
 def load_dictionary(path: str | Path) -> Dictionary:
@@ -112,44 +137,72 @@ def fairseq_flags(folder: str | Path) -> list[str]:
     return flags
 
 
-def _write_texts(
-    path: Path, texts: list[str], tokenizer: Tokenizer, dictionary: Dictionary
-) -> None:
-    builder = indexed_dataset.make_builder(
-        f"{path}.bin", impl="mmap", vocab_size=len(dictionary)
+def _write_split(
+    folder: Path,
+    split: str,
+    examples: Iterable[Example],
+    labels: Sequence[str],
+    tokenizer: Tokenizer,
+    dictionary: Dictionary,
+) -> Counter[str]:
+    """Write one split, a block of examples in memory at a time; count its classes."""
+    inputs = sorted(folder.glob("input?"))
+    builders = [_builder(part / split, len(dictionary)) for part in inputs]
+    first_class = Dictionary().nspecial
+    label_builder = _builder(folder / "label" / split, first_class + len(labels))
+    ids = {label: first_class + number for number, label in enumerate(labels)}
+    counts: Counter[str] = Counter()
+    stream = iter(examples)
+    while block := list(itertools.islice(stream, EXAMPLES_AT_ONCE)):
+        check_known_labels(block, labels)
+        for number, builder in enumerate(builders):
+            texts = [example.sentences[number] for example in block]
+            for symbols in tokenizer.encode_lines(texts):
+                row = [dictionary.index(symbol) for symbol in symbols]
+                builder.add_item(torch.IntTensor([*row, dictionary.eos()]))
+        for example in block:
+            row = [ids[example.label], dictionary.eos()]
+            label_builder.add_item(torch.IntTensor(row))
+        counts.update(example.label for example in block)
+    for builder, part in zip(
+        [*builders, label_builder], [*inputs, folder / "label"], strict=True
+    ):
+        builder.finalize(f"{part / split}.idx")
+    return counts
+
+
+def _builder(path: Path, vocabulary: int) -> Any:
+    return indexed_dataset.make_builder(
+        f"{path}.bin", impl="mmap", vocab_size=vocabulary
     )
-    for symbols in tokenizer.encode_lines(texts):
-        ids = [dictionary.index(symbol) for symbol in symbols]
-        builder.add_item(torch.IntTensor([*ids, dictionary.eos()]))
-    builder.finalize(f"{path}.idx")
 
 
-def _write_labels(
-    folder: Path, splits: Mapping[str, Sequence[Example]], labels: Sequence[str]
-) -> None:
-    folder.mkdir()
-    counts = Counter(example.label for example in splits["train"])
-    with write_then_rename(folder / "dict.txt") as file:
-        file.writelines(f"{label} {counts[label]}\n" for label in labels)
-    dictionary = Dictionary.load(str(folder / "dict.txt"))
-    for split, examples in splits.items():
-        builder = indexed_dataset.make_builder(
-            str(folder / f"{split}.bin"), impl="mmap", vocab_size=len(dictionary)
-        )
-        for example in examples:
-            ids = [dictionary.index(example.label), dictionary.eos()]
-            builder.add_item(torch.IntTensor(ids))
-        builder.finalize(str(folder / f"{split}.idx"))
+def _link_split(source: Path, folder: Path, split: str) -> int:
+    for part in [*source.glob("input?"), source / "label"]:
+        for suffix in ("bin", "idx"):
+            file = part / f"{split}.{suffix}"
+            link = folder / part.name / file.name
+            try:
+                os.link(file, link)
+            except OSError:  # another disk, or one without hard links
+                shutil.copyfile(file, link)
+    return int(read_json(source / MANIFEST)["examples"][split])
+
+
+def _first(examples: Iterable[Example], split: str) -> Example:
+    for example in examples:
+        return example
+    raise InputError(f"{split} has no example")
 
 
 def _manifest(
-    folder: Path, splits: Mapping[str, Sequence[Example]], tokenizer: Tokenizer
+    folder: Path, examples: Mapping[str, int], width: int, tokenizer: Tokenizer
 ) -> dict[str, object]:
-    pair = len(splits["train"][0].sentences) == 2
+    pair = width == 2
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {
         "schema": 1,
-        "examples": {split: len(examples) for split, examples in splits.items()},
+        "examples": dict(examples),
         "pair": pair,
         "pair_separator": pair and tokenizer.pair_separator,
         "sha256": {str(p.relative_to(folder)): sha256(p) for p in files},

@@ -1,6 +1,6 @@
 """Stratified splits and few-shot samples, section 4.1 of Gunel et al. (2021)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -45,34 +45,88 @@ def stratified_split(
     Raises:
         InputError: as :func:`stratified_sample`, or sizes that add up to more than N.
     """
+    classes, class_of = np.unique(np.asarray(labels), return_inverse=True)
+    names = [str(name) for name in classes]
+    members = {n: np.flatnonzero(class_of == c) for c, n in enumerate(names)}
+    counts = {name: len(indices) for name, indices in members.items()}
+    return [
+        sorted(int(i) for name, r in ranks.items() for i in members[name][r])
+        for ranks in stratified_ranks(counts, sizes, seed)
+    ]
+
+
+def stratified_ranks(
+    counts: Mapping[str, int],
+    sizes: Sequence[int],
+    seed: int | Sequence[int],
+    balanced: bool = False,
+) -> list[dict[str, np.ndarray]]:
+    """Draw disjoint samples of examples that are known by their place in their class.
+
+    This is the rule of :func:`stratified_split` for data that is not in memory: rank 0
+    of a class is its first example, whatever stands between its examples.
+
+    Args:
+        counts: number of examples of each class.
+        sizes: the size of each sample.
+        seed: one number or several; the same seed draws the same samples.
+        balanced: whether each class gets the same share of a sample; otherwise its
+            share is that of the whole.
+
+    Returns:
+        for each size, the ranks drawn of each class, int64 `(share,)`, in no order.
+
+    Raises:
+        InputError: as :func:`stratified_split`; a balanced sample whose size the number
+            of classes does not divide, or that has more of a class than there are.
+    """
+    _check_sizes(counts, sizes, balanced)
+    random = np.random.default_rng(seed)
+    waiting = {name: random.permutation(counts[name]) for name in sorted(counts)}
+    weights = np.array([1 if balanced else counts[name] for name in waiting])
+    samples = []
+    for size in sizes:
+        left = np.array([len(ranks) for ranks in waiting.values()])
+        if balanced and (short := left < size // len(waiting)).any():
+            name = list(waiting)[int(np.argmax(short))]
+            raise InputError(
+                f"a balanced sample of {size} examples needs {size // len(waiting)} of "
+                f"the class {name!r}, but there are {left[np.argmax(short)]}"
+            )
+        sample = {}
+        shares = _shares(weights, size, left)
+        for name, share in zip(list(waiting), shares, strict=True):
+            if share == 0:
+                raise InputError(
+                    f"a sample of {size} examples has none of the class {name!r} "
+                    f"({counts[name]} of {sum(counts.values())}): draw more"
+                )
+            # A copy, or the sample would keep the whole permutation in memory.
+            sample[name] = waiting[name][:share].copy()
+            waiting[name] = waiting[name][share:]
+        samples.append(sample)
+    return samples
+
+
+def _check_sizes(
+    counts: Mapping[str, int], sizes: Sequence[int], balanced: bool
+) -> None:
+    total = sum(counts.values())
     for size in sizes:
         if size < 1:
             raise InputError(
                 f"a sample of {size} examples: the size must be at least 1"
             )
-    if sum(sizes) > len(labels):
+        if balanced and size % len(counts):
+            raise InputError(
+                f"a balanced sample of {size} examples cannot be: {size} does not "
+                f"divide over {len(counts)} classes"
+            )
+    if sum(sizes) > total:
         raise InputError(
             f"samples of {' + '.join(map(str, sizes))} examples were asked for, but "
-            f"there are only {len(labels)}"
+            f"there are only {total}"
         )
-    classes, class_of = np.unique(np.asarray(labels), return_inverse=True)
-    random = np.random.default_rng(seed)
-    waiting = [random.permutation(np.flatnonzero(class_of == c)) for c in _ids(classes)]
-    counts = np.array([len(members) for members in waiting])
-    samples = []
-    for size in sizes:
-        drawn = []
-        left = np.array([len(members) for members in waiting])
-        for c, share in enumerate(_shares(counts, size, left)):
-            if share == 0:
-                raise InputError(
-                    f"a sample of {size} examples has none of the class "
-                    f"{str(classes[c])!r} ({counts[c]} of {len(labels)}): draw more"
-                )
-            drawn.append(waiting[c][:share])
-            waiting[c] = waiting[c][share:]
-        samples.append(sorted(int(i) for i in np.concatenate(drawn)))
-    return samples
 
 
 def _shares(counts: np.ndarray, size: int, left: np.ndarray) -> np.ndarray:
@@ -86,7 +140,3 @@ def _shares(counts: np.ndarray, size: int, left: np.ndarray) -> np.ndarray:
             if shares.sum() < size and shares[c] < left[c]:
                 shares[c] += 1
     return shares
-
-
-def _ids(classes: np.ndarray) -> range:
-    return range(len(classes))

@@ -1,6 +1,7 @@
 """Labelled sentences and sentence pairs, and the plain text files that hold them."""
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,27 +62,43 @@ def read_lines(path: str | Path) -> list[str]:
     Raises:
         InputError: a missing file, an empty line, bytes that are not UTF-8.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"missing file: {path}")
-    lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
     texts = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            text = line.decode("utf-8").strip()
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path}, line {number} is not UTF-8 (byte {error.start + 1} of the "
-                "line): convert the file, for example with iconv"
-            ) from None
+    for number, line in decoded_lines(path):
+        text = line.strip()
         if not text:
             raise InputError(f"{path}, line {number} is empty: every line needs a text")
         texts.append(text)
-    if not texts:
-        raise InputError(f"{path} is empty")
     return texts
+
+
+def decoded_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Read a UTF-8 file line by line, a byte-order mark aside.
+
+    Yields:
+        the number of each line, from 1, and its text without the line feed; a carriage
+        return before it stays.
+
+    Raises:
+        InputError: a missing or empty file, bytes that are not UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"missing file: {path}")
+    number = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            try:
+                text = line.removesuffix(b"\n").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}, line {number} is not UTF-8 (byte {error.start + 1} of "
+                    "the line): convert the file, for example with iconv"
+                ) from None
+            yield number, text
+    if number == 0:
+        raise InputError(f"{path} is empty")
 
 
 def write_split(folder: str | Path, split: str, examples: Sequence[Example]) -> None:
@@ -98,7 +115,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def class_labels(train: Sequence[Example]) -> list[str]:
+def class_labels(train: Iterable[Example]) -> list[str]:
     """Return the labels of a training set in the order of their class ids.
 
     The order is that of their names, so that neither class frequencies (by which
@@ -108,14 +125,23 @@ def class_labels(train: Sequence[Example]) -> list[str]:
         InputError: fewer than two labels, one that fairseq's dictionary reserves, or
             one with white space other than single blanks inside.
     """
-    labels = sorted({example.label for example in train})
-    if len(labels) < 2:
+    return class_names(example.label for example in train)
+
+
+def class_names(labels: Iterable[str]) -> list[str]:
+    """Return distinct labels in the order of their class ids, as `class_labels` does.
+
+    Raises:
+        InputError: see :func:`class_labels`.
+    """
+    names = sorted(set(labels))
+    if len(names) < 2:
         raise InputError(
-            f"the training set has one label only ({labels[0]!r}): a classifier needs "
+            f"the training set has one label only ({names[0]!r}): a classifier needs "
             "at least two"
         )
     reserved = {"<s>", "<pad>", "</s>", "<unk>", "<mask>", "#fairseq:overwrite"}
-    for label in labels:
+    for label in names:
         if label in reserved or label.startswith("madeupword"):
             raise InputError(
                 f"the label {label!r} is reserved by fairseq: rename it in the data"
@@ -125,10 +151,10 @@ def class_labels(train: Sequence[Example]) -> list[str]:
                 f"the label {label!r} must be words with single blanks between them: "
                 "rename it in the data"
             )
-    return labels
+    return names
 
 
-def check_known_labels(examples: Sequence[Example], labels: Sequence[str]) -> None:
+def check_known_labels(examples: Iterable[Example], labels: Sequence[str]) -> None:
     """Refuse examples whose label the training set does not have.
 
     Raises:
