@@ -60,6 +60,8 @@ setup(
         'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
         "matplotlib",
         "numpy",
+        "pooch",
+        "requests",
         "sacremoses",
         "safetensors",
         "scikit-learn",

@@ -14,6 +14,7 @@ from fairseq_scl.errors import InputError
 VERBS = {
     "convert": "turn a Hugging Face encoder into a fairseq encoder folder",
     "doctor": "print versions and what is wrong with this installation",
+    "download": "fetch the official files of the paper's tasks",
     "export": "make a model folder from a training checkpoint",
     "predict": "label sentences or sentence pairs with a model folder",
     "prepare": "make a data folder for fairseq-train from labelled text files",

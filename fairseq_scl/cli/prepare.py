@@ -2,21 +2,48 @@
 
 import argparse
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from fairseq_scl.data.binarise import binarise, fairseq_flags, read_labels
+from fairseq_scl.data.readers import own_table
+from fairseq_scl.data.samples import Draw, Source, prepare_samples
+from fairseq_scl.data.tasks import TASKS, find_task
 from fairseq_scl.data.texts import SPLITS, read_split
+from fairseq_scl.errors import InputError
+
+DRAWING = {
+    "few_shot": None,
+    "full": False,
+    "samples": 10,
+    "seed": 0,
+    "size_valid": 500,
+    "size_test": None,
+    "balanced": None,
+    "partial": False,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--text",
-        required=True,
         type=Path,
         metavar="FOLDER",
         help="folder with train.input0, train.label and, for pairs, train.input1; the "
         "same for valid and test where there are any; UTF-8, one example a line",
+    )
+    source.add_argument(
+        "--task",
+        metavar="NAME",
+        help=f"a task of the paper, needs --from: {', '.join(TASKS)}",
+    )
+    source.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="your own .tsv, .csv or .jsonl with named columns, needs --columns",
     )
     parser.add_argument(
         "--encoder",
@@ -30,20 +57,171 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FOLDER",
-        help="data folder to write, the first argument of fairseq-train",
+        help="with --text: data folder to write, the first argument of fairseq-train; "
+        "otherwise the folder for several of them: full, n20-sample0 …",
+    )
+    parser.add_argument(
+        "--from",
+        dest="folder",
+        type=Path,
+        metavar="FOLDER",
+        help="with --task: folder that holds the official one (SST-2 …), or is it",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="with --table: one or two columns of texts, then that of the label",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=Path,
+        metavar="FILE",
+        help="with --table: validation and test are drawn from this file, half of it "
+        "for the test; without it they are taken out of the table",
+    )
+    _add_drawing(parser.add_argument_group("what is drawn, for --task and --table"))
+
+
+def _add_drawing(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--few-shot",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="sizes of few-shot samples, in examples; without it the whole training "
+        "set is prepared",
+    )
+    group.add_argument(
+        "--full",
+        action="store_true",
+        help="prepare the whole training set beside few-shot samples, too",
+    )
+    group.add_argument(
+        "--samples", type=int, default=10, metavar="K", help="few-shot samples a size"
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, help="of the split and of all samples"
+    )
+    group.add_argument(
+        "--size-valid",
+        type=int,
+        default=500,
+        metavar="N",
+        help="examples for validation, or what the test leaves if that is less",
+    )
+    group.add_argument(
+        "--size-test",
+        type=int,
+        metavar="N",
+        help="examples for the test (default: half of the original validation set; "
+        "with --table alone: as many as for validation)",
+    )
+    group.add_argument(
+        "--balanced",
+        action="store_true",
+        default=None,
+        help="few-shot samples have as many examples of each class (always so with "
+        "Amazon-2 and Yelp-2), not the label distribution of the training set",
+    )
+    group.add_argument(
+        "--partial",
+        action="store_true",
+        help="with --task: take files that have not all rows of the task",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Binarise the splits that are there and print what fairseq-train needs."""
+    """Write data folders and print what fairseq-train needs."""
+    _refuse_strangers(arguments)
+    if arguments.text is not None:
+        _prepare_text(arguments)
+        return 0
+    written: list[Path] = []
+
+    def tell(folder: Path, counts: Mapping[str, int]) -> None:
+        written.append(folder)
+        print(f"wrote {folder}: {_counts(counts)}", flush=True)
+
+    source = _source(arguments)
+    for part, table in source.files.items():
+        print(f"{part.replace('_', '-')}: {table.path}", flush=True)
+    prepare_samples(
+        source, arguments.encoder, arguments.to, _draw(arguments, source), tell
+    )
+    for table in source.files.values():
+        for reason, count in table.left_out.items():
+            print(f"left out: {count} rows {reason} of {table.path}")
+    _print_flags(written[0])
+    return 0
+
+
+def _prepare_text(arguments: argparse.Namespace) -> None:
     splits = {
         split: read_split(arguments.text, split)
         for split in SPLITS
         if split == "train" or (arguments.text / f"{split}.input0").exists()
     }
     counts = binarise(splits, arguments.encoder, arguments.to)
-    print(f"wrote {arguments.to}: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
-    names = enumerate(read_labels(arguments.to))
+    print(f"wrote {arguments.to}: {_counts(counts)}")
+    _print_flags(arguments.to)
+
+
+def _source(arguments: argparse.Namespace) -> Source:
+    if arguments.task is not None:
+        return Source.of_task(find_task(arguments.task), arguments.folder)
+    table = own_table(arguments.table, arguments.columns)
+    held_out = arguments.held_out
+    if held_out is not None:
+        held_out = own_table(held_out, arguments.columns)
+    return Source(arguments.table.name, table, held_out)
+
+
+def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
+    for flag in ("samples", "size_valid", "size_test"):
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            raise InputError(
+                f"--{flag.replace('_', '-')} is {value}: it must be at least 1"
+            )
+    if arguments.seed < 0:
+        raise InputError(f"--seed is {arguments.seed}: it must be at least 0")
+    usual = source.task is not None and source.task.balanced
+    return Draw(
+        few_shot=tuple(dict.fromkeys(arguments.few_shot or ())),
+        full=arguments.full or not arguments.few_shot,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        size_valid=arguments.size_valid,
+        size_test=arguments.size_test,
+        balanced=bool(arguments.balanced) or usual,
+        partial=arguments.partial,
+    )
+
+
+def _refuse_strangers(arguments: argparse.Namespace) -> None:
+    """Refuse options of one kind of source beside another, and missing ones."""
+    kind = next(k for k in ("text", "task", "table") if getattr(arguments, k))
+    wanted = {"task": "folder", "table": "columns"}
+    for other, name in [*wanted.items(), ("table", "held_out")]:
+        flag = "--from" if name == "folder" else f"--{name.replace('_', '-')}"
+        if kind != other and getattr(arguments, name) is not None:
+            raise InputError(f"{flag} goes with --{other}, not with --{kind}")
+        if kind == other and name != "held_out" and getattr(arguments, name) is None:
+            raise InputError(f"--{kind} needs {flag}: see 'fairseq-scl prepare --help'")
+    changed = [n for n, usual in DRAWING.items() if getattr(arguments, n) != usual]
+    if kind == "text" and changed:
+        raise InputError(
+            f"--{changed[0].replace('_', '-')} goes with --task or --table, not with "
+            "--text, whose splits are as they are"
+        )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[s]} {s}" for s in SPLITS if s in counts)
+
+
+def _print_flags(folder: Path) -> None:
+    names = enumerate(read_labels(folder))
     print("classes: " + ", ".join(f"{number} = {name}" for number, name in names))
-    print("flags for fairseq-train: " + shlex.join(fairseq_flags(arguments.to)))
-    return 0
+    print("flags for fairseq-train: " + shlex.join(fairseq_flags(folder)))

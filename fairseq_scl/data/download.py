@@ -1,0 +1,181 @@
+"""Fetching the official files of the tasks: checked, resumed, never half there."""
+
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pooch
+import requests
+from tqdm import tqdm
+
+from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.data.tasks import Download, Task
+from fairseq_scl.errors import InputError
+
+RETRIES = 3
+TIMEOUT_SECONDS = 30
+BYTES_AT_ONCE = 1 << 16
+ARCHIVES = "archives"
+
+
+def download_task(task: Task, folder: str | Path, progress: bool = False) -> Path:
+    """Fetch the official files of a task and unpack those that the paper uses.
+
+    Archives are kept in ``archives/``, so that a second call fetches nothing.
+
+    Args:
+        task: from the table of tasks.
+        folder: gets a folder of the task, as the official archive makes it.
+        progress: whether to show a progress bar on standard error.
+
+    Returns:
+        the folder of the task.
+
+    Raises:
+        InputError: the download failed, what came is not the official file, or the disk
+            is full; files that were there stay as they are.
+    """
+    target = Path(folder, task.folder)
+    for wanted in task.downloads:
+        is_archive = wanted.name.endswith((".zip", ".tgz"))
+        place = Path(folder, ARCHIVES) if is_archive else target
+        file = fetch_file(wanted, place, progress)
+        if is_archive:
+            for name in task.files.values():
+                if not (target / name).is_file():
+                    _unpack(file, f"{task.folder}/{name}", target / name)
+    return target
+
+
+def fetch_file(wanted: Download, folder: str | Path, progress: bool = False) -> Path:
+    """Fetch one file, or do nothing if it is there and is the right one.
+
+    A connection that breaks is taken up again where it broke, by this call or, from
+    the ``.part`` file that it leaves, by a later one.
+
+    Args:
+        wanted: where the file is, its size and checksum.
+        folder: where it goes; made if missing.
+        progress: whether to show a progress bar on standard error.
+
+    Returns:
+        the path of the file.
+
+    Raises:
+        InputError: as :func:`download_task`.
+    """
+    path = Path(folder, wanted.name)
+    fetcher = pooch.create(
+        path=path.parent,
+        base_url="",
+        registry={wanted.name: f"sha256:{wanted.sha256}"},
+        urls={wanted.name: wanted.url},
+        retry_if_failed=RETRIES,
+    )
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fetcher.fetch(wanted.name, downloader=_Resuming(wanted, path, progress))
+    except requests.exceptions.RequestException as error:
+        raise InputError(
+            f"cannot download {wanted.url}: {_short(error)}; what came so far is kept "
+            "and the same command goes on from there"
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{wanted.url} is not the file with sha256 {wanted.sha256} that is "
+            f"expected, so it is not used{' and the old one stays' * path.exists()}"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+class _BrokenOff(requests.exceptions.ConnectionError):
+    """Fewer bytes came than the file has."""
+
+
+class _Resuming:
+    """How pooch fetches a file: into ``.part``, from where an earlier try ended."""
+
+    def __init__(self, wanted: Download, path: Path, progress: bool) -> None:
+        self._wanted, self._progress = wanted, progress
+        self._part = path.with_name(f"{path.name}.part")
+
+    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
+        part, size = self._part, self._wanted.bytes
+        have = part.stat().st_size if part.exists() else 0
+        if have >= size:
+            part.unlink()
+            have = 0
+        # As it is stored: a length must mean bytes of the file.
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        with requests.get(
+            url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS
+        ) as answer:
+            answer.raise_for_status()
+            # A server that knows no ranges sends everything from the start.
+            start = answer.headers.get("Content-Range", "")
+            resumes = answer.status_code == 206 and start.startswith(f"bytes {have}-")
+            have = have if resumes else 0
+            with part.open("ab" if resumes else "wb") as file, self._bar(have) as bar:
+                for block in answer.iter_content(BYTES_AT_ONCE):
+                    file.write(block)
+                    bar.update(len(block))
+                    have += len(block)
+                    if have > size:
+                        break
+        if have < size:
+            raise _BrokenOff(f"{have} of {size} bytes")
+        shutil.move(part, output_file)  # pooch checks it and gives it its name
+
+    def _bar(self, have: int) -> "tqdm[Any]":
+        return tqdm(
+            total=self._wanted.bytes,
+            initial=have,
+            desc=self._wanted.name,
+            unit="B",
+            unit_scale=True,
+            disable=not self._progress,
+        )
+
+
+def _unpack(archive: Path, member: str, target: Path) -> None:
+    try:
+        with _opened(archive, member) as source, write_then_rename(target, "wb") as to:
+            shutil.copyfileobj(source, to)
+    except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error):
+        raise InputError(f"{archive} does not hold {member}") from None
+
+
+@contextmanager
+def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as opened, opened.open(member) as file:
+            yield file
+        return
+    with tarfile.open(archive) as tar:
+        source = tar.extractfile(member)
+        if source is None:
+            raise KeyError(member)
+        with source:
+            yield source
+
+
+def _short(error: Exception) -> str:
+    """Say what went wrong without the nest of objects that requests prints."""
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return f"the server answers {answer.status_code}"
+    if isinstance(error, requests.exceptions.Timeout):
+        return f"no answer within {TIMEOUT_SECONDS} seconds"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError | _BrokenOff):
+        return "the connection broke off"
+    return "no connection"

@@ -1,0 +1,298 @@
+"""The paper's splits and few-shot samples, from files of any length.
+
+A file is read row by row: once to count its classes, once for what was drawn. Only
+few-shot samples are ever in memory.
+"""
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.files import sha256
+from fairseq_scl.data.readers import Row, TableFile, check_size, task_table
+from fairseq_scl.data.splits import stratified_ranks
+from fairseq_scl.data.tasks import HELD_OUT, TRAIN, Task
+from fairseq_scl.data.texts import Example, class_names
+from fairseq_scl.errors import InputError
+
+FULL = "full"
+Ranks = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What to draw; the defaults are the paper's (section 4.1).
+
+    Attributes:
+        few_shot: sizes of the few-shot samples, in examples of all classes.
+        full: whether the whole training set is prepared.
+        samples: number of few-shot samples of each size.
+        seed: of the split and, with size and number, of each sample.
+        size_valid: examples for validation, or what the test set leaves if that is
+            less.
+        size_test: examples for the test; by default half of the original validation
+            set or, where there is none, as many as for validation.
+        balanced: whether few-shot samples have as many examples of each class;
+            otherwise they have the label distribution of the training set.
+        partial: whether official files may have fewer rows than they should.
+    """
+
+    few_shot: tuple[int, ...] = ()
+    full: bool = True
+    samples: int = 10
+    seed: int = 0
+    size_valid: int = 500
+    size_test: int | None = None
+    balanced: bool = False
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files that splits and samples are drawn from.
+
+    Attributes:
+        name: for the record.
+        train: the training set.
+        held_out: the original validation set; without one, validation and test are
+            drawn from ``train`` and taken out of it.
+        task: whose official files they are, if they are.
+    """
+
+    name: str
+    train: TableFile
+    held_out: TableFile | None = None
+    task: Task | None = None
+
+    @classmethod
+    def of_task(cls, task: Task, folder: str | Path) -> "Source":
+        """Find the official files of a task below a folder.
+
+        Raises:
+            InputError: a file is missing.
+        """
+        files = [task_table(task, folder, part) for part in (TRAIN, HELD_OUT)]
+        return cls(task.name, files[0], files[1], task)
+
+    @property
+    def files(self) -> dict[str, TableFile]:
+        """The files by their part."""
+        files = {TRAIN: self.train, HELD_OUT: self.held_out}
+        return {part: file for part, file in files.items() if file is not None}
+
+
+class Chosen:
+    """The rows of a table whose rank in their class was drawn, or was not."""
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        counts: Mapping[str, int],
+        drawn: Iterable[Ranks],
+        invert: bool = False,
+    ) -> None:
+        """Choose from ``rows``, which can be iterated anew and have these counts."""
+        self._rows = rows
+        self._masks = {}
+        for label, count in counts.items():
+            mask = np.full(count, invert)
+            for ranks in drawn:
+                mask[ranks[label]] = not invert
+            self._masks[label] = mask.tobytes()
+
+    def __iter__(self) -> Iterator[Row]:
+        """Yield line and example of the chosen rows, in the order of the table."""
+        seen: Counter[str] = Counter()
+        for row in self._rows:
+            label = row[1].label
+            if self._masks[label][seen[label]]:
+                yield row
+            seen[label] += 1
+
+
+class Split:
+    """The examples of one split; knows after each pass where they stood."""
+
+    def __init__(self, rows: Iterable[Row], file: Path) -> None:
+        """Take ``rows``, which can be iterated anew and come from ``file``."""
+        self._rows, self._file = rows, file
+        self._lines, self._sha256 = array("Q"), ""
+
+    def __iter__(self) -> Iterator[Example]:
+        """Yield the examples."""
+        lines, digest = array("Q"), hashlib.sha256()
+        for line, example in self._rows:
+            lines.append(line)
+            text = "\t".join((*example.sentences, example.label))
+            digest.update(f"{text}\n".encode())
+            yield example
+        self._lines, self._sha256 = lines, digest.hexdigest()
+
+    def describe(self) -> dict[str, object]:
+        """Tell file, lines and checksum of the examples that were last read."""
+        return {
+            "file": self._file.name,
+            "examples": len(self._lines),
+            "lines": line_ranges(self._lines),
+            "sha256": self._sha256,
+        }
+
+
+def prepare_samples(
+    source: Source,
+    encoder: str | Path,
+    target: str | Path,
+    draw: Draw,
+    on_written: Callable[[Path, Mapping[str, int]], None],
+) -> None:
+    """Draw the splits and samples of section 4.1 and write a data folder of each.
+
+    ``full/`` has the whole training set, ``n20-sample0/`` the first sample of 20. The
+    validation and test sets are drawn once and are the same files in all of them.
+    ``draw.json`` in each tells files, lines, seeds and checksums.
+
+    Args:
+        source: the files to draw from.
+        encoder: an encoder folder.
+        target: the folder of the data folders.
+        draw: what to draw.
+        on_written: called with each data folder and its number of examples.
+
+    Raises:
+        InputError: files that cannot be read or have not the rows that they should,
+            sizes that the data does not allow, a class without an example.
+    """
+    parts = {part: _read_counts(source, part, draw) for part in source.files}
+    labels = class_names(parts[TRAIN]["classes"])
+    held_out, pool, pool_counts = _held_out(source, parts, draw)
+    drawn = _few_shot(pool_counts, draw)
+    splits: dict[str, Iterable[Row]] = {FULL: pool} if draw.full else {}
+    splits.update(_collect(pool, drawn) if drawn else {})
+    linked: dict[str, Path] = {}
+    for name, rows in splits.items():
+        every = {"train": Split(rows, source.train.path), **held_out}
+        counts = binarise(
+            {s: examples for s, examples in every.items() if s not in linked},
+            encoder,
+            Path(target, name),
+            labels,
+            linked,
+            partial(_record, source.name, name, draw, parts, every),
+        )
+        linked = linked or dict.fromkeys(held_out, Path(target, name))
+        on_written(Path(target, name), counts)
+
+
+def _record(
+    source: str,
+    sample: str,
+    draw: Draw,
+    parts: Mapping[str, Any],
+    splits: Mapping[str, Split],
+) -> dict[str, object]:
+    """Tell where the examples of a data folder are from, whatever the encoder."""
+    return {
+        "schema": 1,
+        "source": source,
+        "sample": sample,
+        "seed": draw.seed,
+        "balanced": draw.balanced,
+        "files": parts,
+        "splits": {split: examples.describe() for split, examples in splits.items()},
+    }
+
+
+def line_ranges(lines: Iterable[int]) -> str:
+    """Write rising numbers as ranges: ``2-4,9`` for 2, 3, 4 and 9."""
+    ranges: list[list[int]] = []
+    for line in lines:
+        if ranges and line == ranges[-1][1] + 1:
+            ranges[-1][1] = line
+        else:
+            ranges.append([line, line])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def _read_counts(source: Source, part: str, draw: Draw) -> dict[str, Any]:
+    table = source.files[part]
+    classes = Counter(example.label for _, example in table)
+    rows = classes.total() + table.left_out.total()
+    if rows == 0:
+        raise InputError(f"{table.path} has no row")
+    if source.task is not None:
+        if not draw.partial:
+            check_size(source.task, part, table, rows)
+        for label in source.task.layout.labels.values():
+            if label not in classes:
+                raise InputError(f"{table.path} has no example of the class {label!r}")
+    return {
+        "file": table.path.name,
+        "sha256": sha256(table.path),
+        "rows": rows,
+        "left_out": dict(table.left_out),
+        "classes": dict(classes),
+    }
+
+
+def _held_out(
+    source: Source, parts: Mapping[str, Any], draw: Draw
+) -> tuple[dict[str, Split], Iterable[Row], Mapping[str, int]]:
+    """Draw test and validation; return them, and rows and classes of what is left."""
+    table = source.train if source.held_out is None else source.held_out
+    counts = parts[TRAIN if source.held_out is None else HELD_OUT]["classes"]
+    total, size_valid = sum(counts.values()), draw.size_valid
+    if source.held_out is None:
+        size_test = draw.size_test or size_valid
+    else:
+        size_test = draw.size_test or (total + 1) // 2
+        # "~ 500": of SST-2, the test set leaves 436.
+        size_valid = min(size_valid, max(total - size_test, 1))
+    test, valid = stratified_ranks(counts, [size_test, size_valid], draw.seed)
+    held_out = {
+        "valid": Split(Chosen(table, counts, [valid]), table.path),
+        "test": Split(Chosen(table, counts, [test]), table.path),
+    }
+    if source.held_out is not None:
+        return held_out, source.train, parts[TRAIN]["classes"]
+    left = {n: counts[n] - len(test[n]) - len(valid[n]) for n in counts}
+    if not all(left.values()):
+        raise InputError(
+            f"{table.path} has {total} rows: {size_test} for test and {size_valid} for "
+            "validation leave none of a class to train with"
+        )
+    return held_out, Chosen(table, counts, [test, valid], invert=True), left
+
+
+def _few_shot(counts: Mapping[str, int], draw: Draw) -> dict[str, Ranks]:
+    return {
+        f"n{size}-sample{number}": stratified_ranks(
+            counts, [size], [draw.seed, size, number], draw.balanced
+        )[0]
+        for size in draw.few_shot
+        for number in range(draw.samples)
+    }
+
+
+def _collect(rows: Iterable[Row], samples: Mapping[str, Ranks]) -> dict[str, list[Row]]:
+    """Read all samples in one pass."""
+    wanted: dict[tuple[str, int], list[str]] = {}
+    for name, ranks in samples.items():
+        for label, drawn in ranks.items():
+            for rank in drawn:
+                wanted.setdefault((label, int(rank)), []).append(name)
+    collected: dict[str, list[Row]] = {name: [] for name in samples}
+    seen: Counter[str] = Counter()
+    for row in rows:
+        label = row[1].label
+        for name in wanted.get((label, seen[label]), ()):
+            collected[name].append(row)
+        seen[label] += 1
+    return collected

@@ -1,0 +1,272 @@
+"""The tasks of the paper as data: columns, labels, files, sizes and where they are.
+
+Sources: Table 1 of Gunel et al. (2021) for the GLUE tasks, Zhang et al. (2015) for
+Amazon-2 and Yelp-2.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fairseq_scl.errors import InputError
+
+GLUE = "https://dl.fbaipublicfiles.com/glue/data/"
+SENTEVAL = "https://dl.fbaipublicfiles.com/senteval/senteval_data/"
+REVIEWS = "https://s3.amazonaws.com/fast-ai-nlp/"
+TRAIN = "train"
+HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of a file are cut into sentences and a label.
+
+    Attributes:
+        format: ``tsv`` (tabs, a quote is a character like any other), ``csv`` (commas,
+            quoted fields with doubled quotes) or ``jsonl`` (an object a line).
+        sentences: the columns of each sentence; several are joined by a blank.
+        label: the column of the label.
+        header: whether the first line names the columns; otherwise they are numbered
+            from 1 and ``width`` says how many there are.
+        width: see ``header``.
+        labels: the label of each value of the column; empty: the values themselves.
+        no_label: a value that marks rows without a label, which are left out.
+        escaped: whether backslash and n stand for a line break.
+        leave_out_empty: whether rows with an empty sentence are left out; otherwise
+            they are refused.
+    """
+
+    format: str
+    sentences: tuple[tuple[str, ...], ...]
+    label: str
+    header: bool = True
+    width: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    no_label: str | None = None
+    escaped: bool = False
+    leave_out_empty: bool = False
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file to fetch: where it is, and what must come."""
+
+    url: str
+    bytes: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.url.rsplit("/", 1)[1]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the paper.
+
+    Attributes:
+        name: as the paper spells it.
+        layout: of its files.
+        folder: the folder that the official archive makes.
+        files: the file of the training set (``train``) and that of the original
+            validation set (``held_out``), from which validation and test are drawn.
+        rows: how many rows the official files have, without a header.
+        table1: the training set's size as Table 1 prints it.
+        downloads: the official files.
+        balanced: whether few-shot samples have as many examples of each class;
+            otherwise they have the label distribution of the training set.
+    """
+
+    name: str
+    layout: Layout
+    folder: str
+    files: Mapping[str, str]
+    rows: Mapping[str, int]
+    table1: str
+    downloads: tuple[Download, ...]
+    balanced: bool = False
+
+
+def _glue(
+    name: str,
+    layout: Layout,
+    rows: tuple[int, int],
+    table1: str,
+    *downloads: Download,
+    dev: str = "dev.tsv",
+) -> Task:
+    files = {TRAIN: "train.tsv", HELD_OUT: dev}
+    sizes = dict(zip((TRAIN, HELD_OUT), rows, strict=True))
+    return Task(name, layout, name, files, sizes, table1, downloads)
+
+
+def _reviews(
+    name: str,
+    sentences: tuple[str, ...],
+    width: int,
+    rows: tuple[int, int],
+    table1: str,
+    download: Download,
+) -> Task:
+    layout = Layout(
+        "csv",
+        (sentences,),
+        label="1",
+        header=False,
+        width=width,
+        labels={"1": "negative", "2": "positive"},
+        escaped=True,
+        leave_out_empty=True,
+    )
+    folder = download.name.removesuffix(".tgz")
+    files = {TRAIN: "train.csv", HELD_OUT: "test.csv"}
+    sizes = dict(zip((TRAIN, HELD_OUT), rows, strict=True))
+    return Task(name, layout, folder, files, sizes, table1, (download,), balanced=True)
+
+
+ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
+# The official file of MRPC holds both sets; the ids of the second are in a file.
+MRPC_BOTH = "msr_paraphrase_train.txt"
+MRPC_IDS = "mrpc_dev_ids.tsv"
+MRPC_ID_COLUMNS = ("#1 ID", "#2 ID")
+
+TASKS = {
+    task.name: task
+    for task in (
+        _glue(
+            "SST-2",
+            Layout(
+                "tsv",
+                (("sentence",),),
+                "label",
+                labels={"0": "negative", "1": "positive"},
+            ),
+            (67_349, 872),
+            "67k",
+            Download(
+                GLUE + "SST-2.zip",
+                7_439_277,
+                "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa",
+            ),
+        ),
+        _glue(
+            "CoLA",
+            Layout(
+                "tsv",
+                (("4",),),
+                "2",
+                header=False,
+                width=4,
+                labels={"0": "unacceptable", "1": "acceptable"},
+            ),
+            (8_551, 1_043),
+            "8.5k",
+            Download(
+                GLUE + "CoLA.zip",
+                376_971,
+                "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff",
+            ),
+        ),
+        _glue(
+            "MRPC",
+            Layout(
+                "tsv",
+                (("#1 String",), ("#2 String",)),
+                "Quality",
+                labels={"0": "not_equivalent", "1": "equivalent"},
+            ),
+            (3_668, 408),
+            "3.7k",
+            Download(
+                SENTEVAL + MRPC_BOTH,
+                1_047_044,
+                "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
+            ),
+            Download(
+                SENTEVAL + "msr_paraphrase_test.txt",
+                441_275,
+                "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
+            ),
+            Download(
+                GLUE + MRPC_IDS,
+                6_222,
+                "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7",
+            ),
+        ),
+        _glue(
+            "RTE",
+            Layout("tsv", (("sentence1",), ("sentence2",)), "label", labels=ENTAILMENT),
+            (2_490, 277),
+            "2.5k",
+            Download(
+                GLUE + "RTE.zip",
+                697_150,
+                "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee",
+            ),
+        ),
+        _glue(
+            "QNLI",
+            Layout("tsv", (("question",), ("sentence",)), "label", labels=ENTAILMENT),
+            (104_743, 5_463),
+            "105k",
+            Download(
+                GLUE + "QNLIv2.zip",
+                10_627_589,
+                "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5",
+            ),
+        ),
+        _glue(
+            "MNLI",
+            Layout(
+                "tsv",
+                (("sentence1",), ("sentence2",)),
+                "gold_label",
+                labels={n: n for n in ("entailment", "neutral", "contradiction")},
+                no_label="-",
+            ),
+            (392_702, 9_815),
+            "393k",
+            Download(
+                GLUE + "MNLI.zip",
+                312_783_507,
+                "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633",
+            ),
+            dev="dev_matched.tsv",
+        ),
+        _reviews(
+            "Amazon-2",
+            ("2", "3"),
+            3,
+            (3_600_000, 400_000),
+            "",
+            Download(
+                REVIEWS + "amazon_review_polarity_csv.tgz",
+                688_339_454,
+                "d2a3ee7a214497a5d1b8eaed7c8d7ba2737de00ada3b0ec46243983efa100361",
+            ),
+        ),
+        _reviews(
+            "Yelp-2",
+            ("2",),
+            2,
+            (560_000, 38_000),
+            "",
+            Download(
+                REVIEWS + "yelp_review_polarity_csv.tgz",
+                166_373_201,
+                "528f22e286cad085948acbc3bea7e58188416546b0e364d0ae4ca0ce666abe35",
+            ),
+        ),
+    )
+}
+
+
+def find_task(name: str) -> Task:
+    """Return a task by its name.
+
+    Raises:
+        InputError: no task is called so; the message lists those that there are.
+    """
+    if name not in TASKS:
+        raise InputError(f"there is no task {name!r}: choose of {', '.join(TASKS)}")
+    return TASKS[name]

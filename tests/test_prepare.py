@@ -1,0 +1,108 @@
+"""``fairseq-scl prepare`` and ``download`` as commands."""
+
+import pytest
+from toy_encoder import toy_encoder
+from toy_tasks import write, write_sst2, write_yelp
+
+from fairseq_scl.cli import main
+
+
+@pytest.fixture
+def run(capfd):
+    """Run ``prepare`` on the toy encoder; return status, output and error line."""
+
+    def call(*argv):
+        words = ["prepare", "--encoder", toy_encoder(), *argv]
+        status = main([str(word) for word in words])
+        printed = capfd.readouterr()
+        errors = [s for s in printed.err.splitlines() if s.startswith("fairseq-scl")]
+        return status, printed.out, errors[-1] if errors else ""
+
+    return call
+
+
+def test_a_task_becomes_data_folders(run, tmp_path):
+    write_sst2(tmp_path / "glue")
+    status, out, _ = run(
+        *["--task", "SST-2", "--from", tmp_path / "glue", "--to", tmp_path / "out"],
+        *["--few-shot", 6, "--samples", 2, "--full", "--partial", "--size-valid", 10],
+    )
+    assert status == 0
+    for name, size in (("full", 60), ("n6-sample0", 6), ("n6-sample1", 6)):
+        folder = tmp_path / "out" / name
+        assert f"wrote {folder}: {size} train, 10 valid, 21 test\n" in out
+        for part in ("input0", "label"):
+            for split in ("train", "valid", "test"):
+                assert (folder / part / f"{split}.bin").is_file()
+    assert "classes: 0 = negative, 1 = positive\n" in out
+
+
+def test_reviews_are_balanced_without_being_asked(run, tmp_path):
+    write_yelp(tmp_path)
+    argv = ["--task", "Yelp-2", "--from", tmp_path, "--to", tmp_path / "out"]
+    argv += ["--partial", "--size-valid", 4, "--samples", 1]
+    assert run(*argv, "--few-shot", 4)[0] == 0
+    status, _, error = run(*argv, "--few-shot", 5)
+    assert status == 2
+    assert "5 does not divide over 2 classes" in error
+
+
+def test_rows_left_out_are_told(run, tmp_path):
+    folder = write_yelp(tmp_path) / "yelp_review_polarity_csv"
+    with (folder / "train.csv").open("a") as file:
+        file.write('"1",""\n')
+    argv = ["--task", "Yelp-2", "--from", tmp_path, "--to", tmp_path / "out"]
+    _, out, _ = run(*argv, "--partial")
+    assert f"left out: 1 rows without a text of {folder / 'train.csv'}\n" in out
+
+
+def test_an_own_table_with_a_held_out_file(run, tmp_path):
+    rows = [f'"text, {i}",{"ab"[i % 2]}' for i in range(20)]
+    table = write(tmp_path / "train.csv", "s,l", *rows)
+    held_out = write(tmp_path / "dev.csv", "s,l", *rows)
+    status, out, _ = run(
+        *["--table", table, "--columns", "s", "l", "--held-out", held_out],
+        *["--to", tmp_path / "out"],
+    )
+    assert status == 0
+    assert f"wrote {tmp_path / 'out' / 'full'}: 20 train, 10 valid, 10 test\n" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--task", "SST-2"], "--task needs --from"),
+        (["--table", "t.csv"], "--table needs --columns"),
+        (["--text", "t", "--from", "f"], "--from goes with --task, not with --text"),
+        (
+            ["--task", "SST-2", "--from", "f", "--columns", "a", "b"],
+            "--columns goes with --table, not with --task",
+        ),
+        (["--text", "t", "--few-shot", "20"], "--few-shot goes with --task or --table"),
+        (["--text", "t", "--seed", "1"], "--seed goes with --task or --table"),
+        (["--task", "IMDB", "--from", "f"], "there is no task 'IMDB': choose of SST-2"),
+        (["--task", "RTE", "--from", "f"], "there is no train.tsv of RTE in f/RTE or"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(run, tmp_path, argv, message):
+    status, _, error = run(*argv, "--to", tmp_path / "out")
+    assert status == 2
+    assert error.startswith(f"fairseq-scl: error: {message}")
+
+
+@pytest.mark.parametrize("flag", ["--samples", "--size-valid", "--size-test"])
+def test_numbers_below_one_are_refused(run, tmp_path, flag):
+    write_sst2(tmp_path)
+    argv = ["--task", "SST-2", "--from", tmp_path, "--to", tmp_path / "out"]
+    status, _, error = run(*argv, flag, 0)
+    assert (status, error) == (
+        2,
+        f"fairseq-scl: error: {flag} is 0: it must be at least 1",
+    )
+
+
+def test_download_refuses_an_unknown_task_before_it_fetches(capfd, tmp_path):
+    to = str(tmp_path / "glue")
+    assert main(["download", "--task", "SST-2", "SST", "--to", to]) == 2
+    assert "there is no task 'SST': choose of SST-2" in capfd.readouterr().err
+    assert not (tmp_path / "glue").exists()
