@@ -5,7 +5,18 @@ import socket
 
 import pytest
 import torch
-from toy import command_line, make_data, own_weights, run_command, start_fast
+from fairseq.distributed import ModuleProxyWrapper
+from fairseq.trainer import Trainer
+from torch.nn.parallel import DistributedDataParallel
+from toy import (
+    command_line,
+    make_data,
+    own_weights,
+    run_command,
+    start_fast,
+    toy_model,
+    train_fast,
+)
 
 from fairseq_scl.compat import load_checkpoint
 
@@ -25,12 +36,19 @@ def free_port():
         return server.getsockname()[1]
 
 
+def train_and_save(arguments):
+    """Run fairseq-train in a process that saves whatever its rank."""
+    Trainer.should_save_checkpoint_on_current_rank = property(lambda _: True)
+    run_command("fairseq_cli.train", arguments)
+
+
 def train_together(data, folder, workers, *flags):
     """Train with as many processes; return the checkpoint of each, by rank."""
     port = free_port()
     running = []
     for rank in range(workers):
         save_dir = folder / f"rank{rank}"
+        save_dir.mkdir(parents=True)  # fairseq makes only that of the first process
         distributed = [
             *["--distributed-init-method", f"tcp://127.0.0.1:{port}"],
             *["--distributed-world-size", str(workers), "--distributed-no-spawn"],
@@ -44,11 +62,7 @@ def train_together(data, folder, workers, *flags):
             *["reshuffled", *(distributed if workers > 1 else []), *flags],
         ]
         running.append(
-            start_fast(
-                run_command,
-                "fairseq_cli.train",
-                command_line(list(map(str, arguments))),
-            )
+            start_fast(train_and_save, command_line(list(map(str, arguments))))
         )
     return [process.wait() for process in running]
 
@@ -64,12 +78,14 @@ def test_two_processes_train_to_the_end(together):
     folder, done = together
     for process in done:
         assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    # Only the first one saves.
-    state = load_checkpoint(folder / "rank0" / "checkpoint_last.pt")
-    assert state["optimizer_history"][-1]["num_updates"] == UPDATES
-    assert not list((folder / "rank1").glob("*.pt"))
-    for name, weight in own_weights(state["model"]).items():
+    first, second = (
+        load_checkpoint(folder / f"rank{rank}" / "checkpoint_last.pt")
+        for rank in range(2)
+    )
+    assert first["optimizer_history"][-1]["num_updates"] == UPDATES
+    for name, weight in own_weights(first["model"]).items():
         assert torch.isfinite(weight).all(), name
+        assert torch.equal(second["model"][name], weight), name
 
 
 def test_counts_are_added_over_the_processes_and_written_once(together):
@@ -80,22 +96,6 @@ def test_counts_are_added_over_the_processes_and_written_once(together):
     assert all(row["n_total"] == 10 for row in rows)
     assert rows[-1]["update"] == UPDATES
     assert (folder / "metrics1.jsonl").read_text() == ""
-
-
-def test_the_processes_log_the_same_losses(together):
-    """Gradients and statistics are shared, so both print the same epochs."""
-    _, done = together
-    epochs = []
-    for process in done:
-        found = [
-            json.loads(line.split(" | ")[-1])
-            for line in (process.stdout + process.stderr).splitlines()
-            if "| train | {" in line
-        ]
-        epochs.append([(e["epoch"], e["train_loss"], e["train_gnorm"]) for e in found])
-    assert epochs[0]
-    # fairseq lets only the first process print; the second stays silent.
-    assert epochs[1] in ([], epochs[0])
 
 
 def test_cross_entropy_of_two_workers_is_that_of_one_with_twice_the_batch(
@@ -118,3 +118,65 @@ def test_cross_entropy_of_two_workers_is_that_of_one_with_twice_the_batch(
     )
     for name, weight in first.items():
         torch.testing.assert_close(second[name], weight, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_two_workers_are_one_with_twice_the_update_frequency(data, together, tmp_path):
+    """Both add up the terms of two batches of four: SCL does not reach across them."""
+    flags = ["--update-freq", "2", "--max-update", UPDATES, "--max-epoch", "99"]
+    done = train_fast(
+        [
+            *[data, "--save-dir", tmp_path, *flags, "--batching", "reshuffled"],
+            *["--dropout", "0", "--attention-dropout", "0"],
+        ]
+    )
+    assert done.returncode == 0, done.stderr
+    alone = load_checkpoint(tmp_path / "checkpoint_last.pt")["model"]
+    folder, _ = together
+    shared = load_checkpoint(folder / "rank0" / "checkpoint_last.pt")["model"]
+    for name, weight in own_weights(alone).items():
+        torch.testing.assert_close(shared[name], weight, atol=2e-4, rtol=1e-3, msg=name)
+
+
+NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0"]
+
+
+def gradients_by(data, rank, wrap=lambda model: model):
+    """Compute the criterion's gradients on every second of the first eight examples."""
+    toy = toy_model([data, *NO_DROPOUT, "--scl-features", "pooled"])
+    toy.task.load_dataset("train")
+    examples = toy.task.dataset("train")
+    batch = examples.collater([examples[i] for i in range(rank, 8, 2)])
+    model = wrap(toy.model.train())
+    toy.criterion(model, batch)[0].backward()
+    return {n: p.grad for n, p in toy.model.named_parameters() if p.grad is not None}
+
+
+def gradients_under_ddp(data, rank, folder):
+    """Do so as one of two workers under PyTorch's own DistributedDataParallel."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    found = gradients_by(
+        data,
+        rank,
+        lambda model: ModuleProxyWrapper(
+            DistributedDataParallel(model, find_unused_parameters=True)
+        ),
+    )
+    torch.save(found, f"{folder}/gradients{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_gradients_of_the_features_are_averaged_under_ddp(data, tmp_path):
+    running = [
+        start_fast(gradients_under_ddp, data, rank, str(tmp_path)) for rank in range(2)
+    ]
+    for process in [worker.wait() for worker in running]:
+        assert process.returncode == 0, process.stderr
+    first, second = (torch.load(tmp_path / f"gradients{rank}.pt") for rank in range(2))
+    alone = [gradients_by(data, rank) for rank in range(2)]
+    assert any(gradient.abs().max() > 1e-3 for gradient in first.values())
+    for name, gradient in alone[0].items():
+        average = (gradient + alone[1][name]) / 2
+        torch.testing.assert_close(first[name], average, msg=name)
+        assert torch.equal(first[name], second[name]), name

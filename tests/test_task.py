@@ -169,6 +169,13 @@ def test_balanced_pairs_examples_of_a_class_at_random():
     assert len(partners) == 28  # all pairs of the eight examples of class 0
 
 
+def test_balanced_epochs_begin_with_either_class():
+    """Also where the file is sorted by label: where a class begins is drawn, too."""
+    labels = np.array([0] * 8 + [1] * 8)
+    first = [labels[epoch_order(labels, True, 1, e)[0]] for e in range(1, 101)]
+    assert 30 < sum(first) < 70
+
+
 # Labels
 
 
