@@ -1,9 +1,10 @@
 """Running fairseq on today's Python and PyTorch.
 
-Three things live here: which versions fit together, loading fairseq checkpoints
-without running the code that a pickle can carry, and ending ``fairseq-train`` with one
-sentence when the input is at fault. Nothing here imports fairseq at import time, so
-that ``fairseq-scl doctor`` works where fairseq does not.
+Here live: which versions fit together; loading fairseq checkpoints without running the
+code that a pickle can carry; ending ``fairseq-train`` with one sentence when the input
+is at fault; and what is mended in fairseq itself (``patch_fairseq``). Nothing here
+imports fairseq at import time, so that ``fairseq-scl doctor`` works where fairseq does
+not.
 """
 
 import argparse
@@ -24,9 +25,10 @@ import torch
 
 from fairseq_scl.errors import InputError
 
-FAIRSEQ_FOR_311 = "fairseq-fixed==0.12.3.1"
-FAIRSEQ_BEFORE_311 = "fairseq==0.12.2"
-
+# The build of the fork needs the PyTorch that is installed, in isolation it fetches a
+# second one; that of 0.12.2 fails where it sees PyTorch, as its archive lacks sources.
+INSTALL_FROM_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
+INSTALL_BEFORE_311 = "pip install 'pip<24.1', then pip install fairseq==0.12.2"
 
 # fairseq 0.12.2 keeps second copies of a layer's weights for a fast path of inference.
 # They are made anew on loading; other versions of fairseq do not know them.
@@ -56,8 +58,7 @@ def problems(
     """
     found = []
     stock, fixed = version_of("fairseq"), version_of("fairseq-fixed")
-    remedy = FAIRSEQ_FOR_311 if python >= (3, 11) else FAIRSEQ_BEFORE_311
-    install = f"pip install --no-build-isolation {remedy}"
+    install = INSTALL_FROM_311 if python >= (3, 11) else INSTALL_BEFORE_311
     if not (3, 10) <= python < (3, 13):
         found.append(
             f"Python {python[0]}.{python[1]} does not run fairseq: use Python 3.10, "

@@ -317,7 +317,7 @@ def test_other_errors_pass_through_fairseq_commands(monkeypatch):
 # Versions
 
 STOCK, FIXED = "fairseq 0.12.2", "fairseq-fixed 0.12.3.1"
-FOR_310 = "pip install --no-build-isolation fairseq==0.12.2"
+FOR_310 = "pip install 'pip<24.1', then pip install fairseq==0.12.2"
 FOR_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
 
 

@@ -103,30 +103,7 @@ def export_classifier(
             f"{checkpoint} has {classes} classes, {Path(data, LABEL_MAP)} has "
             f"{len(labels)}: give the data folder that it was trained on"
         )
-    model = plain_values(state["cfg"]["model"])
-    if model.get("_name", model.get("arch")) == "roberta_bert":
-        weights = fold_layer_norm_eps(weights, float(model["layer_norm_eps"]))
-    model = {name: model[name] for name in MODEL_SETTINGS if name in model}
-    model |= {"_name": "roberta", "arch": "roberta"}
-    task = plain_values(state["cfg"]["task"])
-    task = {k: v for k, v in task.items() if k not in ("batching", "metrics_file")}
-    task |= {"_name": "sentence_prediction", "data": "."}
-    plain: dict[str, Any] = {
-        "args": None,
-        # No BPE: fairseq would fetch GPT-2's, which may be another one.
-        "cfg": {
-            "model": model,
-            "task": task,
-            "criterion": None,
-            "bpe": {"_name": None},
-        },
-        "model": weights,
-        "optimizer_history": [
-            {"optimizer_name": None, "lr_scheduler_state": {}, "num_updates": 0}
-        ],
-        "last_optimizer_state": None,
-        "extra_state": {},
-    }
+    plain = _stock_checkpoint(state, weights)
     with folder_then_rename(target, SETTINGS) as folder:
         with write_then_rename(folder / "model.pt", "wb") as file:
             torch.save(plain, file)
@@ -142,9 +119,39 @@ def export_classifier(
                 "schema": 1,
                 "pair": manifest["pair"],
                 "pair_separator": "--separator-token" in fairseq_flags(data),
-                "max_positions": int(task["max_positions"]),
+                "max_positions": int(plain["cfg"]["task"]["max_positions"]),
             },
         )
+
+
+def _stock_checkpoint(
+    state: Mapping[str, Any], weights: "OrderedDict[str, Tensor]"
+) -> dict[str, Any]:
+    """Return what fairseq alone can load: stock model and task, plain values."""
+    model = plain_values(state["cfg"]["model"])
+    if model.get("_name", model.get("arch")) == "roberta_bert":
+        weights = fold_layer_norm_eps(weights, float(model["layer_norm_eps"]))
+    model = {name: model[name] for name in MODEL_SETTINGS if name in model}
+    model |= {"_name": "roberta", "arch": "roberta"}
+    task = plain_values(state["cfg"]["task"])
+    task = {k: v for k, v in task.items() if k not in ("batching", "metrics_file")}
+    task |= {"_name": "sentence_prediction", "data": "."}
+    return {
+        "args": None,
+        # No BPE: fairseq would fetch GPT-2's, which may be another one.
+        "cfg": {
+            "model": model,
+            "task": task,
+            "criterion": None,
+            "bpe": {"_name": None},
+        },
+        "model": weights,
+        "optimizer_history": [
+            {"optimizer_name": None, "lr_scheduler_state": {}, "num_updates": 0}
+        ],
+        "last_optimizer_state": None,
+        "extra_state": {},
+    }
 
 
 def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
