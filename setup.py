@@ -61,6 +61,7 @@ setup(
         "matplotlib",
         "numpy",
         "pooch",
+        "PyYAML",
         "requests",
         "sacremoses",
         "safetensors",

@@ -37,6 +37,17 @@ class PairedDifference:
     count: int
 
 
+@dataclass(frozen=True)
+class Interval:
+    """Percentile bootstrap interval of a mean at ``level``; NaN where undefined."""
+
+    low: float
+    high: float
+    level: float
+    resamples: int
+    seed: int
+
+
 def best_validation(validations: Sequence[Validation]) -> Validation:
     """Return the point of a run that early stopping keeps: most correct answers.
 
@@ -59,6 +70,62 @@ def summary(values: Sequence[float]) -> Summary:
     """Return mean and sample standard deviation; the std of one value is NaN."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
     return Summary(float(np.mean(values)), std, len(values))
+
+
+def pool(groups: Sequence[Summary]) -> Summary:
+    """Return mean and sample std of all values of several groups, from their summaries.
+
+    It equals :func:`summary` of the values themselves. So comes out the "Average ±" of
+    Table 5, Gunel et al. (2021): four noise levels with three models each, n - 1 inside
+    a cell and n - 1 over all twelve. The std of a group of one is not looked at.
+
+    Raises:
+        ValueError: there is no group.
+    """
+    if not groups:
+        raise ValueError("no groups to pool")
+    count = sum(group.count for group in groups)
+    mean = math.fsum(group.count * group.mean for group in groups) / count
+    within = [(g.count - 1) * g.std**2 for g in groups if g.count > 1]
+    between = [g.count * (g.mean - mean) ** 2 for g in groups]
+    squares = math.fsum(within + between)
+    std = math.sqrt(squares / (count - 1)) if count > 1 else math.nan
+    return Summary(mean, std, count)
+
+
+def bootstrap_interval(
+    values: Sequence[float], level: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> Interval:
+    """Return the percentile bootstrap confidence interval of the mean.
+
+    Assumes no normal distribution, but is too narrow for few values: of normal values,
+    a 95% interval covers the mean in 75% of cases for n = 3 and in 90% for n = 10.
+
+    Args:
+        values: ``(n,)`` for example paired differences; their order does not matter.
+        level: of the confidence interval.
+        resamples: how many times n values are drawn.
+        seed: of the draws.
+
+    Returns:
+        the interval; NaN for fewer than two values.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not len(values):
+        raise ValueError("no values to draw from")
+    if len(values) < 2:
+        return Interval(math.nan, math.nan, level, resamples, seed)
+    found = stats.bootstrap(
+        (np.sort(values),),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(found.low), float(found.high), level, resamples, seed)
 
 
 def paired_difference(

@@ -1,0 +1,127 @@
+"""The paper's printed accuracies, to stand beside ours."""
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.protocol import Summary
+
+TABLES = Path(__file__).with_name("paper_tables.yaml")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A printed accuracy and where it stands.
+
+    Attributes:
+        where: what tells it apart, as ``{"task": "SST-2", "loss": "CE", "n": 20}``.
+        value: accuracy in percent, with the number of models that it is the mean of;
+            the std is NaN where none is printed.
+    """
+
+    where: dict[str, Any]
+    value: Summary
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of Gunel et al. (2021), first version.
+
+    Attributes:
+        name: as ``table4``.
+        caption: what was trained on, in a few words.
+        model: what was fine-tuned.
+        cells: row by row, without the averages.
+        averages: the column "Avg" of Table 2 and "Average" of Table 5, else empty.
+    """
+
+    name: str
+    caption: str
+    model: str
+    cells: tuple[Cell, ...]
+    averages: tuple[Cell, ...]
+
+    def find(self, **where: Any) -> Summary | None:
+        """Return a printed accuracy, ``None`` if the paper has none there.
+
+        Args:
+            where: every name that tells the cells of this table apart, and its value:
+                ``task`` and ``loss``, ``batch_size`` in Table 3, ``n`` in Tables 4 and
+                7, ``temperature`` (a number or ``"original"``) in Table 5.
+
+        Raises:
+            ValueError: other names than those.
+        """
+        return self._find(self.cells, where)
+
+    def average(self, **where: Any) -> Summary | None:
+        """Return a printed average over a row, ``None`` if the paper has none there.
+
+        Args:
+            where: as for :meth:`find`, without what the average is over: ``loss`` in
+                Table 2, ``task`` and ``loss`` in Table 5.
+
+        Raises:
+            ValueError: other names than those, or a table without averages.
+        """
+        return self._find(self.averages, where)
+
+    def _find(self, cells: tuple[Cell, ...], where: dict[str, Any]) -> Summary | None:
+        names = set(cells[0].where) if cells else set()
+        if not names or where.keys() != names:
+            raise ValueError(
+                f"{self.name} tells cells apart by {', '.join(sorted(names)) or 'none'}"
+                f", not by {', '.join(sorted(where)) or 'nothing'}"
+            )
+        return next((cell.value for cell in cells if cell.where == where), None)
+
+
+def paper_table(name: str) -> PaperTable:
+    """Return one of the paper's tables of accuracies.
+
+    Raises:
+        InputError: the paper has no such table.
+    """
+    tables = paper_tables()
+    if name not in tables:
+        raise InputError(
+            f"the paper has no accuracies in {name!r}, only in {', '.join(tables)}"
+        )
+    return tables[name]
+
+
+@functools.cache
+def paper_tables() -> dict[str, PaperTable]:
+    """Return Tables 2, 3, 4, 5 and 7 by name."""
+    found = yaml.safe_load(TABLES.read_text(encoding="utf-8"))
+    return {name: _table(name, table) for name, table in found.items()}
+
+
+def _table(name: str, table: dict[str, Any]) -> PaperTable:
+    count = table["models_per_cell"]
+    cells, averages = [], []
+    for row in table["rows"]:
+        shared = {k: v for k, v in row.items() if k not in ("cells", "average")}
+        for column, printed in row["cells"].items():
+            where = {table["columns"]: column, **shared}
+            cells.append(Cell(where, _summary(printed, count)))
+        if "average" in row:
+            # Of Table 5's columns the first, without augmentation, is not averaged.
+            averaged = [column for column in row["cells"] if column != "original"]
+            value = _summary(row["average"], count * len(averaged))
+            averages.append(Cell(shared, value))
+    return PaperTable(
+        name, table["caption"], table["model"], tuple(cells), tuple(averages)
+    )
+
+
+def _summary(printed: float | list[float], count: int) -> Summary:
+    if isinstance(printed, list):
+        mean, std = printed
+        return Summary(mean, std, count)
+    return Summary(printed, math.nan, count)
