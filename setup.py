@@ -61,7 +61,7 @@ setup(
         "matplotlib",
         "numpy",
         "pooch",
-        "PyYAML",
+        "pyyaml",
         "requests",
         "sacremoses",
         "safetensors",

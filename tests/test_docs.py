@@ -143,7 +143,7 @@ def test_every_verb_is_documented():
 
 
 def test_no_page_has_something_left_to_fill_in():
+    # A name in capitals, unless a value is given to it: FAIRSEQ_SCL_DATA=FOLDER.
+    blank = re.compile(r"\b(?:TODO|FIXME|XXX|[A-Z]+_[A-Z_]{3,})\b(?!=)")
     for page in PAGES:
-        assert (
-            re.findall(r"\b(?:TODO|FIXME|XXX|[A-Z]+_[A-Z_]{3,})\b", text_of(page)) == []
-        )
+        assert blank.findall(text_of(page)) == [], page.name
