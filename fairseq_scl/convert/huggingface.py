@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fairseq_scl.compat import LAYER_COPY
+from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS, EncoderConfig, read_config
 from fairseq_scl.convert.encoder_weights import (
     ENCODER,
@@ -245,7 +246,7 @@ def _powers_of_scale(layers: int) -> dict[str, int]:
 def _checkpoint(
     weights: "OrderedDict[str, Tensor]", config: EncoderConfig
 ) -> dict[str, Any]:
-    """Return what fairseq saves, reduced to plain values and tensors."""
+    """Return the checkpoint of an encoder."""
     model: dict[str, Any] = {
         "_name": config.architecture,
         "encoder_layers": config.layers,
@@ -269,24 +270,4 @@ def _checkpoint(
         "tokens_per_sample": config.max_positions,
         "seed": 1,
     }
-    history = {
-        "criterion_name": "MaskedLmLoss",
-        "optimizer_name": "FairseqAdam",
-        "lr_scheduler_state": {},
-        "num_updates": 0,
-    }
-    iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
-    return {
-        "args": None,
-        # No BPE: the hub interface would fetch GPT-2's, which may be another one.
-        "cfg": {
-            "model": model,
-            "task": task,
-            "criterion": None,
-            "bpe": {"_name": None},
-        },
-        "model": weights,
-        "optimizer_history": [history],
-        "last_optimizer_state": None,
-        "extra_state": {"train_iterator": iterator},
-    }
+    return plain_checkpoint(model, task, weights)

@@ -20,6 +20,7 @@ from fairseq.data import Dictionary
 from torch import Tensor, nn
 
 from fairseq_scl.compat import LAYER_COPY, load_checkpoint
+from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.huggingface import fold_layer_norm_eps
 from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST, fairseq_flags, read_labels
 from fairseq_scl.data.files import (
@@ -136,22 +137,7 @@ def _stock_checkpoint(
     task = plain_values(state["cfg"]["task"])
     task = {k: v for k, v in task.items() if k not in ("batching", "metrics_file")}
     task |= {"_name": "sentence_prediction", "data": "."}
-    return {
-        "args": None,
-        # No BPE: fairseq would fetch GPT-2's, which may be another one.
-        "cfg": {
-            "model": model,
-            "task": task,
-            "criterion": None,
-            "bpe": {"_name": None},
-        },
-        "model": weights,
-        "optimizer_history": [
-            {"optimizer_name": None, "lr_scheduler_state": {}, "num_updates": 0}
-        ],
-        "last_optimizer_state": None,
-        "extra_state": {},
-    }
+    return plain_checkpoint(model, task, weights)
 
 
 def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:

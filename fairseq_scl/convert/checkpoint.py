@@ -1,0 +1,42 @@
+"""A fairseq checkpoint of plain values and tensors, which loads without a list."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def plain_checkpoint(
+    model: Mapping[str, Any], task: Mapping[str, Any], weights: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Return what fairseq saves, without optimizer state and meters.
+
+    ``torch.load(weights_only=True)`` reads it without an allow-list.
+
+    Args:
+        model: settings of the model, ``_name`` among them; plain values.
+        task: settings of the task, ``_name`` among them; plain values.
+        weights: the model's state dict.
+    """
+    history: dict[str, Any] = {
+        "criterion_name": None,
+        "optimizer_name": None,
+        "lr_scheduler_state": {},
+        "num_updates": 0,
+    }
+    iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
+    # No BPE: the hub interface would fetch GPT-2's, which may be another one.
+    bpe = {"_name": None}
+    return {
+        "args": None,
+        "cfg": {
+            "model": dict(model),
+            "task": dict(task),
+            "criterion": None,
+            "bpe": bpe,
+        },
+        "model": weights,
+        "optimizer_history": [history],
+        "last_optimizer_state": None,
+        "extra_state": {"train_iterator": iterator},
+    }
