@@ -5,7 +5,8 @@
 # Usage:  scripts/install.sh [PIP-OPTION...]     the options go to every `pip install`
 # Writes: VENV, and fairseq_scl.egg-info. A second run with nothing changed ends at
 #         once; one that was cut short, or whose folder was moved, starts afresh.
-# Cost:   3 to 5 minutes, 2 GB on disk with PyTorch for CPUs, 5 GB with CUDA.
+# Cost:   1 minute with a filled package cache, 3 without (two cores); 2 GB on disk with
+#         PyTorch for CPUs, 5 GB with CUDA.
 #
 # Settings: PYTHON  CPython 3.10, 3.11 or 3.12     (default: the first one found)
 #           VENV    where to install               (default: .venv, in the repository)
@@ -103,7 +104,7 @@ install_fairseq() (
 
 install_everything() {
   install "pip and what builds need (15 seconds)" "$@" pip setuptools wheel cython numpy
-  install "PyTorch (1 to 5 minutes; 0.2 GB without CUDA, 3 GB with it)" "$@" torch
+  install "PyTorch (0.2 GB without CUDA, 3 GB with it)" "$@" torch
   install_fairseq "$@"
   # setuptools warns that an editable installation reads this folder, which is the aim.
   PYTHONWARNINGS=ignore install "this package, tools for tests and lint (1 minute)" \

@@ -4,8 +4,8 @@
 #
 # Usage:  ENCODER=encoders/roberta.large scripts/prepare_glue.sh [OPTION...]
 #         the options go to every `fairseq-scl prepare`
-# Writes: GLUE (official files, where they are missing) and DATA_BIN, 0.7 GB in all.
-# Cost:   10 seconds for SST-2, a few minutes for all six on one core, 350 MB to fetch.
+# Writes: GLUE (official files, where they are missing) and DATA_BIN.
+# Cost:   333 MB to fetch; SST-2 takes 10 seconds on one core, the rest was not timed.
 #
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
 #           GLUE      folder of the official files    (default: data-bin/glue)

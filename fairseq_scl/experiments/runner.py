@@ -213,7 +213,7 @@ def _train(
 ) -> int | None:
     """Run the command, its output to the log; return the exit status."""
     # Threads that wait asleep cost nothing on a free machine; those that wait spinning,
-    # the default, take the processor from each other on a busy one (3 times slower).
+    # the default, take the processor from each other on a busy one (2 times slower).
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONUNBUFFERED": "1"}
     metrics = folder / METRICS
     with open(folder / LOG, "w", encoding="utf-8") as log:

@@ -68,7 +68,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         """Load a split and set the order of its examples.
 
         The training split has it from ``--batching``; others go by length, which
-        spares padding: half the time of a validation.
+        spares padding.
         """
         with exit_on_input_error():
             check_split(self.cfg.data, split)
