@@ -58,6 +58,7 @@ setup(
         # fork differs in that, and in the versions of hydra-core and omegaconf.
         'fairseq==0.12.2; python_version < "3.11"',
         'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
+        "filelock",
         "matplotlib",
         "numpy",
         "pooch",

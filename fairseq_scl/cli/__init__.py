@@ -19,6 +19,7 @@ VERBS = {
     "predict": "label sentences or sentence pairs with a model folder",
     "prepare": "make a data folder for fairseq-train from labelled text files",
     "quickstart": "compare CE with CE + SCL on real sentences, end to end",
+    "run": "train all runs of a table, or what is missing of them",
     "user-dir": "print the folder to give to fairseq-train --user-dir",
 }
 WITHOUT_FAIRSEQ = ("doctor", "user-dir")

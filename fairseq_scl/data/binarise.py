@@ -124,6 +124,21 @@ def read_labels(folder: str | Path) -> list[str]:
     return list(read_json(Path(folder, LABEL_MAP))["labels"])
 
 
+def class_counts(folder: str | Path, split: str) -> dict[str, int]:
+    """Count the examples of each class in a split of a data folder.
+
+    Raises:
+        InputError: the folder has no ``label_map.json``.
+    """
+    names = read_labels(folder)
+    path = str(Path(folder, "label", split))
+    kind = indexed_dataset.infer_dataset_impl(path)
+    rows = indexed_dataset.make_dataset(path, impl=kind)
+    first_class = Dictionary().nspecial
+    counts = Counter(int(rows[i][0]) - first_class for i in range(len(rows)))
+    return {name: counts[number] for number, name in enumerate(names)}
+
+
 def fairseq_flags(folder: str | Path) -> list[str]:
     """Return the flags that a data folder asks of ``fairseq-train``.
 

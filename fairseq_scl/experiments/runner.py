@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import fairseq_scl
 from fairseq_scl.compat import load_checkpoint
-from fairseq_scl.data.binarise import MANIFEST, fairseq_flags
+from fairseq_scl.data.binarise import MANIFEST, class_counts, fairseq_flags
 from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.records import (
@@ -50,6 +52,10 @@ class Run:
         max_positions: longest input in tokens; the rest is cut off.
         device: ``cpu`` or ``cuda``.
         keep_checkpoint: keep the best checkpoint after the run.
+        keep_head: go on from the classification head in the encoder's ``model.pt``.
+        fp16: train in half precision, with fairseq's loss scaling.
+        max_valid_steps: batches of a validation; ``None`` for all of them.
+        cell: what a table calls the run: task, n, loss and so on.
     """
 
     name: str
@@ -66,6 +72,10 @@ class Run:
     max_positions: int = 512
     device: str = "cpu"
     keep_checkpoint: bool = False
+    keep_head: bool = False
+    fp16: bool = False
+    max_valid_steps: int | None = None
+    cell: dict[str, Any] = field(default_factory=dict)
 
 
 def command(run: Run, folder: Path) -> list[str]:
@@ -78,6 +88,12 @@ def command(run: Run, folder: Path) -> list[str]:
     """
     every = max(1, run.updates // run.validations)
     device = ["--cpu"] if run.device == "cpu" else []
+    if run.fp16:  # the loss scale of fairseq's published GLUE recipe
+        device += ["--fp16", "--fp16-init-scale", "4", "--threshold-loss-scale", "1"]
+        device += ["--fp16-scale-window", "128"]
+    few = run.max_valid_steps
+    valid = [] if few is None else ["--max-valid-steps", str(few)]
+    head = ["--load-checkpoint-heads"] if run.keep_head else []
     return [
         *["fairseq-train", str(run.data)],
         *["--user-dir", str(Path(fairseq_scl.__file__).parent)],
@@ -106,12 +122,16 @@ def command(run: Run, folder: Path) -> list[str]:
         *["--save-dir", str(folder)],
         # A loader process would cost more to start each epoch than it saves.
         *["--num-workers", "0"],
-        *["--log-format", "simple", "--log-interval", "10", *device],
+        *["--log-format", "simple", "--log-interval", "10"],
+        *[*valid, *head, *device],
     ]
 
 
 def run_training(
-    run: Run, folder: Path, on_validation: Callable[[int], None] = lambda done: None
+    run: Run,
+    folder: Path,
+    on_validation: Callable[[int], None] = lambda done: None,
+    train: Callable[[Run, list[str], Path], int] | None = None,
 ) -> Record:
     """Do a run unless its record is there, and return the record.
 
@@ -122,22 +142,23 @@ def run_training(
         run: what to do.
         folder: of this run; leftovers of an unfinished attempt in it are deleted.
         on_validation: called with the number of validations done so far, now and then.
+        train: what trains instead of a ``fairseq-train`` process of its own: takes the
+            run, its command and folder, returns the exit status.
 
     Raises:
         InputError: training failed, or the folder holds the record of another run.
     """
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(run).items()}
-    argv = command(run, folder)
-    checksums = {"data": sha256(run.data / MANIFEST)}
-    checksums["encoder"] = _checksum(run.encoder / "model.pt")
-    if record := read_record(folder):
-        _check_same_run(record, settings, checksums, folder)
+    if record := done_record(run, folder):
         return record
+    argv = command(run, folder)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     start = time.monotonic()
-    status = _train(argv, folder, on_validation)
+    if train is None:
+        status = _train(argv, folder, on_validation)
+    else:
+        status = train(run, argv, folder)
     seconds = time.monotonic() - start
     metrics = folder / METRICS
     found = read_metrics(metrics) if metrics.exists() else {}
@@ -146,21 +167,34 @@ def run_training(
     for leftover in folder.glob("checkpoint*.pt"):
         if leftover.name != BEST or not run.keep_checkpoint:
             leftover.unlink()
-    record = Record(
-        settings, found["valid"], found["test"], seconds, argv, origin(checksums)
-    )
+    classes = {subset: class_counts(run.data, subset) for subset in ("valid", "test")}
+    made = {
+        **origin(_checksums(run)),
+        "classes": classes,
+        "threads": torch.get_num_threads(),
+    }
+    record = Record(_settings(run), found["valid"], found["test"], seconds, argv, made)
     write_record(folder, record)
     return record
 
 
-def _check_same_run(
-    record: Record, settings: dict[str, Any], checksums: dict[str, str], folder: Path
-) -> None:
-    """Refuse a record of another run; folders may have moved, not changed."""
+def done_record(run: Run, folder: Path) -> Record | None:
+    """Return the record of a run that has been done, ``None`` if it has not.
+
+    Data and encoder folders may have moved since, but not changed.
+
+    Raises:
+        InputError: the folder holds the record of another run; names what differs.
+    """
+    record = read_record(folder)
+    if record is None:
+        return None
+    checksums = _checksums(run)
     changed = [
         key
-        for key, value in settings.items()
-        if key not in checksums and record.settings.get(key) != value
+        for key, value in _settings(run).items()
+        if key not in (*checksums, "keep_checkpoint")
+        and record.settings.get(key) != value
     ]
     done_with = record.origin.get("sha256", {})
     changed += [key for key, value in checksums.items() if done_with.get(key) != value]
@@ -169,6 +203,16 @@ def _check_same_run(
             f"{folder} holds a run with other settings ({', '.join(changed)}): choose "
             "another output folder or delete it"
         )
+    return record
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(run).items()}
+
+
+def _checksums(run: Run) -> dict[str, str]:
+    manifest, model = run.data / MANIFEST, run.encoder / "model.pt"
+    return {"data": _checksum(manifest), "encoder": _checksum(model)}
 
 
 @functools.cache
@@ -238,14 +282,21 @@ def _train(
 
 
 def _explain_failure(argv: list[str], folder: Path, status: int | None) -> str:
-    lines = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    last = next((line for line in reversed(lines) if line.strip()), "no output")
+    log = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     with write_then_rename(folder / ERROR) as file:
         file.write(f"exit status {status}\n{shlex.join(argv)}\n\n")
-        file.write("\n".join(lines[-40:]) + "\n")
+        file.write("\n".join(log[-40:]) + "\n")
+    (folder / "crash.pt").unlink(missing_ok=True)  # fairseq's, as large as the model
     return (
-        f"training failed with exit status {status}, see {folder / LOG}: {last.strip()}"
+        f"training failed with exit status {status}, see {folder / LOG}: "
+        f"{last_line(folder / LOG)}"
     )
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a log that is not blank."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((s.strip() for s in reversed(lines) if s.strip()), "no output")
 
 
 @functools.cache

@@ -1,0 +1,175 @@
+"""The runs that a table stands for, and the choice of some of them."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fairseq_scl.data.binarise import MANIFEST
+from fairseq_scl.data.files import read_json
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.runner import Run
+from fairseq_scl.experiments.tables import (
+    DEFAULT_POINT,
+    FULL,
+    Table,
+    for_size,
+    is_number,
+)
+
+# Cross-entropy has no λ and no τ that could be chosen.
+WITHOUT_TERM = {"scl_lambda": (0.0,)}
+
+
+def planned_runs(
+    table: Table,
+    data: Path,
+    models: Mapping[str, Path],
+    shared: Mapping[str, Any] | None = None,
+) -> list[Run]:
+    """List all runs of a table, whether their data is there or not.
+
+    Args:
+        table: what to plan.
+        data: the folder that holds a folder for each task, as ``prepare`` writes.
+        models: of each loss, the encoder or model folder that training starts from.
+        shared: further fields of every :class:`Run`, as ``device``.
+
+    Returns:
+        runs in the order of the table. Their ``cell`` says which they are: ``task``,
+        ``n`` (examples or ``full``), ``batch_size``, ``loss``, ``scl_lambda`` and
+        ``scl_temperature`` where the loss has them, and ``seed`` (the number of the
+        seed or training sample).
+    """
+    runs = []
+    for task, n, batch_size, loss in itertools.product(
+        table.tasks, table.sizes, table.batch_sizes, table.losses
+    ):
+        grid = table.losses[loss]
+        for point in itertools.product(*grid.values()):
+            chosen = dict(zip(grid, point, strict=True))
+            for seed in range(table.repetitions):
+                cell: dict[str, Any] = {
+                    "task": task,
+                    "n": n,
+                    "batch_size": batch_size,
+                    "loss": loss,
+                }
+                if grid != WITHOUT_TERM:
+                    cell |= chosen
+                cell["seed"] = seed
+                runs.append(
+                    _run(table, cell, data, models[loss], {**DEFAULT_POINT, **chosen})
+                )
+    return [replace(run, **shared) for run in runs] if shared else runs
+
+
+def choose(runs: Sequence[Run], only: str) -> list[Run]:
+    """Choose the runs that ``--only`` describes.
+
+    Args:
+        runs: from :func:`planned_runs`.
+        only: ``task=SST-2,n=20|100,lambda=0.9,sample=0-2``; empty for all. A run
+            without the key (CE has no ``tau``) is not left out by it.
+
+    Raises:
+        InputError: an unknown key, or nothing left; names what there is.
+    """
+    names = {"lambda": "scl_lambda", "tau": "scl_temperature", "batch": "batch_size"}
+    names |= {"sample": "seed", "seed": "seed", "task": "task", "n": "n"}
+    names["loss"] = "loss"
+    chosen = list(runs)
+    for part in filter(None, (piece.strip() for piece in only.split(","))):
+        key, sign, values = part.partition("=")
+        if not sign or key not in names:
+            raise InputError(
+                f"--only {part!r}: it must be KEY=VALUE|VALUE with one of the keys "
+                f"{', '.join(sorted(names))}"
+            )
+        cell_key = names[key]
+        there = {str(run.cell[cell_key]) for run in runs if cell_key in run.cell}
+        wanted = {str(v) for value in values.split("|") for v in _spread(value, there)}
+        if not wanted & there:
+            raise InputError(
+                f"--only {part!r} matches nothing: {key} is one of "
+                f"{', '.join(sorted(there))}"
+            )
+        chosen = [
+            run
+            for run in chosen
+            if cell_key not in run.cell or str(run.cell[cell_key]) in wanted
+        ]
+    if not chosen:
+        raise InputError(f"--only {only!r} matches no run of the table")
+    return chosen
+
+
+def data_folder(data: Path, cell: Mapping[str, Any]) -> Path:
+    """Return the data folder of a run, as ``fairseq-scl prepare`` names it."""
+    n, seed = cell["n"], cell["seed"]
+    return data / cell["task"] / (FULL if n == FULL else f"n{n}-sample{seed}")
+
+
+def _run(
+    table: Table,
+    cell: dict[str, Any],
+    data: Path,
+    encoder: Path,
+    hyperparameters: Mapping[str, float],
+) -> Run:
+    training, n = table.training, cell["n"]
+    folder = data_folder(data, cell)
+    updates = for_size(training.updates, n)
+    if updates is None:
+        updates = _updates(folder, cell["batch_size"], for_size(training.epochs, n))
+    return Run(
+        name=_name(table, cell),
+        data=folder,
+        encoder=encoder,
+        scl_lambda=hyperparameters["scl_lambda"],
+        scl_temperature=hyperparameters["scl_temperature"],
+        seed=cell["seed"],
+        updates=updates,
+        validations=min(for_size(training.validations, n), updates),
+        batch_size=cell["batch_size"],
+        learning_rate=for_size(training.learning_rate, n),
+        batching=training.batching,
+        max_positions=training.max_positions,
+        max_valid_steps=training.max_valid_steps,
+        keep_head=table.start == "model",
+        cell=cell,
+    )
+
+
+def _name(table: Table, cell: Mapping[str, Any]) -> str:
+    n = cell["n"]
+    parts = [cell["task"].replace("/", "_"), FULL if n == FULL else f"n{n}"]
+    if len(table.batch_sizes) > 1:
+        parts.append(f"batch{cell['batch_size']}")
+    parts.append(cell["loss"])
+    grid = table.losses[cell["loss"]]
+    short = {"scl_lambda": "lambda", "scl_temperature": "tau"}
+    parts += [f"{short[key]}{cell[key]:g}" for key in grid if key in cell]
+    return "-".join([*parts, f"{table.repeated}{cell['seed']}"])
+
+
+def _updates(folder: Path, batch_size: int, epochs: int) -> int:
+    """Return the updates of some epochs; 0 if the data is not there yet."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return 0
+    examples = int(read_json(manifest)["examples"]["train"])
+    return math.ceil(examples / batch_size) * epochs
+
+
+def _spread(value: str, there: set[str]) -> list[str]:
+    """Write ``0-2`` as 0, 1, 2 where that is no value itself, 0.90 as 0.9."""
+    low, sign, high = value.partition("-")
+    if value not in there and sign and low.isdigit() and high.isdigit():
+        return [str(number) for number in range(int(low), int(high) + 1)]
+    for known in there:
+        if is_number(known) and is_number(value) and float(known) == float(value):
+            return [known]
+    return [value]

@@ -1,0 +1,313 @@
+"""Many runs: claimed one by one, by any number of processes on any number of machines.
+
+A run is done when its record is there, failed when its error is there, and taken while
+somebody holds its lock. The kernel lets go of a lock when its holder dies, so nothing
+stays locked, and whoever comes next starts the run anew.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from fairseq_scl.data.files import read_json, write_json, write_then_rename
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.records import RECORD
+from fairseq_scl.experiments.runner import BEST, ERROR, Run, run_training
+from fairseq_scl.experiments.tables import Table, parse_table
+from fairseq_scl.experiments.warm import encoder_state, train_here
+
+SCHEMA = 1
+TABLE = "table.json"
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How far a sweep is, in runs."""
+
+    total: int
+    done: int
+    failed: int
+    running: int
+
+
+def run_folder(folder: Path, run: Run) -> Path:
+    """Return the folder of a run within a folder of results."""
+    return folder / "runs" / run.name
+
+
+def is_done(folder: Path, run: Run) -> bool:
+    """Tell whether the record of a run is there."""
+    return (run_folder(folder, run) / RECORD).exists()
+
+
+def is_failed(folder: Path, run: Run) -> bool:
+    """Tell whether a run has left its error and no record."""
+    return (run_folder(folder, run) / ERROR).exists() and not is_done(folder, run)
+
+
+def forget_failures(runs: Sequence[Run], folder: Path) -> None:
+    """Have failed runs tried again."""
+    for run in runs:
+        (run_folder(folder, run) / ERROR).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claim(folder: Path, run: Run) -> Iterator[bool]:
+    """Hold a run within the block; gives ``False`` if another process does.
+
+    Raises:
+        InputError: the disk has no locks.
+    """
+    path = folder / "locks" / f"{run.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except NotImplementedError as error:
+        raise InputError(
+            f"{folder} is on a disk without file locks, choose --results elsewhere"
+        ) from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def work(
+    runs: Sequence[Run],
+    folder: Path,
+    limit: int | None = None,
+    on_claim: Callable[[int], None] = lambda number: None,
+) -> int:
+    """Do the runs that are open and not taken, one after another, in this process.
+
+    Args:
+        runs: of which some may be done, failed or taken by others.
+        folder: of the results.
+        limit: stop after so many.
+        on_claim: called with the number in ``runs`` of each run that is begun.
+
+    Returns:
+        how many were begun.
+    """
+    begun = 0
+    for number, run in enumerate(runs):
+        if is_done(folder, run) or is_failed(folder, run):
+            continue
+        with claim(folder, run) as mine:
+            # It may have ended between the look and the lock.
+            if not mine or is_done(folder, run) or is_failed(folder, run):
+                continue
+            on_claim(number)
+            begun += 1
+            _do(run, run_folder(folder, run))
+        if begun == limit:
+            break
+    return begun
+
+
+def _do(run: Run, folder: Path) -> None:
+    """Do a run; whatever goes wrong is left in its folder, and the sweep goes on."""
+    try:
+        run_training(run, folder, train=train_here)
+    except Exception as error:
+        if not (folder / ERROR).exists():
+            _note_error(folder, "".join(traceback.format_exception(error)))
+
+
+def _note_error(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with write_then_rename(folder / ERROR) as file:
+        file.write(text)
+
+
+def sweep(
+    runs: Sequence[Run],
+    folder: Path,
+    jobs: int,
+    on_progress: Callable[[Tally], None] = lambda tally: None,
+    wait: bool = True,
+) -> Tally:
+    """Do all runs, several at a time, and return how it ended.
+
+    This process imports fairseq and loads the encoders; its workers are forks of it
+    that share that memory. On a CPU a worker does one run, so that nothing of a run is
+    left to the next; on a GPU, which takes seconds to set up, it stays for many.
+
+    Args:
+        runs: what to do; those that are done or have failed are left as they are.
+        folder: of the results.
+        jobs: runs at a time.
+        on_progress: called now and then.
+        wait: wait also for runs that another sweep is at.
+    """
+    # Threads of this process would not be there in its forks.
+    torch.set_num_threads(1)
+    for path in sorted({str(run.encoder / "model.pt") for run in runs}):
+        encoder_state(path)
+    threads = max(1, available_cores() // jobs)
+    workers: list[_Worker] = []
+    idle = False
+    try:
+        while True:
+            for worker in [w for w in workers if not w.process.is_alive()]:
+                workers.remove(worker)
+                idle = worker.ended(runs, folder)
+            tally = count(runs, folder, [w.number for w in workers])
+            on_progress(tally)
+            open_runs = tally.total - tally.done - tally.failed
+            if not open_runs or (idle and not workers and not wait):
+                return tally
+            if len(workers) < min(jobs, open_runs) and not (idle and workers):
+                workers.append(_Worker(runs, folder, threads))
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+            worker.process.join()
+
+
+def count(runs: Sequence[Run], folder: Path, running: Sequence[int] = ()) -> Tally:
+    """Count runs by their state; ``running`` are the numbers of those at work."""
+    done = sum(is_done(folder, run) for run in runs)
+    failed = sum(is_failed(folder, run) for run in runs)
+    at_work = sum(
+        number >= 0 and not is_done(folder, runs[number]) for number in running
+    )
+    return Tally(len(runs), done, failed, at_work)
+
+
+def available_cores() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Worker:
+    """A forked process that claims runs."""
+
+    def __init__(self, runs: Sequence[Run], folder: Path, threads: int) -> None:
+        context = multiprocessing.get_context("fork")
+        self._number = context.Value("i", -1)
+        limit = 1 if runs[0].device == "cpu" else None
+        self.process = context.Process(
+            target=_work_alone,
+            args=(runs, folder, threads, limit, self._number, os.getpid()),
+        )
+        self.process.start()
+
+    @property
+    def number(self) -> int:
+        """The run that it was last at, -1 before the first."""
+        return int(self._number.value)
+
+    def ended(self, runs: Sequence[Run], folder: Path) -> bool:
+        """Note why it died, if it did; tell whether it had found nothing to do."""
+        status = self.process.exitcode
+        if status and self.number >= 0:
+            run = runs[self.number]
+            if not is_done(folder, run) and not is_failed(folder, run):
+                how = f"signal {-status}" if status < 0 else f"exit status {status}"
+                text = f"the process that trained it ended with {how}\n"
+                _note_error(run_folder(folder, run), text)
+        return self.number < 0
+
+
+def _work_alone(
+    runs: Sequence[Run],
+    folder: Path,
+    threads: int,
+    limit: int | None,
+    number: Any,
+    parent: int,
+) -> None:
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(threads)
+
+    def note(claimed: int) -> None:
+        number.value = claimed
+
+    work(runs, folder, limit, note)
+
+
+def _die_with(parent: int) -> None:
+    """End this process soon after its parent, however that ends."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def keep_best_checkpoints(runs: Sequence[Run], folder: Path, best: set[str]) -> None:
+    """Delete the checkpoints of runs that are not among ``best``, by name."""
+    for run in runs:
+        if run.name not in best:
+            (run_folder(folder, run) / BEST).unlink(missing_ok=True)
+
+
+def write_table(
+    folder: Path, table: Table, data: Path, models: Mapping[str, Path]
+) -> None:
+    """Note in a folder of results which table they are of.
+
+    Raises:
+        InputError: it holds results of another table, settings or protocol.
+    """
+    path = folder / TABLE
+    if path.exists():
+        there, _, _ = read_table(folder)
+        old, new = asdict(there), asdict(table)
+        changed = [key for key in new if old[key] != new[key]]
+        if changed:
+            raise InputError(
+                f"{path} is of other settings ({', '.join(changed)}): choose another "
+                "--results or delete the folder"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    row = {"schema": SCHEMA, "table": asdict(table), "data": str(data.absolute())}
+    row["models"] = {loss: str(model.absolute()) for loss, model in models.items()}
+    row["host"] = socket.gethostname()
+    write_json(path, row)
+
+
+def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:
+    """Read which table a folder of results is of, and its data and models.
+
+    Raises:
+        InputError: there is none, or it is of another protocol or format.
+    """
+    path = folder / TABLE
+    if not path.exists():
+        raise InputError(
+            f"{path} is missing: 'fairseq-scl run' writes it with its results"
+        )
+    row = read_json(path)
+    if not isinstance(row, dict) or row.get("schema") != SCHEMA:
+        raise InputError(f"{path} is of another version than schema {SCHEMA}")
+    found = dict(row["table"])
+    name = found.pop("name")
+    for key in ("updates", "validations", "learning_rate", "epochs"):
+        value = found["training"][key]
+        if isinstance(value, dict):  # JSON has no numbers as keys
+            found["training"][key] = {_size(n): v for n, v in value.items()}
+    models = {loss: Path(model) for loss, model in row["models"].items()}
+    return parse_table(name, found, str(path)), Path(row["data"]), models
+
+
+def _size(text: str) -> int | str:
+    return int(text) if text.isdigit() else text

@@ -1,0 +1,267 @@
+"""Sweeps: nothing lost, nothing twice, and the accuracies of the plain command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toy_encoder import toy_encoder, toy_run, train_in_fork
+from toy_tables import make_toy_samples, write_toy_table
+
+from fairseq_scl.cli import main
+from fairseq_scl.experiments import runner, sweep
+from fairseq_scl.experiments.plan import planned_runs
+from fairseq_scl.experiments.protocol import best_validation, result_at_best
+from fairseq_scl.experiments.records import RECORD, read_record
+from fairseq_scl.experiments.runner import BEST, ERROR, LOG, run_training
+from fairseq_scl.experiments.tables import load_table
+from fairseq_scl.experiments.warm import train_here
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_toy_samples(tmp_path_factory.mktemp("it's data"))
+
+
+@pytest.fixture
+def toy(tmp_path, data):
+    """Return the arguments of ``fairseq-scl run`` for the toy table."""
+    table = write_toy_table(tmp_path)
+    return [
+        *["run", str(table), "--data", str(data), "--model", str(toy_encoder())],
+        *["--results", str(tmp_path / "results"), "--device", "cpu"],
+    ]
+
+
+def records(folder):
+    return sorted(path.parent.name for path in folder.glob(f"runs/*/{RECORD}"))
+
+
+def starts(folder):
+    """Count how often each run's training began, whatever became of it."""
+    return Counter((folder / "starts").read_text().split())
+
+
+def plan(tmp_path, data):
+    table = load_table(str(write_toy_table(tmp_path)))
+    return planned_runs(table, data, dict.fromkeys(table.losses, toy_encoder()))
+
+
+def test_warm_runs_equal_the_printed_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_train", train_in_fork)
+    for scl_lambda in (0.0, 0.9):
+        run = toy_run(scl_lambda=scl_lambda, validations=5, keep_checkpoint=False)
+        cold = run_training(run, tmp_path / f"cold{scl_lambda}")
+        warm = run_training(run, tmp_path / f"warm{scl_lambda}", train=train_here)
+        assert warm.valid == cold.valid
+        assert len(cold.test) == len(cold.valid)
+        assert len(warm.test) == 1
+        assert result_at_best(warm) == result_at_best(cold)
+        assert warm.test[0].update == best_validation(cold.valid).update
+
+
+def test_a_warm_run_leaves_this_process_as_it_was(tmp_path, capfd):
+    argv = sys.argv[:]
+    run = toy_run(keep_checkpoint=True)
+    run_training(run, tmp_path / "run", train=train_here)
+    assert sys.argv == argv
+    assert capfd.readouterr().out == ""
+    assert (tmp_path / "run" / BEST).exists()
+    assert "done training" in (tmp_path / "run" / LOG).read_text()
+
+
+def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
+    assert main([*toy, "--jobs", "2"]) == 0
+    assert "9 of 9 runs are done" in capfd.readouterr().out
+    folder = tmp_path / "results"
+    times = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
+    assert len(records(folder)) == 9
+    assert not list(folder.glob("runs/*/*.pt"))
+    record = read_record(folder / "runs" / "toy-n8-CE-sample1")
+    assert record.settings["cell"] == {
+        **{"task": "toy", "n": 8, "batch_size": 8, "loss": "CE", "seed": 1}
+    }
+    assert record.origin["classes"]["test"] == {"negative": 4, "positive": 4}
+    assert main(toy) == 0
+    assert times == {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
+
+
+def test_only_some_and_then_the_rest(tmp_path, toy):
+    assert main([*toy, "--only", "sample=0,loss=CE"]) == 0
+    assert records(tmp_path / "results") == ["toy-n8-CE-sample0"]
+    assert main([*toy, "--only", "sample=0"]) == 0
+    assert len(records(tmp_path / "results")) == 3
+
+
+def test_a_failed_run_is_told_and_tried_again_on_demand(tmp_path, toy, data, capfd):
+    target = data / "toy" / "n8-sample1" / "label" / "test.bin"
+    content = target.read_bytes()
+    target.write_bytes(b"")
+    try:
+        assert main([*toy, "--only", "loss=CE"]) == 1
+        out = capfd.readouterr().out
+        assert "2 of 3 runs are done" in out
+        assert "failed: toy-n8-CE-sample1, see" in out
+        error = tmp_path / "results" / "runs" / "toy-n8-CE-sample1" / ERROR
+        assert "Traceback" in error.read_text()
+        assert main([*toy, "--only", "loss=CE"]) == 1  # not tried again by itself
+    finally:
+        target.write_bytes(content)
+    assert main([*toy, "--only", "loss=CE", "--retry-failed"]) == 0
+    assert len(records(tmp_path / "results")) == 3
+
+
+def test_dry_run_prints_commands_and_does_nothing(tmp_path, toy, capfd):
+    assert main([*toy, "--dry-run"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 9
+    assert all(s.startswith("fairseq-train ") for s in lines)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_held_run_is_left_to_its_holder(tmp_path, data):
+    runs = plan(tmp_path, data)[:2]
+    with sweep.claim(tmp_path, runs[0]) as mine:
+        assert mine
+        assert sweep.work(runs, tmp_path) == 1
+    assert records(tmp_path) == [runs[1].name]
+    assert sweep.work(runs, tmp_path) == 1
+    assert len(records(tmp_path)) == 2
+
+
+def test_a_worker_that_is_killed_leaves_an_error(tmp_path, data, monkeypatch):
+    def kill(run, argv, folder):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(sweep, "train_here", kill)
+    tally = sweep.sweep(plan(tmp_path, data)[:1], tmp_path, jobs=1)
+    assert (tally.done, tally.failed) == (0, 1)
+    error = next(tmp_path.glob(f"runs/*/{ERROR}")).read_text()
+    assert "ended with signal 9" in error
+
+
+def test_whatever_a_run_raises_is_left_as_its_error(tmp_path, data, monkeypatch):
+    def fail(run, argv, folder):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(sweep, "train_here", fail)
+    sweep.work(plan(tmp_path, data)[:1], tmp_path)
+    error = next(tmp_path.glob(f"runs/*/{ERROR}")).read_text()
+    assert error.rstrip().endswith("OSError: the disk is full")
+
+
+DRIVER = """
+import os, sys, time
+from pathlib import Path
+from fairseq_scl.experiments import runner, sweep
+from fairseq_scl.experiments.records import read_metrics
+from fairseq_scl.experiments.runner import Run
+import json
+
+def train(run, argv, folder):
+    with open(folder.parent.parent / "starts", "a") as file:
+        file.write(run.name + "\\n")
+    time.sleep(float(os.environ["SECONDS"]))
+    row = {"subset": "valid", "update": 1, "n_correct": 1, "n_total": 2}
+    row |= {"ce_loss": 0.5, "scl_loss": 1.0}
+    for subset in ("valid", "test"):
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({**row, "subset": subset}) + "\\n")
+    return 0
+
+sweep.train_here = train
+sweep.encoder_state = lambda path: None
+data, encoder, folder = map(Path, sys.argv[1:])
+runs = [
+    Run(f"run{i}", data, encoder, 0.0, 0.3, i, 1, validations=1) for i in range(12)
+]
+sweep.sweep(runs, folder, jobs=2)
+"""
+
+
+def drive(data, folder, seconds):
+    folder.mkdir(exist_ok=True)
+    sample = data / "toy" / "n8-sample0"
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(sample), str(toy_encoder()), str(folder)],
+        env={**os.environ, "SECONDS": str(seconds)},
+    )
+
+
+def test_two_drivers_do_nothing_twice(tmp_path, data):
+    drivers = [drive(data, tmp_path / "r", 0.1) for _ in range(2)]
+    assert [driver.wait(120) for driver in drivers] == [0, 0]
+    assert len(records(tmp_path / "r")) == 12
+    assert set(starts(tmp_path / "r").values()) == {1}
+
+
+def test_a_killed_driver_takes_its_workers_along_and_is_gone_on_from(tmp_path, data):
+    folder = tmp_path / "r"
+    driver = drive(data, folder, 0.3)
+    while len(records(folder)) < 3:
+        time.sleep(0.05)
+        assert driver.poll() is None
+    driver.kill()
+    driver.wait()
+    time.sleep(1)  # its workers notice
+    done = records(folder)
+    time.sleep(1)
+    assert records(folder) == done
+    assert len(done) < 12
+    before = starts(folder)
+    assert drive(data, folder, 0.0).wait(120) == 0
+    assert len(records(folder)) == 12
+    again = starts(folder) - before
+    assert not set(again) & set(done)  # what had finished was not repeated
+    assert all(json.loads(p.read_text()) for p in folder.glob(f"runs/*/{RECORD}"))
+
+
+def test_data_is_checked_before_anything_starts(tmp_path, toy, data, capfd):
+    def refused(*more):
+        status = main([*toy, *more])
+        return status, capfd.readouterr().err
+
+    status, error = refused("--data", str(tmp_path))
+    assert status == 2
+    assert f"there is no data folder {tmp_path / 'toy' / 'n8-sample0'}" in error
+    status, error = refused("--only", "task=other")
+    assert (status, "matches nothing" in error) == (2, True)
+    status, error = refused("--jobs", "0")
+    assert (status, "--jobs is 0: it must be at least 1" in error) == (2, True)
+    status, error = refused("--model", "SCL=x")
+    assert (status, "'SCL' is no loss of toy" in error) == (2, True)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_loss_without_a_model_is_refused(tmp_path, data, capfd):
+    table, encoder = write_toy_table(tmp_path), toy_encoder()
+    argv = ["run", str(table), "--data", str(data), "--model", f"CE={encoder}"]
+    assert main([*argv, "--results", str(tmp_path / "r")]) == 2
+    assert "--model is missing for CE+SCL" in capfd.readouterr().err
+
+
+def test_data_of_another_vocabulary_is_refused(tmp_path, toy, data, capfd):
+    dictionary = data / "toy" / "n8-sample2" / "input0" / "dict.txt"
+    content = dictionary.read_text()
+    dictionary.write_text(content + "new 1\n")
+    try:
+        assert main(toy) == 2
+    finally:
+        dictionary.write_text(content)
+    assert "n8-sample2 was prepared with another vocabulary" in capfd.readouterr().err
+
+
+def test_records_of_other_data_are_refused(tmp_path, data):
+    run = plan(tmp_path, data)[0]
+    run_training(run, tmp_path / "run", train=train_here)
+    other = replace(run, fp16=True)
+    with pytest.raises(Exception, match=r"holds a run with other settings \(fp16\)"):
+        runner.done_record(other, tmp_path / "run")
+    assert runner.done_record(replace(run, keep_checkpoint=True), tmp_path / "run")
+    assert runner.done_record(run, Path(tmp_path, "elsewhere")) is None
