@@ -1,9 +1,9 @@
 """Supervised contrastive fine-tuning for fairseq (Gunel et al., 2021).
 
 Give this folder to ``fairseq-train --user-dir``: importing it registers the criterion
-``sentence_prediction_scl``, the task ``sentence_prediction_scl`` and the model
-``roberta_bert`` with fairseq, and lets fairseq load its own checkpoints on today's
-PyTorch. Where fairseq does not fit this Python, only :mod:`fairseq_scl.losses` works,
+``sentence_prediction_scl``, the task ``sentence_prediction_scl``, the model
+``roberta_bert`` and the optimizer ``fused_adam`` with fairseq, and lets fairseq load its
+own checkpoints on today's PyTorch. Where fairseq does not fit this Python, only :mod:`fairseq_scl.losses` works,
 and ``fairseq-scl doctor`` says why.
 """
 
@@ -14,4 +14,4 @@ __version__ = "0.1.0"
 if not (compat.problems() or compat.import_problems()):
     compat.patch_fairseq()
 
-    from fairseq_scl import criterions, models, tasks  # noqa: F401
+    from fairseq_scl import criterions, models, optim, tasks  # noqa: F401
