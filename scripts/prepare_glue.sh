@@ -4,33 +4,38 @@
 #
 # Usage:  ENCODER=encoders/roberta.large scripts/prepare_glue.sh [OPTION...]
 #         the options go to every `fairseq-scl prepare`
-# Writes: GLUE (official files, where they are missing) and DATA_BIN.
+# Writes: GLUE (official files, where they are missing) and DATA_BIN; a folder of a task
+#         that is there is left as it is, whatever the options.
 # Cost:   333 MB to fetch; SST-2 takes 10 seconds on one core, the rest was not timed.
 #
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
 #           GLUE      folder of the official files    (default: data-bin/glue)
 #           DATA_BIN  where the data folders go       (default: data-bin)
 #           TASKS     which                (default: SST-2 CoLA MRPC RTE QNLI MNLI)
-#           SIZES     of the few-shot samples         (default: 20 100 1000)
+#           SIZES     of the few-shot samples, and full (default: full 20 100 1000)
 set -euo pipefail
-GLUE=${GLUE:-data-bin/glue}
-DATA_BIN=${DATA_BIN:-data-bin}
-ENCODER=${ENCODER:-}
+GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin} ENCODER=${ENCODER:-}
 read -ra tasks <<<"${TASKS:-SST-2 CoLA MRPC RTE QNLI MNLI}"
-read -ra sizes <<<"${SIZES:-20 100 1000}"
 
-fail() {
-  echo "prepare_glue.sh: $*" >&2
-  exit 2
-}
-
+fail() { echo "prepare_glue.sh: $*" >&2 && exit 2; }
 command -v fairseq-scl >/dev/null ||
   fail "there is no fairseq-scl: run 'make install' and '. .venv/bin/activate'"
 [[ -f $ENCODER/dict.txt ]] ||
   fail "ENCODER is '$ENCODER', which holds no dict.txt: name an encoder folder"
 
+few=() full=()
+for size in ${SIZES:-full 20 100 1000}; do
+  if [[ $size == full ]]; then full=(--full); else few+=("$size"); fi
+done
+[[ ${#few[@]} -eq 0 ]] || few=(--few-shot "${few[@]}")
 for task in "${tasks[@]}"; do
-  [[ -d $GLUE/$task ]] || fairseq-scl download --task "$task" --to "$GLUE"
+  [[ ! -d $DATA_BIN/$task ]] || continue
+  case $task in
+    Amazon-2) files=amazon_review_polarity_csv ;;
+    Yelp-2) files=yelp_review_polarity_csv ;;
+    *) files=$task ;;
+  esac
+  [[ -d $GLUE/$files ]] || fairseq-scl download --task "$task" --to "$GLUE"
   fairseq-scl prepare --task "$task" --from "$GLUE" --encoder "$ENCODER" \
-    --to "$DATA_BIN/$task" --full --few-shot "${sizes[@]}" "$@"
+    --to "$DATA_BIN/$task" ${full[@]+"${full[@]}"} ${few[@]+"${few[@]}"} "$@"
 done

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Figures 2 and 3 of Gunel et al. (2021): t-SNE of the test features of SST-2 for CE and
+# CE+SCL, at N = 20, N = 100 and the whole training set. One model a panel: the best of
+# the first sample (seed) by validation accuracy. Silhouette scores stand with it.
+#
+# Usage:  ENCODER=encoders/roberta.large scripts/figure2.sh [OPTION...]
+#         the options go to each `fairseq-scl run`
+# Writes: outputs/figure2 (records, checkpoints) and outputs/figure2.png, .pdf, .json.
+# Hardware and cost: one GPU of 16 GB; four few-shot runs and two on all of SST-2.
+#
+# Settings: ENCODER, GLUE, DATA_BIN, PREPARE as table4.sh; PANELS (20 100 full);
+#           POINT, the point of the grid (default: lambda=0.9,tau=0.3)
+set -euo pipefail
+ENCODER=${ENCODER:?name an encoder folder}
+export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
+read -ra prepare <<<"${PREPARE:-}"
+read -ra sizes <<<"${PANELS:-20 100 full}"
+point=${POINT:-lambda=0.9,tau=0.3}
+
+TASKS=SST-2 "$(dirname "$0")/prepare_glue.sh" \
+  ${prepare[@]+"${prepare[@]}"}
+models=()
+for n in "${sizes[@]}"; do
+  table=table4 && [[ $n == full ]] && table=table2
+  results=outputs/figure2/$n
+  fairseq-scl run "$table" --data "$DATA_BIN" --model "$ENCODER" --keep-checkpoints \
+    --results "$results" --only "task=SST-2,n=$n,$point,seed=0" "$@"
+  for loss in CE CE+SCL; do
+    model=outputs/figure2/models/$n-$loss
+    [[ -d $model ]] || fairseq-scl export --results "$results" --only "loss=$loss" \
+      --to "$model"
+    models+=(--model "N = $n, $loss=$model")
+  done
+done
+fairseq-scl figure --data "$DATA_BIN/SST-2/n20-sample0" "${models[@]}" \
+  --to outputs/figure2.png

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Table 4 of Gunel et al. (2021): 20, 100 and 1,000 labelled examples.
+#
+# Usage:  ENCODER=encoders/roberta.large scripts/table4.sh [OPTION...]
+#         the options go to `fairseq-scl run`; started again, it goes on:
+#           --only 'lambda=0.9,tau=0.3'   one point of the grid instead of 24
+#           --smoke                       the whole path in minutes
+#           --dry-run                     print the commands
+# Writes: DATA_BIN (data folders) and outputs/table4 (records, tables, a page).
+# Hardware and cost: made for one GPU of 16 GB and --fp16. 2,250 runs with the grid,
+#         180 with one point. Measured on CPU cores: docs/results.md.
+# Expected: the paper's SST-2 at N = 20: 85.9 ± 2.1 (CE), 88.1 ± 3.3 (CE+SCL).
+#
+# Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
+#           TASKS     which of its tasks are prepared   (default: SST-2 QNLI MNLI)
+#           GLUE, DATA_BIN, SIZES    as prepare_glue.sh
+#           PREPARE   options of `fairseq-scl prepare`, as --partial for files that have
+#                     not all rows
+set -euo pipefail
+ENCODER=${ENCODER:?name an encoder folder}
+export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
+export TASKS=${TASKS:-SST-2 QNLI MNLI}
+read -ra prepare <<<"${PREPARE:-}"
+
+"$(dirname "$0")/prepare_glue.sh" ${prepare[@]+"${prepare[@]}"}
+fairseq-scl run table4 --data "$DATA_BIN" --model "$ENCODER" "$@"

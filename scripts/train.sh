@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# One fine-tuning run: fairseq-train with (1 - λ)·CE + λ·SCL and the published GLUE recipe.
+#
+# Usage:  ENCODER=encoders/roberta.large DATA=data-bin/SST-2/n100-sample0 \
+#           scripts/train.sh [OPTION of fairseq-train...]
+# Writes: SAVE_DIR (checkpoints, metrics.jsonl).
+# Cost:   one GPU of 16 GB with --fp16, or a laptop for small encoders and --cpu.
+#
+# Settings: ENCODER and DATA, folders; ARCH (roberta_large); UPDATES (200); LR (1e-5);
+#           BATCH (16); LAMBDA (0.9); TAU (0.3); CLASSES (2); SEED (0);
+#           SAVE_DIR (checkpoints). Sentence pairs also need: --separator-token 2
+set -euo pipefail
+ENCODER=${ENCODER:?name an encoder folder}
+DATA=${DATA:?name a data folder}
+UPDATES=${UPDATES:-200}
+SAVE_DIR=${SAVE_DIR:-checkpoints}
+
+mkdir -p "$SAVE_DIR"
+fairseq-train "$DATA" --user-dir "$(fairseq-scl user-dir)" \
+  --restore-file "$ENCODER/model.pt" \
+  --reset-optimizer --reset-dataloader --reset-meters \
+  --arch "${ARCH:-roberta_large}" --max-positions 512 --shorten-method truncate \
+  --task sentence_prediction_scl --num-classes "${CLASSES:-2}" --init-token 0 \
+  --metrics-file "$SAVE_DIR/metrics.jsonl" --packed \
+  --criterion sentence_prediction_scl \
+  --scl-lambda "${LAMBDA:-0.9}" --scl-temperature "${TAU:-0.3}" \
+  --dropout 0.1 --attention-dropout 0.1 --weight-decay 0.1 --clip-norm 0 \
+  --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-06 --seed "${SEED:-0}" \
+  --lr "${LR:-1e-5}" --lr-scheduler polynomial_decay --total-num-update "$UPDATES" \
+  --warmup-updates "$((UPDATES * 6 / 100))" --max-update "$UPDATES" \
+  --batch-size "${BATCH:-16}" --required-batch-size-multiple 1 \
+  --no-epoch-checkpoints --no-last-checkpoints --save-dir "$SAVE_DIR" \
+  --best-checkpoint-metric n_correct --maximize-best-checkpoint-metric "$@"
