@@ -135,7 +135,8 @@ def _stock_checkpoint(
     model = {name: model[name] for name in MODEL_SETTINGS if name in model}
     model |= {"_name": "roberta", "arch": "roberta"}
     task = plain_values(state["cfg"]["task"])
-    task = {k: v for k, v in task.items() if k not in ("batching", "metrics_file")}
+    own = ("batching", "metrics_file", "packed")
+    task = {name: value for name, value in task.items() if name not in own}
     task |= {"_name": "sentence_prediction", "data": "."}
     return plain_checkpoint(model, task, weights)
 

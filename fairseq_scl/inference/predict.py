@@ -1,6 +1,7 @@
 """Labels, probabilities and features of sentences, batched by length."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from fairseq.data import data_utils
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from fairseq_scl.inference.model_folder import HEAD, Classifier
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
+from fairseq_scl.models.packed import LENGTHS, pack, right_padded_lengths, unsupported
 
 
 def encode(
@@ -56,9 +58,9 @@ def probabilities(
         ``(N, classes)`` float32 on the CPU, in the order of ``encoded``; rows sum to 1.
     """
     result = torch.zeros(len(encoded), len(classifier.labels))
-    for rows, tokens in _batches(classifier, encoded, max_tokens):
+    for rows, batch in _batches(classifier, encoded, max_tokens):
         with torch.inference_mode():
-            logits, _ = classifier.model(tokens, classification_head_name=HEAD)
+            logits, _ = classifier.model(**batch, classification_head_name=HEAD)
         result[rows] = torch.softmax(logits.float(), dim=-1).cpu()
     return result
 
@@ -81,26 +83,32 @@ def features(
         ``(N, D)`` float32 on the CPU, in the order of ``encoded``.
     """
     found: dict[int, Tensor] = {}
-    for rows, tokens in _batches(classifier, encoded, max_tokens):
+    for rows, batch in _batches(classifier, encoded, max_tokens):
         with (
             torch.inference_mode(),
             classification_features(classifier.model, HEAD, kind),
         ):
-            _, extra = classifier.model(tokens, classification_head_name=HEAD)
+            _, extra = classifier.model(**batch, classification_head_name=HEAD)
         found |= dict(zip(rows, extra[EXTRA_KEY].float().cpu(), strict=True))
     return torch.stack([found[row] for row in range(len(encoded))])
 
 
 def _batches(
     classifier: Classifier, encoded: Sequence[Tensor], max_tokens: int
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Yield row numbers and padded ``(B, T)`` token ids, longest examples first."""
+) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    """Yield row numbers and the model's arguments, longest examples first.
+
+    The model computes real tokens only, unless it has a part that cannot: the same
+    numbers either way.
+    """
+    if unsupported(classifier.model) is None:
+        pack(classifier.model)
     device = next(classifier.model.parameters()).device
+    pad = classifier.dictionary.pad()
     waiting = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
     while waiting:
         size = max(1, max_tokens // len(encoded[waiting[0]]))
         rows, waiting = waiting[:size], waiting[size:]
-        tokens = data_utils.collate_tokens(
-            [encoded[row] for row in rows], classifier.dictionary.pad()
-        )
-        yield rows, tokens.to(device)
+        tokens = data_utils.collate_tokens([encoded[row] for row in rows], pad)
+        lengths = right_padded_lengths(tokens, pad)
+        yield rows, {"src_tokens": tokens.to(device), LENGTHS: lengths}

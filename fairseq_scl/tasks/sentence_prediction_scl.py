@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch.distributed
-from fairseq.data import SortDataset
+from fairseq.data import BaseWrapperDataset, SortDataset
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import (
     SentencePredictionConfig,
@@ -15,6 +15,7 @@ from torch import nn
 
 from fairseq_scl.compat import exit_on_input_error
 from fairseq_scl.errors import InputError
+from fairseq_scl.models.packed import LENGTHS, keep_memory, pack, right_padded_lengths
 from fairseq_scl.tasks.batching import BATCHING, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
     check_data_folder,
@@ -42,6 +43,13 @@ class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
         metadata={
             "help": "append one JSON line for each validation of each subset, with "
             "exact counts and unrounded losses, to this file"
+        },
+    )
+    packed: bool = field(
+        default=False,
+        metadata={
+            "help": "compute the real tokens of a batch only, no padding, and in the "
+            "last layer only what the head reads: the same results, faster"
         },
     )
 
@@ -84,6 +92,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         elif self.cfg.batching != "fixed":
             balanced = self.cfg.batching == "balanced"
             dataset = EpochOrderDataset(plain, labels, balanced, self.cfg.seed)
+        if self.cfg.packed:
+            dataset = _CountedDataset(dataset, self.source_dictionary.pad())
         self.datasets[split] = dataset
         return dataset
 
@@ -91,6 +101,11 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         """Build the model and have it refuse checkpoints that are not its own."""
         model = super().build_model(cfg, from_checkpoint)
         refuse_other_checkpoints(model)
+        if self.cfg.packed:
+            with exit_on_input_error():
+                pack(model)
+            if not torch.cuda.is_available():
+                keep_memory()
         return model
 
     def dataset(self, split: str) -> Any:
@@ -125,6 +140,21 @@ class SentencePredictionSCLTask(SentencePredictionTask):
                 f"--metrics-file: cannot write {self.cfg.metrics_file}: "
                 f"{error.strerror}"
             ) from error
+
+
+class _CountedDataset(BaseWrapperDataset):
+    """Counts tokens where a batch is collated: asking a GPU later would stall it."""
+
+    def __init__(self, dataset: Any, pad: int) -> None:
+        super().__init__(dataset)
+        self.pad = pad
+
+    def collater(self, samples: list[Any]) -> dict[str, Any]:
+        batch: dict[str, Any] = super().collater(samples)
+        if batch:
+            tokens = batch["net_input"]["src_tokens"]
+            batch["net_input"][LENGTHS] = right_padded_lengths(tokens, self.pad)
+        return batch
 
 
 def _number(value: Any) -> Any:

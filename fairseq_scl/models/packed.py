@@ -1,0 +1,228 @@
+"""RoBERTa on the real tokens of a batch only: no row is computed for padding.
+
+``pack`` changes what the ``forward`` of a model does, not its weights: they stay the
+stock model's, and so do checkpoints. Embeddings, linear layers, norms and feed-forward
+layers see one row a token. The last layer computes the ``<s>`` rows alone, since that
+is what a classification head reads.
+"""
+
+import ctypes
+import functools
+import sys
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fairseq.models.roberta.model import RobertaEncoder, RobertaModel
+from fairseq.models.transformer import TransformerEncoder
+from fairseq.modules import LearnedPositionalEmbedding
+from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
+from torch import Tensor, nn
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.models.packed_attention import attention
+from fairseq_scl.models.packed_layout import CpuDropout, Layout
+
+LENGTHS = "packed_lengths"
+# <malloc.h>: never map a block on its own, never give memory back.
+_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
+
+
+def pack(model: nn.Module) -> nn.Module:
+    """Have a model compute its classification heads on real tokens only.
+
+    The same logits, gradients, state dict and hooks; of the encoder's output the head
+    gets ``(B, 1, D)``, the ``<s>`` rows. A call without a head (language model,
+    features of all tokens, all hidden states), or of a batch with padding elsewhere
+    than at the right, goes the stock model's way.
+
+    Args:
+        model: a fairseq ``RobertaModel`` or subclass; changed in place.
+
+    Returns:
+        the same model.
+
+    Raises:
+        InputError: the model has a part that is not supported.
+    """
+    if reason := unsupported(model):
+        raise InputError(f"--packed does not go with {reason}")
+    if not is_packed(model):
+        model.forward = functools.partial(_forward, model)
+    return model
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Tell whether ``pack`` was applied to a model."""
+    return getattr(model.forward, "func", None) is _forward
+
+
+def unsupported(model: nn.Module) -> str | None:
+    """Name what in a model keeps it from being packed, ``None`` if nothing does."""
+    if (
+        not isinstance(model, RobertaModel)
+        or type(model).forward is not RobertaModel.forward
+        or type(model.encoder) is not RobertaEncoder
+        or type(model.encoder.sentence_encoder) is not TransformerEncoder
+    ):
+        return f"a {type(model).__name__}, only with RoBERTa as fairseq computes it"
+    encoder: Any = model.encoder.sentence_encoder
+    args = model.args
+    layers = list(nn.ModuleList.__iter__(encoder.layers))  # LayerDrop's leaves some out
+    positions = encoder.embed_positions
+    for found, flag in (
+        (getattr(args, "quant_noise_pq", 0) > 0, "--quant-noise-pq"),
+        (getattr(args, "quant_noise_scalar", 0) > 0, "--quant-noise-scalar"),
+        (getattr(args, "checkpoint_activations", False), "--checkpoint-activations"),
+        (getattr(args, "offload_activations", False), "--offload-activations"),
+        (getattr(args, "adaptive_input", False), "--adaptive-input"),
+        (encoder.layer_norm is not None, "--encoder-normalize-before"),
+        (_pruned(args), "--mha-heads-to-keep and --ffn-blocks-to-remove"),
+        (
+            any(getattr(layer.self_attn, "use_xformers", False) for layer in layers),
+            "--encoder-xformers-att-config",
+        ),
+        (
+            positions is not None
+            and not isinstance(positions, LearnedPositionalEmbedding),
+            "positions that are not learned",
+        ),
+        (
+            not all(_is_plain(layer) for layer in layers),
+            "layers that are not fairseq's own, as with --ddp-backend fully_sharded",
+        ),
+    ):
+        if found:
+            return flag
+    return None
+
+
+def _pruned(args: Any) -> bool:
+    return (
+        getattr(args, "mha_heads_to_keep", -1) != -1
+        or getattr(args, "ffn_blocks_to_remove", -1) != -1
+    )
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Tell whether a layer computes what ``_layer`` does: no wrapper, no override."""
+    own = type(layer).forward is TransformerEncoderLayerBase.forward
+    return own and "forward" not in vars(layer)
+
+
+@functools.cache
+def keep_memory() -> bool:
+    """Have glibc keep freed memory for the next step; tell whether it does.
+
+    By default each large tensor is mapped and unmapped by the system, page by page: the
+    gradient of the embedding and the optimizer's buffers then take longer to get than
+    to fill. The process holds its peak memory until it ends.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # not glibc
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _forward(
+    self: Any,
+    src_tokens: Tensor,
+    features_only: bool = False,
+    return_all_hiddens: bool = False,
+    classification_head_name: str | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, dict[str, Any]]:
+    """``RobertaModel.forward``; ``packed_lengths`` holds the lengths as integers."""
+    lengths = kwargs.pop(LENGTHS, None)
+    wanted = classification_head_name is not None and not return_all_hiddens
+    if wanted and lengths is None:
+        lengths = right_padded_lengths(src_tokens, self.encoder.dictionary.pad())
+    if not wanted or lengths is None:
+        output: tuple[Tensor, dict[str, Any]] = type(self).forward(
+            self,
+            src_tokens,
+            features_only,
+            return_all_hiddens,
+            classification_head_name,
+            **kwargs,
+        )
+        return output
+    layout = Layout.of(lengths, src_tokens.shape[1], src_tokens.device)
+    first = _encode(self.encoder.sentence_encoder, src_tokens, layout)
+    features = first.index_select(0, layout.back).unsqueeze(1)
+    logits = self.classification_heads[classification_head_name](features)
+    return logits, {"inner_states": None}
+
+
+def right_padded_lengths(tokens: Tensor, pad: int) -> list[int] | None:
+    """Count the tokens of each sentence of a ``(B, T)`` batch.
+
+    Waits for the device. Returns ``None`` where there is padding before a token, or a
+    sentence without any.
+    """
+    real = tokens.ne(pad)
+    lengths = real.sum(1)
+    columns = torch.arange(tokens.shape[1], device=tokens.device)
+    if not tokens.numel() or not torch.equal(real, columns < lengths[:, None]):
+        return None
+    found: list[int] = lengths.tolist()
+    return found if min(found) > 0 else None
+
+
+def _encode(encoder: Any, tokens: Tensor, layout: Layout) -> Tensor:
+    """Return the final hidden states ``(B, D)`` at ``<s>``, in the layout's order."""
+    on_cpu = tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    noise = CpuDropout() if on_cpu else None
+    x = (
+        encoder.embed_tokens(tokens.flatten().index_select(0, layout.index))
+        * encoder.embed_scale
+    )
+    if encoder.embed_positions is not None:
+        table = encoder.embed_positions
+        offset = 0 if table.padding_idx is None else table.padding_idx + 1
+        x = x + F.embedding(layout.positions + offset, table.weight)
+    if encoder.layernorm_embedding is not None:
+        x = encoder.layernorm_embedding(x)
+    x = _dropout(encoder.dropout_module, x, noise)
+    layers = list(encoder.layers)  # LayerDrop leaves layers out here
+    for layer in layers[:-1]:
+        x = _layer(layer, x, x, layout, noise)
+    first = x.index_select(0, layout.starts[:-1])
+    return _layer(layers[-1], first, x, layout, noise) if layers else first
+
+
+def _layer(
+    layer: Any, rows: Tensor, x: Tensor, layout: Layout, noise: CpuDropout | None
+) -> Tensor:
+    """Compute one layer for ``rows``, which attend to all rows ``x``."""
+    attn = layer.self_attn
+    y = attention(
+        attn.q_proj(rows),
+        attn.k_proj(x),
+        attn.v_proj(x),
+        attn.num_heads,
+        layout,
+        _probability(attn.dropout_module),
+        noise,
+    )
+    y = _dropout(layer.dropout_module, attn.out_proj(y), noise)
+    rows = layer.self_attn_layer_norm(rows + y)
+    y = layer.activation_fn(layer.fc1(rows))
+    y = layer.fc2(_dropout(layer.activation_dropout_module, y, noise))
+    y = _dropout(layer.dropout_module, y, noise)
+    output: Tensor = layer.final_layer_norm(rows + y)
+    return output
+
+
+def _dropout(module: Any, x: Tensor, noise: CpuDropout | None) -> Tensor:
+    p = _probability(module)
+    if p == 0:
+        return x
+    return F.dropout(x, p) if noise is None else noise(x, p)
+
+
+def _probability(module: Any) -> float:
+    active = module.training or module.apply_during_inference
+    return float(module.p) if active else 0.0

@@ -1,0 +1,217 @@
+"""Attention between packed rows: each row meets the rows of its own sentence only."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fairseq_scl.models.packed_layout import CpuDropout, Layout
+
+varlen_attn: Any = None
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # an older PyTorch
+    pass
+else:
+    varlen_attn = varlen.varlen_attn
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    heads: int,
+    layout: Layout,
+    p: float,
+    noise: CpuDropout | None,
+) -> Tensor:
+    """Compute softmax(Q Kᵀ / √d) V for each sentence and head.
+
+    Three ways that give the same: with ``noise`` by groups of equally long sentences,
+    the fastest way on a CPU; without it by the kernel for variable lengths where there
+    is one (CUDA, half precision, no dropout); or else by PyTorch's attention on padded
+    rows, of which there are no more than of query, key and value.
+
+    Args:
+        query: ``(N, D)``, or ``(B, D)``: one row a sentence, in the layout's order.
+        key: ``(N, D)``.
+        value: ``(N, D)``.
+        heads: number of heads.
+        layout: of the rows.
+        p: dropout probability of the attention weights, 0 outside training.
+        noise: source of the dropout masks on a CPU, ``None`` elsewhere.
+
+    Returns:
+        of the shape and dtype of ``query``.
+    """
+    if noise is not None:
+        grouped: Any = _GroupedAttention
+        output: Tensor = grouped.apply(query, key, value, heads, layout, p, noise)
+        return output
+    if has_kernel(query.device, query.dtype, query.shape[1] // heads, p):
+        return _kernel_attention(query, key, value, heads, layout)
+    return _padded_attention(query, key, value, heads, layout, p)
+
+
+def has_kernel(
+    device: torch.device, dtype: torch.dtype, head_size: int, p: float
+) -> bool:
+    """Tell whether PyTorch's attention for variable lengths (2.10 on) can be used.
+
+    It is FlashAttention: half precision on Ampere or later, heads of a multiple of 8
+    and at most 256, and no dropout.
+    """
+    return (
+        varlen_attn is not None
+        and device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and p == 0
+        and head_size % 8 == 0
+        and head_size <= 256
+        and torch.cuda.get_device_capability(device)[0] >= 8
+    )
+
+
+def _kernel_attention(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, layout: Layout
+) -> Tensor:
+    starts, query_starts, longest = layout.starts32, layout.starts32, layout.longest
+    if one_each := len(query) < len(key):
+        query_starts = torch.arange(
+            len(starts), dtype=torch.int32, device=starts.device
+        )
+    output: Tensor = varlen_attn(
+        *(rows.unflatten(1, (heads, -1)) for rows in (query, key, value)),
+        query_starts,
+        starts,
+        1 if one_each else longest,
+        longest,
+    )
+    return output.flatten(1)
+
+
+def _padded_attention(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, layout: Layout, p: float
+) -> Tensor:
+    sentences, columns = len(layout.lengths), layout.longest
+
+    def pad(rows: Tensor) -> Tensor:
+        padded = rows.new_zeros(sentences * columns, rows.shape[1])
+        padded = padded.index_copy(0, layout.padded, rows)
+        return padded.view(sentences, columns, heads, -1).transpose(1, 2)
+
+    one_each = len(query) < len(key)
+    rows = query.view(sentences, heads, 1, -1) if one_each else pad(query)
+    output = F.scaled_dot_product_attention(rows, pad(key), pad(value), layout.mask, p)
+    output = output.transpose(1, 2).flatten(0, 1).flatten(1)
+    return output if one_each else output.index_select(0, layout.padded)
+
+
+class _GroupedAttention(torch.autograd.Function):
+    """Products of matrices without masks, one a run of equally long sentences.
+
+    Rows are brought into the order (sentence, head, token), where each run is one block
+    of matrices; softmax weights of all runs lie in one flat buffer.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        heads: int,
+        layout: Layout,
+        p: float,
+        noise: CpuDropout,
+    ) -> Tensor:
+        ctx.runs = runs = _Runs(layout, heads, one_each=len(query) < len(key))
+        scale = (query.shape[1] // heads) ** -0.5
+        query = runs.by_head(query * scale, of_query=True)
+        key, value = runs.by_head(key), runs.by_head(value)
+        weights = query.new_empty(runs.size)
+        for w, q, k in runs.split(weights, query, key):
+            torch.bmm(q, k.transpose(1, 2), out=w)
+            torch.softmax(w, -1, out=w)
+        mask = noise.mask(runs.size, p, query.dtype) if p > 0 else None
+        kept = weights if mask is None else weights * mask
+        output = torch.empty_like(query)
+        for w, o, v in runs.split(kept, output, value):
+            torch.bmm(w, v, out=o)
+        ctx.save_for_backward(query, key, value, weights, mask)
+        ctx.scale = scale
+        return runs.by_row(output, of_query=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weights, mask = ctx.saved_tensors
+        runs: _Runs = ctx.runs
+        d_output = runs.by_head(d_output, of_query=True)
+        kept = weights if mask is None else weights * mask
+        d_weights = torch.empty_like(weights)
+        d_query, d_key, d_value = map(torch.empty_like, (query, key, value))
+        for dw, do, v in runs.split(d_weights, d_output, value):
+            torch.bmm(do, v.transpose(1, 2), out=dw)
+        for w, do, dv in runs.split(kept, d_output, d_value):
+            torch.bmm(w.transpose(1, 2), do, out=dv)
+        if mask is not None:
+            d_weights *= mask
+        for (dw, q, k), (w, dq, dk) in zip(
+            runs.split(d_weights, query, key),
+            runs.split(weights, d_query, d_key),
+            strict=True,
+        ):
+            d_scores = torch._softmax_backward_data(dw, w, -1, dw.dtype)
+            torch.bmm(d_scores, k, out=dq)
+            torch.bmm(d_scores.transpose(1, 2), q, out=dk)
+        d_query *= ctx.scale
+        return (
+            runs.by_row(d_query, of_query=True),
+            runs.by_row(d_key),
+            runs.by_row(d_value),
+            *(None, None, None, None),
+        )
+
+
+class _Runs:
+    """The runs of equally long sentences of a layout, and how to reach them."""
+
+    def __init__(self, layout: Layout, heads: int, one_each: bool) -> None:
+        self.one_each = one_each
+        self.heads = heads
+        self.forth, self.back = layout.head_order(heads)
+        self.keys = [(count * heads, length) for count, length in layout.groups]
+        self.queries = [(n, 1 if one_each else length) for n, length in self.keys]
+        pairs = zip(self.queries, self.keys, strict=True)
+        self.weights = [(n, rows, length) for (n, rows), (_, length) in pairs]
+        self.size = sum(n * rows * length for n, rows, length in self.weights)
+
+    def by_head(self, rows: Tensor, of_query: bool = False) -> Tensor:
+        """Bring ``(N, D)`` rows into ``(N·H, d)``: by sentence, head and token."""
+        rows = rows.reshape(len(rows) * self.heads, -1)
+        moved = not (of_query and self.one_each)
+        return rows.index_select(0, self.forth) if moved else rows
+
+    def by_row(self, rows: Tensor, of_query: bool = False) -> Tensor:
+        """Undo :meth:`by_head`."""
+        moved = not (of_query and self.one_each)
+        rows = rows.index_select(0, self.back) if moved else rows
+        return rows.view(len(rows) // self.heads, -1)
+
+    def split(
+        self, weights: Tensor, queries: Tensor, keys: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield weights, rows of queries and rows of keys of each run as matrices."""
+        parts = zip(
+            weights.split([n * rows * length for n, rows, length in self.weights]),
+            queries.split([n * rows for n, rows in self.queries]),
+            keys.split([n * length for n, length in self.keys]),
+            self.weights,
+            strict=True,
+        )
+        for w, q, k, (n, rows, length) in parts:
+            yield w.view(n, rows, length), q.view(n, rows, -1), k.view(n, length, -1)
