@@ -53,6 +53,7 @@ class Run:
         device: ``cpu`` or ``cuda``.
         keep_checkpoint: keep the best checkpoint after the run.
         keep_head: go on from the classification head in the encoder's ``model.pt``.
+        packed: compute real tokens only, see docs/training.md; the same results.
         fp16: train in half precision, with fairseq's loss scaling.
         max_valid_steps: batches of a validation; ``None`` for all of them.
         cell: what a table calls the run: task, n, loss and so on.
@@ -73,6 +74,7 @@ class Run:
     device: str = "cpu"
     keep_checkpoint: bool = False
     keep_head: bool = False
+    packed: bool = True
     fp16: bool = False
     max_valid_steps: int | None = None
     cell: dict[str, Any] = field(default_factory=dict)
@@ -93,6 +95,7 @@ def command(run: Run, folder: Path) -> list[str]:
         device += ["--fp16-scale-window", "128"]
     few = run.max_valid_steps
     valid = [] if few is None else ["--max-valid-steps", str(few)]
+    packed = ["--packed"] if run.packed else []
     head = ["--load-checkpoint-heads"] if run.keep_head else []
     return [
         *["fairseq-train", str(run.data)],
@@ -107,7 +110,8 @@ def command(run: Run, folder: Path) -> list[str]:
         *["--scl-temperature", str(run.scl_temperature)],
         *architecture_flags(run.encoder, run.max_positions),
         *["--dropout", "0.1", "--attention-dropout", "0.1"],
-        *["--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-06"],
+        *["--optimizer", "fused_adam", "--adam-betas", "(0.9, 0.98)"],
+        *["--adam-eps", "1e-06"],
         *["--lr", str(run.learning_rate), "--lr-scheduler", "polynomial_decay"],
         *["--warmup-updates", str(round(0.06 * run.updates))],
         *["--total-num-update", str(run.updates), "--max-update", str(run.updates)],
@@ -123,7 +127,7 @@ def command(run: Run, folder: Path) -> list[str]:
         # A loader process would cost more to start each epoch than it saves.
         *["--num-workers", "0"],
         *["--log-format", "simple", "--log-interval", "10"],
-        *[*valid, *head, *device],
+        *[*packed, *valid, *head, *device],
     ]
 
 
