@@ -92,6 +92,34 @@ def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
     assert times == {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
 
 
+def test_the_best_model_of_each_loss_is_trained_on(tmp_path, toy, data, capfd):
+    assert main([*toy, "--only", "lambda=0.9", "--keep-checkpoints"]) == 0
+    results, models = tmp_path / "results", []
+    export = ["export", "--results", str(results), "--to"]
+    for loss in ("CE", "CE+SCL"):
+        model = tmp_path / loss
+        assert main([*export, str(model), "--only", f"loss={loss}"]) == 0
+        models += ["--model", f"{loss}={model}"]
+    assert "the best run is toy-n8-CE+SCL-lambda0.9-tau0.3-sample" in (
+        capfd.readouterr().out
+    )
+    table = tmp_path / "further.yaml"
+    table.write_text(Path(toy[1]).read_text() + "start: model\n")
+    argv = ["run", str(table), "--data", str(data), *models, "--device", "cpu"]
+    argv += ["--results", str(tmp_path / "further"), "--only", "sample=0,lambda=0.5"]
+    assert main(argv) == 0
+    log = next((tmp_path / "further").glob(f"runs/*CE-sample0/{LOG}")).read_text()
+    assert "--load-checkpoint-heads" in log
+    assert "deleting classification head" not in log
+    assert main([*export, str(tmp_path / "x")]) == 2
+    assert "does not tell one best model" in capfd.readouterr().err
+    assert main([*export, str(tmp_path / "x"), "--only", "loss=CE,n=9"]) == 2
+    for checkpoint in results.glob("runs/*/checkpoint_best.pt"):
+        checkpoint.unlink()
+    assert main([*export, str(tmp_path / "x"), "--only", "loss=CE"]) == 2
+    assert "run it again with --keep-checkpoints" in capfd.readouterr().err
+
+
 def test_only_some_and_then_the_rest(tmp_path, toy):
     assert main([*toy, "--only", "sample=0,loss=CE"]) == 0
     assert records(tmp_path / "results") == ["toy-n8-CE-sample0"]

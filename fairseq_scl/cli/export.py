@@ -3,24 +3,40 @@
 import argparse
 from pathlib import Path
 
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.plan import choose, planned_runs
+from fairseq_scl.experiments.results import best_attempt, collect, summarise
+from fairseq_scl.experiments.runner import BEST
+from fairseq_scl.experiments.sweep import read_table, run_folder
 from fairseq_scl.inference.model_folder import export_classifier
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--checkpoint",
-        required=True,
         type=Path,
         metavar="FILE",
-        help="checkpoint of fairseq-train, for example checkpoint_best.pt",
+        help="checkpoint of fairseq-train, as checkpoint_best.pt; needs --data",
+    )
+    source.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="results of 'fairseq-scl run --keep-checkpoints': the best model of them",
     )
     parser.add_argument(
         "--data",
-        required=True,
         type=Path,
         metavar="FOLDER",
-        help="data folder that it was trained on",
+        help="with --checkpoint: data folder that it was trained on",
+    )
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="CHOICE",
+        help="with --results: of which cell and loss, as 'task=SST-2,n=20,loss=CE+SCL'",
     )
     parser.add_argument(
         "--to",
@@ -33,6 +49,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the model folder."""
-    export_classifier(arguments.checkpoint, arguments.data, arguments.to)
+    checkpoint, data = arguments.checkpoint, arguments.data
+    if arguments.results is not None:
+        if data is not None:
+            raise InputError("--data goes with --checkpoint; --results knows its data")
+        checkpoint, data = _best(arguments.results, arguments.only)
+        print(f"the best run is {checkpoint.parent.name}")
+    elif data is None:
+        raise InputError("--checkpoint needs --data, the folder it was trained on")
+    elif arguments.only:
+        raise InputError(f"--only {arguments.only!r} goes with --results")
+    export_classifier(checkpoint, data, arguments.to)
     print(f"wrote {arguments.to}")
     return 0
+
+
+def _best(results: Path, only: str) -> tuple[Path, Path]:
+    """Return checkpoint and data folder of the best run."""
+    table, data, models = read_table(results)
+    chosen = choose(planned_runs(table, data, models), only)
+    cells = summarise(table, collect(results, chosen)).cells
+    best = best_attempt([loss for cell in cells for loss in cell.losses.values()])
+    if best is None:
+        raise InputError(
+            f"--only {only!r} does not tell one best model of {results}: name task, n "
+            "and loss of finished runs, and lambda and tau where some of the grid are "
+            "missing"
+        )
+    checkpoint = run_folder(results, best.run) / BEST
+    if not checkpoint.is_file():
+        raise InputError(
+            f"{checkpoint} is missing: delete {checkpoint.parent} and run it again "
+            "with --keep-checkpoints"
+        )
+    return checkpoint, best.run.data
