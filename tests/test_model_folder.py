@@ -160,10 +160,17 @@ def test_without_folding_the_epsilon_predictions_would_differ():
     run, checkpoint, folder, _ = exported()
     classifier = load_classifier(folder)
     encoded = encode(classifier, [e.sentences for e in held_out(False)])[0]
-    folded = probabilities(classifier, encoded)
     trained_model, _ = as_trained(checkpoint, run.data)
-    classifier.model.load_state_dict(trained_model.state_dict())
-    assert (probabilities(classifier, encoded) - folded).abs().max() > 1e-4
+    weights = trained_model.state_dict()
+    for name in weights:
+        if ".embed_" in name:  # so small that a layer norm's epsilon matters
+            weights[name] = weights[name] * 0.01
+    found = []
+    for model in (trained_model, classifier.model):
+        model.load_state_dict(weights)
+        classifier.model = model
+        found.append(probabilities(classifier, encoded))
+    assert (found[0] - found[1]).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(("rare", "common"), [("a", "z"), ("z", "a")])
