@@ -1,9 +1,9 @@
 """Supervised contrastive fine-tuning for fairseq (Gunel et al., 2021).
 
 Give this folder to ``fairseq-train --user-dir``: importing it registers the criterion
-``sentence_prediction_scl``, the task ``sentence_prediction_scl``, the model
-``roberta_bert`` and the optimizer ``fused_adam`` with fairseq, and lets fairseq load its
-own checkpoints on today's PyTorch. Where fairseq does not fit this Python, only :mod:`fairseq_scl.losses` works,
+and the task ``sentence_prediction_scl``, the model ``roberta_bert`` and the optimizer
+``fused_adam`` with fairseq, and lets fairseq load its own checkpoints on today's
+PyTorch. Where fairseq does not fit this Python, only :mod:`fairseq_scl.losses` works,
 and ``fairseq-scl doctor`` says why.
 """
 

@@ -5,7 +5,7 @@
 #
 # Usage:  ENCODER=encoders/roberta.large scripts/figure2.sh [OPTION...]
 #         the options go to each `fairseq-scl run`
-# Writes: outputs/figure2 (records, checkpoints) and outputs/figure2.png, .pdf, .json.
+# Writes: outputs/figure2: records, checkpoints, figure2.png, figure2.pdf, figure2.json.
 # Hardware and cost: one GPU of 16 GB; four few-shot runs and two on all of SST-2.
 #
 # Settings: ENCODER, GLUE, DATA_BIN, PREPARE as table4.sh; PANELS (20 100 full);
@@ -29,8 +29,8 @@ for n in "${sizes[@]}"; do
     model=outputs/figure2/models/$n-$loss
     [[ -d $model ]] || fairseq-scl export --results "$results" --only "loss=$loss" \
       --to "$model"
-    models+=(--model "N = $n, $loss=$model")
+    models+=(--model "$n:$loss=$model")
   done
 done
 fairseq-scl figure --data "$DATA_BIN/SST-2/n20-sample0" "${models[@]}" \
-  --to outputs/figure2.png
+  --to outputs/figure2/figure2.png

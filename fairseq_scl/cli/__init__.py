@@ -16,9 +16,11 @@ VERBS = {
     "doctor": "print versions and what is wrong with this installation",
     "download": "fetch the official files of the paper's tasks",
     "export": "make a model folder from a training checkpoint",
+    "figure": "draw t-SNE of the features of model folders, as Figures 2 and 3",
     "predict": "label sentences or sentence pairs with a model folder",
     "prepare": "make a data folder for fairseq-train from labelled text files",
     "quickstart": "compare CE with CE + SCL on real sentences, end to end",
+    "report": "write the tables and figures of what 'fairseq-scl run' made",
     "run": "train all runs of a table, or what is missing of them",
     "user-dir": "print the folder to give to fairseq-train --user-dir",
 }
@@ -59,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show defaults, but no ``(default: None)`` where there is none."""
+    """Show defaults, but not where there is none, as ``(default: None)``."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None:
+        if action.default in (None, False, "", []):
             return action.help
         return super()._get_help_string(action)
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import fairseq_scl
 from fairseq_scl.compat import installed_version
 from fairseq_scl.data.files import read_json, write_json
 from fairseq_scl.errors import InputError
@@ -110,12 +111,15 @@ def read_record(folder: str | Path) -> Record | None:
 
 def origin(checksums: Mapping[str, str]) -> dict[str, Any]:
     """Describe where a result comes from: versions, commit, machine, time, data."""
-    names = ("torch", "numpy", "fairseq", "fairseq-fixed", "fairseq-scl")
+    names = ("torch", "numpy", "fairseq", "fairseq-fixed")
+    versions = {name: v for name in names if (v := installed_version(name))}
+    # Not what is installed, which may be another than what runs.
+    versions["fairseq-scl"] = fairseq_scl.__version__
     # An installed package may lie inside another project's repository.
     is_ours = _git(["ls-files", "--error-unmatch", Path(__file__).name]) is not None
     changed = _git(["status", "--porcelain"]) if is_ours else None
     return {
-        "versions": {name: v for name in names if (v := installed_version(name))},
+        "versions": versions,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "commit": _git(["rev-parse", "HEAD"]) if is_ours else None,

@@ -7,7 +7,7 @@ stays so: nothing is put in its place.
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,8 +267,7 @@ def _loss_result(
         old, new = first.selection.chosen.runs, selection.chosen.runs
         comparison = compare(old, new, table.repetitions)
     records = [a.record for a in result.chosen_attempts if a.record is not None]
-    degenerate = _count_degenerate(records)
-    return LossResult(loss, names, tuple(attempts), selection, degenerate, comparison)
+    return replace(result, degenerate=_count_degenerate(records), comparison=comparison)
 
 
 def _key(run: Run, names: Sequence[str]) -> tuple[Any, ...]:
@@ -281,8 +280,8 @@ def _count_degenerate(records: Sequence[Record]) -> int | None:
         classes = record.origin.get("classes")
         if classes is None or record.settings.get("max_valid_steps") is not None:
             return None  # the counts are not known, or not of what was measured
-        found = degenerate_runs([outcome(record)], classes["valid"], classes["test"])
-        count += len(found)
+        labels = classes["valid"], classes["test"]
+        count += len(degenerate_runs([outcome(record)], *labels))
     return count
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
@@ -53,11 +54,9 @@ def tsne_comparison(
     seed: int = 0,
     perplexity: float = 30.0,
 ) -> dict[str, float]:
-    """Draw t-SNE embeddings of several models' features of one test set.
+    """Draw t-SNE embeddings of several models' features of one test set, in a row.
 
-    As Figures 2 and 3 of Gunel et al. (2021), but with the silhouette score of the
-    features themselves (cosine distance, -1 to 1) above each picture, since t-SNE shows
-    clusters also where there are none.
+    See :func:`tsne_grid`.
 
     Args:
         features: ``(N, D)`` float32 of each model, in the same order of examples.
@@ -69,30 +68,76 @@ def tsne_comparison(
     Returns:
         the silhouette score of each model.
     """
-    figure = Figure(figsize=(5 * len(features), 4.8), layout="constrained")
+    grid = {("", name): matrix for name, matrix in features.items()}
+    scores = tsne_grid(grid, labels, [path], seed, perplexity)
+    return {name: score for (_, name), score in scores.items()}
+
+
+def tsne_grid(
+    features: Mapping[tuple[str, str], NDArray[np.float32]],
+    labels: Sequence[str],
+    paths: Sequence[Path],
+    seed: int = 0,
+    perplexity: float = 30.0,
+    split: str = "test",
+) -> dict[tuple[str, str], float]:
+    """Draw t-SNE embeddings of one test set: a row a size, a column a model.
+
+    As Figures 2 and 3 of Gunel et al. (2021), but with the silhouette score of the
+    features themselves (cosine distance, -1 to 1) above each picture, since t-SNE shows
+    clusters also where there are none.
+
+    Args:
+        features: ``(N, D)`` float32 by row and column, in the same order of examples.
+        labels: the true label of each example, at least two different ones.
+        paths: of the files to write, PNG or PDF.
+        seed: of t-SNE.
+        perplexity: of t-SNE; lowered where N is small.
+        split: what the examples are, for the caption.
+
+    Returns:
+        the silhouette score of each panel.
+    """
+    rows = list(dict.fromkeys(row for row, _ in features))
+    columns = list(dict.fromkeys(column for _, column in features))
+    size = (5 * len(columns), 4.8 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    near = min(perplexity, (len(labels) - 1) / 3)
     scores = {}
-    panels = np.atleast_1d(figure.subplots(1, len(features)))
-    for axes, (title, matrix) in zip(panels, features.items(), strict=True):
-        scores[title] = float(silhouette_score(matrix, labels, metric="cosine"))
-        near = min(perplexity, (len(matrix) - 1) / 3)
+    for (row, column), matrix in features.items():
+        score = float(silhouette_score(matrix, labels, metric="cosine"))
+        scores[row, column] = score
         points = TSNE(
             perplexity=near, metric="cosine", init="random", random_state=seed
         ).fit_transform(matrix)
-        for colour, label in zip(COLOURS, sorted(set(labels)), strict=False):
+        axes = panels[rows.index(row), columns.index(column)]
+        axes.set_axis_on()
+        for number, label in enumerate(sorted(set(labels))):
             chosen = points[np.array(labels) == label]
+            colour = COLOURS[number % len(COLOURS)]
             axes.scatter(*chosen.T, s=9, color=colour, label=label, alpha=0.7)
-        axes.set(title=f"{title}, silhouette {scores[title]:.2f}", xticks=[], yticks=[])
-    panels[-1].legend()
+        title = ", ".join(filter(None, (row, column)))
+        axes.set(title=f"{title}, silhouette {score:.2f}", xticks=[], yticks=[])
+    axes.legend()
     figure.supxlabel(
-        f"t-SNE of the test features at <s> (perplexity {near:.0f}, seed {seed})",
+        f"t-SNE of the {split} features at <s> (perplexity {near:.0f}, seed {seed})",
         fontsize=9,
     )
-    _save(figure, path)
+    for path in paths:
+        _save(figure, path)
     return scores
 
 
 def _save(figure: Figure, path: Path) -> None:
+    """Write a figure; the same figure is the same bytes, whenever it is written."""
     picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": ""})
+    if path.suffix == ".pdf":
+        undated = {"CreationDate": None, "Creator": None, "Producer": None}
+        FigureCanvasPdf(figure).print_pdf(picture, metadata=undated)
+    else:
+        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": ""})
     with write_then_rename(path, "wb") as file:
         file.write(picture.getvalue())

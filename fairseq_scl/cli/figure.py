@@ -1,0 +1,97 @@
+"""``fairseq-scl figure``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.report.tsne import draw_features
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="data folder whose examples are drawn",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        metavar="[ROW:]NAME=FOLDER",
+        help="model folder of a panel, given once for each: CE=… and CE+SCL=… side by "
+        "side; 20:CE=…, 100:CE=… one above the other",
+    )
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="PNG file to write; a PDF and a JSON file of that name come beside it",
+    )
+    parser.add_argument("--split", default="test", help="of the data folder")
+    parser.add_argument("--seed", type=int, default=0, help="of t-SNE")
+    parser.add_argument(
+        "--perplexity",
+        type=float,
+        default=30.0,
+        help="of t-SNE; lowered where there are few examples",
+    )
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw the figure and print the silhouette scores."""
+    if arguments.to.suffix != ".png":
+        raise InputError(f"--to is {str(arguments.to)!r}: it must end in .png")
+    if not 1 <= arguments.perplexity < float("inf"):
+        raise InputError(
+            f"--perplexity is {arguments.perplexity}: it must be at least 1"
+        )
+    if not 0 <= arguments.seed < 2**32:
+        raise InputError(f"--seed is {arguments.seed}: it must be from 0 to 2^32 - 1")
+    scores = draw_features(
+        arguments.data,
+        _models(arguments.model),
+        arguments.split,
+        arguments.to,
+        arguments.device,
+        arguments.seed,
+        arguments.perplexity,
+    )
+    for (row, name), score in scores.items():
+        print(f"silhouette of {', '.join(filter(None, (row, name)))}: {score:.3f}")
+    for suffix in (".png", ".pdf", ".json"):
+        print(f"wrote {arguments.to.with_suffix(suffix)}")
+    return 0
+
+
+def _models(given: Sequence[str]) -> dict[tuple[str, str], Path]:
+    """Return model folders by row and name; a row that is a number becomes ``N = 20``.
+
+    Raises:
+        InputError: one is not ``NAME=FOLDER``, or a panel is given twice.
+    """
+    models: dict[tuple[str, str], Path] = {}
+    for value in given:
+        title, sign, folder = value.partition("=")
+        row, colon, name = title.partition(":")
+        if not colon:
+            row, name = "", title
+        if not sign or not name or not folder:
+            raise InputError(
+                f"--model {value!r}: it must be NAME=FOLDER or ROW:NAME=FOLDER"
+            )
+        row = f"N = {row}" if row.isdigit() else row
+        if (row, name) in models:
+            raise InputError(f"--model {value!r}: {title} is given twice")
+        models[row, name] = Path(folder)
+    return models

@@ -1,0 +1,118 @@
+"""``fairseq-scl report``."""
+
+import argparse
+from pathlib import Path
+
+from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.plan import planned_runs
+from fairseq_scl.experiments.results import DONE, TableResult, collect, summarise
+from fairseq_scl.experiments.sweep import read_table
+from fairseq_scl.experiments.tables import load_table
+from fairseq_scl.report.latex import report_as_latex
+from fairseq_scl.report.markdown import report_as_markdown
+from fairseq_scl.report.rows import as_csv, attempt_rows, cell_rows
+from fairseq_scl.report.sheets import sheets
+from fairseq_scl.report.table import table_signature
+from fairseq_scl.report.words import remarks, verdicts
+
+OUTPUTS = Path("outputs")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "table",
+        metavar="TABLE",
+        help="name of a table, whose results are in outputs/TABLE, or their folder",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="where 'fairseq-scl run' put the records (default: outputs/TABLE)",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FOLDER",
+        help="folder to write (default: that of the results)",
+    )
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help="write report.html too: one page with figures, for any browser",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the report and print it; 1 if no run has finished."""
+    folder = _results_folder(arguments.table, arguments.results)
+    table, _, _ = read_table(folder)
+    if arguments.results and table.name not in (
+        arguments.table,
+        Path(arguments.table).stem,
+    ):
+        raise InputError(
+            f"{folder} holds results of {table.name!r}, not of {arguments.table!r}"
+        )
+    return write_report(folder, arguments.to or folder, arguments.html)
+
+
+def write_report(folder: Path, target: Path, as_html: bool) -> int:
+    """Print the table of a folder of results and write its files.
+
+    Args:
+        folder: of the results.
+        target: folder to write.
+        as_html: write the page too.
+
+    Returns:
+        1 if no run has finished, else 0.
+    """
+    table, data, models = read_table(folder)
+    result = summarise(table, collect(folder, planned_runs(table, data, models)))
+    found, line = sheets(result), table_signature(table, result.records)
+    said = [sentence for _, sentence in verdicts(result)]
+    text = report_as_markdown(found, said, remarks(result), line)
+    files = {
+        "table.md": f"{text}\n",
+        "table.tex": report_as_latex(table.name, found, line),
+        "table.csv": as_csv(cell_rows(result)),
+        "runs.csv": as_csv(attempt_rows(result)),
+    }
+    if as_html:
+        from fairseq_scl.report.html import page  # matplotlib takes a second to load
+
+        files["report.html"] = page(result, folder)
+    print(text, end="\n\n")
+    for name, content in files.items():
+        with write_then_rename(target / name) as file:
+            file.write(content)
+        print(f"wrote {target / name}")
+    return 0 if _finished(result) else 1
+
+
+def _results_folder(name: str, given: Path | None) -> Path:
+    """Return the folder of the results.
+
+    Raises:
+        InputError: there is none, or no such table.
+    """
+    if given is not None:
+        if not given.is_dir():
+            raise InputError(f"--results {given} is no folder")
+        return given
+    named = OUTPUTS / Path(name).stem if name.endswith((".yaml", ".yml")) else None
+    for folder in (Path(name), named or OUTPUTS / name):
+        if folder.is_dir():
+            return folder
+    load_table(name)
+    raise InputError(
+        f"there are no results in {named or OUTPUTS / name}: 'fairseq-scl run "
+        f"{name} …' makes them; name another folder with --results"
+    )
+
+
+def _finished(result: TableResult) -> int:
+    return sum(attempt.state == DONE for attempt in result.attempts)

@@ -1,0 +1,220 @@
+"""One page with everything: it needs no network and no other file."""
+
+import base64
+import html
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairseq_scl.data.files import read_json
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.results import (
+    FAILED,
+    CellResult,
+    TableResult,
+)
+from fairseq_scl.report.charts import CURVES, curves, heat_map, paired_dots, with_prefix
+from fairseq_scl.report.sheets import Sheet, sheets
+from fairseq_scl.report.style import STYLE
+from fairseq_scl.report.table import table_signature
+from fairseq_scl.report.words import cell_name, remarks, verdicts
+
+FIGURES = "figures"
+LONGEST_LIST = 200
+
+
+def page(result: TableResult, folder: Path) -> str:
+    """Return a whole report as HTML.
+
+    Args:
+        result: what was found of a table.
+        folder: of the results; t-SNE figures are taken from its ``figures/``.
+
+    Raises:
+        InputError: a figure's JSON file is damaged.
+    """
+    first, *others = sheets(result)
+    parts = [
+        f"<h1>{_text(result.table.name)}: {_text(result.table.caption)}</h1>",
+        f'<p class="soft">{_progress(result)}</p>',
+        "<h2>Did it help?</h2>",
+        _verdicts(result),
+        "<h2>Accuracies</h2>",
+        sheet_as_html(first),
+        _list(remarks(result)),
+    ]
+    for sheet in others:
+        parts += [f"<h2>{_text(sheet.title)}</h2>", sheet_as_html(sheet)]
+    parts += [_cells(result), _features(folder), _failures(result), _made(result)]
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(result.table.name)}</title>\n<style>{STYLE}</style>\n"
+        f"</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def sheet_as_html(sheet: Sheet) -> str:
+    """Set a sheet as a table that scrolls where it is wider than the screen."""
+    rows = []
+    if sheet.groups:
+        cells = (
+            f'<th colspan="{span}" scope="colgroup">{_text(text)}</th>'
+            for text, span in sheet.groups
+        )
+        rows.append(f'<tr class="groups">{"".join(cells)}</tr>')
+    rows.append(_row(sheet, sheet.header, "th"))
+    body = "\n".join(_row(sheet, row, "td") for row in sheet.rows)
+    notes = "\n".join(f'<p class="soft">{_text(note)}</p>' for note in sheet.notes)
+    head = "\n".join(rows)
+    return (
+        f'<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{_text(sheet.title)}"><table>\n<thead>\n{head}\n</thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table></div>\n{notes}"
+    )
+
+
+def _row(sheet: Sheet, cells: Sequence[str], tag: str) -> str:
+    found = []
+    for number, text in enumerate(cells):
+        name = ' class="name"' if number < sheet.named else ""
+        found.append(f"<{tag}{name}>{_text(text)}</{tag}>")
+    return f"<tr>{''.join(found)}</tr>"
+
+
+def _progress(result: TableResult) -> str:
+    done, total = len(result.records), len(result.attempts)
+    seconds = sum(record.seconds for record in result.records)
+    return (
+        f"{done} of {total} planned runs have finished, {seconds / 3600:.1f} hours of "
+        "training in all. Wide tables scroll sideways."
+    )
+
+
+def _verdicts(result: TableResult) -> str:
+    items = (
+        f'<li class="{kind}">{_text(sentence)}</li>'
+        for kind, sentence in verdicts(result)
+    )
+    return f'<ul class="verdicts">{"".join(items)}</ul>'
+
+
+def _cells(result: TableResult) -> str:
+    found = [_cell(result, cell, number) for number, cell in enumerate(result.cells)]
+    if not any(found):
+        return ""
+    explained = (
+        "Of the chosen combination of each loss. Runs of one "
+        f"{result.table.repeated} are joined by a line; filled dots are the runs that "
+        "the paper's rule reports, the short line is the mean of all. Thin curves are "
+        "runs, thick ones their mean. The SCL term does not go to 0: the dashed line "
+        "is its floor, and values at unlike τ do not compare."
+    )
+    return f'<h2>Runs</h2>\n<p class="soft">{explained}</p>\n' + "\n".join(found)
+
+
+def _cell(result: TableResult, cell: CellResult, number: int) -> str:
+    """Draw a cell, if anything of it has finished."""
+    if not any(one.chosen_attempts for one in cell.losses.values()):
+        return ""
+    charts = [("test accuracy of each run", paired_dots(cell))]
+    charts += [(title, curves(cell, key)) for key, title in CURVES.items()]
+    for one in cell.losses.values():
+        if drawn := heat_map(one):
+            title = f"{one.loss}: mean validation accuracy (number of runs)"
+            counts = {len(c.runs) for c in one.selection.candidates if c.runs}
+            if len(counts) > 1:
+                title += "; means of unlike numbers of runs do not compare"
+            charts.append((f"{title}. Framed: chosen.", drawn))
+    figures = "\n".join(
+        f"<figure>{with_prefix(svg, f'c{number}-{i}-')}"
+        f"<figcaption>{_text(title)}</figcaption></figure>"
+        for i, (title, svg) in enumerate(charts)
+    )
+    name = _text(cell_name(result, cell))
+    return f'<h3>{name}</h3>\n<div class="charts">\n{figures}\n</div>'
+
+
+def _features(folder: Path) -> str:
+    """Show the figures of ``fairseq-scl figure`` and their silhouette scores."""
+    parts = []
+    for path in sorted((folder / FIGURES).glob("*.png")):
+        data = base64.b64encode(path.read_bytes()).decode()
+        caption = _text(path.stem)
+        scores = path.with_suffix(".json")
+        if scores.is_file():
+            caption += f": {_text(_silhouettes(scores))}"
+        parts.append(
+            f'<figure class="wide"><img src="data:image/png;base64,{data}" '
+            f'alt="t-SNE, {_text(path.stem)}"><figcaption>{caption}</figcaption>'
+            "</figure>"
+        )
+    return "\n".join(["<h2>Features (t-SNE)</h2>", *parts]) if parts else ""
+
+
+def _silhouettes(path: Path) -> str:
+    found = read_json(path)
+    try:
+        scores = [
+            f"{' '.join(filter(None, (one['row'], one['name'])))} "
+            f"{float(one['silhouette']):.3f}"
+            for one in found["panels"]
+        ]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path} is not what 'fairseq-scl figure' writes: delete it"
+        ) from None
+    return f"silhouette {', '.join(scores)}"
+
+
+def _failures(result: TableResult) -> str:
+    failed = [attempt for attempt in result.attempts if attempt.state == FAILED]
+    if not failed:
+        return ""
+    items = "".join(
+        f"<li><code>{_text(attempt.run.name)}</code>: {_text(attempt.error or '')}</li>"
+        for attempt in failed[:LONGEST_LIST]
+    )
+    more = len(failed) - LONGEST_LIST
+    rest = f"<p>and {more} more, see runs.csv</p>" if more > 0 else ""
+    return f"<h2>Failed runs</h2>\n<ul>{items}</ul>\n{rest}"
+
+
+def _made(result: TableResult) -> str:
+    """Say how it was made: a command of each loss, versions, the signature."""
+    parts = ["<h2>How it was made</h2>"]
+    for loss in result.table.losses:
+        runs = [r for r in result.records if r.settings["cell"]["loss"] == loss]
+        if runs:
+            command = _text(shlex.join(runs[0].argv))
+            parts += [f"<p>One run with {_text(loss)}:</p>", f"<pre>{command}</pre>"]
+    origins = sorted(
+        {
+            json.dumps(
+                {
+                    **record.origin["versions"],
+                    "python": record.origin.get("python"),
+                    "machine": record.origin.get("machine"),
+                    "commit": record.origin.get("commit"),
+                },
+                sort_keys=True,
+            )
+            for record in result.records
+        }
+    )
+    for made in origins:
+        pairs = (f"{k} {v}" for k, v in json.loads(made).items() if v is not None)
+        parts.append(f'<p class="soft">{_text(", ".join(pairs))}</p>')
+    line = table_signature(result.table, result.records)
+    return "\n".join([*parts, f'<div class="line">{_text(line)}</div>'])
+
+
+def _list(sentences: Sequence[str]) -> str:
+    items = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
+    return f'<ul class="soft">{items}</ul>' if items else ""
+
+
+def _text(text: str) -> str:
+    return html.escape(str(text), quote=True)

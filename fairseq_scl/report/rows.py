@@ -1,0 +1,117 @@
+"""Results as rows of a CSV file: numbers in full precision, exact counts."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fairseq_scl.experiments.protocol import Summary, best_validation, result_at_best
+from fairseq_scl.experiments.results import (
+    DONE,
+    FAILED,
+    MISSING,
+    CellResult,
+    LossResult,
+    TableResult,
+    verdict,
+)
+from fairseq_scl.experiments.selection import GRID
+from fairseq_scl.report.paper import paper_tables
+
+
+def cell_rows(result: TableResult) -> list[dict[str, Any]]:
+    """List one row a cell and loss; a number that is not there is ``None``."""
+    return [
+        _cell_row(result, cell, one)
+        for cell in result.cells
+        for one in cell.losses.values()
+    ]
+
+
+def attempt_rows(result: TableResult) -> list[dict[str, Any]]:
+    """List one row a run that has finished or failed, with exact counts."""
+    rows = []
+    for attempt in result.attempts:
+        if attempt.state == MISSING:
+            continue
+        run, record = attempt.run, attempt.record
+        row: dict[str, Any] = {"name": run.name, "state": attempt.state}
+        row |= {key: run.cell[key] for key in ("task", "n", "batch_size", "loss")}
+        row |= {name: run.cell.get(name) for name in GRID}
+        row["seed"] = run.cell["seed"]
+        valid = best_validation(record.valid) if record else None
+        test = result_at_best(record) if record else None
+        row |= {
+            "best_update": valid and valid.update,
+            "valid_correct": valid and valid.correct,
+            "valid_total": valid and valid.total,
+            "valid_ce_loss": valid and valid.ce_loss,
+            "test_correct": test and test.correct,
+            "test_total": test and test.total,
+            "seconds": record and record.seconds,
+            "error": attempt.error,
+        }
+        rows.append(row)
+    return rows
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows of the same keys as CSV; ``None`` and NaN are empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if rows:
+        writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow(
+            "" if isinstance(v, float) and math.isnan(v) else v for v in row.values()
+        )
+    return text.getvalue()
+
+
+def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[str, Any]:
+    selection, chosen = one.selection, one.selection.chosen
+    where = {"task": cell.task, "n": cell.n, "batch_size": cell.batch_size}
+    where["loss"] = one.loss
+    row: dict[str, Any] = dict(where)
+    row |= {name: one.hyperparameters.get(name) for name in GRID}
+    row |= {
+        "combinations_competing": one.competing,
+        "combinations_planned": len(selection.candidates),
+        "runs_of_chosen": len(chosen.runs) if chosen else 0,
+        "runs_of_each_planned": selection.expected,
+        "valid_accuracy": chosen and chosen.valid_accuracy,
+        "runs_reported": len(selection.reported),
+        **_summary("test", selection.test),
+        **_summary("paper", _printed(result.table.name, where)),
+        **_summary("all", selection.test_of_all),
+    }
+    found = one.comparison
+    difference, bootstrap = found and found.difference, found and found.bootstrap
+    row |= {
+        "pairs": difference and difference.count,
+        "difference": difference and difference.mean,
+        "t_low": difference and difference.low,
+        "t_high": difference and difference.high,
+        "bootstrap_low": bootstrap and bootstrap.low,
+        "bootstrap_high": bootstrap and bootstrap.high,
+        "t_p": difference and difference.t_p,
+        "wilcoxon_p": difference and difference.wilcoxon_p,
+        "won": found and found.won,
+        "lost": found and found.lost,
+        "verdict": found and verdict(found),
+        "degenerate": one.degenerate if chosen else None,
+    }
+    return row | {state: one.count(state) for state in (DONE, FAILED, MISSING)}
+
+
+def _summary(name: str, value: Summary | None) -> dict[str, float | None]:
+    mean, std = (value.mean, value.std) if value else (None, None)
+    return {f"{name}_mean": mean, f"{name}_std": std}
+
+
+def _printed(name: str, where: Mapping[str, Any]) -> Summary | None:
+    paper = paper_tables().get(name)
+    if paper is None:
+        return None
+    return paper.find(**{key: where.get(key) for key in paper.cells[0].where})

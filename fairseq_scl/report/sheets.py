@@ -1,0 +1,262 @@
+"""A table's results as sheets of text: what Markdown, LaTeX and HTML then set."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fairseq_scl.experiments.comparison import Comparison
+from fairseq_scl.experiments.protocol import summary
+from fairseq_scl.experiments.results import (
+    DONE,
+    FAILED,
+    MISSING,
+    TOP,
+    CellResult,
+    LossResult,
+    TableResult,
+)
+from fairseq_scl.experiments.tables import FEW_SHOT
+from fairseq_scl.report.paper import PaperTable, paper_tables
+from fairseq_scl.report.words import (
+    NONE,
+    SIGNS,
+    in_digits,
+    in_short,
+    interval,
+    pairs,
+    row_names,
+    row_values,
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text.
+
+    Attributes:
+        name: short, for labels.
+        title: for above it.
+        header: one text a column.
+        rows: of as many texts each.
+        groups: what stands above several columns of the header, and above how many.
+        named: how many columns at the left name the row.
+        notes: sentences for below it.
+    """
+
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    groups: tuple[tuple[str, int], ...] = ()
+    named: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def sheets(result: TableResult) -> list[Sheet]:
+    """Return what a report shows of a table: accuracies, what they stand on, gains."""
+    return [accuracies(result), basis(result), differences(result)]
+
+
+def accuracies(result: TableResult) -> Sheet:
+    """Lay accuracies out as the paper does, its own beside them.
+
+    One row a loss and size (and size of batch), two columns a task. Ours are of the
+    runs that the paper's rule reports.
+    """
+    table, paper = result.table, paper_tables().get(result.table.name)
+    averaged = _average_tasks(result, paper)
+    side = ("ours", "paper") if paper else ("ours",)
+    groups = [("", len(row_names(result)) + 1)]
+    groups += [(task, len(side)) for task in table.tasks]
+    groups += [("average", len(side))] if averaged else []
+    header = [*row_names(result), "loss", *side * (len(groups) - 1)]
+    rows = []
+    for n in table.sizes:
+        for batch_size in table.batch_sizes:
+            for loss in table.losses:
+                where = {"n": n, "batch_size": batch_size, "loss": loss}
+                row = [*row_values(result, n, batch_size), loss]
+                found = {task: result.find(task=task, **where) for task in table.tasks}
+                for task, one in found.items():
+                    row.append(reported(one))
+                    row += [_printed(paper, {"task": task, **where})] if paper else []
+                if averaged and paper:
+                    row.append(_average([found[task] for task in averaged]))
+                    row.append(in_digits(paper.average(loss=loss)))
+                rows.append(tuple(row))
+    return Sheet(
+        name="accuracies",
+        title=table.caption,
+        header=tuple(header),
+        rows=tuple(rows),
+        groups=tuple(groups),
+        named=len(row_names(result)) + 1,
+        notes=_accuracy_notes(result, paper),
+    )
+
+
+def basis(result: TableResult) -> Sheet:
+    """Say what each number stands on: the choice made, all runs of it, and the rest."""
+    rows = []
+    for cell in result.cells:
+        for loss, one in cell.losses.items():
+            selection, chosen = one.selection, one.selection.chosen
+            known = one.hyperparameters
+            rows.append(
+                (
+                    *_cell_values(result, cell),
+                    loss,
+                    *(f"{known[name]:g}" if name in known else NONE for name in SIGNS),
+                    f"{one.competing} of {len(selection.candidates)}",
+                    f"{len(chosen.runs) if chosen else 0} of {selection.expected}",
+                    in_digits(selection.test_of_all) or NONE,
+                    _count(one.degenerate) if chosen else NONE,
+                    *(str(one.count(state)) for state in (DONE, FAILED, MISSING)),
+                )
+            )
+    repeated = f"{result.table.repeated}s"
+    header = ["task", *row_names(result), "loss", *SIGNS.values()]
+    header += ["combinations", repeated, f"all {repeated}", "degenerate"]
+    header += ["finished", "failed", "missing"]
+    return Sheet(
+        name="runs",
+        title="What the numbers stand on",
+        header=tuple(header),
+        rows=tuple(rows),
+        named=header.index("loss") + 1,
+        notes=(
+            "λ, τ: chosen among so many of the planned combinations; one competes if "
+            f"it has as many finished runs as any. {repeated}, "
+            f"all {repeated}: finished runs of the chosen combination, and mean ± std "
+            "of their test accuracies. Degenerate: of these, validation or test "
+            "accuracy at or under the most frequent class (? where not known). The "
+            "last three columns count the runs of all combinations.",
+        ),
+    )
+
+
+def differences(result: TableResult) -> Sheet:
+    """State paired differences of every loss against the first, and what they show."""
+    baseline, *others = result.table.losses
+    rows = []
+    for cell in result.cells:
+        for loss in others:
+            found = cell.losses[loss].comparison
+            rows.append(
+                (
+                    *_cell_values(result, cell),
+                    f"{loss} − {baseline}",
+                    *_difference(found, result.table.repetitions),
+                    in_short(found),
+                )
+            )
+    repeated = result.table.repeated
+    header = ["task", *row_names(result), "losses", "pairs", "difference"]
+    header += ["95% t", "95% bootstrap", "p (t)", "p (Wilcoxon)", "won–lost", "shows"]
+    return Sheet(
+        name="differences",
+        title=f"Paired differences of test accuracy, in points, over every {repeated}",
+        header=tuple(header),
+        rows=tuple(rows),
+        named=header.index("losses") + 1,
+        notes=(
+            f"Each loss at its chosen λ and τ, on every {repeated} that both have "
+            f"finished, not the reported ones alone.{_searched(result)} Nothing is "
+            "corrected for the number of comparisons.",
+        ),
+    )
+
+
+def reported(one: LossResult) -> str:
+    """Format the number that the paper's rule reports, or why there is none."""
+    selection = one.selection
+    most = max((len(c.runs) for c in selection.candidates), default=0)
+    if selection.test is None:
+        return f"{NONE} ({most} of {selection.expected})"
+    missing = "" if most == selection.expected else f" ({most} of {selection.expected})"
+    return in_digits(selection.test) + missing
+
+
+def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str, ...]:
+    table = result.table
+    count = table.repetitions
+    if table.selection == FEW_SHOT:
+        rule = (
+            f"mean ± sample std of the {min(TOP, count)} of {count} training samples "
+            "with the best validation accuracy"
+        )
+    else:
+        rule = f"the one of {count} seeds with the best validation accuracy"
+    notes = [
+        f"ours: {rule}. (2 of {count}) stands where so few runs of the combination "
+        f"have finished, {NONE} where they are too few for the rule."
+    ]
+    if paper:
+        notes.append(
+            f"paper: Gunel et al. (2021), {table.name.replace('table', 'Table ')}, "
+            f"{paper.caption}, {paper.model}."
+        )
+    steps = table.training.max_valid_steps
+    if steps is not None:
+        notes.append(
+            f"Only {steps} {'batch' if steps == 1 else 'batches'} of each validation "
+            "and test set were looked at: these numbers try the path out, no more."
+        )
+    return tuple(notes)
+
+
+def _average_tasks(result: TableResult, paper: PaperTable | None) -> list[str]:
+    """Return the tasks that the paper's average is over, if they are all planned."""
+    if paper is None or not paper.averages or "task" in paper.averages[0].where:
+        return []
+    tasks = list(dict.fromkeys(cell.where["task"] for cell in paper.cells))
+    return tasks if set(tasks) <= set(result.table.tasks) else []
+
+
+def _average(found: Sequence[LossResult]) -> str:
+    means = [one.selection.test.mean for one in found if one.selection.test]
+    if len(means) < len(found):
+        return f"{NONE} ({len(means)} of {len(found)})"
+    return f"{summary(means).mean:.1f}"
+
+
+def _searched(result: TableResult) -> str:
+    others = list(result.table.losses)[1:]
+    if all(cell.losses[o].competing < 2 for cell in result.cells for o in others):
+        return ""
+    return " λ and τ are searched for one loss only, which favours it a little."
+
+
+def _printed(paper: PaperTable, where: dict[str, object]) -> str:
+    return in_digits(
+        paper.find(**{name: where.get(name) for name in paper.cells[0].where})
+    )
+
+
+def _cell_values(result: TableResult, cell: CellResult) -> list[str]:
+    return [cell.task, *row_values(result, cell.n, cell.batch_size)]
+
+
+def _difference(found: Comparison | None, planned: int) -> tuple[str, ...]:
+    if found is None:
+        return (f"0 of {planned}", *[NONE] * 6)
+    difference, bootstrap = found.difference, found.bootstrap
+    return (
+        pairs(found),
+        f"{difference.mean:+.2f}",
+        interval(difference.low, difference.high),
+        interval(bootstrap.low, bootstrap.high),
+        _p_value(difference.t_p),
+        _p_value(difference.wilcoxon_p),
+        f"{found.won}–{found.lost}",
+    )
+
+
+def _p_value(p: float) -> str:
+    if math.isnan(p):
+        return NONE
+    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else str(number)

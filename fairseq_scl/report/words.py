@@ -1,0 +1,141 @@
+"""Results in words: one sentence a cell, names of cells, numbers with signs."""
+
+import math
+from collections import Counter
+
+from fairseq_scl.experiments.comparison import Comparison
+from fairseq_scl.experiments.protocol import Summary
+from fairseq_scl.experiments.results import (
+    DONE,
+    FAILED,
+    HELPED,
+    HURT,
+    MISSING,
+    OPEN,
+    UNKNOWN,
+    CellResult,
+    LossResult,
+    TableResult,
+    verdict,
+)
+from fairseq_scl.experiments.tables import FULL
+from fairseq_scl.report.table import unlike
+
+NONE = "–"
+SIGNS = {"scl_lambda": "λ", "scl_temperature": "τ"}
+
+
+def verdicts(result: TableResult) -> list[tuple[str, str]]:
+    """Say plainly whether the further losses helped.
+
+    Returns:
+        a sentence for each cell and further loss, after its kind as
+        :func:`~fairseq_scl.experiments.results.verdict` has it; one for all those that
+        have no pair of finished runs.
+    """
+    others = list(result.table.losses)[1:]
+    found, without = [], []
+    for cell in result.cells:
+        for loss in others:
+            one, name = cell.losses[loss], cell_name(result, cell)
+            if one.comparison is None:
+                without.append(name if len(others) == 1 else f"{name}, {loss}")
+                continue
+            kind = verdict(one.comparison)
+            sentence = f"{name}: {loss}{_chosen(one)} {_said(one.comparison)}"
+            found.append((kind, sentence))
+    if without:
+        sentence = f"Unknown, for no {result.table.repeated} has finished with both "
+        sentence += f"losses: {'; '.join(without)}."
+        found.append((UNKNOWN, sentence))
+    return found
+
+
+def remarks(result: TableResult) -> list[str]:
+    """Say what of the table is missing or failed, and which runs were made unlike."""
+    lines = []
+    counts = Counter(attempt.state for attempt in result.attempts)
+    if counts[FAILED] or counts[MISSING]:
+        lines.append(
+            f"Of {len(result.attempts)} planned runs: {counts[DONE]} finished, "
+            f"{counts[FAILED]} failed, {counts[MISSING]} missing; the columns below "
+            "say where."
+        )
+    found = unlike(result.records)
+    if found:
+        lines.append(f"Not all runs were made alike: {'; '.join(found)}.")
+    return lines
+
+
+def cell_name(result: TableResult, cell: CellResult) -> str:
+    """Return ``SST-2, N = 20``, as much as tells the cells of the table apart."""
+    signs = {"N": "N = ", "batch": "batch "}
+    values = row_values(result, cell.n, cell.batch_size)
+    named = zip(row_names(result), values, strict=True)
+    return ", ".join([cell.task, *(signs[name] + value for name, value in named)])
+
+
+def in_short(comparison: Comparison | None) -> str:
+    """Say in two words what a comparison shows."""
+    words = {HELPED: "above 0", HURT: "below 0", OPEN: "contains 0"}
+    return words.get(verdict(comparison), "unknown")
+
+
+def row_names(result: TableResult) -> list[str]:
+    """Return the columns beside the loss that tell the rows apart."""
+    table = result.table
+    names = ["N"] if table.sizes != (FULL,) else []
+    return [*names, *(["batch"] if len(table.batch_sizes) > 1 else [])]
+
+
+def row_values(result: TableResult, n: int | str, batch_size: int) -> list[str]:
+    """Return what stands in those columns."""
+    values = {"N": str(n), "batch": str(batch_size)}
+    return [values[name] for name in row_names(result)]
+
+
+def pairs(found: Comparison) -> str:
+    """Say on how many pairs a comparison stands."""
+    return f"{found.difference.count} of {found.expected}"
+
+
+def interval(low: float, high: float) -> str:
+    """Format a confidence interval of points."""
+    return NONE if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"
+
+
+def in_digits(value: Summary | None) -> str:
+    """Format mean ± std to one digit, as the paper; empty where there is none."""
+    if value is None:
+        return ""
+    std = "" if math.isnan(value.std) else f" ± {value.std:.1f}"
+    return f"{value.mean:.1f}{std}"
+
+
+def _said(found: Comparison) -> str:
+    gain = f"{found.difference.mean:+.2f} points on {pairs(found)} pairs"
+    sentences = {
+        HELPED: f"helped, {gain}; the 95% intervals are above 0.",
+        HURT: f"hurt, {gain}; the 95% intervals are below 0.",
+        OPEN: f"shows no clear difference, {gain}; 0 is within the 95% interval, "
+        f"{interval(*_widest(found))}.",
+        UNKNOWN: f"is unknown, {gain}; an interval needs two.",
+    }
+    return sentences[verdict(found)]
+
+
+def _chosen(one: LossResult) -> str:
+    known = one.hyperparameters
+    if not known:
+        return ""
+    values = [f"{SIGNS[name]} = {value:g}" for name, value in known.items()]
+    combinations = len(one.selection.candidates)
+    if combinations > 1:
+        values.append(f"chosen of {one.competing} of {combinations} combinations")
+    return f" ({', '.join(values)})"
+
+
+def _widest(found: Comparison) -> tuple[float, float]:
+    """Return the span of both intervals; each of them holds the mean."""
+    both = (found.difference, found.bootstrap)
+    return min(one.low for one in both), max(one.high for one in both)

@@ -1,0 +1,138 @@
+"""Made-up results of a table: records whose accuracies are known."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from fairseq_scl.experiments.plan import planned_runs
+from fairseq_scl.experiments.records import Record, Validation, write_record
+from fairseq_scl.experiments.results import Attempt
+from fairseq_scl.experiments.runner import ERROR
+from fairseq_scl.experiments.sweep import run_folder, write_table
+from fairseq_scl.experiments.tables import Table, parse_table
+
+CLASSES = {"valid": {"no": 110, "yes": 90}, "test": {"no": 220, "yes": 180}}
+NOWHERE = Path("nowhere")
+GRID = {"scl_lambda": [0.5, 0.9], "scl_temperature": [0.1, 0.3]}
+
+
+def make_table(name="table4", **settings) -> Table:
+    """Return a few-shot table with two losses and a grid of two by two."""
+    found = {
+        "protocol": 1,
+        "caption": "Few labelled examples, test accuracy in percent",
+        "selection": "few-shot",
+        "repetitions": 4,
+        "tasks": ["SST-2"],
+        "sizes": [20],
+        "losses": {"CE": {"scl_lambda": 0}, "CE+SCL": GRID},
+        "training": {"updates": 40, "validations": 2},
+    }
+    return parse_table(name, {**found, **settings}, "a test")
+
+
+def runs_of(table):
+    """Return the planned runs of a table."""
+    return planned_runs(table, NOWHERE, dict.fromkeys(table.losses, NOWHERE))
+
+
+def make_record(run, valid, test, versions=None, **origin) -> Record:
+    """Return a record that is best at its first of two validations.
+
+    Args:
+        run: as planned.
+        valid: correct answers of 200 at the best validation.
+        test: the same of 400, there.
+        versions: other than those of all.
+        origin: other than that of all.
+    """
+    settings = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(run).items()
+    }
+    made = {
+        "versions": {"torch": "2.13.0", "fairseq": "0.12.2", **(versions or {})},
+        "sha256": {"data": f"{run.cell['seed']:064}", "encoder": "e" * 64},
+        "classes": CLASSES,
+        "commit": "0123456789abcdef",
+    }
+    updates = (run.updates // 2, run.updates)
+    return Record(
+        settings,
+        [
+            Validation(updates[0], valid, 200, 0.4, 2.2),
+            Validation(updates[1], valid - 1, 200, 0.5, 2.0),
+        ],
+        [Validation(updates[0], test, 400, 0.45, 2.3)],
+        12.5,
+        ["fairseq-train", "a folder/data", "--scl-lambda", str(run.scl_lambda)],
+        {**made, **origin},
+    )
+
+
+def attempts_of(table, counts) -> list[Attempt]:
+    """Return attempts at all runs of a table.
+
+    Args:
+        table: few-shot or full-data.
+        counts: correct answers (validation, test) by loss, λ, τ (``None`` for those of
+            CE) and seed; a text is an error; what is not there is missing.
+    """
+    attempts = []
+    for run in runs_of(table):
+        cell = run.cell
+        key = (cell["loss"], cell.get("scl_lambda"), cell.get("scl_temperature"))
+        found = counts.get((*key, cell["seed"]))
+        if isinstance(found, tuple):
+            attempts.append(Attempt(run, make_record(run, *found)))
+        else:
+            attempts.append(Attempt(run, None, found))
+    return attempts
+
+
+def write_results(folder: Path, table: Table, attempts) -> Path:
+    """Write a folder of results as ``fairseq-scl run`` does."""
+    write_table(folder, table, NOWHERE, dict.fromkeys(table.losses, NOWHERE))
+    for attempt in attempts:
+        place = run_folder(folder, attempt.run)
+        if attempt.record:
+            write_record(place, attempt.record)
+        elif attempt.error is not None:
+            place.mkdir(parents=True)
+            (place / ERROR).write_text(f"first\n{attempt.error}\n\n", "utf-8")
+    return folder
+
+
+def random_attempts(table: Table, seed=0, grid_samples=3) -> list[Attempt]:
+    """Return attempts that look as real ones do, of a grid that was not finished."""
+    draw = random.Random(seed)
+    attempts = []
+    for run in runs_of(table):
+        cell = run.cell
+        default = run.scl_lambda in (0, 0.9) and run.scl_temperature == 0.3
+        if cell["task"] == "MNLI" or (not default and cell["seed"] >= grid_samples):
+            attempts.append(Attempt(run))
+            continue
+        if cell["seed"] == 7 and cell["n"] == 20:
+            attempts.append(Attempt(run, None, "RuntimeError: <b>out of memory</b>"))
+            continue
+        base = 150 if cell["n"] == 20 else 170
+        record = make_record(run, base + draw.randint(-9, 9) + 2, 2 * base)
+        updates = [run.updates * (i + 1) // 10 for i in range(10)]
+        valid = [
+            Validation(
+                update,
+                min(base + draw.randint(-9, 9) + 2 * i, 199),
+                200,
+                0.69 * 0.9**i + draw.random() / 9,
+                3.6 - 0.1 * i + draw.random() / 3,
+            )
+            for i, update in enumerate(updates)
+        ]
+        best = max(valid, key=lambda v: (v.correct, v.update))
+        right = 2 * base + draw.randint(-19, 19) + (4 if run.scl_lambda else 0)
+        test = [Validation(best.update, right, 400, 0.4, 3.4)]
+        floors = tuple((update, 1.9) for update in updates)
+        record = replace(record, valid=valid, test=test)
+        attempts.append(Attempt(run, record, None, floors))
+    return attempts
