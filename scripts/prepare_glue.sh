@@ -7,7 +7,6 @@
 # Writes: GLUE (official files, where they are missing) and DATA_BIN; a folder of a task
 #         that is there is left as it is, whatever the options.
 # Cost:   333 MB to fetch; SST-2 takes 10 seconds on one core, the rest was not timed.
-#
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
 #           GLUE      folder of the official files    (default: data-bin/glue)
 #           DATA_BIN  where the data folders go       (default: data-bin)
@@ -16,7 +15,6 @@
 set -euo pipefail
 GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin} ENCODER=${ENCODER:-}
 read -ra tasks <<<"${TASKS:-SST-2 CoLA MRPC RTE QNLI MNLI}"
-
 fail() { echo "prepare_glue.sh: $*" >&2 && exit 2; }
 command -v fairseq-scl >/dev/null ||
   fail "there is no fairseq-scl: run 'make install' and '. .venv/bin/activate'"
@@ -25,7 +23,7 @@ command -v fairseq-scl >/dev/null ||
 
 few=() full=()
 for size in ${SIZES:-full 20 100 1000}; do
-  if [[ $size == full ]]; then full=(--full); else few+=("$size"); fi
+  [[ $size == full ]] && full=(--full) || few+=("$size")
 done
 [[ ${#few[@]} -eq 0 ]] || few=(--few-shot "${few[@]}")
 for task in "${tasks[@]}"; do
