@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint bench clean
+.PHONY: help install quickstart test test-slurm lint bench clean
 
 PYTHON ?=
 VENV ?= .venv
@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 help: ## say what there is
 	@echo "usage: make TARGET [PYTHON=python3.12] [VENV=.venv] [ARGS='...']"
 	@while IFS= read -r line; do \
-	  if [[ $$line =~ ^([a-z]+):.*\#\#\ (.*) ]]; then \
+	  if [[ $$line =~ ^([a-z-]+):.*\#\#\ (.*) ]]; then \
 	    printf '  %-11s %s\n' "$${BASH_REMATCH[1]}" "$${BASH_REMATCH[2]}"; \
 	  fi; \
 	done < Makefile
@@ -32,12 +32,17 @@ test: install ## run the tests (ARGS: options of pytest)
 	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 \
 	  "$$bin/python" -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
+test-slurm: install ## start a one-node Slurm (as root, Debian's packages) and test with it
+	@tests/slurm/start.sh
+	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 \
+	  "$$bin/python" -m pytest -m slurm tests/slurm $(ARGS)
+
 lint: install ## check style, types, imports and scripts
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/mypy"
 	"$(BIN)/lint-imports"
-	"$(BIN)/shellcheck" .ci/run scripts/*.sh
+	"$(BIN)/shellcheck" .ci/run scripts/*.sh tests/slurm/*.sh
 
 bench: install ## compare with others' code; 15 minutes (ARGS='--only loss', see --help)
 	@"$(BIN)/python" -m benchmarks $(ARGS)

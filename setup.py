@@ -29,6 +29,7 @@ TEST = [
     "pytest-xdist",
     # Outside oracles: another implementation of the loss, and of the encoders.
     "pytorch-metric-learning",
+    "submitit",
     "transformers>=4.40,<5",
 ]
 LINT = [
@@ -79,6 +80,7 @@ setup(
     ],
     extras_require={
         "bench": BENCH,
+        "slurm": ["submitit"],
         "test": TEST,
         "lint": LINT,
         "dev": TEST + LINT,

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA_FILES = ("*.json", "*.txt", "*.yaml")
-TARGETS = ("help", "quickstart", "test", "lint", "bench", "clean")
+TARGETS = ("help", "quickstart", "test", "test-slurm", "lint", "bench", "clean")
 
 
 def without_make(**more):

@@ -103,14 +103,18 @@ def test_the_best_model_of_each_loss_is_trained_on(tmp_path, toy, data, capfd):
     assert "the best run is toy-n8-CE+SCL-lambda0.9-tau0.3-sample" in (
         capfd.readouterr().out
     )
-    table = tmp_path / "further.yaml"
-    table.write_text(Path(toy[1]).read_text() + "start: model\n")
-    argv = ["run", str(table), "--data", str(data), *models, "--device", "cpu"]
+    argv = ["run", toy[1], "--data", str(data), *models, "--device", "cpu"]
     argv += ["--results", str(tmp_path / "further"), "--only", "sample=0,lambda=0.5"]
     assert main(argv) == 0
     log = next((tmp_path / "further").glob(f"runs/*CE-sample0/{LOG}")).read_text()
-    assert "--load-checkpoint-heads" in log
-    assert "deleting classification head" not in log
+    assert "Overwriting classification_heads" not in log  # with a fresh one
+    fresh = [*export, str(tmp_path / "fresh"), "--only", "loss=CE", "--encoder-only"]
+    assert main(fresh) == 0
+    argv[argv.index(models[1])] = f"CE={tmp_path / 'fresh'}"
+    argv[argv.index("--results") + 1] = str(tmp_path / "from fresh")
+    assert main(argv) == 0
+    log = next((tmp_path / "from fresh").glob(f"runs/*CE-sample0/{LOG}")).read_text()
+    assert "Overwriting classification_heads" in log
     assert main([*export, str(tmp_path / "x")]) == 2
     assert "does not tell one best model" in capfd.readouterr().err
     assert main([*export, str(tmp_path / "x"), "--only", "loss=CE,n=9"]) == 2

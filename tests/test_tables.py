@@ -163,6 +163,7 @@ def test_only_refuses(only, message):
             "updates: -6",
             "training: updates is -6, it must be a number abo",
         ),
+        ("updates: 6", "updates: 6\n  chunk: 0", "training: chunk is 0, it must be a"),
         ("  updates: 6\n", "", "training needs either updates or epochs"),
         (
             "updates: 6",

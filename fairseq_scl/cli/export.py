@@ -8,7 +8,7 @@ from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import best_attempt, collect, summarise
 from fairseq_scl.experiments.runner import BEST
 from fairseq_scl.experiments.sweep import read_table, run_folder
-from fairseq_scl.inference.model_folder import export_classifier
+from fairseq_scl.inference.model_folder import export_classifier, export_encoder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --results: of which cell and loss, as 'task=SST-2,n=20,loss=CE+SCL'",
     )
     parser.add_argument(
+        "--encoder-only",
+        action="store_true",
+        help="write an encoder folder, to train on from with a fresh head",
+    )
+    parser.add_argument(
         "--to",
         required=True,
         type=Path,
@@ -59,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--checkpoint needs --data, the folder it was trained on")
     elif arguments.only:
         raise InputError(f"--only {arguments.only!r} goes with --results")
-    export_classifier(checkpoint, data, arguments.to)
+    export = export_encoder if arguments.encoder_only else export_classifier
+    export(checkpoint, data, arguments.to)
     print(f"wrote {arguments.to}")
     return 0
 

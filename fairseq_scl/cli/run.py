@@ -11,17 +11,22 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from fairseq_scl.data.binarise import MANIFEST
-from fairseq_scl.data.files import sha256
+from fairseq_scl.cli.report import write_report
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.runner import (
     ERROR,
     Run,
-    architecture_flags,
     command,
     done_record,
     last_line,
+)
+from fairseq_scl.experiments.slurm import (
+    SlurmError,
+    SlurmSettings,
+    job_name,
+    sweep_on_slurm,
 )
 from fairseq_scl.experiments.sweep import (
     Tally,
@@ -33,6 +38,7 @@ from fairseq_scl.experiments.sweep import (
     write_table,
 )
 from fairseq_scl.experiments.tables import Table, load_table, smoke
+from fairseq_scl.tasks.batching import BATCHING
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the best checkpoint of each run (1.4 GB each for RoBERTa-Large)",
     )
     _add_machine(parser.add_argument_group("where to train"))
+    _add_slurm(parser.add_argument_group("with --executor slurm, see docs/slurm.md"))
 
 
 def _add_machine(group: argparse._ArgumentGroup) -> None:
@@ -109,11 +116,54 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--fp16", action="store_true", help="half precision, with loss scaling"
     )
+    group.add_argument(
+        "--executor",
+        choices=("local", "slurm"),
+        default="local",
+        help="processes of this machine, or jobs of a Slurm cluster",
+    )
+
+
+def _add_slurm(group: argparse._ArgumentGroup) -> None:
+    default = SlurmSettings(jobs=1)
+    group.add_argument("--slurm-partition", metavar="NAME", help="where jobs go")
+    for name, what in (
+        ("minutes", "time limit of a job; the longest run must fit"),
+        ("cpus", "processors of a job"),
+        ("gpus", "GPUs of a job"),
+        ("memory_gb", "memory of a job"),
+    ):
+        group.add_argument(
+            f"--slurm-{name.replace('_', '-')}",
+            type=int,
+            default=getattr(default, name),
+            metavar="N",
+            help=what,
+        )
+    group.add_argument(
+        "--slurm-setup",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="shell line at the start of a job, as 'module load cuda'",
+    )
+    group.add_argument(
+        "--slurm-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another option of sbatch, as account=me or qos=low",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what is missing of a table; 0 if every run is done, 1 if some failed."""
     table = load_table(arguments.table, arguments.set)
+    if table.training.batching not in BATCHING:
+        raise InputError(
+            f"{arguments.table}: training: batching is {table.training.batching!r}, it "
+            f"must be one of {', '.join(BATCHING)}"
+        )
     if arguments.smoke:
         table = smoke(table)
     models = _models(arguments.model, table)
@@ -126,19 +176,28 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = choose(every, arguments.only)
     name = f"{table.name}-smoke" if arguments.smoke else table.name
     folder = (arguments.results or Path("outputs", name)).absolute()
-    _check(chosen)
+    check_folders(chosen)
     if arguments.dry_run:
         for one in chosen:
             print(shlex.join(command(one, run_folder(folder, one))))
         return 0
     jobs = _jobs(arguments)
+    slurm = _slurm_settings(arguments, jobs)
     write_table(folder, table, arguments.data, models)
     for one in chosen:
         done_record(one, run_folder(folder, one))
     if arguments.retry_failed:
         forget_failures(chosen, folder)
-    tally = _follow(chosen, folder, jobs)
-    return _end(tally, chosen, folder, arguments)
+    try:
+        tally = _follow(chosen, folder, jobs, slurm)
+    except SlurmError as error:
+        print(f"fairseq-scl: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        if slurm is not None:
+            print(f"the jobs go on; to end them: scancel --name {job_name(folder)}")
+        raise
+    return _end(tally, chosen, folder)
 
 
 def _models(given: Sequence[str], table: Table) -> dict[str, Path]:
@@ -160,39 +219,39 @@ def _models(given: Sequence[str], table: Table) -> dict[str, Path]:
     return models
 
 
-def _check(runs: Sequence[Run]) -> None:
-    """Refuse what would only fail later, in each of many runs.
-
-    Raises:
-        InputError: data that is not there or has another dictionary than the encoder.
-    """
-    for folder, encoder in sorted({(run.data, run.encoder) for run in runs}):
-        if not (folder / MANIFEST).is_file():
-            raise InputError(
-                f"there is no data folder {folder}: 'fairseq-scl prepare' makes it "
-                "(see scripts/prepare_glue.sh), or leave its runs out with --only"
-            )
-        for split in ("train", "valid", "test"):
-            if not (folder / "label" / f"{split}.idx").is_file():
-                raise InputError(f"{folder} has no {split} split")
-        architecture_flags(encoder, 512)
-        ours, theirs = folder / "input0" / "dict.txt", encoder / "dict.txt"
-        if theirs.is_file() and sha256(ours) != sha256(theirs):
-            raise InputError(
-                f"{folder} was prepared with another vocabulary than {encoder} has: "
-                "prepare it anew with --encoder"
-            )
-
-
 def _jobs(arguments: argparse.Namespace) -> int:
     if arguments.jobs is None:
-        return available_cores() if arguments.device == "cpu" else 1
+        here = arguments.device == "cpu" and arguments.executor == "local"
+        return available_cores() if here else 1
     if arguments.jobs < 1:
         raise InputError(f"--jobs is {arguments.jobs}: it must be at least 1")
     return int(arguments.jobs)
 
 
-def _follow(runs: Sequence[Run], folder: Path, jobs: int) -> Tally:
+def _slurm_settings(arguments: argparse.Namespace, jobs: int) -> SlurmSettings | None:
+    if arguments.executor != "slurm":
+        return None
+    options = {}
+    for option in arguments.slurm_option:
+        key, sign, value = option.partition("=")
+        if not sign:
+            raise InputError(f"--slurm-option {option!r}: it must be KEY=VALUE")
+        options[key] = value
+    return SlurmSettings(
+        jobs=jobs,
+        partition=arguments.slurm_partition,
+        minutes=arguments.slurm_minutes,
+        cpus=arguments.slurm_cpus,
+        gpus=arguments.slurm_gpus,
+        memory_gb=arguments.slurm_memory_gb,
+        setup=tuple(arguments.slurm_setup),
+        options=options,
+    )
+
+
+def _follow(
+    runs: Sequence[Run], folder: Path, jobs: int, slurm: SlurmSettings | None
+) -> Tally:
     """Do the runs under a progress bar."""
     tqdm.monitor_interval = 0  # its thread would not survive a fork
     start: list[Any] = []
@@ -211,12 +270,15 @@ def _follow(runs: Sequence[Run], folder: Path, jobs: int) -> Tally:
             bar.set_postfix(running=tally.running, failed=tally.failed, refresh=False)
             bar.update(ended - bar.n)
 
+        if slurm is not None:
+            return sweep_on_slurm(runs, folder, slurm, show)
         return sweep(runs, folder, jobs, show)
 
 
-def _end(
-    tally: Tally, runs: Sequence[Run], folder: Path, arguments: argparse.Namespace
-) -> int:
+def _end(tally: Tally, runs: Sequence[Run], folder: Path) -> int:
+    """Print the table, and what failed."""
+    if tally.done:
+        write_report(folder, folder, as_html=True)
     print(f"{tally.done} of {tally.total} runs are done, in {folder}")
     failed = [run for run in runs if is_failed(folder, run)]
     for one in failed[:10]:
@@ -226,6 +288,4 @@ def _end(
         print(f"and {len(failed) - 10} more")
     if failed:
         print("mend the cause and try them again with --retry-failed")
-        return 1
-    print(f"see them with: fairseq-scl report {shlex.quote(str(folder))}")
-    return 0
+    return 1 if failed else 0

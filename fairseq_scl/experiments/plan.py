@@ -134,11 +134,11 @@ def _run(
         updates=updates,
         validations=min(for_size(training.validations, n), updates),
         batch_size=cell["batch_size"],
+        chunk=training.chunk,
         learning_rate=for_size(training.learning_rate, n),
         batching=training.batching,
         max_positions=training.max_positions,
         max_valid_steps=training.max_valid_steps,
-        keep_head=table.start == "model",
         cell=cell,
     )
 

@@ -46,13 +46,13 @@ class Run:
         seed: of initial head, batches and dropout.
         updates: budget of parameter updates.
         validations: how often to validate, evenly along the budget.
-        batch_size: sentences in a batch.
+        batch_size: sentences in a batch, all contrasted with each other.
+        chunk: sentences computed at a time where a batch is larger; ``None`` for all.
         learning_rate: peak of the schedule.
         batching: ``fixed``, ``reshuffled`` or ``balanced``.
         max_positions: longest input in tokens; the rest is cut off.
         device: ``cpu`` or ``cuda``.
         keep_checkpoint: keep the best checkpoint after the run.
-        keep_head: go on from the classification head in the encoder's ``model.pt``.
         packed: compute real tokens only, see docs/training.md; the same results.
         fp16: train in half precision, with fairseq's loss scaling.
         max_valid_steps: batches of a validation; ``None`` for all of them.
@@ -68,12 +68,12 @@ class Run:
     updates: int
     validations: int = 4
     batch_size: int = 16
+    chunk: int | None = None
     learning_rate: float = 1e-5
     batching: str = "fixed"
     max_positions: int = 512
     device: str = "cpu"
     keep_checkpoint: bool = False
-    keep_head: bool = False
     packed: bool = True
     fp16: bool = False
     max_valid_steps: int | None = None
@@ -96,7 +96,9 @@ def command(run: Run, folder: Path) -> list[str]:
     few = run.max_valid_steps
     valid = [] if few is None else ["--max-valid-steps", str(few)]
     packed = ["--packed"] if run.packed else []
-    head = ["--load-checkpoint-heads"] if run.keep_head else []
+    if run.chunk is not None and run.chunk < run.batch_size:
+        packed += ["--contrastive-batch", str(run.batch_size)]
+        packed += ["--chunk", str(run.chunk)]
     return [
         *["fairseq-train", str(run.data)],
         *["--user-dir", str(Path(fairseq_scl.__file__).parent)],
@@ -127,7 +129,7 @@ def command(run: Run, folder: Path) -> list[str]:
         # A loader process would cost more to start each epoch than it saves.
         *["--num-workers", "0"],
         *["--log-format", "simple", "--log-interval", "10"],
-        *[*packed, *valid, *head, *device],
+        *[*packed, *valid, *device],
     ]
 
 

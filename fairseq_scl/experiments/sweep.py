@@ -195,8 +195,11 @@ def count(runs: Sequence[Run], folder: Path, running: Sequence[int] = ()) -> Tal
 def available_cores() -> int:
     """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        here = len(os.sched_getaffinity(0))
+    else:
+        here = os.cpu_count() or 1
+    # Not every cluster binds a job to the processors that it asked for.
+    return min(here, int(os.environ.get("SLURM_CPUS_PER_TASK", here)))
 
 
 class _Worker:
@@ -220,6 +223,8 @@ class _Worker:
     def ended(self, runs: Sequence[Run], folder: Path) -> bool:
         """Note why it died, if it did; tell whether it had found nothing to do."""
         status = self.process.exitcode
+        if status and status < 0:
+            time.sleep(1)  # whoever killed it may be about to kill this process, too
         if status and self.number >= 0:
             run = runs[self.number]
             if not is_done(folder, run) and not is_failed(folder, run):

@@ -31,6 +31,8 @@ class Training:
         validations: how often to validate, evenly along the budget.
         batching: ``fixed``, ``reshuffled`` or ``balanced``.
         max_positions: longest input in tokens.
+        chunk: sentences computed at a time where a batch is larger (gradient caching);
+            ``None`` for all.
         max_valid_steps: batches of a validation; ``None`` for all of them.
     """
 
@@ -40,6 +42,7 @@ class Training:
     validations: Any = 10
     batching: str = "fixed"
     max_positions: int = 512
+    chunk: int | None = None
     max_valid_steps: int | None = None
 
 
@@ -57,7 +60,6 @@ class Table:
         losses: of each loss its hyper-parameters, lists of values to try.
         batch_sizes: sentences in a batch, a row of the table each.
         training: what all runs share.
-        start: ``encoder``, or ``model``: go on from the model of each loss.
         protocol: version of these rules; results of another are not mixed.
     """
 
@@ -70,7 +72,6 @@ class Table:
     losses: dict[str, dict[str, tuple[float, ...]]]
     batch_sizes: tuple[int, ...] = (16,)
     training: Training = field(default_factory=Training)
-    start: str = "encoder"
     protocol: int = PROTOCOL
 
     @property
@@ -233,8 +234,6 @@ def _check_values(table: Table, where: str) -> None:
 
     if table.selection not in (FEW_SHOT, FULL_DATA):
         refuse("selection", table.selection, f"{FEW_SHOT} or {FULL_DATA}")
-    if table.start not in ("encoder", "model"):
-        refuse("start", table.start, "encoder or model")
     for task in table.tasks:
         if not isinstance(task, str):
             refuse("tasks", task, f"names like {', '.join(TASKS)}")
@@ -253,6 +252,10 @@ def _check_values(table: Table, where: str) -> None:
     training = table.training
     if (training.updates is None) == (training.epochs is None):
         raise InputError(f"{where}: training needs either updates or epochs")
+    for key in ("chunk", "max_positions", "max_valid_steps"):
+        value = getattr(training, key)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            refuse(f"training: {key}", value, "a number of at least 1")
     for key in ("updates", "epochs", "validations", "learning_rate"):
         value = getattr(training, key)
         for n in table.sizes:

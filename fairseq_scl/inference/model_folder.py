@@ -125,6 +125,32 @@ def export_classifier(
         )
 
 
+def export_encoder(
+    checkpoint: str | Path, data: str | Path, target: str | Path
+) -> None:
+    """Write an encoder folder from a training checkpoint: no classification head.
+
+    Args:
+        checkpoint: a checkpoint of ``fairseq-train``.
+        data: the data folder that it was trained on.
+        target: the encoder folder to write, as ``fairseq-scl convert`` does.
+
+    Raises:
+        InputError: as :func:`export_classifier`.
+    """
+    state = load_checkpoint(checkpoint)
+    weights = OrderedDict(
+        (name, tensor.float())
+        for name, tensor in _model(state, checkpoint).items()
+        if not LAYER_COPY.search(name) and not name.startswith("classification_heads.")
+    )
+    with folder_then_rename(target, "model.pt") as folder:
+        shutil.copyfile(Path(data, "input0", "dict.txt"), folder / "dict.txt")
+        load_tokenizer(data).save(folder)
+        with write_then_rename(folder / "model.pt", "wb") as file:
+            torch.save(_stock_checkpoint(state, weights), file)
+
+
 def _stock_checkpoint(
     state: Mapping[str, Any], weights: "OrderedDict[str, Tensor]"
 ) -> dict[str, Any]:
