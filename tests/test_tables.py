@@ -199,7 +199,7 @@ def test_unknown_tables_and_settings_are_refused(tmp_path):
 
 
 def test_a_results_folder_keeps_its_table(tmp_path):
-    table = load_table("table4", ["updates={20: 1, 100: 2, 1000: 3}"])
+    table = load_table("table4", ["updates={20: 1, 100: 2, 1000: 3, full: 4}"])
     write_table(tmp_path / "r", table, tmp_path, MODELS)
     read, data, models = read_table(tmp_path / "r")
     assert (read, data) == (table, tmp_path)

@@ -284,7 +284,11 @@ def write_table(
                 "--results or delete the folder"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    row = {"schema": SCHEMA, "table": asdict(table), "data": str(data.absolute())}
+    found = asdict(table)
+    for key, value in found["training"].items():
+        if isinstance(value, dict):  # JSON has no numbers as keys
+            found["training"][key] = {str(n): v for n, v in value.items()}
+    row = {"schema": SCHEMA, "table": found, "data": str(data.absolute())}
     row["models"] = {loss: str(model.absolute()) for loss, model in models.items()}
     row["host"] = socket.gethostname()
     write_json(path, row)
@@ -306,9 +310,8 @@ def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:
         raise InputError(f"{path} is of another version than schema {SCHEMA}")
     found = dict(row["table"])
     name = found.pop("name")
-    for key in ("updates", "validations", "learning_rate", "epochs"):
-        value = found["training"][key]
-        if isinstance(value, dict):  # JSON has no numbers as keys
+    for key, value in found["training"].items():
+        if isinstance(value, dict):
             found["training"][key] = {_size(n): v for n, v in value.items()}
     models = {loss: Path(model) for loss, model in row["models"].items()}
     return parse_table(name, found, str(path)), Path(row["data"]), models
