@@ -17,7 +17,7 @@ from benchmarks.pairs import PeerMissing, Row, Settings
 from fairseq_scl.errors import InputError
 
 # One file a question, in this order.
-QUESTIONS = ("loss", "criterion", "encoder", "sweep")
+QUESTIONS = ("loss", "criterion", "encoder", "gradient_cache", "sweep")
 VERSIONS = (
     "fairseq-scl",
     "torch",

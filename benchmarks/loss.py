@@ -88,7 +88,7 @@ def peak_mebibytes(side: str, size: int) -> float:
     return float(child.stdout.split()[-1])
 
 
-def _own_peak_mebibytes() -> float:
+def own_peak_mebibytes() -> float:
     # ru_maxrss would carry over the peak of the process that started this one.
     status = Path("/proc/self/status")
     if not status.exists():
@@ -100,4 +100,4 @@ def _own_peak_mebibytes() -> float:
 if __name__ == "__main__":
     torch.set_num_threads(2)
     step(sys.argv[1], int(sys.argv[2]))()
-    print(_own_peak_mebibytes())
+    print(own_peak_mebibytes())

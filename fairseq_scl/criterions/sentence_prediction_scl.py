@@ -14,12 +14,14 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.distributed import IGNORED, data_parallel_group, gather_features
 from fairseq_scl.errors import InputError
 from fairseq_scl.losses import (
-    count_anchors_with_positive,
     supervised_contrastive_floor,
     supervised_contrastive_loss,
 )
+from fairseq_scl.losses.shared import at_least_float32
+from fairseq_scl.losses.tiles import classes_and_positives
 from fairseq_scl.models.features import EXTRA_KEY, FEATURES, classification_features
 from fairseq_scl.tasks.checks import check_class_count
 
@@ -59,19 +61,24 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
             "printed, cross-entropy averaged and SCL summed over the batch"
         },
     )
+    gather_features: bool = field(
+        default=False,
+        metadata={
+            "help": "contrast each example with those of all workers, not of its own "
+            "alone: the batch of the contrastive term is that of all workers together"
+        },
+    )
 
 
-class _Recorder:
-    """Stands for a model and keeps the extra output that the stock criterion drops."""
+class _Answered:
+    """Stands for a model that has answered: the stock criterion asks it for logits."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, logits: Tensor) -> None:
         self.model = model
-        self.extra: dict[str, Any] = {}
+        self.logits = logits
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.model(*args, **kwargs)
-        self.extra = output[1]
-        return output
+    def __call__(self, **_: Any) -> tuple[Tensor, dict[str, Any]]:
+        return self.logits, {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -88,12 +95,15 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
     def __init__(self, cfg: SentencePredictionSCLConfig, task: Any) -> None:
         with exit_on_input_error():
             _check(cfg)
+            _check_gather(cfg, task)
             check_class_count(task)
         super().__init__(cfg, task)
         self.scl_lambda = float(cfg.scl_lambda)
         self.scl_temperature = float(cfg.scl_temperature)
         self.scl_features = str(cfg.scl_features)
         self.scl_reduction = str(cfg.scl_reduction)
+        # Settings that were made before this option do not have it.
+        self.gather_features = bool(getattr(cfg, "gather_features", False))
         if self.scl_lambda == 1 and self.scl_features == "cls":
             logger.warning(
                 "--scl-lambda 1 with --scl-features cls gives the classification head "
@@ -114,33 +124,84 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         Returns:
             the loss summed over the batch, in float32 (``mean``: (1-λ)·ΣCE + λ·ΣSCL;
             ``paper``: (1-λ)·ΣCE + λ·N·ΣSCL, so that dividing by N leaves CE averaged
-            and SCL summed); the sample size N by which fairseq divides; and sums for
-            logging (``ce_loss``, ``scl_loss`` and ``scl_floor`` in nats).
+            and SCL summed; with ``--gather-features`` that N counts the examples of all
+            workers); the sample size N by which fairseq divides; and sums for logging
+            (``ce_loss``, ``scl_loss`` and ``scl_floor`` in nats).
         """
-        recorder = _Recorder(model)
-        with classification_features(
-            model, self.classification_head_name, self.scl_features
-        ):
-            ce_sum, sample_size, log = super().forward(recorder, sample, reduce)
-        features = recorder.extra[EXTRA_KEY]
-        labels = model.get_targets(sample, None).view(-1)  # type: ignore[operator]
+        logits, features = self.model_outputs(model, sample["net_input"])
+        return self.loss_of_outputs(model, sample, logits, features)
 
+    def model_outputs(
+        self, model: nn.Module, net_input: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Pass a batch through the model.
+
+        Args:
+            model: as for ``forward``.
+            net_input: ``sample["net_input"]``.
+
+        Returns:
+            logits ``(N, C)`` and classification features ``(N, D)``, in the dtype of
+            the model.
+        """
+        head = self.classification_head_name
+        with classification_features(model, head, self.scl_features):
+            logits, extra = model(
+                **net_input, features_only=True, classification_head_name=head
+            )
+        return logits, extra[EXTRA_KEY]
+
+    def loss_of_outputs(
+        self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Compute the loss from what the model gave; the rest of ``forward``.
+
+        Args:
+            model: as for ``forward``; not called.
+            sample: the batch.
+            logits: ``(N, C)``.
+            features: ``(N, D)``.
+
+        Returns:
+            what ``forward`` returns.
+        """
+        stock = super().forward
+        ce_sum, sample_size, log = stock(_Answered(model, logits), sample)
+        labels = model.get_targets(sample, None).view(-1)  # type: ignore[operator]
+        anchors, tau = len(labels), self.scl_temperature
+        if sample.get(IGNORED, False) and self._gathers(model):
+            anchors = 0
         # With λ = 0 the term is logged but takes no part in the gradient.
         with torch.set_grad_enabled(self.scl_lambda > 0 and torch.is_grad_enabled()):
+            if self._gathers(model):
+                # float32: gradients of half precision would be rounded when added.
+                features, labels = gather_features(
+                    at_least_float32(features[:anchors]),
+                    labels[:anchors],
+                    data_parallel_group(),
+                )
             scl_sum = supervised_contrastive_loss(
-                features, labels, self.scl_temperature
+                features, labels, tau, anchors=anchors
             )
         log["ce_loss"] = ce_sum.data
         log["scl_loss"] = scl_sum.data
-        log["scl_floor"] = supervised_contrastive_floor(labels, self.scl_temperature)
-        log["scl_anchors"] = count_anchors_with_positive(labels)
+        log["scl_floor"] = supervised_contrastive_floor(labels, tau, anchors=anchors)
+        positives = classes_and_positives(labels, anchors)[1]
+        log["scl_anchors"] = positives.count_nonzero()
 
         if self.scl_lambda == 0:
             return ce_sum, sample_size, log
-        weight = sample_size if self.scl_reduction == "paper" else 1
+        weight = len(labels) if self.scl_reduction == "paper" else 1
         loss = (1 - self.scl_lambda) * ce_sum + self.scl_lambda * weight * scl_sum
         log["loss"] = loss.data
         return loss, sample_size, log
+
+    def _gathers(self, model: nn.Module) -> bool:
+        """Tell whether other workers are asked: not in validation.
+
+        There they may have different numbers of batches.
+        """
+        return self.gather_features and model.training
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
@@ -162,6 +223,16 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
 
 def _sum(logging_outputs: list[dict[str, Any]], key: str) -> Any:
     return sum(log.get(key, 0) for log in logging_outputs)
+
+
+def _check_gather(cfg: SentencePredictionSCLConfig, task: Any) -> None:
+    if getattr(cfg, "gather_features", False) and not getattr(
+        task, "marks_ignored_batches", False
+    ):
+        raise InputError(
+            "--gather-features needs --task sentence_prediction_scl, which tells "
+            f"real batches from filled-in ones, not {type(task).__name__}"
+        )
 
 
 def _check(cfg: SentencePredictionSCLConfig) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import torch.distributed
 from fairseq.data import BaseWrapperDataset, SortDataset
@@ -14,8 +14,14 @@ from fairseq.tasks.sentence_prediction import (
 from torch import nn
 
 from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.distributed import (
+    IGNORED,
+    data_parallel_group,
+    out_of_memory_ends_training,
+)
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.packed import LENGTHS, keep_memory, pack, right_padded_lengths
+from fairseq_scl.tasks import gradient_cache
 from fairseq_scl.tasks.batching import BATCHING, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
     check_data_folder,
@@ -52,6 +58,21 @@ class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
             "last layer only what the head reads: the same results, faster"
         },
     )
+    contrastive_batch: Optional[int] = field(  # noqa: UP045  (fairseq reads this form)
+        default=None,
+        metadata={
+            "help": "examples of a training batch (of each worker), in the place of "
+            "--batch-size, which then counts for validation alone"
+        },
+    )
+    chunk: int = field(
+        default=0,
+        metadata={
+            "help": "compute a training batch so many examples at a time (gradient "
+            "caching): the same results in the memory of a batch of that size, for a "
+            "second forward pass; 0 = all at once"
+        },
+    )
 
 
 @register_task("sentence_prediction_scl", dataclass=SentencePredictionSCLTaskConfig)
@@ -59,6 +80,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     """Sentence (pair) classification whose batches are made to be contrasted."""
 
     cfg: SentencePredictionSCLTaskConfig
+    # What --gather-features asks for.
+    marks_ignored_batches = True
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "SentencePredictionSCLTask":
@@ -70,6 +93,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
                     f"--batching is {cfg.batching!r}: it must be one of "
                     f"{', '.join(BATCHING)}"
                 )
+            _check_sizes(cfg.contrastive_batch, cfg.chunk)
         return super().setup_task(cfg, **kwargs)
 
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
@@ -101,12 +125,76 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         """Build the model and have it refuse checkpoints that are not its own."""
         model = super().build_model(cfg, from_checkpoint)
         refuse_other_checkpoints(model)
+        if self.cfg.chunk and (reason := gradient_cache.unsupported(model)):
+            with exit_on_input_error():
+                raise InputError(f"--chunk does not go with {reason}")
         if self.cfg.packed:
             with exit_on_input_error():
                 pack(model)
             if not torch.cuda.is_available():
                 keep_memory()
         return model
+
+    def build_criterion(self, cfg: Any) -> Any:
+        """Build the criterion; ``--chunk`` needs one that can be split."""
+        criterion = super().build_criterion(cfg)
+        if self.cfg.chunk and not isinstance(criterion, gradient_cache.SplitCriterion):
+            with exit_on_input_error():
+                raise InputError(
+                    "--chunk needs --criterion sentence_prediction_scl, not "
+                    f"{type(criterion).__name__}"
+                )
+        return criterion
+
+    def get_batch_iterator(self, dataset: Any, **kwargs: Any) -> Any:
+        """Cut a split into batches; the training split by ``--contrastive-batch``."""
+        size = self.cfg.contrastive_batch
+        if size is not None and self._is_for_training(dataset):
+            if kwargs.get("max_tokens") is not None:
+                with exit_on_input_error():
+                    raise InputError(
+                        f"--max-tokens is {kwargs['max_tokens']}: it does not go with "
+                        "--contrastive-batch, which counts examples; give --batch-size "
+                        "for validation"
+                    )
+            kwargs |= {"max_sentences": size, "required_batch_size_multiple": 1}
+        return super().get_batch_iterator(dataset, **kwargs)
+
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: nn.Module,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Do forward and backward of one batch, with ``--chunk`` in parts."""
+        chunk = self.cfg.chunk
+        gathers = getattr(criterion, "gather_features", False)
+        group = data_parallel_group() if gathers else None
+        cached = 0 < chunk < len(sample["target"])
+        if ignore_grad:
+            sample = {**sample, IGNORED: True}
+        with exit_on_input_error(), out_of_memory_ends_training(group):
+            if not cached or ignore_grad:
+                if cached:  # its gradient is multiplied by 0: a part will do
+                    sample = gradient_cache.first_examples(sample, chunk)
+                return super().train_step(
+                    sample, model, criterion, optimizer, update_num, ignore_grad
+                )
+            model.train()
+            model.set_num_updates(update_num)  # type: ignore[operator]
+            return gradient_cache.cached_step(
+                sample, model, criterion, optimizer, chunk
+            )
+
+    def _is_for_training(self, dataset: Any) -> bool:
+        return any(
+            loaded is dataset
+            for split, loaded in self.datasets.items()
+            if split.startswith("train")
+        )
 
     def dataset(self, split: str) -> Any:
         """Return a loaded split; fairseq asks for each subset before validating it."""
@@ -155,6 +243,20 @@ class _CountedDataset(BaseWrapperDataset):
             tokens = batch["net_input"]["src_tokens"]
             batch["net_input"][LENGTHS] = right_padded_lengths(tokens, self.pad)
         return batch
+
+
+def _check_sizes(contrastive_batch: int | None, chunk: int) -> None:
+    if contrastive_batch is not None and contrastive_batch < 1:
+        raise InputError(
+            f"--contrastive-batch is {contrastive_batch}: it must be at least 1"
+        )
+    if chunk < 0:
+        raise InputError(f"--chunk is {chunk}: it must be 0 (off) or above")
+    if chunk and contrastive_batch is None:
+        raise InputError(
+            f"--chunk is {chunk}, but --contrastive-batch is missing: it says how many "
+            "examples a batch has that is computed in chunks"
+        )
 
 
 def _number(value: Any) -> Any:

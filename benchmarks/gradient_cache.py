@@ -1,0 +1,185 @@
+"""What does gradient caching cost, and how much memory does it take?
+
+A step of 256 sentences, 16 at a time (``--contrastive-batch 256 --chunk 16``): its time
+against the same 256 at once, its peak memory against a plain batch of 16. A step is
+forward, backward and ``fused_adam``, with dropout; sentences have the lengths of
+SST-2's, weights are random. Memory is the peak of a process of its own, PyTorch
+included, that takes two steps over 256 sentences, or 32 of 16.
+"""
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary
+from fairseq.models.roberta import RobertaModel
+
+from benchmarks.loss import own_peak_mebibytes
+from benchmarks.pairs import Pairs, Row, Settings, paired
+from fairseq_scl.criterions.sentence_prediction_scl import (
+    SentencePredictionSCLCriterion,
+)
+from fairseq_scl.errors import InputError
+from fairseq_scl.models.packed import LENGTHS, keep_memory, pack
+from fairseq_scl.optim.fused_adam import FusedAdam
+from fairseq_scl.tasks.gradient_cache import cached_step
+
+QUESTION = "gradient caching, 256 sentences in chunks of 16"
+HEAD = "sentence_classification_head"
+BATCH, CHUNK = 256, 16
+SLOWER, LARGER = 1.45, 1.15
+# Name: layers, width, heads, words.
+SHAPES = {"MiniLM": (6, 384, 12, 30_522), "RoBERTa-base": (12, 768, 12, 50_265)}
+# Shape, with or without padding, and the pairs that its time is measured in; a step of
+# RoBERTa-base takes too long for that, and so do many padded ones.
+CASES = (
+    ("MiniLM", "packed", 7),
+    ("MiniLM", "padded", 1),
+    ("RoBERTa-base", "packed", 0),
+)
+# Tokens of SST-2's training sentences, the longest of each tenth (WordPiece).
+TENTHS = (3, 4, 6, 7, 8, 10, 13, 16, 20, 27, 66)
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """Yield the rows of this benchmark.
+
+    Raises:
+        InputError: a process that measures failed, as it does where memory is short.
+    """
+    for shape, kind, most_rounds in CASES:
+        name = f"{shape}'s size, {kind}"
+        if rounds := min(settings.rounds, most_rounds):
+            times = _child(shape, kind, "time", settings.threads, rounds)
+            setting = f"{name}: time, against all at once"
+            yield Pairs(**times).cost(QUESTION, setting, SLOWER)
+        peaks = {
+            side: _child(shape, kind, side, settings.threads, 1)
+            for side in ("ours", "peer")
+        }
+        setting = f"{name}: peak memory, against batch {CHUNK}"
+        yield Pairs(**peaks, unit="MiB").cost(QUESTION, setting, LARGER)
+
+
+def _child(shape: str, kind: str, what: str, threads: int, rounds: int) -> Any:
+    arguments = [shape, kind, what, str(threads), str(rounds)]
+    child = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gradient_cache", *arguments],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if child.returncode != 0:
+        raise InputError(
+            f"the process for {shape}, {kind}, {what} ended with status "
+            f"{child.returncode}: {child.stderr.strip().splitlines()[-1:]}"
+        )
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def _measure(shape: str, kind: str, what: str, rounds: int) -> Any:
+    """Return milliseconds of both sides, or the peak memory of one in MiB."""
+    side = _Side(shape, packed=kind == "packed")
+    if what == "time":
+        found = paired(lambda: side.step(CHUNK), lambda: side.step(BATCH), rounds, 0)
+        return {"ours": found.ours, "peer": found.peer}
+    for _ in range(2):
+        if what == "ours":
+            side.step(CHUNK)
+        else:
+            side.small_steps()
+    return [own_peak_mebibytes()]
+
+
+class _Side:
+    def __init__(self, shape: str, packed: bool) -> None:
+        torch.manual_seed(0)
+        layers, width, heads, count = SHAPES[shape]
+        words, labels = Dictionary(), Dictionary()
+        for number in range(count - words.nspecial):
+            words.add_symbol(f"word{number}")
+        for name in ("negative", "positive"):
+            labels.add_symbol(name)
+        task: Any = SimpleNamespace(
+            cfg=SimpleNamespace(num_classes=2),
+            source_dictionary=words,
+            label_dictionary=labels,
+        )
+        sizes = Namespace(
+            encoder_layers=layers,
+            encoder_embed_dim=width,
+            encoder_ffn_embed_dim=4 * width,
+            encoder_attention_heads=heads,
+            tokens_per_sample=512,
+        )
+        self.model = RobertaModel.build_model(sizes, task)
+        self.model.register_classification_head(HEAD, num_classes=2)
+        self.model.train()
+        if packed:
+            pack(self.model)
+            keep_memory()  # as the task does
+        options: Any = Namespace(
+            classification_head_name=HEAD,
+            regression_target=False,
+            report_mcc=False,
+            report_acc_and_f1=False,
+            report_pearson_and_spearman=False,
+            scl_lambda=0.9,
+            scl_temperature=0.3,
+            scl_features="cls",
+            scl_reduction="mean",
+        )
+        self.criterion = SentencePredictionSCLCriterion(options, task)
+        self.adam = FusedAdam(self.model.parameters(), lr=1e-5, weight_decay=0.1)
+        self.sample = _batch(count, words.pad(), packed)
+
+    def step(self, chunk: int) -> None:
+        """Take a step over the whole batch, in chunks if they are smaller."""
+        self.adam.zero_grad(set_to_none=True)
+        if chunk < BATCH:
+            optimizer = SimpleNamespace(backward=lambda loss: loss.backward())
+            cached_step(self.sample, self.model, self.criterion, optimizer, chunk)
+        else:
+            self.criterion(self.model, self.sample)[0].backward()
+        self.adam.step()
+
+    def small_steps(self) -> None:
+        """Take a step for each ``CHUNK`` sentences of the batch."""
+        for start in range(0, BATCH, CHUNK):
+            part = slice(start, start + CHUNK)
+            net_input = {k: v[part] for k, v in self.sample["net_input"].items()}
+            longest = int(net_input["src_lengths"].max())
+            net_input["src_tokens"] = net_input["src_tokens"][:, :longest]
+            small = {"net_input": net_input, "target": self.sample["target"][part]}
+            self.adam.zero_grad(set_to_none=True)
+            self.criterion(self.model, {**self.sample, **small})[0].backward()
+            self.adam.step()
+
+
+def _batch(words: int, pad: int, packed: bool) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    places = np.linspace(0, 1, len(TENTHS))
+    lengths = np.interp(random.random(BATCH), places, TENTHS).round().astype(int)
+    tokens = torch.from_numpy(random.integers(4, words, (BATCH, lengths.max())))
+    tokens[torch.arange(lengths.max()) >= torch.from_numpy(lengths)[:, None]] = pad
+    net_input = {"src_tokens": tokens, "src_lengths": torch.from_numpy(lengths)}
+    if packed:
+        net_input[LENGTHS] = lengths.tolist()
+    return {
+        "net_input": net_input,
+        "ntokens": int(lengths.sum()),
+        "target": torch.from_numpy(random.integers(2, size=(BATCH, 1))),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[4]))
+    print(json.dumps(_measure(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[5]))))

@@ -1,0 +1,124 @@
+"""Contrast across workers: a gather through which gradients flow back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fairseq.distributed import utils as distributed_utils
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fairseq_scl.errors import InputError
+
+# Key of a batch: a worker that ran out of examples computes an old batch, as fairseq
+# has it, so that the number of steps is the same on all. Its results are not to count.
+IGNORED = "ignored"
+
+
+def data_parallel_group() -> Any:
+    """Return the process group of the workers that share a step, ``None`` if alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    group = distributed_utils.get_data_parallel_group()
+    return group if dist.get_world_size(group) > 1 else None
+
+
+def gather_features(
+    features: Tensor, labels: Tensor, group: Any
+) -> tuple[Tensor, Tensor]:
+    """Collect the features and labels of all workers, the worker's own rows first.
+
+    Every worker of the group has to call this as often as the others, and to take the
+    gradient of what it returns as often. Workers may have different numbers of rows,
+    also none. The device is waited for once, for these numbers.
+
+    A worker's gradient with respect to its ``features`` is that of the sum of all
+    workers' losses: each worker's backward pass hands the others their shares. fairseq
+    adds up the workers' gradients (DDP's mean times the number of workers) and divides
+    by the examples of all, so that nothing is left to be scaled.
+
+    Args:
+        features: ``(n, D)``, a floating dtype, the same D and dtype on all workers.
+        labels: ``(n,)``, an integer dtype.
+        group: of PyTorch's processes; ``None`` if the worker is alone.
+
+    Returns:
+        ``(N, D)`` and ``(N,)`` for the N examples of all workers, the n own ones first,
+        the others by rank; the arguments themselves if the worker is alone.
+    """
+    if group is None:
+        return features, labels
+    own = torch.tensor([len(labels)], device=features.device)
+    counts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(counts, own, group=group)
+    sizes: list[int] = torch.cat(counts).tolist()
+    if not any(sizes):
+        return features, labels
+    everything: Tensor = _Gather.apply(features, sizes, group)
+    return everything, _gather(labels, sizes, group)
+
+
+@contextmanager
+def out_of_memory_ends_training(group: Any) -> Iterator[None]:
+    """Within the block, refuse to go on after running out of memory.
+
+    fairseq would leave out the batch on this worker alone, while the others wait for
+    its features, without end.
+
+    Args:
+        group: as for :func:`gather_features`; nothing changes if it is ``None``.
+
+    Raises:
+        InputError: the worker ran out of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if group is None or "out of memory" not in str(error):
+            raise
+        raise InputError(
+            f"worker {dist.get_rank(group)} ran out of memory, and with "
+            "--gather-features no worker can leave out a batch: use a smaller --chunk "
+            f"or --batch-size ({str(error).splitlines()[0]})"
+        ) from error
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, sizes: list[int], group: Any) -> Tensor:
+        ctx.sizes, ctx.group = sizes, group
+        return _gather(features, sizes, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        sizes, group = ctx.sizes, ctx.group
+        rank = dist.get_rank(group)
+        padded = upstream.new_zeros(len(sizes), max(sizes), upstream.shape[1])
+        ranks = _own_first(sizes, rank)
+        parts = upstream.split([sizes[r] for r in ranks])
+        for r, part in zip(ranks, parts, strict=True):
+            padded[r, : sizes[r]] = part
+        if dist.get_backend(group) == "nccl":
+            mine = torch.empty_like(padded[rank])
+            dist.reduce_scatter_tensor(mine, padded.flatten(0, 1), group=group)
+        else:  # not all backends have it
+            dist.all_reduce(padded, group=group)
+            mine = padded[rank]
+        return mine[: sizes[rank]], None, None
+
+
+def _gather(rows: Tensor, sizes: list[int], group: Any) -> Tensor:
+    """Collect rows of unequal numbers: padded to the same, then cut."""
+    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    found = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(found, padded, group=group)
+    ranks = _own_first(sizes, dist.get_rank(group))
+    return torch.cat([found[r][: sizes[r]] for r in ranks])
+
+
+def _own_first(sizes: list[int], rank: int) -> list[int]:
+    return [rank, *(r for r in range(len(sizes)) if r != rank)]

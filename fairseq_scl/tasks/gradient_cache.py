@@ -1,0 +1,284 @@
+"""A large contrastive batch in the memory of a small one: gradient caching.
+
+After Gao et al. (2021), "Scaling Deep Contrastive Learning Batch Size under Memory
+Limited Setup", arXiv 2101.06983. A loss reads a batch through its features and logits
+alone. Hence: compute these chunk by chunk without a graph; take the loss of the whole
+batch and its gradient with respect to them; compute each chunk again, now with a graph,
+and carry the gradient on to the weights. The result is that of the whole batch; the
+price is a second forward pass.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from fairseq.optim import AMPOptimizer
+from torch import Tensor, nn
+
+from fairseq_scl.models.packed import LENGTHS
+
+
+@runtime_checkable
+class SplitCriterion(Protocol):
+    """A criterion that tells the pass through the model from the loss."""
+
+    def model_outputs(
+        self, model: nn.Module, net_input: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits ``(N, C)`` and features ``(N, D)``."""
+
+    def loss_of_outputs(
+        self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Return what ``forward`` does, from the outputs of a whole batch."""
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """A batch that was cut.
+
+    Attributes:
+        inputs: what the model gets for each chunk.
+        sizes: the number of examples in each.
+        order: ``(N,)`` int64, the rows of the batch as they stand in the chunks.
+    """
+
+    inputs: list[dict[str, Any]]
+    sizes: list[int]
+    order: Tensor
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join a tensor for each chunk to ``(N, …)``, in the order of the batch."""
+        return torch.cat(list(parts))[self.order.argsort()]
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Cut ``(N, …)``, in the order of the batch, to a tensor for each chunk."""
+        return rows[self.order].split(self.sizes)
+
+
+def unsupported(model: nn.Module) -> str | None:
+    """Name what in a model does not allow to cut a batch, ``None`` if nothing does."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return f"{type(module).__name__} ({name}), which looks at the whole batch"
+    args = getattr(model, "args", None)
+    for value, flag in (
+        (getattr(args, "quant_noise_scalar", 0), "--quant-noise-scalar"),
+        (getattr(args, "mha_reg_scale_factor", 0), "--mha-reg-scale-factor"),
+        (getattr(args, "ffn_reg_scale_factor", 0), "--ffn-reg-scale-factor"),
+    ):
+        if value:
+            return flag
+    return None
+
+
+def cut(net_input: dict[str, Any], size: int) -> Chunks:
+    """Cut a batch of N examples into about N / ``size`` chunks of like work and memory.
+
+    Examples go by length, and chunks have like numbers of tokens: those of short
+    sentences hold more than ``size`` examples, those of long ones fewer. A chunk is as
+    wide as its longest sentence. The device is waited for if the batch does not carry
+    its lengths, as that for ``--packed`` does.
+
+    Args:
+        net_input: of a collated batch: ``src_tokens`` ``(N, T)``, padded on the right,
+            ``src_lengths`` ``(N,)`` and others with a row for each example.
+        size: at least 1.
+    """
+    tokens = net_input["src_tokens"]
+    known = net_input.get(LENGTHS)
+    lengths = net_input["src_lengths"].tolist() if known is None else known
+    rows = sorted(range(len(lengths)), key=lengths.__getitem__)
+    ordered = np.array(lengths)[rows]
+    middle = ordered.cumsum() - ordered / 2
+    number = (middle * -(-len(rows) // size) / ordered.sum()).astype(int)
+    starts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist()]
+    order = torch.tensor(rows, device=tokens.device)
+    moved = {
+        key: value[order] if isinstance(value, Tensor) else _picked(value, rows)
+        for key, value in net_input.items()
+    }
+    inputs, sizes = [], []
+    for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+        width = int(ordered[end - 1])
+        inputs.append(
+            {
+                key: _part(value, slice(start, end), tokens.shape[1], width)
+                for key, value in moved.items()
+            }
+        )
+        sizes.append(end - start)
+    return Chunks(inputs, sizes, order)
+
+
+def first_examples(sample: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return a batch of the first examples of a collated batch."""
+    few = {
+        key: None if value is None else value[:count]
+        for key, value in sample["net_input"].items()
+    }
+    return {**sample, "net_input": few, "target": sample["target"][:count]}
+
+
+def cached_step(
+    sample: dict[str, Any],
+    model: nn.Module,
+    criterion: SplitCriterion,
+    optimizer: Any,
+    size: int,
+) -> tuple[Tensor, int, dict[str, Any]]:
+    """Do forward and backward of a batch in chunks of about ``size`` examples.
+
+    Dropout is the same in both passes: PyTorch's random state (CPU and the device of
+    the batch) is noted before each chunk and put back. Afterwards it is as after one
+    pass through all chunks. The last chunk keeps its graph and is not computed again.
+
+    Args:
+        sample: a collated batch of more than ``size`` examples.
+        model: in training mode, bare or wrapped; workers exchange gradients in the
+            backward pass of one chunk alone.
+        criterion: its loss may ask other workers, once a step.
+        optimizer: fairseq's; its ``backward`` scales the loss for half precision.
+        size: as for :func:`cut`.
+
+    Returns:
+        what the criterion returns for the whole batch; the loss has no graph.
+    """
+    chunks = cut(sample["net_input"], size)
+    *others, last = chunks.inputs
+    device = sample["net_input"]["src_tokens"].device
+    states, parts = [], []
+    for inputs in others:
+        states.append(_RandomState(device))
+        with torch.no_grad(), _autocast(optimizer):
+            parts.append(criterion.model_outputs(model, inputs))
+    with _without_exchange(model):
+        with _autocast(optimizer):
+            kept = criterion.model_outputs(model, last)
+        after = _RandomState(device)
+        outputs = [_leaf(chunks.join(rows)) for rows in zip(*parts, kept, strict=True)]
+        with _autocast(optimizer):
+            loss, sample_size, log = criterion.loss_of_outputs(model, sample, *outputs)
+        gradients = _gradients(loss, outputs, chunks)
+        optimizer.backward(_carry(kept, gradients[-1]))
+    del kept
+    for number, inputs in enumerate(others):
+        exchange = number == len(others) - 1
+        with (
+            nullcontext() if exchange else _without_exchange(model),
+            nullcontext() if exchange else _read_rows_alone(model),
+        ):
+            states[number].restore()
+            with _autocast(optimizer):
+                again = criterion.model_outputs(model, inputs)
+            optimizer.backward(_carry(again, gradients[number]))
+            del again
+    after.restore()
+    return loss.detach(), sample_size, log
+
+
+def _gradients(
+    loss: Tensor, outputs: list[Tensor], chunks: Chunks
+) -> list[tuple[Tensor | None, ...]]:
+    """Return for each chunk the gradients with respect to its outputs."""
+    whole = torch.autograd.grad(loss, outputs, allow_unused=True)
+    none = [None] * len(chunks.sizes)
+    cut_up = [none if rows is None else chunks.split(rows) for rows in whole]
+    return list(zip(*cut_up, strict=True))
+
+
+def _carry(
+    outputs: tuple[Tensor, ...], gradients: tuple[Tensor | None, ...]
+) -> Tensor | int:
+    """Return a scalar whose gradient with respect to the outputs is the given one."""
+    return sum(
+        (rows.to(gradient.dtype) * gradient).sum()
+        for rows, gradient in zip(outputs, gradients, strict=True)
+        if gradient is not None
+    )
+
+
+class _RandomState:
+    """PyTorch's random state; nothing in fairseq's encoders draws from another."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.cpu = torch.get_rng_state()
+        if device.type == "cuda":
+            self.cuda = torch.cuda.get_rng_state(device)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(self.cuda, self.device)
+
+
+def _leaf(rows: Tensor) -> Tensor:
+    # In half precision a gradient that is not scaled yet would underflow.
+    kept = rows if rows.dtype == torch.float64 else rows.float()
+    return kept.detach().requires_grad_()
+
+
+def _autocast(optimizer: Any) -> AbstractContextManager[Any]:
+    """Do as fairseq's own step does; one context a pass.
+
+    Autocast keeps converted weights until its context ends, and those of a pass without
+    graph would give no gradient.
+    """
+    return torch.autocast("cuda", enabled=isinstance(optimizer, AMPOptimizer))
+
+
+def _without_exchange(model: Any) -> AbstractContextManager[Any]:
+    return model.no_sync() if hasattr(model, "no_sync") else nullcontext()
+
+
+@contextmanager
+def _read_rows_alone(model: nn.Module) -> Iterator[None]:
+    """Within the block, add gradients of embeddings to the rows that were read.
+
+    On a CPU a gradient of the whole vocabulary for each chunk, nearly all of it zero,
+    takes a twentieth of a small encoder's step. Where gradients are exchanged,
+    they have to take PyTorch's way.
+    """
+    read: list[tuple[nn.Embedding, Tensor, Tensor]] = []
+
+    def detach(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        rows = output.detach().requires_grad_()
+        read.append((module, inputs[0], rows))
+        return rows
+
+    handles = [
+        module.register_forward_hook(detach)
+        for module in model.modules()
+        if type(module) is nn.Embedding
+        and not (module.scale_grad_by_freq or module.sparse)
+        and module.weight.device.type == "cpu"
+        and module.weight.grad is not None
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    for module, numbers, rows in read:
+        if rows.grad is not None and module.weight.grad is not None:
+            numbers, gradient = numbers.flatten(), rows.grad.flatten(0, -2)
+            if module.padding_idx is not None:
+                is_padding = numbers.eq(module.padding_idx)[:, None]
+                gradient = gradient.masked_fill(is_padding, 0)
+            module.weight.grad.index_add_(0, numbers, gradient)
+
+
+def _picked(value: Any, rows: list[int]) -> Any:
+    return None if value is None else [value[row] for row in rows]
+
+
+def _part(value: Any, rows: slice, columns: int, width: int) -> Any:
+    if value is None:
+        return None
+    part = value[rows]
+    is_padded = isinstance(part, Tensor) and part.dim() == 2
+    return part[:, :width] if is_padded and part.shape[1] == columns else part
