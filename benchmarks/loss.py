@@ -89,6 +89,7 @@ def peak_mebibytes(side: str, size: int) -> float:
 
 
 def own_peak_mebibytes() -> float:
+    """Return the most memory that this process has held so far, in MiB."""
     # ru_maxrss would carry over the peak of the process that started this one.
     status = Path("/proc/self/status")
     if not status.exists():
