@@ -33,7 +33,7 @@ PEERS = {"fairseq": "stock fairseq", "transformers": "Hugging Face, SDPA"}
 TASKS = {"SST-2": {16: 2.0, 256: 3.5}, "QNLI": {16: 1.4, 256: 1.8}}
 SENTENCES = 4096
 # A round of the large batch takes the peers up to a minute.
-MOST_ROUNDS = {256: 3}
+MOST_ROUNDS = {256: 2}
 
 
 def rows(settings: Settings) -> Iterator[Row]:

@@ -24,7 +24,7 @@ QUESTION = "few-shot runs, N = 20, 60 updates"
 AT_LEAST = 5.0
 # Runs of ours and of the loop in a round; the loop's take about a minute each.
 OURS, LOOPED = 6, 2
-MOST_ROUNDS = 2
+MOST_ROUNDS = 1
 SETTINGS = ("learning_rate=1e-4", "updates=60", "validations=5")
 POINT = "task=SST-2,n=20,lambda=0.9,tau=0.3"
 
