@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -283,15 +284,26 @@ def _with_whole_help(original: Callable[..., Any]) -> Callable[..., Any]:
 def exit_on_input_error() -> Iterator[None]:
     """Inside ``fairseq-train``, turn an InputError into one sentence and status 2.
 
-    For code that fairseq calls, where nobody else would catch it. In a process that
-    runs none of fairseq's commands (a notebook, a test) the error passes through.
+    For code that fairseq calls, where nobody else would catch it. Where none of
+    fairseq's commands has called (a notebook, a test) the error passes through.
     """
     try:
         yield
     except InputError as error:
-        main = getattr(sys.modules["__main__"], "__spec__", None)
-        names = [*sys.modules, main.name if main else ""]
-        if not any(name.startswith("fairseq_cli.") for name in names):
+        if not _called_by_a_command():
             raise
         sys.stderr.write(f"fairseq-scl: error: {error}\n")
         raise SystemExit(2) from error
+
+
+def _called_by_a_command() -> bool:
+    """Tell whether code of ``fairseq_cli`` is on the stack of calls."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        names = frame.f_globals
+        spec = names.get("__spec__")  # python -m fairseq_cli.train is __main__
+        for name in (names.get("__name__"), getattr(spec, "name", None)):
+            if str(name).startswith("fairseq_cli."):
+                return True
+        frame = frame.f_back
+    return False

@@ -296,22 +296,32 @@ def test_input_errors_pass_through_outside_of_fairseq_commands(monkeypatch):
         raise InputError("a sentence")
 
 
-def test_input_errors_end_fairseq_commands_with_status_2(monkeypatch, capsys):
-    monkeypatch.setitem(
-        sys.modules, "fairseq_cli.train", ModuleType("fairseq_cli.train")
-    )
-    with pytest.raises(SystemExit) as caught, compat.exit_on_input_error():
-        raise InputError("a sentence")
+def raise_in_a_command(error):
+    """Raise an error in code that a command of fairseq calls."""
+    names = {"__name__": "fairseq_cli.train"}
+    exec("def cli_main(block, error):\n    with block():\n        raise error", names)
+    names["cli_main"](compat.exit_on_input_error, error)
+
+
+def test_input_errors_end_fairseq_commands_with_status_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        raise_in_a_command(InputError("a sentence"))
     assert caught.value.code == 2
     assert capsys.readouterr().err == "fairseq-scl: error: a sentence\n"
 
 
-def test_other_errors_pass_through_fairseq_commands(monkeypatch):
+def test_input_errors_pass_where_no_command_has_called(monkeypatch):
+    # Imported, but not at work.
     monkeypatch.setitem(
         sys.modules, "fairseq_cli.train", ModuleType("fairseq_cli.train")
     )
-    with pytest.raises(ValueError, match="a bug"), compat.exit_on_input_error():
-        raise ValueError("a bug")
+    with pytest.raises(InputError), compat.exit_on_input_error():
+        raise InputError("a sentence")
+
+
+def test_other_errors_pass_through_fairseq_commands():
+    with pytest.raises(ValueError, match="a bug"):
+        raise_in_a_command(ValueError("a bug"))
 
 
 # Versions
