@@ -44,7 +44,7 @@ lint: install ## check style, types, imports and scripts
 	"$(BIN)/lint-imports"
 	"$(BIN)/shellcheck" .ci/run scripts/*.sh tests/slurm/*.sh
 
-bench: install ## compare with others' code; 15 minutes (ARGS='--only loss', see --help)
+bench: install ## compare with others' code (ARGS='--only loss', see --help)
 	@"$(BIN)/python" -m benchmarks $(ARGS)
 
 clean: ## remove .venv, caches and build outputs
