@@ -8,7 +8,6 @@ stays locked, and whoever comes next starts the run anew.
 import contextlib
 import multiprocessing
 import os
-import socket
 import threading
 import time
 import traceback
@@ -23,7 +22,7 @@ from filelock import FileLock, Timeout
 from fairseq_scl.data.files import read_json, write_json, write_then_rename
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.records import RECORD
-from fairseq_scl.experiments.runner import BEST, ERROR, Run, run_training
+from fairseq_scl.experiments.runner import ERROR, Run, run_training
 from fairseq_scl.experiments.tables import Table, parse_table
 from fairseq_scl.experiments.warm import encoder_state, train_here
 
@@ -258,13 +257,6 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def keep_best_checkpoints(runs: Sequence[Run], folder: Path, best: set[str]) -> None:
-    """Delete the checkpoints of runs that are not among ``best``, by name."""
-    for run in runs:
-        if run.name not in best:
-            (run_folder(folder, run) / BEST).unlink(missing_ok=True)
-
-
 def write_table(
     folder: Path, table: Table, data: Path, models: Mapping[str, Path]
 ) -> None:
@@ -290,7 +282,6 @@ def write_table(
             found["training"][key] = {str(n): v for n, v in value.items()}
     row = {"schema": SCHEMA, "table": found, "data": str(data.absolute())}
     row["models"] = {loss: str(model.absolute()) for loss, model in models.items()}
-    row["host"] = socket.gethostname()
     write_json(path, row)
 
 

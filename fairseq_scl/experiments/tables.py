@@ -11,12 +11,12 @@ import yaml
 import fairseq_scl
 from fairseq_scl.data.tasks import TASKS
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.selection import GRID
 
 PROTOCOL = 1
 FULL = "full"
 FEW_SHOT, FULL_DATA = "few-shot", "full-data"
 CONF = Path(fairseq_scl.__file__).parent / "conf"
-GRID = ("scl_lambda", "scl_temperature")
 DEFAULT_POINT = {"scl_lambda": 0.9, "scl_temperature": 0.3}
 
 
