@@ -48,6 +48,7 @@ REAL_POPEN = subprocess.Popen
 @pytest.fixture
 def training(monkeypatch):
     """Replace the training process by ``python -c CODE FOLDER``; note each start."""
+    trained()  # with the real process, while it is there
 
     def install(code):
         starts = []

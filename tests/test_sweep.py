@@ -15,10 +15,11 @@ from toy_encoder import toy_encoder, toy_run, train_in_fork
 from toy_tables import make_toy_samples, write_toy_table
 
 from fairseq_scl.cli import main
+from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner, sweep
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.protocol import best_validation, result_at_best
-from fairseq_scl.experiments.records import RECORD, read_record
+from fairseq_scl.experiments.records import RECORD, read_record, write_record
 from fairseq_scl.experiments.runner import BEST, ERROR, LOG, run_training
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.experiments.warm import train_here
@@ -191,6 +192,7 @@ def test_whatever_a_run_raises_is_left_as_its_error(tmp_path, data, monkeypatch)
 DRIVER = """
 import os, sys, time
 from pathlib import Path
+from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner, sweep
 from fairseq_scl.experiments.records import read_metrics
 from fairseq_scl.experiments.runner import Run
@@ -297,3 +299,13 @@ def test_records_of_other_data_are_refused(tmp_path, data):
         runner.done_record(other, tmp_path / "run")
     assert runner.done_record(replace(run, keep_checkpoint=True), tmp_path / "run")
     assert runner.done_record(run, Path(tmp_path, "elsewhere")) is None
+
+
+def test_a_setting_younger_than_a_record_was_at_its_default(tmp_path, data):
+    run = plan(tmp_path, data)[0]
+    record = run_training(run, tmp_path / "run", train=train_here)
+    older = {k: v for k, v in record.settings.items() if k != "chunk"}
+    write_record(tmp_path / "run", replace(record, settings=older))
+    assert runner.done_record(run, tmp_path / "run")
+    with pytest.raises(InputError, match=r"other settings \(chunk\)"):
+        runner.done_record(replace(run, chunk=2), tmp_path / "run")

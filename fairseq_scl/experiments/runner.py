@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,8 @@ def run_training(
 def done_record(run: Run, folder: Path) -> Record | None:
     """Return the record of a run that has been done, ``None`` if it has not.
 
-    Data and encoder folders may have moved since, but not changed.
+    Data and encoder folders may have moved since, but not changed. A setting that the
+    record does not know came later, and its default is what was done before.
 
     Raises:
         InputError: the folder holds the record of another run; names what differs.
@@ -196,11 +197,12 @@ def done_record(run: Run, folder: Path) -> Record | None:
     if record is None:
         return None
     checksums = _checksums(run)
+    defaults = {f.name: f.default for f in fields(run)}
     changed = [
         key
         for key, value in _settings(run).items()
         if key not in (*checksums, "keep_checkpoint")
-        and record.settings.get(key) != value
+        and record.settings.get(key, defaults[key]) != value
     ]
     done_with = record.origin.get("sha256", {})
     changed += [key for key, value in checksums.items() if done_with.get(key) != value]
