@@ -35,15 +35,11 @@ QUESTION = "gradient caching, 256 sentences in chunks of 16"
 HEAD = "sentence_classification_head"
 BATCH, CHUNK = 256, 16
 SLOWER, LARGER = 1.45, 1.15
-# Name: layers, width, heads, words.
-SHAPES = {"MiniLM": (6, 384, 12, 30_522), "RoBERTa-base": (12, 768, 12, 50_265)}
-# Shape, with or without padding, and the pairs that its time is measured in; a step of
-# RoBERTa-base takes too long for that, and so do many padded ones.
-CASES = (
-    ("MiniLM", "packed", 7),
-    ("MiniLM", "padded", 1),
-    ("RoBERTa-base", "packed", 0),
-)
+# MiniLM's: layers, width, heads, words.
+SHAPE = (6, 384, 12, 30_522)
+# With or without padding, and the pairs that its time is measured in; a step with
+# padding takes too long for that.
+CASES = (("packed", 7), ("padded", 0))
 # Tokens of SST-2's training sentences, the longest of each tenth (WordPiece).
 TENTHS = (3, 4, 6, 7, 8, 10, 13, 16, 20, 27, 66)
 
@@ -54,22 +50,21 @@ def rows(settings: Settings) -> Iterator[Row]:
     Raises:
         InputError: a process that measures failed, as it does where memory is short.
     """
-    for shape, kind, most_rounds in CASES:
-        name = f"{shape}'s size, {kind}"
+    for kind, most_rounds in CASES:
+        name = f"MiniLM's size, {kind}"
         if rounds := min(settings.rounds, most_rounds):
-            times = _child(shape, kind, "time", settings.threads, rounds)
+            times = _child(kind, "time", settings.threads, rounds)
             setting = f"{name}: time, against all at once"
             yield Pairs(**times).cost(QUESTION, setting, SLOWER)
         peaks = {
-            side: _child(shape, kind, side, settings.threads, 1)
-            for side in ("ours", "peer")
+            side: _child(kind, side, settings.threads, 1) for side in ("ours", "peer")
         }
         setting = f"{name}: peak memory, against batch {CHUNK}"
         yield Pairs(**peaks, unit="MiB").cost(QUESTION, setting, LARGER)
 
 
-def _child(shape: str, kind: str, what: str, threads: int, rounds: int) -> Any:
-    arguments = [shape, kind, what, str(threads), str(rounds)]
+def _child(kind: str, what: str, threads: int, rounds: int) -> Any:
+    arguments = [kind, what, str(threads), str(rounds)]
     child = subprocess.run(
         [sys.executable, "-m", "benchmarks.gradient_cache", *arguments],
         cwd=Path(__file__).parents[1],
@@ -79,15 +74,15 @@ def _child(shape: str, kind: str, what: str, threads: int, rounds: int) -> Any:
     )
     if child.returncode != 0:
         raise InputError(
-            f"the process for {shape}, {kind}, {what} ended with status "
+            f"the process for {kind}, {what} ended with status "
             f"{child.returncode}: {child.stderr.strip().splitlines()[-1:]}"
         )
     return json.loads(child.stdout.splitlines()[-1])
 
 
-def _measure(shape: str, kind: str, what: str, rounds: int) -> Any:
+def _measure(kind: str, what: str, rounds: int) -> Any:
     """Return milliseconds of both sides, or the peak memory of one in MiB."""
-    side = _Side(shape, packed=kind == "packed")
+    side = _Side(packed=kind == "packed")
     if what == "time":
         found = paired(lambda: side.step(CHUNK), lambda: side.step(BATCH), rounds, 0)
         return {"ours": found.ours, "peer": found.peer}
@@ -100,9 +95,9 @@ def _measure(shape: str, kind: str, what: str, rounds: int) -> Any:
 
 
 class _Side:
-    def __init__(self, shape: str, packed: bool) -> None:
+    def __init__(self, packed: bool) -> None:
         torch.manual_seed(0)
-        layers, width, heads, count = SHAPES[shape]
+        layers, width, heads, count = SHAPE
         words, labels = Dictionary(), Dictionary()
         for number in range(count - words.nspecial):
             words.add_symbol(f"word{number}")
@@ -181,5 +176,5 @@ def _batch(words: int, pad: int, packed: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[4]))
-    print(json.dumps(_measure(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[5]))))
+    torch.set_num_threads(int(sys.argv[3]))
+    print(json.dumps(_measure(sys.argv[1], sys.argv[2], int(sys.argv[4]))))
