@@ -44,7 +44,9 @@ from fairseq_scl.tasks.batching import BATCHING
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument(
-        "table", metavar="TABLE", help="table2, table3, table4, table7, or a YAML file"
+        "table",
+        metavar="TABLE",
+        help="table2, table3, table4, table5, table7, or a YAML file",
     )
     parser.add_argument(
         "--data",

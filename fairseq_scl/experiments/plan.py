@@ -14,6 +14,7 @@ from fairseq_scl.experiments.runner import Run
 from fairseq_scl.experiments.tables import (
     DEFAULT_POINT,
     FULL,
+    ORIGINAL,
     Table,
     for_size,
     is_number,
@@ -39,24 +40,18 @@ def planned_runs(
 
     Returns:
         runs in the order of the table. Their ``cell`` says which they are: ``task``,
-        ``n`` (examples or ``full``), ``batch_size``, ``loss``, ``scl_lambda`` and
+        ``n`` (examples or ``full``), ``batch_size``, ``temperature`` (a number or
+        ``original``) where the table has them, ``loss``, ``scl_lambda`` and
         ``scl_temperature`` where the loss has them, and ``seed`` (the number of the
         seed or training sample).
     """
     runs = []
-    for task, n, batch_size, loss in itertools.product(
-        table.tasks, table.sizes, table.batch_sizes, table.losses
-    ):
+    for place, loss in itertools.product(table.places, table.losses):
         grid = table.losses[loss]
         for point in itertools.product(*grid.values()):
             chosen = dict(zip(grid, point, strict=True))
             for seed in range(table.repetitions):
-                cell: dict[str, Any] = {
-                    "task": task,
-                    "n": n,
-                    "batch_size": batch_size,
-                    "loss": loss,
-                }
+                cell = {**place, "loss": loss}
                 if grid != WITHOUT_TERM:
                     cell |= chosen
                 cell["seed"] = seed
@@ -79,7 +74,7 @@ def choose(runs: Sequence[Run], only: str) -> list[Run]:
     """
     names = {"lambda": "scl_lambda", "tau": "scl_temperature", "batch": "batch_size"}
     names |= {"sample": "seed", "seed": "seed", "task": "task", "n": "n"}
-    names["loss"] = "loss"
+    names |= {"loss": "loss", "temperature": "temperature"}
     chosen = list(runs)
     for part in filter(None, (piece.strip() for piece in only.split(","))):
         key, sign, values = part.partition("=")
@@ -92,10 +87,9 @@ def choose(runs: Sequence[Run], only: str) -> list[Run]:
         there = {str(run.cell[cell_key]) for run in runs if cell_key in run.cell}
         wanted = {str(v) for value in values.split("|") for v in _spread(value, there)}
         if not wanted & there:
-            raise InputError(
-                f"--only {part!r} matches nothing: {key} is one of "
-                f"{', '.join(sorted(there))}"
-            )
+            allowed = ", ".join(sorted(there))
+            why = f"{key} is one of {allowed}" if allowed else f"no run has a {key}"
+            raise InputError(f"--only {part!r} matches nothing: {why}")
         chosen = [
             run
             for run in chosen
@@ -109,7 +103,16 @@ def choose(runs: Sequence[Run], only: str) -> list[Run]:
 def data_folder(data: Path, cell: Mapping[str, Any]) -> Path:
     """Return the data folder of a run, as ``fairseq-scl prepare`` names it."""
     n, seed = cell["n"], cell["seed"]
-    return data / cell["task"] / (FULL if n == FULL else f"n{n}-sample{seed}")
+    name = FULL if n == FULL else f"n{n}-sample{seed}"
+    if cell.get("temperature", ORIGINAL) != ORIGINAL:
+        name += f"-{_augmented(cell)}"
+    return data / cell["task"] / name
+
+
+def _augmented(cell: Mapping[str, Any]) -> str:
+    """Return ``bt0.3``, or ``original`` where nothing is added."""
+    temperature = cell["temperature"]
+    return ORIGINAL if temperature == ORIGINAL else f"bt{temperature:g}"
 
 
 def _run(
@@ -148,6 +151,8 @@ def _name(table: Table, cell: Mapping[str, Any]) -> str:
     parts = [cell["task"].replace("/", "_"), FULL if n == FULL else f"n{n}"]
     if len(table.batch_sizes) > 1:
         parts.append(f"batch{cell['batch_size']}")
+    if table.temperatures:
+        parts.append(_augmented(cell))
     parts.append(cell["loss"])
     grid = table.losses[cell["loss"]]
     short = {"scl_lambda": "lambda", "scl_temperature": "tau"}

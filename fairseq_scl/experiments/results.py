@@ -4,7 +4,6 @@
 stays so: nothing is put in its place.
 """
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -109,12 +108,15 @@ class LossResult:
 
 @dataclass(frozen=True)
 class CellResult:
-    """A task, a size and a batch size, and every loss there."""
+    """A place of a table, see :attr:`Table.places`, and every loss there."""
 
-    task: str
-    n: int | str
-    batch_size: int
+    place: dict[str, Any]
     losses: dict[str, LossResult]
+
+    @property
+    def task(self) -> str:
+        """The task."""
+        return str(self.place["task"])
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,12 @@ class TableResult:
         return [a.record for a in self.attempts if a.record is not None]
 
     def find(self, **where: Any) -> LossResult:
-        """Return the result of one ``task``, ``n``, ``batch_size`` and ``loss``."""
+        """Return the result of one ``loss`` at one place."""
         loss = where.pop("loss")
         return next(
             cell.losses[loss]
             for cell in self.cells
-            if all(getattr(cell, key) == value for key, value in where.items())
+            if cell.place.items() >= where.items()
         )
 
 
@@ -188,18 +190,18 @@ def summarise(table: Table, attempts: Sequence[Attempt]) -> TableResult:
         ValueError: a combination has a seed twice.
     """
     found: dict[tuple[Any, ...], list[Attempt]] = {}
+    names = [*table.places[0], "loss"]
     for attempt in attempts:
-        cell = attempt.run.cell
-        key = (cell["task"], cell["n"], cell["batch_size"], cell["loss"])
+        key = tuple(attempt.run.cell[name] for name in names)
         found.setdefault(key, []).append(attempt)
     cells = []
-    for where in itertools.product(table.tasks, table.sizes, table.batch_sizes):
+    for place in table.places:
         losses: dict[str, LossResult] = {}
         for loss in table.losses:
             first = next(iter(losses.values()), None)
-            mine = found.get((*where, loss), [])
+            mine = found.get((*place.values(), loss), [])
             losses[loss] = _loss_result(table, loss, mine, first)
-        cells.append(CellResult(*where, losses))
+        cells.append(CellResult(place, losses))
     return TableResult(table, tuple(cells))
 
 

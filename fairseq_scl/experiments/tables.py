@@ -1,5 +1,6 @@
 """A table of the paper as data: what ``conf/tableN.yaml`` may say."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from fairseq_scl.experiments.selection import GRID
 
 PROTOCOL = 1
 FULL = "full"
+ORIGINAL = "original"
 FEW_SHOT, FULL_DATA = "few-shot", "full-data"
 CONF = Path(fairseq_scl.__file__).parent / "conf"
 DEFAULT_POINT = {"scl_lambda": 0.9, "scl_temperature": 0.3}
@@ -59,6 +61,9 @@ class Table:
         sizes: examples in a training set, or ``full``.
         losses: of each loss its hyper-parameters, lists of values to try.
         batch_sizes: sentences in a batch, a row of the table each.
+        temperatures: of the back-translations that are added to a training set, a
+            column of the table each; ``original`` for none added. Empty where nothing
+            is.
         training: what all runs share.
         protocol: version of these rules; results of another are not mixed.
     """
@@ -71,6 +76,7 @@ class Table:
     sizes: tuple[int | str, ...]
     losses: dict[str, dict[str, tuple[float, ...]]]
     batch_sizes: tuple[int, ...] = (16,)
+    temperatures: tuple[float | str, ...] = ()
     training: Training = field(default_factory=Training)
     protocol: int = PROTOCOL
 
@@ -78,6 +84,21 @@ class Table:
     def repeated(self) -> str:
         """What a repetition is called."""
         return "sample" if self.selection == FEW_SHOT else "seed"
+
+    @property
+    def places(self) -> list[dict[str, Any]]:
+        """Where the losses are compared, in the order of the table.
+
+        Each has ``task``, ``n``, ``batch_size`` and, in a table that has them,
+        ``temperature``.
+        """
+        names = ["task", "n", "batch_size"]
+        values: list[tuple[Any, ...]] = [self.tasks, self.sizes, self.batch_sizes]
+        if self.temperatures:
+            names.append("temperature")
+            values.append(self.temperatures)
+        found = itertools.product(*values)
+        return [dict(zip(names, place, strict=True)) for place in found]
 
 
 def load_table(name: str, settings: Sequence[str] = ()) -> Table:
@@ -154,6 +175,7 @@ def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
             "tasks": tuple(found["tasks"]),
             "sizes": tuple(found["sizes"]),
             "batch_sizes": tuple(found.get("batch_sizes", (16,))),
+            "temperatures": _temperatures(found.get("temperatures", ()), where),
         }
     )
     _check_values(table, where)
@@ -211,8 +233,8 @@ def _check_keys(
         for key in ("caption", "selection", "repetitions", "tasks", "sizes"):
             if not found.get(key):
                 raise InputError(f"{where}: {key} is missing")
-        for key in ("tasks", "sizes", "batch_sizes"):
-            if not isinstance(found.get(key, []), list):
+        for key in ("tasks", "sizes", "batch_sizes", "temperatures"):
+            if not isinstance(found.get(key, []), (list, tuple)):
                 raise InputError(f"{where}: {key} is {found[key]!r}, not a list")
 
 
@@ -226,6 +248,18 @@ def _numbers(values: Any, where: str, key: str) -> tuple[float, ...]:
         ):
             raise InputError(f"{where}: {key} is {value!r}, it must be {allowed}")
     return tuple(float(value) for value in values)
+
+
+def _temperatures(values: Sequence[Any], where: str) -> tuple[float | str, ...]:
+    """Read temperatures; the names of runs and folders must tell them apart."""
+    given = [value for value in values if value != ORIGINAL]
+    numbers = _numbers(given, where, "temperatures")
+    if len({f"{number:g}" for number in numbers}) < len(values) - (ORIGINAL in values):
+        raise InputError(
+            f"{where}: temperatures is {list(values)}, each must be there once"
+        )
+    rest = iter(numbers)
+    return tuple(ORIGINAL if value == ORIGINAL else next(rest) for value in values)
 
 
 def _check_values(table: Table, where: str) -> None:

@@ -17,15 +17,27 @@ from fairseq_scl.experiments.results import (
     verdict,
 )
 from fairseq_scl.experiments.selection import GRID
+from fairseq_scl.report import layout
 from fairseq_scl.report.paper import paper_tables
 
 
 def cell_rows(result: TableResult) -> list[dict[str, Any]]:
-    """List one row a cell and loss; a number that is not there is ``None``."""
-    return [
+    """List one row a cell and loss; a number that is not there is ``None``.
+
+    Below, the averages of a table that has them: a row each, in whose column of tasks
+    or temperatures ``average`` stands.
+    """
+    cells = [
         _cell_row(result, cell, one)
         for cell in result.cells
         for one in cell.losses.values()
+    ]
+    if not layout.averaged(result.table):
+        return cells
+    return cells + [
+        dict.fromkeys(cells[0]) | _average_row(result, row, loss)
+        for row in layout.rows(result.table)
+        for loss in result.table.losses
     ]
 
 
@@ -37,7 +49,7 @@ def attempt_rows(result: TableResult) -> list[dict[str, Any]]:
             continue
         run, record = attempt.run, attempt.record
         row: dict[str, Any] = {"name": run.name, "state": attempt.state}
-        row |= {key: run.cell[key] for key in ("task", "n", "batch_size", "loss")}
+        row |= {key: run.cell[key] for key in (*result.table.places[0], "loss")}
         row |= {name: run.cell.get(name) for name in GRID}
         row["seed"] = run.cell["seed"]
         valid = best_validation(record.valid) if record else None
@@ -71,8 +83,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[str, Any]:
     selection, chosen = one.selection, one.selection.chosen
-    where = {"task": cell.task, "n": cell.n, "batch_size": cell.batch_size}
-    where["loss"] = one.loss
+    where = {**cell.place, "loss": one.loss}
     row: dict[str, Any] = dict(where)
     row |= {name: one.hyperparameters.get(name) for name in GRID}
     row |= {
@@ -103,6 +114,20 @@ def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[st
         "degenerate": one.degenerate if chosen else None,
     }
     return row | {state: one.count(state) for state in (DONE, FAILED, MISSING)}
+
+
+def _average_row(
+    result: TableResult, row: Mapping[str, Any], loss: str
+) -> dict[str, Any]:
+    average = layout.average(result, row, loss)
+    return {
+        **row,
+        layout.column_key(result.table): "average",
+        "loss": loss,
+        "runs_reported": average.ours and average.ours.count,
+        **_summary("test", average.ours),
+        **_summary("paper", average.paper),
+    }
 
 
 def _summary(name: str, value: Summary | None) -> dict[str, float | None]:

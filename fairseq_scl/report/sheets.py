@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fairseq_scl.experiments.comparison import Comparison
-from fairseq_scl.experiments.protocol import summary
 from fairseq_scl.experiments.results import (
     DONE,
     FAILED,
@@ -15,7 +14,8 @@ from fairseq_scl.experiments.results import (
     LossResult,
     TableResult,
 )
-from fairseq_scl.experiments.tables import FEW_SHOT
+from fairseq_scl.experiments.tables import FEW_SHOT, ORIGINAL
+from fairseq_scl.report import layout
 from fairseq_scl.report.paper import PaperTable, paper_tables
 from fairseq_scl.report.words import (
     NONE,
@@ -24,8 +24,6 @@ from fairseq_scl.report.words import (
     in_short,
     interval,
     pairs,
-    row_names,
-    row_values,
 )
 
 
@@ -41,6 +39,7 @@ class Sheet:
         groups: what stands above several columns of the header, and above how many.
         named: how many columns at the left name the row.
         notes: sentences for below it.
+        prose: whether the last column holds sentences.
     """
 
     name: str
@@ -50,6 +49,7 @@ class Sheet:
     groups: tuple[tuple[str, int], ...] = ()
     named: int = 1
     notes: tuple[str, ...] = ()
+    prose: bool = False
 
 
 def sheets(result: TableResult) -> list[Sheet]:
@@ -60,37 +60,38 @@ def sheets(result: TableResult) -> list[Sheet]:
 def accuracies(result: TableResult) -> Sheet:
     """Lay accuracies out as the paper does, its own beside them.
 
-    One row a loss and size (and size of batch), two columns a task. Ours are of the
-    runs that the paper's rule reports.
+    One row a loss and size (and size of batch), two columns a task; of Table 5 one row
+    a task and loss, two columns a temperature. Ours are of the runs that the paper's
+    rule reports.
     """
     table, paper = result.table, paper_tables().get(result.table.name)
-    averaged = _average_tasks(result, paper)
+    column, keys = layout.column_key(table), layout.row_keys(table)
+    has_average = bool(layout.averaged(table))
     side = ("ours", "paper") if paper else ("ours",)
-    groups = [("", len(row_names(result)) + 1)]
-    groups += [(task, len(side)) for task in table.tasks]
-    groups += [("average", len(side))] if averaged else []
-    header = [*row_names(result), "loss", *side * (len(groups) - 1)]
+    groups = [("", len(keys) + 1)]
+    groups += [(layout.named(column, c), len(side)) for c in layout.columns(table)]
+    groups += [("average", len(side))] if has_average else []
+    header = [*_names(keys), "loss", *side * (len(groups) - 1)]
     rows = []
-    for n in table.sizes:
-        for batch_size in table.batch_sizes:
-            for loss in table.losses:
-                where = {"n": n, "batch_size": batch_size, "loss": loss}
-                row = [*row_values(result, n, batch_size), loss]
-                found = {task: result.find(task=task, **where) for task in table.tasks}
-                for task, one in found.items():
-                    row.append(reported(one))
-                    row += [_printed(paper, {"task": task, **where})] if paper else []
-                if averaged and paper:
-                    row.append(_average([found[task] for task in averaged]))
-                    row.append(in_digits(paper.average(loss=loss)))
-                rows.append(tuple(row))
+    for place in layout.rows(table):
+        for loss in table.losses:
+            row = [*layout.texts(keys, place), loss]
+            for value in layout.columns(table):
+                where = {**place, column: value, "loss": loss}
+                row.append(reported(result.find(**where)))
+                row += [_printed(paper, where)] if paper else []
+            if has_average:
+                average = layout.average(result, place, loss)
+                row.append(_averaged(average))
+                row += [in_digits(average.paper)] if paper else []
+            rows.append(tuple(row))
     return Sheet(
         name="accuracies",
         title=table.caption,
         header=tuple(header),
         rows=tuple(rows),
         groups=tuple(groups),
-        named=len(row_names(result)) + 1,
+        named=len(keys) + 1,
         notes=_accuracy_notes(result, paper),
     )
 
@@ -115,7 +116,7 @@ def basis(result: TableResult) -> Sheet:
                 )
             )
     repeated = f"{result.table.repeated}s"
-    header = ["task", *row_names(result), "loss", *SIGNS.values()]
+    header = [*_names(layout.cell_keys(result.table)), "loss", *SIGNS.values()]
     header += ["combinations", repeated, f"all {repeated}", "degenerate"]
     header += ["finished", "failed", "missing"]
     return Sheet(
@@ -151,7 +152,7 @@ def differences(result: TableResult) -> Sheet:
                 )
             )
     repeated = result.table.repeated
-    header = ["task", *row_names(result), "losses", "pairs", "difference"]
+    header = [*_names(layout.cell_keys(result.table)), "losses", "pairs", "difference"]
     header += ["95% t", "95% bootstrap", "p (t)", "p (Wilcoxon)", "won–lost", "shows"]
     return Sheet(
         name="differences",
@@ -196,6 +197,11 @@ def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str,
             f"paper: Gunel et al. (2021), {table.name.replace('table', 'Table ')}, "
             f"{paper.caption}, {paper.model}."
         )
+    if table.temperatures and layout.averaged(table):
+        notes.append(
+            "average: mean ± sample std of the accuracies that the augmented columns "
+            f"report, all of them together; {ORIGINAL} is left out."
+        )
     steps = table.training.max_valid_steps
     if steps is not None:
         notes.append(
@@ -205,19 +211,10 @@ def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str,
     return tuple(notes)
 
 
-def _average_tasks(result: TableResult, paper: PaperTable | None) -> list[str]:
-    """Return the tasks that the paper's average is over, if they are all planned."""
-    if paper is None or not paper.averages or "task" in paper.averages[0].where:
-        return []
-    tasks = list(dict.fromkeys(cell.where["task"] for cell in paper.cells))
-    return tasks if set(tasks) <= set(result.table.tasks) else []
-
-
-def _average(found: Sequence[LossResult]) -> str:
-    means = [one.selection.test.mean for one in found if one.selection.test]
-    if len(means) < len(found):
-        return f"{NONE} ({len(means)} of {len(found)})"
-    return f"{summary(means).mean:.1f}"
+def _averaged(average: layout.Average) -> str:
+    if average.ours is None:
+        return f"{NONE} ({average.columns} of {average.expected})"
+    return in_digits(average.ours)
 
 
 def _searched(result: TableResult) -> str:
@@ -234,7 +231,11 @@ def _printed(paper: PaperTable, where: dict[str, object]) -> str:
 
 
 def _cell_values(result: TableResult, cell: CellResult) -> list[str]:
-    return [cell.task, *row_values(result, cell.n, cell.batch_size)]
+    return layout.texts(layout.cell_keys(result.table), cell.place)
+
+
+def _names(keys: Sequence[str]) -> list[str]:
+    return [layout.NAMES[key] for key in keys]
 
 
 def _difference(found: Comparison | None, planned: int) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from fairseq_scl.experiments.results import (
     TableResult,
     verdict,
 )
-from fairseq_scl.experiments.tables import FULL
+from fairseq_scl.report.layout import cell_keys, named
 from fairseq_scl.report.table import unlike
 
 NONE = "–"
@@ -69,29 +69,14 @@ def remarks(result: TableResult) -> list[str]:
 
 def cell_name(result: TableResult, cell: CellResult) -> str:
     """Return ``SST-2, N = 20``, as much as tells the cells of the table apart."""
-    signs = {"N": "N = ", "batch": "batch "}
-    values = row_values(result, cell.n, cell.batch_size)
-    named = zip(row_names(result), values, strict=True)
-    return ", ".join([cell.task, *(signs[name] + value for name, value in named)])
+    keys = cell_keys(result.table)
+    return ", ".join(named(key, cell.place[key]) for key in keys)
 
 
 def in_short(comparison: Comparison | None) -> str:
     """Say in two words what a comparison shows."""
     words = {HELPED: "above 0", HURT: "below 0", OPEN: "contains 0"}
     return words.get(verdict(comparison), "unknown")
-
-
-def row_names(result: TableResult) -> list[str]:
-    """Return the columns beside the loss that tell the rows apart."""
-    table = result.table
-    names = ["N"] if table.sizes != (FULL,) else []
-    return [*names, *(["batch"] if len(table.batch_sizes) > 1 else [])]
-
-
-def row_values(result: TableResult, n: int | str, batch_size: int) -> list[str]:
-    """Return what stands in those columns."""
-    values = {"N": str(n), "batch": str(batch_size)}
-    return [values[name] for name in row_names(result)]
 
 
 def pairs(found: Comparison) -> str:

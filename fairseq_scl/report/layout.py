@@ -1,0 +1,133 @@
+"""How a table is laid out: what its columns and rows tell apart, and its average."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq_scl.experiments.protocol import Summary, pool
+from fairseq_scl.experiments.results import LossResult, TableResult
+from fairseq_scl.experiments.tables import FEW_SHOT, ORIGINAL, Table
+from fairseq_scl.report.paper import PaperTable, paper_tables
+
+NAMES = {"task": "task", "n": "N", "batch_size": "batch", "temperature": "T"}
+
+
+@dataclass(frozen=True)
+class Average:
+    """What stands at the end of a row.
+
+    Attributes:
+        ours: of the runs that the columns report; ``None`` if a column has none.
+        columns: how many of the columns have them.
+        expected: how many columns it is over.
+        paper: as printed, if it is over the same columns.
+    """
+
+    ours: Summary | None
+    columns: int
+    expected: int
+    paper: Summary | None
+
+
+def column_key(table: Table) -> str:
+    """Return what the columns tell apart: ``temperature`` in Table 5, else ``task``."""
+    return "temperature" if table.temperatures else "task"
+
+
+def columns(table: Table) -> tuple[Any, ...]:
+    """Return the tasks or temperatures that have a column each."""
+    return table.temperatures or table.tasks
+
+
+def rows(table: Table) -> list[dict[str, Any]]:
+    """Return what tells the rows apart, beside the loss, in the order of the table."""
+    column = column_key(table)
+    found: list[dict[str, Any]] = []
+    for place in table.places:
+        row = {key: value for key, value in place.items() if key != column}
+        found += [] if row in found else [row]
+    return found
+
+
+def cell_keys(table: Table) -> list[str]:
+    """Return what is named of a cell: its task, and what the table has several of."""
+    one_size = len(table.sizes) == 1
+    # A single size is in the caption of Table 5, and full data needs no name.
+    unnamed = one_size and (table.selection != FEW_SHOT or bool(table.temperatures))
+    keys = ["task", *([] if unnamed else ["n"])]
+    keys += ["batch_size"] if len(table.batch_sizes) > 1 else []
+    return [*keys, *(["temperature"] if table.temperatures else [])]
+
+
+def row_keys(table: Table) -> list[str]:
+    """Return what is named of a row, beside its loss."""
+    return [key for key in cell_keys(table) if key != column_key(table)]
+
+
+def texts(keys: Sequence[str], place: Mapping[str, Any]) -> list[str]:
+    """Return what stands in the columns of these keys."""
+    return [_text(place[key]) for key in keys]
+
+
+def named(key: str, value: Any) -> str:
+    """Return a value with what it is: ``N = 20``, ``T = 0.3``, or a task's name."""
+    if key == "task" or value == ORIGINAL:
+        return str(value)
+    sign = "batch " if key == "batch_size" else f"{NAMES[key]} = "
+    return sign + _text(value)
+
+
+def averaged(table: Table) -> tuple[Any, ...]:
+    """Return the columns that the average is over; empty if the table has none.
+
+    Of Table 5 these are the augmented ones. An average over tasks stands only where the
+    paper has one, and over all tasks that it is of.
+    """
+    if table.temperatures:
+        noisy = tuple(t for t in table.temperatures if t != ORIGINAL)
+        return noisy if len(noisy) > 1 else ()
+    paper = paper_tables().get(table.name)
+    over = _averaged_by_paper(paper, "task")
+    return over if set(over) <= set(table.tasks) else ()
+
+
+def average(result: TableResult, row: Mapping[str, Any], loss: str) -> Average:
+    """Average a row over the columns of :func:`averaged`.
+
+    Table 5, Gunel et al. (2021): the accuracies of all reported runs of the augmented
+    columns, 4 × 3 of them, pooled, with their sample standard deviation. Table 2: the
+    mean over the tasks; the deviation between tasks is not printed, and is NaN.
+
+    Args:
+        result: whose table has an average.
+        row: from :func:`rows`.
+        loss: of the row.
+    """
+    table, over = result.table, averaged(result.table)
+    column = column_key(table)
+    found: list[LossResult] = [
+        result.find(**row, **{column: value}, loss=loss) for value in over
+    ]
+    groups = [one.selection.test for one in found if one.selection.test]
+    ours = pool(groups) if len(groups) == len(over) else None
+    if ours and column == "task":
+        ours = Summary(ours.mean, math.nan, ours.count)
+    paper = paper_tables().get(table.name)
+    printed = None
+    if paper and set(_averaged_by_paper(paper, column)) == set(over):
+        where = {**row, "loss": loss}
+        names = paper.averages[0].where
+        printed = paper.average(**{name: where.get(name) for name in names})
+    return Average(ours, len(groups), len(over), printed)
+
+
+def _averaged_by_paper(paper: PaperTable | None, column: str) -> tuple[Any, ...]:
+    if paper is None or not paper.averages or column in paper.averages[0].where:
+        return ()
+    every = dict.fromkeys(cell.where[column] for cell in paper.cells)
+    return tuple(value for value in every if value != ORIGINAL)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
