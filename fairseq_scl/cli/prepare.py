@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarise import binarise, fairseq_flags, read_labels
 from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.samples import Draw, Source, prepare_samples
@@ -45,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="your own .tsv, .csv or .jsonl with named columns, needs --columns",
     )
+    source.add_argument(
+        "--sample",
+        type=Path,
+        metavar="FOLDER",
+        help="a data folder to add back-translations to, or a folder of several "
+        "(n100-sample0 …); needs --augmented",
+    )
     parser.add_argument(
         "--encoder",
         required=True,
@@ -57,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FOLDER",
-        help="with --text: data folder to write, the first argument of fairseq-train; "
-        "otherwise the folder for several of them: full, n20-sample0 …",
+        help="with --text and --sample: data folder to write, the first argument of "
+        "fairseq-train; otherwise the folder for several of them: full, n20-sample0 …",
     )
     parser.add_argument(
         "--from",
@@ -79,6 +87,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="with --table: validation and test are drawn from this file, half of it "
         "for the test; without it they are taken out of the table",
+    )
+    parser.add_argument(
+        "--augmented",
+        type=Path,
+        metavar="FILE",
+        help="with --sample: what 'fairseq-scl backtranslate' made of its training "
+        "set; the outputs follow the examples, validation and test stay the same. Or "
+        "a folder of such files: n100-sample0-bt0.3.jsonl becomes the data folder "
+        "n100-sample0-bt0.3 in --to",
+    )
+    parser.add_argument(
+        "--views",
+        action="store_true",
+        help="with --sample: the training set stays as it is too, and the first two "
+        "outputs of each example are its views, for --scl-views of the criterion",
     )
     _add_drawing(parser.add_argument_group("what is drawn, for --task and --table"))
 
@@ -137,6 +160,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.text is not None:
         _prepare_text(arguments)
         return 0
+    if arguments.sample is not None:
+        _prepare_augmented(arguments)
+        return 0
     written: list[Path] = []
 
     def tell(folder: Path, counts: Mapping[str, int]) -> None:
@@ -165,6 +191,22 @@ def _prepare_text(arguments: argparse.Namespace) -> None:
     counts = binarise(splits, arguments.encoder, arguments.to)
     print(f"wrote {arguments.to}: {_counts(counts)}")
     _print_flags(arguments.to)
+
+
+def _prepare_augmented(arguments: argparse.Namespace) -> None:
+    sample, augmented, target = arguments.sample, arguments.augmented, arguments.to
+    todo = [(sample, augmented, target)]
+    if augmented.is_dir():
+        files = sorted(augmented.glob("*-bt*.jsonl"))
+        todo = [
+            (sample / f.stem.rpartition("-bt")[0], f, target / f.stem) for f in files
+        ]
+    if not todo:
+        raise InputError(f"--augmented {augmented} holds no file NAME-bt….jsonl")
+    for one, file, to in todo:
+        counts = add_outputs(one, file, arguments.encoder, to, arguments.views)
+        print(f"wrote {to}: {_counts(counts)}", flush=True)
+    _print_flags(todo[0][2])
 
 
 def _source(arguments: argparse.Namespace) -> Source:
@@ -201,8 +243,9 @@ def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
 
 def _refuse_strangers(arguments: argparse.Namespace) -> None:
     """Refuse options of one kind of source beside another, and missing ones."""
-    kind = next(k for k in ("text", "task", "table") if getattr(arguments, k))
-    wanted = {"task": "folder", "table": "columns"}
+    kinds = ("text", "task", "table", "sample")
+    kind = next(k for k in kinds if getattr(arguments, k))
+    wanted = {"task": "folder", "table": "columns", "sample": "augmented"}
     for other, name in [*wanted.items(), ("table", "held_out")]:
         flag = "--from" if name == "folder" else f"--{name.replace('_', '-')}"
         if kind != other and getattr(arguments, name) is not None:
@@ -210,11 +253,13 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
         if kind == other and name != "held_out" and getattr(arguments, name) is None:
             raise InputError(f"--{kind} needs {flag}: see 'fairseq-scl prepare --help'")
     changed = [n for n, usual in DRAWING.items() if getattr(arguments, n) != usual]
-    if kind == "text" and changed:
+    if kind in ("text", "sample") and changed:
         raise InputError(
             f"--{changed[0].replace('_', '-')} goes with --task or --table, not with "
-            "--text, whose splits are as they are"
+            f"--{kind}, whose splits are as they are"
         )
+    if kind != "sample" and arguments.views:
+        raise InputError(f"--views goes with --sample, not with --{kind}")
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -90,12 +90,12 @@ def binarise(
             file.writelines(f"{name} {classes['train'][name]}\n" for name in labels)
         examples = {split: counts.total() for split, counts in classes.items()}
         for split, source in (linked or {}).items():
-            examples[split] = _link_split(source, folder, split)
+            examples[split] = link_split(source, folder, split)
         tokenizer.save(folder)
         write_json(folder / LABEL_MAP, {"labels": list(labels)})
         if draw is not None:
             write_json(folder / DRAW, draw())
-        write_json(folder / MANIFEST, _manifest(folder, examples, width, tokenizer))
+        write_json(folder / MANIFEST, manifest(folder, examples, width, tokenizer))
     return examples
 
 
@@ -131,9 +131,7 @@ def class_counts(folder: str | Path, split: str) -> dict[str, int]:
         InputError: the folder has no ``label_map.json``.
     """
     names = read_labels(folder)
-    path = str(Path(folder, "label", split))
-    kind = indexed_dataset.infer_dataset_impl(path)
-    rows = indexed_dataset.make_dataset(path, impl=kind)
+    rows = rows_of(Path(folder), "label", split)
     first_class = Dictionary().nspecial
     counts = Counter(int(rows[i][0]) - first_class for i in range(len(rows)))
     return {name: counts[number] for number, name in enumerate(names)}
@@ -172,12 +170,11 @@ def _write_split(
         check_known_labels(block, labels)
         for number, builder in enumerate(builders):
             texts = [example.sentences[number] for example in block]
-            for symbols in tokenizer.encode_lines(texts):
-                row = [dictionary.index(symbol) for symbol in symbols]
-                builder.add_item(torch.IntTensor([*row, dictionary.eos()]))
+            for row in encoded(texts, tokenizer, dictionary):
+                builder.add_item(row)
         for example in block:
-            row = [ids[example.label], dictionary.eos()]
-            label_builder.add_item(torch.IntTensor(row))
+            label = [ids[example.label], dictionary.eos()]
+            label_builder.add_item(torch.IntTensor(label))
         counts.update(example.label for example in block)
     for builder, part in zip(
         [*builders, label_builder], [*inputs, folder / "label"], strict=True
@@ -186,13 +183,46 @@ def _write_split(
     return counts
 
 
+def encoded(
+    texts: Sequence[str], tokenizer: Tokenizer, dictionary: Dictionary
+) -> list[torch.Tensor]:
+    """Return the ids of each text, ``(T,)`` int32, with ``</s>`` at the end."""
+    rows = (
+        [dictionary.index(symbol) for symbol in symbols]
+        for symbols in tokenizer.encode_lines(texts)
+    )
+    return [torch.IntTensor([*row, dictionary.eos()]) for row in rows]
+
+
+def rows_of(folder: Path, part: str, split: str) -> Any:
+    """Open what a data folder has of a split: ids by number, ``(T,)`` int32.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = folder / part / split
+    if not path.with_suffix(".idx").is_file():
+        raise InputError(f"missing file: {path}.idx")
+    kind = indexed_dataset.infer_dataset_impl(str(path))
+    return indexed_dataset.make_dataset(str(path), impl=kind)
+
+
+def write_rows(path: Path, rows: Iterable[torch.Tensor], vocabulary: int) -> None:
+    """Write ids of each example, ``(T,)`` int32, as ``path.bin`` and ``path.idx``."""
+    builder = _builder(path, vocabulary)
+    for row in rows:
+        builder.add_item(row)
+    builder.finalize(f"{path}.idx")
+
+
 def _builder(path: Path, vocabulary: int) -> Any:
     return indexed_dataset.make_builder(
         f"{path}.bin", impl="mmap", vocab_size=vocabulary
     )
 
 
-def _link_split(source: Path, folder: Path, split: str) -> int:
+def link_split(source: Path, folder: Path, split: str) -> int:
+    """Share the files of a split of another data folder; return its examples."""
     for part in [*source.glob("input?"), source / "label"]:
         for suffix in ("bin", "idx"):
             file = part / f"{split}.{suffix}"
@@ -210,9 +240,17 @@ def _first(examples: Iterable[Example], split: str) -> Example:
     raise InputError(f"{split} has no example")
 
 
-def _manifest(
+def manifest(
     folder: Path, examples: Mapping[str, int], width: int, tokenizer: Tokenizer
 ) -> dict[str, object]:
+    """Return the manifest of a data folder, whose other files are all there.
+
+    Args:
+        folder: the data folder.
+        examples: the number of each split.
+        width: 1 for single sentences, 2 for pairs.
+        tokenizer: of the encoder.
+    """
     pair = width == 2
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {

@@ -76,7 +76,7 @@ class TableFile:
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         if self.layout.format == "jsonl":
-            yield from _objects(self.path, self._columns())
+            yield from json_rows(self.path, self._columns())
             return
         cut = _quoted if self.layout.format == "csv" else _tab_separated
         rows = cut(self.path)
@@ -94,7 +94,7 @@ class TableFile:
             yield number, dict(zip(names, values, strict=True))
 
     def _example(self, row: dict[str, Any], origin: str) -> Example | None:
-        value = _text(row, self.layout.label, origin).strip()
+        value = text_of(row, self.layout.label, origin).strip()
         if value == self.layout.no_label:
             self.left_out[NO_LABEL] += 1
             return None
@@ -105,7 +105,7 @@ class TableFile:
                 f"{self.layout.label})"
             )
         sentences = tuple(
-            one_line(" ".join(self._plain(_text(row, c, origin)) for c in columns))
+            one_line(" ".join(self._plain(text_of(row, c, origin)) for c in columns))
             for columns in self.layout.sentences
         )
         for sentence, columns in zip(sentences, self.layout.sentences, strict=True):
@@ -232,9 +232,21 @@ def _quoted(path: Path) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def _objects(
+def json_rows(
     path: Path, columns: Iterable[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read JSON lines, each an object.
+
+    Args:
+        path: of the file.
+        columns: the names that each must have.
+
+    Yields:
+        the number of each line, from 1, and its object.
+
+    Raises:
+        InputError: a missing file, a line that is no JSON object or lacks a name.
+    """
     for number, line in decoded_lines(path):
         origin = f"{path}, line {number}"
         try:
@@ -256,7 +268,12 @@ def _check_columns(origin: str, wanted: Iterable[str], found: Collection[str]) -
             )
 
 
-def _text(row: dict[str, Any], column: str, origin: str) -> str:
+def text_of(row: dict[str, Any], column: str, origin: str) -> str:
+    """Return a text, or a label that is a number, of a row.
+
+    Raises:
+        InputError: it is neither, or no Unicode; names ``origin``.
+    """
     value = row[column]
     if isinstance(value, int):  # a label in JSON; true and false are integers too
         value = json.dumps(value)

@@ -1,0 +1,38 @@
+"""Augmented files by hand, as ``fairseq-scl backtranslate`` writes them."""
+
+import json
+from pathlib import Path
+
+from fairseq_scl.data.texts import Example
+
+NOISY = {"good": "fine", "bad": "dull", "the": "a", "is": "and"}
+
+
+def noisy(text: str, copy: int) -> str:
+    """Change a sentence a little, another way for each copy; copy 0 not at all."""
+    words = [NOISY.get(word, word) if copy else word for word in text.split()]
+    return " ".join([*words, *["very"] * copy])
+
+
+def rows_of(examples: list[Example], copies: int = 3) -> list[dict]:
+    """Return the rows of an augmented file."""
+    rows = []
+    for origin, example in enumerate(examples):
+        for copy in range(copies):
+            row = {"origin": origin, "copy": copy, "label": example.label}
+            for number, text in enumerate(example.sentences):
+                row |= {f"source{number}": text, f"pivot{number}": text.upper()}
+                row[f"input{number}"] = noisy(text, copy)
+            row["unchanged"] = copy == 0
+            rows.append(row)
+    return rows
+
+
+def write_outputs(path: Path, rows: list[dict]) -> Path:
+    """Write the file and the settings beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, "utf-8")
+    made = json.dumps({"schema": 1, "settings": {"seed": 0}})
+    path.with_suffix(".json").write_text(made, "utf-8")
+    return path
