@@ -17,6 +17,7 @@ VERBS = {
     "download": "fetch the official files of the paper's tasks",
     "export": "make a model folder from a training checkpoint",
     "figure": "draw t-SNE of the features of model folders, as Figures 2 and 3",
+    "noise": "measure how far back-translations are from their sources",
     "predict": "label sentences or sentence pairs with a model folder",
     "prepare": "make a data folder for fairseq-train from labelled text files",
     "quickstart": "compare CE with CE + SCL on real sentences, end to end",

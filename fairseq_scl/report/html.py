@@ -15,6 +15,7 @@ from fairseq_scl.experiments.results import (
     TableResult,
 )
 from fairseq_scl.report.charts import CURVES, curves, heat_map, paired_dots, with_prefix
+from fairseq_scl.report.noise import NOISE, read_noise
 from fairseq_scl.report.sheets import Sheet, sheets
 from fairseq_scl.report.style import STYLE
 from fairseq_scl.report.table import table_signature
@@ -44,14 +45,30 @@ def page(result: TableResult, folder: Path) -> str:
         sheet_as_html(first),
         _list(remarks(result)),
     ]
-    for sheet in others:
-        parts += [f"<h2>{_text(sheet.title)}</h2>", sheet_as_html(sheet)]
-    parts += [_cells(result), _features(folder), _failures(result), _made(result)]
+    parts.append(_titled(others))
+    parts += [_cells(result), _features(folder), _noise(folder), _failures(result)]
+    return whole_page(result.table.name, [*parts, _made(result)])
+
+
+def page_of_sheets(title: str, sheets: Sequence[Sheet], line: str) -> str:
+    """Return sheets of one kind as HTML.
+
+    Args:
+        title: of the page.
+        sheets: in their order.
+        line: the signature.
+    """
+    parts = [f"<h1>{_text(title)}</h1>", _titled(sheets)]
+    return whole_page(title, [*parts, f'<div class="line">{_text(line)}</div>'])
+
+
+def whole_page(title: str, parts: Sequence[str]) -> str:
+    """Put parts of HTML, some of them empty, into a page."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(result.table.name)}</title>\n<style>{STYLE}</style>\n"
+        f"<title>{_text(title)}</title>\n<style>{STYLE}</style>\n"
         f"</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -69,9 +86,10 @@ def sheet_as_html(sheet: Sheet) -> str:
     body = "\n".join(_row(sheet, row, "td") for row in sheet.rows)
     notes = "\n".join(f'<p class="soft">{_text(note)}</p>' for note in sheet.notes)
     head = "\n".join(rows)
+    prose = ' class="prose"' if sheet.prose else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" '
-        f'aria-label="{_text(sheet.title)}"><table>\n<thead>\n{head}\n</thead>\n'
+        f'aria-label="{_text(sheet.title)}"><table{prose}>\n<thead>\n{head}\n</thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table></div>\n{notes}"
     )
 
@@ -167,6 +185,20 @@ def _silhouettes(path: Path) -> str:
             f"{path} is not what 'fairseq-scl figure' writes: delete it"
         ) from None
     return f"silhouette {', '.join(scores)}"
+
+
+def _noise(folder: Path) -> str:
+    """Show what ``fairseq-scl noise`` has measured, if it was written here."""
+    if not (folder / NOISE).is_file():
+        return ""
+    found, line = read_noise(folder / NOISE)
+    return f'{_titled(found)}\n<div class="line">{_text(line)}</div>'
+
+
+def _titled(sheets: Sequence[Sheet]) -> str:
+    return "\n".join(
+        f"<h2>{_text(sheet.title)}</h2>\n{sheet_as_html(sheet)}" for sheet in sheets
+    )
 
 
 def _failures(result: TableResult) -> str:

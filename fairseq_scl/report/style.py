@@ -23,6 +23,7 @@ table { border-collapse: collapse; font-size: .875rem; width: 100%;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .65rem; text-align: right; white-space: nowrap; }
 th { font-weight: 600; }
+.prose td:last-child { white-space: normal; min-width: 18rem; }
 th.name, td.name { text-align: left; }
 thead th { border-bottom: 1px solid var(--line); }
 thead tr.groups th { text-align: center; border-bottom: 0; padding-bottom: 0; }

@@ -1,0 +1,1 @@
+"""Back-translation: more training sentences that say the same in other words."""

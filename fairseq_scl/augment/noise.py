@@ -1,0 +1,133 @@
+"""How far back-translations are from their sources.
+
+Pure functions of texts. A pair counts as two sentences.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from fairseq_scl.data.outputs import Output
+from fairseq_scl.errors import InputError
+
+Outputs = Sequence[Sequence[Output]]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is measured of the outputs at one temperature.
+
+    Attributes:
+        examples: sources.
+        outputs: of all of them together.
+        unchanged: share of the outputs that equal their source.
+        empty: outputs of which a sentence is empty.
+        chrf: chrF2 of the outputs against their sources, from 0 to 100.
+        bleu: BLEU of them, from 0 to 100.
+        distinct: distinct-1 and distinct-2 of the outputs.
+        source_distinct: the same of the sources.
+        length_ratio: words of the outputs for each word of their sources.
+    """
+
+    examples: int
+    outputs: int
+    unchanged: float
+    empty: int
+    chrf: float
+    bleu: float
+    distinct: tuple[float, float]
+    source_distinct: tuple[float, float]
+    length_ratio: float
+
+
+def measure(files: Sequence[Outputs]) -> Noise:
+    """Measure outputs of one temperature.
+
+    chrF (Popović, 2015) and BLEU are sacreBLEU's, over all outputs as one corpus.
+    Distinct-n depends on the number of sentences, hence it is taken over one copy of
+    one file at a time, as many sentences as there are sources, and averaged.
+
+    Args:
+        files: of each augmented file what
+            :func:`~fairseq_scl.data.outputs.read_outputs` gives.
+
+    Raises:
+        InputError: sacreBLEU is not installed.
+    """
+    every = [output for file in files for group in file for output in group]
+    found = list(itertools.chain.from_iterable(o.sentences for o in every))
+    sources = list(itertools.chain.from_iterable(o.sources for o in every))
+    bleu, chrf = _metrics()
+    copies = [copy for file in files for copy in zip(*file, strict=True)]
+    return Noise(
+        examples=sum(map(len, files)),
+        outputs=len(every),
+        unchanged=sum(output.unchanged for output in every) / len(every),
+        empty=sum(not all(map(str.strip, output.sentences)) for output in every),
+        chrf=chrf.corpus_score(found, [sources]).score,
+        bleu=bleu.corpus_score(found, [sources]).score,
+        distinct=_distinct([[s for o in copy for s in o.sentences] for copy in copies]),
+        source_distinct=_distinct(
+            [[s for group in file for s in group[0].sources] for file in files]
+        ),
+        length_ratio=length_ratio(found, sources),
+    )
+
+
+def noise_signature() -> str:
+    """Return sacreBLEU's signatures of both metrics.
+
+    Raises:
+        InputError: sacreBLEU is not installed.
+    """
+    bleu, chrf = _metrics()
+    for metric in (bleu, chrf):  # which has a signature once it has seen references
+        metric.corpus_score(["a"], [["a"]])
+    return f"BLEU: {bleu.get_signature()} chrF2: {chrf.get_signature()}"
+
+
+def distinct(sentences: Iterable[str], n: int) -> float:
+    """Return distinct-n: different n-grams of words for each n-gram.
+
+    Li et al. (2016), "A Diversity-Promoting Objective Function for Neural Conversation
+    Models". Words are what blanks separate; case counts.
+
+    Args:
+        sentences: of one set; the larger it is, the lower the value.
+        n: at least 1.
+
+    Returns:
+        from 0 to 1; NaN if no sentence has n words.
+    """
+    grams = []
+    for sentence in sentences:
+        words = sentence.split()
+        grams += [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else math.nan
+
+
+def length_ratio(sentences: Sequence[str], sources: Sequence[str]) -> float:
+    """Return words of the sentences for each word of the sources; NaN without one."""
+    words = sum(len(source.split()) for source in sources)
+    if not words:
+        return math.nan
+    return sum(len(sentence.split()) for sentence in sentences) / words
+
+
+def _distinct(sets: Sequence[Sequence[str]]) -> tuple[float, float]:
+    first, second = (fmean(distinct(one, n) for one in sets) for n in (1, 2))
+    return first, second
+
+
+def _metrics() -> tuple[Any, Any]:
+    try:
+        from sacrebleu.metrics import BLEU, CHRF  # fairseq needs it, but not to train
+    except ImportError:
+        raise InputError(
+            "sacrebleu is not installed, which measures BLEU and chrF: pip install "
+            "sacrebleu"
+        ) from None
+    return BLEU(), CHRF()

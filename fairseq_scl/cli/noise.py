@@ -1,0 +1,86 @@
+"""``fairseq-scl noise``."""
+
+import argparse
+from pathlib import Path
+
+from fairseq_scl.augment.noise import noise_signature
+from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.errors import InputError
+from fairseq_scl.report.html import page_of_sheets
+from fairseq_scl.report.markdown import report_as_markdown
+from fairseq_scl.report.noise import (
+    NOISE,
+    measured,
+    noise_rows,
+    noise_sheet,
+    read_files,
+    sentences_sheet,
+    write_noise,
+)
+from fairseq_scl.report.rows import as_csv
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="what 'fairseq-scl backtranslate' wrote (TASK/NAME-bt0.3.jsonl), or "
+        "folders of such files; those of one task and temperature count together",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FOLDER",
+        help="write noise.md, noise.csv and noise.json there; the page of a table "
+        "shows what lies in the folder of its results",
+    )
+    parser.add_argument(
+        "--html",
+        action="store_true",
+        help="with --to: write noise.html too, one page for any browser",
+    )
+    parser.add_argument(
+        "--temperatures",
+        nargs="+",
+        metavar="T",
+        help="of the sentences that are shown beside their originals, as in Table 6 "
+        "(default: the lowest and the highest)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=2,
+        metavar="N",
+        help="originals of each task that are shown",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print and write."""
+    if arguments.examples < 1:
+        raise InputError(f"--examples is {arguments.examples}: it must be at least 1")
+    if arguments.html and arguments.to is None:
+        raise InputError("--html needs --to, the folder that noise.html goes to")
+    found = read_files(arguments.files)
+    sentences = sentences_sheet(found, arguments.temperatures, arguments.examples)
+    noise = measured(found)
+    sheets, line = [noise_sheet(noise), sentences], noise_signature()
+    text = report_as_markdown(sheets, [], [], line)
+    print(text)
+    if arguments.to is None:
+        return 0
+    files = {"noise.md": f"{text}\n", "noise.csv": as_csv(noise_rows(noise))}
+    if arguments.html:
+        title = "How far back-translations are from their sources"
+        files["noise.html"] = page_of_sheets(title, sheets, line)
+    for name, content in files.items():
+        with write_then_rename(arguments.to / name) as file:
+            file.write(content)
+    write_noise(arguments.to / NOISE, sheets, line)
+    print("")
+    for name in (*files, NOISE):
+        print(f"wrote {arguments.to / name}")
+    return 0

@@ -1,0 +1,208 @@
+"""Sheets about augmented files: their noise, and Table 6's sentences."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fairseq_scl.augment.noise import Noise, Outputs, measure
+from fairseq_scl.data.files import read_json, write_json
+from fairseq_scl.data.outputs import Output, read_outputs
+from fairseq_scl.errors import InputError
+from fairseq_scl.report.sheets import Sheet
+
+NOISE = "noise.json"
+SCHEMA = 1
+NAME = re.compile(r"(?P<sample>.+)-bt(?P<temperature>[\d.]+(?:-[\d.]+)?)")
+# Of a task and temperature, the files by the name of their sample.
+Found = dict[str, dict[str, dict[str, Outputs]]]
+
+
+def read_files(paths: Sequence[Path]) -> Found:
+    """Read augmented files.
+
+    Args:
+        paths: files ``TASK/NAME-bt0.3.jsonl``, or folders that hold them, deep or not.
+
+    Returns:
+        by task (the name of the file's folder), temperature as in the file's name, and
+        sample.
+
+    Raises:
+        InputError: no file, one that cannot be read or whose name tells no temperature.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"there is no file or folder {path}")
+        inside = sorted(path.rglob("*-bt*.jsonl")) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"{path} holds no file NAME-bt….jsonl")
+        files += inside
+    found: Found = {}
+    for file in files:
+        name = NAME.fullmatch(file.stem)
+        if name is None:
+            raise InputError(
+                f"{file} has no temperature in its name, which must be as "
+                "NAME-bt0.3.jsonl"
+            )
+        of_task = found.setdefault(file.absolute().parent.name, {})
+        of_task.setdefault(name["temperature"], {})[name["sample"]] = read_outputs(file)
+    return {
+        task: dict(sorted(of_task.items(), key=lambda item: _degrees(item[0])))
+        for task, of_task in found.items()
+    }
+
+
+def measured(found: Found) -> dict[str, dict[str, Noise]]:
+    """Measure the files of each task and temperature together."""
+    return {
+        task: {
+            temperature: measure(list(samples.values()))
+            for temperature, samples in of_task.items()
+        }
+        for task, of_task in found.items()
+    }
+
+
+def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
+    """Lay out the noise of each task and temperature, below that of the sources."""
+    rows = []
+    for task, of_task in noise.items():
+        first = next(iter(of_task.values()))
+        one, two = (f"{value:.3f}" for value in first.source_distinct)
+        blank = ("–",) * 4
+        rows.append((task, "original", str(first.examples), *blank, one, two, "1.00"))
+        for temperature, found in of_task.items():
+            one, two = (f"{value:.3f}" for value in found.distinct)
+            rows.append(
+                (
+                    *(task, temperature, str(found.outputs), f"{found.unchanged:.1%}"),
+                    *(str(found.empty), f"{found.chrf:.1f}", f"{found.bleu:.1f}"),
+                    *(one, two, f"{found.length_ratio:.2f}"),
+                )
+            )
+    return Sheet(
+        name="noise",
+        title="Back-translations against their sources",
+        header=(
+            *("task", "T", "examples", "unchanged", "empty", "chrF", "BLEU"),
+            *("distinct-1", "distinct-2", "length"),
+        ),
+        rows=tuple(rows),
+        named=2,
+        notes=(
+            "unchanged: share that equals its source. chrF, BLEU: against the source; "
+            "100 is a copy, and other case or spacing counts as change. distinct-1 and "
+            "-2: different words and word pairs for each word and pair, over one copy "
+            "of one sample at a time. length: words for each word of the source.",
+        ),
+    )
+
+
+def sentences_sheet(
+    found: Found, temperatures: Sequence[str] | None = None, examples: int = 2
+) -> Sheet:
+    """Lay sentences out as Table 6 of Gunel et al. (2021) does.
+
+    Examples stand at equal distances in the first sample that has all temperatures;
+    each is there with its first copy.
+
+    Args:
+        found: from :func:`read_files`.
+        temperatures: of the versions beside each original; ``None`` for the lowest
+            and the highest that are there, in the paper 0.3 and 0.9.
+        examples: how many a task.
+
+    Raises:
+        InputError: no task has a sample at all of these temperatures.
+    """
+    if temperatures is None:
+        every = sorted({t for of_task in found.values() for t in of_task}, key=_degrees)
+        temperatures = list(dict.fromkeys((every[0], every[-1])))
+    rows: list[tuple[str, ...]] = []
+    for task, of_task in found.items():
+        samples = [of_task.get(temperature, {}) for temperature in temperatures]
+        shared = sorted(set.intersection(*map(set, samples)))
+        if not shared:
+            continue
+        files = [of_sample[shared[0]] for of_sample in samples]
+        count = min(map(len, files))
+        for i in range(min(examples, count)):
+            number = i * count // min(examples, count)
+            original = files[0][number][0]
+            rows.append((task, "Original", _joined(original.sources)))
+            for temperature, file in zip(temperatures, files, strict=True):
+                output: Output = file[number][0]
+                if output.sources != original.sources:
+                    raise InputError(
+                        f"{output.place}: its source is not that of {original.place}: "
+                        "the files are of unlike samples"
+                    )
+                kind = f"Augmented (T={temperature})"
+                rows.append((task, kind, _joined(output.sentences)))
+    if not rows:
+        raise InputError(
+            f"no sample is there at {' and '.join(temperatures)}: name other "
+            "temperatures with --temperatures"
+        )
+    return Sheet(
+        name="sentences",
+        title="Originals and their back-translations, as in Table 6",
+        header=("Dataset", "Type", "Sentence"),
+        rows=tuple(rows),
+        named=3,
+        notes=(
+            "Examples at equal distances in the sample, the first copy of each, none "
+            "chosen by what it says. // parts the sentences of a pair.",
+        ),
+        prose=True,
+    )
+
+
+def noise_rows(noise: Mapping[str, Mapping[str, Noise]]) -> list[dict[str, Any]]:
+    """List one row a task and temperature, in full precision, for a CSV file."""
+    rows = []
+    for task, of_task in noise.items():
+        for temperature, found in of_task.items():
+            row = {"task": task, "temperature": temperature, **asdict(found)}
+            for name in ("distinct", "source_distinct"):
+                row[f"{name}_1"], row[f"{name}_2"] = row.pop(name)
+            rows.append(row)
+    return rows
+
+
+def write_noise(path: Path, sheets: Sequence[Sheet], line: str) -> None:
+    """Write sheets and signature so that the page of a table can show them."""
+    found = [asdict(sheet) for sheet in sheets]
+    write_json(path, {"schema": SCHEMA, "sheets": found, "signature": line})
+
+
+def read_noise(path: Path) -> tuple[list[Sheet], str]:
+    """Read what :func:`write_noise` wrote.
+
+    Raises:
+        InputError: the file is damaged or of another version.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise InputError(
+            f"{path} is of another version than schema {SCHEMA}: delete it"
+        )
+    sheets = []
+    for sheet in found["sheets"]:
+        lists = {key: tuple(sheet[key]) for key in ("header", "groups", "notes")}
+        sheets.append(
+            Sheet(**{**sheet, **lists, "rows": tuple(map(tuple, sheet["rows"]))})
+        )
+    return sheets, str(found["signature"])
+
+
+def _degrees(temperature: str) -> tuple[float, ...]:
+    return tuple(map(float, temperature.split("-")))
+
+
+def _joined(sentences: Sequence[str]) -> str:
+    return " // ".join(sentences)
