@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 from toy_encoder import toy_encoder
+from toy_outputs import rows_of, write_outputs
 from toy_tasks import write_sst2
+
+from fairseq_scl.cli import main
+from fairseq_scl.data.drawn import read_drawn
+from fairseq_scl.data.files import read_json
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
@@ -58,9 +63,74 @@ def test_table4_goes_from_the_files_to_the_report(tmp_path):
         assert (results / name).stat().st_size > 0
 
 
-def test_a_missing_encoder_is_named(tmp_path):
-    done = run("table4.sh", tmp_path, ENCODER="")
+@pytest.fixture
+def augmented(tmp_path):
+    """Scripts whose back-translation takes files that were made by hand."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    by_hand = tmp_path / "scripts" / "backtranslate.sh"
+    by_hand.write_text(
+        "#!/usr/bin/env bash\nset -euo pipefail\n[[ -n $FORWARD && -n $BACKWARD ]]\n"
+        'mkdir -p "$AUGMENTED"\ncp -r "$BY_HAND/." "$AUGMENTED"\n',
+        "utf-8",
+    )
+    by_hand.chmod(0o755)
+    glue = write_sst2(tmp_path / "glue", train=240)
+    drawn, by_hand = tmp_path / "data-bin" / "SST-2", tmp_path / "by hand" / "SST-2"
+    options = "--few-shot 100 --samples 3 --partial --size-valid 8 --size-test 8"
+    words = ["prepare", "--task", "SST-2", "--from", glue, "--to", drawn]
+    words += ["--encoder", toy_encoder(), *options.split()]
+    assert main([str(word) for word in words]) == 0
+    for number in range(3):
+        name = f"n100-sample{number}"
+        rows = rows_of(read_drawn(drawn / name, glue))
+        for temperature in ("0.3", "0.9"):
+            write_outputs(by_hand / f"{name}-bt{temperature}.jsonl", rows)
+    return {
+        "ENCODER": str(toy_encoder()),
+        "GLUE": str(glue),
+        "TASKS": "SST-2",
+        "FORWARD": "there",
+        "BACKWARD": "back",
+        "BY_HAND": str(by_hand.parent),
+    }
+
+
+def test_table5_goes_from_the_samples_to_the_report(tmp_path, augmented):
+    done = run(
+        *(tmp_path / "scripts" / "table5.sh", tmp_path, "--smoke", "--jobs", "2"),
+        *("--device", "cpu", "--only", "temperature=0.9,task=SST-2"),
+        **augmented,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6 runs are done" in done.stdout
+    assert "wrote outputs/table5/noise.json" in done.stdout
+    (row,) = [s for s in done.stdout.splitlines() if s.startswith("| SST-2 | CE+SCL |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[2:4] == ["– (0 of 3)", "92.8 ± 1.3"]
+    assert "±" in cells[10]
+    assert cells[-2:] == ["– (1 of 4)", "91.7 ± 1.0"]
+    data = tmp_path / "data-bin" / "SST-2"
+    assert read_json(data / "n100-sample0-bt0.9" / "manifest.json")["examples"] == {
+        **{"train": 400, "valid": 8, "test": 8},
+    }
+    results = tmp_path / "outputs" / "table5-smoke"
+    for name in ("table.md", "table.tex", "table.csv", "runs.csv", "report.html"):
+        assert (results / name).stat().st_size > 0
+
+
+def test_table6_shows_sentences_and_their_noise(tmp_path, augmented):
+    script = tmp_path / "scripts" / "table6.sh"
+    done = run(script, tmp_path, "--examples", "1", **augmented)
+    assert done.returncode == 0, done.stderr
+    assert "| SST-2 | Augmented (T=0.9) |" in done.stdout
+    for name in ("noise.md", "noise.csv", "noise.html", "noise.json"):
+        assert (tmp_path / "outputs" / "table6" / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("script", ["table4.sh", "table5.sh", "table6.sh"])
+def test_a_missing_encoder_is_named(tmp_path, script):
+    done = run(script, tmp_path, ENCODER="")
     assert done.returncode != 0
     assert "ENCODER: name an encoder folder" in done.stderr
-    done = run("table4.sh", tmp_path, ENCODER="nowhere")
+    done = run(script, tmp_path, ENCODER="nowhere")
     assert "'nowhere', which holds no dict.txt" in done.stderr
