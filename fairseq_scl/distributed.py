@@ -61,14 +61,15 @@ def gather_features(
 
 
 @contextmanager
-def out_of_memory_ends_training(group: Any) -> Iterator[None]:
+def out_of_memory_ends_training(group: Any, flag: str | None) -> Iterator[None]:
     """Within the block, refuse to go on after running out of memory.
 
     fairseq would leave out the batch on this worker alone, while the others wait for
-    its features, without end.
+    what it has to tell, without end.
 
     Args:
         group: as for :func:`gather_features`; nothing changes if it is ``None``.
+        flag: what has the workers ask each other.
 
     Raises:
         InputError: the worker ran out of memory.
@@ -80,7 +81,7 @@ def out_of_memory_ends_training(group: Any) -> Iterator[None]:
             raise
         raise InputError(
             f"worker {dist.get_rank(group)} ran out of memory, and with "
-            "--gather-features no worker can leave out a batch: use a smaller --chunk "
+            f"{flag} no worker can leave out a batch: use a smaller --chunk "
             f"or --batch-size ({str(error).splitlines()[0]})"
         ) from error
 

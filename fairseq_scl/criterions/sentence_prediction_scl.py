@@ -14,16 +14,18 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.criterions.checks import check_gather, check_settings, check_views
+from fairseq_scl.criterions.views import views_sum
 from fairseq_scl.distributed import IGNORED, data_parallel_group, gather_features
-from fairseq_scl.errors import InputError
 from fairseq_scl.losses import (
     supervised_contrastive_floor,
     supervised_contrastive_loss,
 )
 from fairseq_scl.losses.shared import at_least_float32
 from fairseq_scl.losses.tiles import classes_and_positives
-from fairseq_scl.models.features import EXTRA_KEY, FEATURES, classification_features
+from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from fairseq_scl.tasks.checks import check_class_count
+from fairseq_scl.tasks.views import WITH_VIEWS
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,15 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
             "alone: the batch of the contrastive term is that of all workers together"
         },
     )
+    scl_views: bool = field(
+        default=False,
+        metadata={
+            "help": "contrast without labels: the term is Eq. 4 over two augmented "
+            "views of each training example, which 'fairseq-scl prepare --views' puts "
+            "into the data folder; cross-entropy stays on the example itself. "
+            "Validation has no views: its loss is cross-entropy, its scl_loss is Eq. 3"
+        },
+    )
 
 
 class _Answered:
@@ -94,16 +105,18 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
 
     def __init__(self, cfg: SentencePredictionSCLConfig, task: Any) -> None:
         with exit_on_input_error():
-            _check(cfg)
-            _check_gather(cfg, task)
+            check_settings(cfg)
+            check_gather(cfg, task)
+            check_views(cfg, task, type(self), SentencePredictionSCLCriterion)
             check_class_count(task)
         super().__init__(cfg, task)
         self.scl_lambda = float(cfg.scl_lambda)
         self.scl_temperature = float(cfg.scl_temperature)
         self.scl_features = str(cfg.scl_features)
         self.scl_reduction = str(cfg.scl_reduction)
-        # Settings that were made before this option do not have it.
+        # Settings that were made before these options do not have them.
         self.gather_features = bool(getattr(cfg, "gather_features", False))
+        self.scl_views = bool(getattr(cfg, "scl_views", False))
         if self.scl_lambda == 1 and self.scl_features == "cls":
             logger.warning(
                 "--scl-lambda 1 with --scl-features cls gives the classification head "
@@ -128,12 +141,15 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
             workers); the sample size N by which fairseq divides; and sums for logging
             (``ce_loss``, ``scl_loss`` and ``scl_floor`` in nats).
         """
-        logits, features = self.model_outputs(model, sample["net_input"])
-        return self.loss_of_outputs(model, sample, logits, features)
+        if self.scl_views and model.training and self.scl_lambda > 0:
+            outputs = self.model_outputs(model, sample[WITH_VIEWS])
+            return self.loss_with_views(model, sample, *outputs)
+        outputs = self.model_outputs(model, sample["net_input"])
+        return self.loss_of_outputs(model, sample, *outputs)
 
     def model_outputs(
         self, model: nn.Module, net_input: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Pass a batch through the model.
 
         Args:
@@ -168,7 +184,7 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         stock = super().forward
         ce_sum, sample_size, log = stock(_Answered(model, logits), sample)
         labels = model.get_targets(sample, None).view(-1)  # type: ignore[operator]
-        anchors, tau = len(labels), self.scl_temperature
+        anchors = len(labels)
         if sample.get(IGNORED, False) and self._gathers(model):
             anchors = 0
         # With λ = 0 the term is logged but takes no part in the gradient.
@@ -180,21 +196,83 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
                     labels[:anchors],
                     data_parallel_group(),
                 )
-            scl_sum = supervised_contrastive_loss(
-                features, labels, tau, anchors=anchors
-            )
+            scl_sum = self.contrastive_sum(model, features, labels, anchors, log)
         log["ce_loss"] = ce_sum.data
         log["scl_loss"] = scl_sum.data
+
+        if self.scl_lambda == 0 or self.scl_views:
+            return ce_sum, sample_size, log
+        weight = len(labels) if self.scl_reduction == "paper" else 1
+        kept = self.kept(scl_sum, model, sample, log)
+        loss = (1 - self.scl_lambda) * ce_sum + self.scl_lambda * weight * kept
+        log["loss"] = loss.data
+        return loss, sample_size, log
+
+    def loss_with_views(
+        self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Compute the loss of ``--scl-views``: (1-λ)·CE + λ·Eq. 4.
+
+        Args:
+            model: as for ``forward``; not called.
+            sample: the batch of N examples.
+            logits: ``(3N, C)``, of which the first N count.
+            features: ``(3N, D)``: of the examples, of their first and second views.
+
+        Returns:
+            what ``forward`` returns, with Eq. 4 summed over the 2N views and halved in
+            the place of Eq. 3 (``paper``: 2N times that, so that Eq. 4 stays summed).
+        """
+        size = len(sample["target"])
+        answer = _Answered(model, logits[:size])
+        ce_sum, sample_size, log = super().forward(answer, sample)
+        scl_sum = views_sum(features[size:], self.scl_temperature, log)
+        weight = 2 * size if self.scl_reduction == "paper" else 1
+        loss = (1 - self.scl_lambda) * ce_sum + self.scl_lambda * weight * scl_sum
+        log |= {"ce_loss": ce_sum.data, "scl_loss": scl_sum.data, "loss": loss.data}
+        return loss, sample_size, log
+
+    def contrastive_sum(
+        self,
+        model: nn.Module,
+        features: Tensor,
+        labels: Tensor,
+        anchors: int,
+        log: dict[str, Any],
+    ) -> Tensor:
+        """Sum Eq. 3 over the anchors, and log its floor; a subclass may add rows.
+
+        Args:
+            model: as for ``forward``; not called.
+            features: ``(N, D)``, of all workers with ``--gather-features``.
+            labels: ``(N,)``.
+            anchors: n, the first rows, those of this worker.
+            log: gets ``scl_floor`` and ``scl_anchors``.
+
+        Returns:
+            a scalar.
+        """
+        tau = self.scl_temperature
+        scl_sum = supervised_contrastive_loss(features, labels, tau, anchors=anchors)
         log["scl_floor"] = supervised_contrastive_floor(labels, tau, anchors=anchors)
         positives = classes_and_positives(labels, anchors)[1]
         log["scl_anchors"] = positives.count_nonzero()
+        return scl_sum
 
-        if self.scl_lambda == 0:
-            return ce_sum, sample_size, log
-        weight = len(labels) if self.scl_reduction == "paper" else 1
-        loss = (1 - self.scl_lambda) * ce_sum + self.scl_lambda * weight * scl_sum
-        log["loss"] = loss.data
-        return loss, sample_size, log
+    def kept(
+        self,
+        scl_sum: Tensor,
+        model: nn.Module,
+        sample: dict[str, Any],
+        log: dict[str, Any],
+    ) -> Tensor:
+        """Return what of the contrastive term stays in the loss: all, but in ACL."""
+        return scl_sum
+
+    @property
+    def asks_other_workers(self) -> str | None:
+        """The flag that has a step wait for the other workers, ``None`` if none has."""
+        return "--gather-features" if self.gather_features else None
 
     def _gathers(self, model: nn.Module) -> bool:
         """Tell whether other workers are asked: not in validation.
@@ -223,35 +301,3 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
 
 def _sum(logging_outputs: list[dict[str, Any]], key: str) -> Any:
     return sum(log.get(key, 0) for log in logging_outputs)
-
-
-def _check_gather(cfg: SentencePredictionSCLConfig, task: Any) -> None:
-    if getattr(cfg, "gather_features", False) and not getattr(
-        task, "marks_ignored_batches", False
-    ):
-        raise InputError(
-            "--gather-features needs --task sentence_prediction_scl, which tells "
-            f"real batches from filled-in ones, not {type(task).__name__}"
-        )
-
-
-def _check(cfg: SentencePredictionSCLConfig) -> None:
-    if not 0 <= cfg.scl_lambda <= 1:
-        raise InputError(f"--scl-lambda is {cfg.scl_lambda}: it must be from 0 to 1")
-    if not 0 < cfg.scl_temperature < float("inf"):
-        raise InputError(
-            f"--scl-temperature is {cfg.scl_temperature}: it must be above 0"
-        )
-    for flag, value, allowed in (
-        ("--scl-features", cfg.scl_features, FEATURES),
-        ("--scl-reduction", cfg.scl_reduction, ("mean", "paper")),
-    ):
-        if str(value) not in allowed:
-            raise InputError(
-                f"{flag} is {value!r}: it must be one of {', '.join(allowed)}"
-            )
-    if cfg.regression_target:
-        raise InputError(
-            "--regression-target does not go with sentence_prediction_scl: the "
-            "contrastive term needs classes, use --criterion sentence_prediction"
-        )

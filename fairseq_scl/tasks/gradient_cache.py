@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from fairseq.optim import AMPOptimizer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from fairseq_scl.errors import InputError
 from fairseq_scl.models.packed import LENGTHS
 
 
@@ -27,11 +29,19 @@ class SplitCriterion(Protocol):
 
     def model_outputs(
         self, model: nn.Module, net_input: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """Return logits ``(N, C)`` and features ``(N, D)``."""
+    ) -> tuple[Tensor, ...]:
+        """Return logits ``(N, C)``, features ``(N, D)``, and what else the loss reads.
+
+        Each output has a row for each example.
+        """
 
     def loss_of_outputs(
-        self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
+        self,
+        model: nn.Module,
+        sample: dict[str, Any],
+        logits: Tensor,
+        features: Tensor,
+        *others: Tensor,
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """Return what ``forward`` does, from the outputs of a whole batch."""
 
@@ -162,7 +172,11 @@ def cached_step(
         outputs = [_leaf(chunks.join(rows)) for rows in zip(*parts, kept, strict=True)]
         with _autocast(optimizer):
             loss, sample_size, log = criterion.loss_of_outputs(model, sample, *outputs)
-        gradients = _gradients(loss, outputs, chunks)
+        if reads_parameters(criterion):
+            gradients = _cut_up(_and_of_parameters(loss, outputs, optimizer), chunks)
+        else:
+            whole = torch.autograd.grad(loss, outputs, allow_unused=True)
+            gradients = _cut_up(whole, chunks)
         optimizer.backward(_carry(kept, gradients[-1]))
     del kept
     for number, inputs in enumerate(others):
@@ -180,14 +194,45 @@ def cached_step(
     return loss.detach(), sample_size, log
 
 
-def _gradients(
-    loss: Tensor, outputs: list[Tensor], chunks: Chunks
+def reads_parameters(criterion: Any) -> bool:
+    """Tell whether a loss reads parameters themselves, beside the model's outputs.
+
+    Raises:
+        InputError: PyTorch's DistributedDataParallel holds them: it exchanges gradients
+            of what went through its own forward pass alone.
+    """
+    if isinstance(getattr(criterion, "module", None), DistributedDataParallel):
+        raise InputError(
+            "--chunk with parameters that the criterion learns needs --ddp-backend "
+            "legacy_ddp where there are several workers"
+        )
+    return bool(getattr(criterion, "reads_parameters", False))
+
+
+def _and_of_parameters(
+    loss: Tensor, outputs: list[Tensor], optimizer: Any
+) -> list[Tensor | None]:
+    """Return the gradients of the outputs, and add those of parameters to theirs.
+
+    In one backward pass, since other workers may wait for its part in it. The optimizer
+    scales the loss, as parameters in half precision need; by how much, a variable tells
+    whose own gradient is 1.
+    """
+    one = loss.new_zeros((), requires_grad=True)
+    optimizer.backward(loss + one)
+    return [
+        None if rows.grad is None or one.grad is None else rows.grad / one.grad
+        for rows in outputs
+    ]
+
+
+def _cut_up(
+    whole: Sequence[Tensor | None], chunks: Chunks
 ) -> list[tuple[Tensor | None, ...]]:
     """Return for each chunk the gradients with respect to its outputs."""
-    whole = torch.autograd.grad(loss, outputs, allow_unused=True)
     none = [None] * len(chunks.sizes)
-    cut_up = [none if rows is None else chunks.split(rows) for rows in whole]
-    return list(zip(*cut_up, strict=True))
+    parts = [none if rows is None else chunks.split(rows) for rows in whole]
+    return list(zip(*parts, strict=True))
 
 
 def _carry(

@@ -29,6 +29,7 @@ from fairseq_scl.tasks.checks import (
     class_ids,
     refuse_other_checkpoints,
 )
+from fairseq_scl.tasks.views import WITH_VIEWS, ViewsDataset, load_views
 
 
 @dataclass
@@ -82,6 +83,9 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     cfg: SentencePredictionSCLTaskConfig
     # What --gather-features asks for.
     marks_ignored_batches = True
+    # What --scl-views asks for.
+    takes_views = False
+    encoder_embed_dim: int  # of the model that was built, for what criterions learn
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "SentencePredictionSCLTask":
@@ -111,6 +115,13 @@ class SentencePredictionSCLTask(SentencePredictionTask):
             labels = class_ids(plain, self.cfg.data, split, self.cfg.num_classes)
             if split.startswith("train"):  # before hours of training, not after
                 self._append_metrics("")
+            if split.startswith("train") and self.takes_views:
+                views = load_views(self, split, len(plain))
+                plain = ViewsDataset(plain, views, self.source_dictionary.pad())
+                if isinstance(dataset, SortDataset):
+                    dataset = SortDataset(plain, sort_order=dataset.sort_order)
+                else:
+                    dataset = plain
         if not split.startswith("train"):
             dataset = SortDataset(plain, sort_order=[plain.sizes[0]])
         elif self.cfg.batching != "fixed":
@@ -125,6 +136,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         """Build the model and have it refuse checkpoints that are not its own."""
         model = super().build_model(cfg, from_checkpoint)
         refuse_other_checkpoints(model)
+        self.encoder_embed_dim = int(model.args.encoder_embed_dim)
         if self.cfg.chunk and (reason := gradient_cache.unsupported(model)):
             with exit_on_input_error():
                 raise InputError(f"--chunk does not go with {reason}")
@@ -138,6 +150,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     def build_criterion(self, cfg: Any) -> Any:
         """Build the criterion; ``--chunk`` needs one that can be split."""
         criterion = super().build_criterion(cfg)
+        self.takes_views = getattr(criterion, "scl_views", False)
         if self.cfg.chunk and not isinstance(criterion, gradient_cache.SplitCriterion):
             with exit_on_input_error():
                 raise InputError(
@@ -171,12 +184,14 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Do forward and backward of one batch, with ``--chunk`` in parts."""
         chunk = self.cfg.chunk
-        gathers = getattr(criterion, "gather_features", False)
-        group = data_parallel_group() if gathers else None
+        asking = getattr(criterion, "asks_other_workers", None)
+        group = data_parallel_group() if asking else None
         cached = 0 < chunk < len(sample["target"])
         if ignore_grad:
             sample = {**sample, IGNORED: True}
-        with exit_on_input_error(), out_of_memory_ends_training(group):
+        with exit_on_input_error(), out_of_memory_ends_training(group, asking):
+            if prepare := getattr(criterion, "before_update", None):
+                prepare(model, update_num)
             if not cached or ignore_grad:
                 if cached:  # its gradient is multiplied by 0: a part will do
                     sample = gradient_cache.first_examples(sample, chunk)
@@ -239,9 +254,10 @@ class _CountedDataset(BaseWrapperDataset):
 
     def collater(self, samples: list[Any]) -> dict[str, Any]:
         batch: dict[str, Any] = super().collater(samples)
-        if batch:
-            tokens = batch["net_input"]["src_tokens"]
-            batch["net_input"][LENGTHS] = right_padded_lengths(tokens, self.pad)
+        for key in ("net_input", WITH_VIEWS) if batch else ():
+            if key in batch:
+                tokens = batch[key]["src_tokens"]
+                batch[key][LENGTHS] = right_padded_lengths(tokens, self.pad)
         return batch
 
 

@@ -1,0 +1,97 @@
+"""Two augmented views of each training example, for Eq. 4 of Gunel et al. (2021)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq.data import (
+    BaseWrapperDataset,
+    ConcatSentencesDataset,
+    PrependTokenDataset,
+    data_utils,
+)
+from fairseq.data.shorten_dataset import maybe_shorten_dataset
+
+from fairseq_scl.errors import InputError
+
+# What a batch calls the examples with their views, and a data folder the views.
+WITH_VIEWS = "with_views"
+FOLDERS = ("view0", "view1")
+
+
+class ViewsDataset(BaseWrapperDataset):
+    """A training set whose batches carry the views of their examples.
+
+    Beside ``net_input`` with N examples a batch has ``with_views``, an input of 3N rows
+    for one pass through the model: the examples, their first views, their second views.
+    """
+
+    def __init__(self, dataset: Any, views: Sequence[Any], pad: int) -> None:
+        super().__init__(dataset)
+        self.views = views
+        self.pad = pad
+
+    def __getitem__(self, index: int) -> list[Any]:
+        """Return an example and its views."""
+        return [self.dataset[index], *(view[index] for view in self.views)]
+
+    def collater(self, samples: list[Any]) -> dict[str, Any]:
+        """Collate examples, and examples with views."""
+        examples, *views = zip(*samples, strict=True) if samples else ((),)
+        batch: dict[str, Any] = self.dataset.collater(list(examples))
+        if batch:
+            rows = [example["net_input.src_tokens"] for example in examples]
+            rows += [row for view in views for row in view]
+            batch[WITH_VIEWS] = {
+                "src_tokens": data_utils.collate_tokens(rows, self.pad),
+                "src_lengths": torch.tensor([row.numel() for row in rows]),
+            }
+        return batch
+
+
+def load_views(task: Any, split: str, examples: int) -> list[Any]:
+    """Load both views of a split, each joined and cut as fairseq does with an example.
+
+    Args:
+        task: the task, with the stock one's settings.
+        split: as ``train``.
+        examples: how many the split has.
+
+    Returns:
+        two datasets of token ids, ``(T,)`` int64.
+
+    Raises:
+        InputError: the data folder has no views, or not those of all examples.
+    """
+    cfg, found = task.cfg, []
+    width = 2 if Path(cfg.data, "input1").is_dir() else 1
+    starts = (cfg.init_token, cfg.separator_token)
+    for folder in FOLDERS:
+        parts = []
+        for number, start in zip(range(width), starts, strict=False):
+            path = Path(cfg.data, folder, f"input{number}", split)
+            if not path.with_suffix(".idx").is_file():
+                raise InputError(
+                    f"--scl-views needs two views of each example, but {path}.idx is "
+                    "missing: 'fairseq-scl prepare --sample … --augmented … --views' "
+                    "makes a data folder with views"
+                )
+            part = data_utils.load_indexed_dataset(str(path), task.source_dictionary)
+            if len(part) != examples:
+                raise InputError(
+                    f"{path} has {len(part)} lines, {split} has {examples}"
+                )
+            parts.append(part if start is None else PrependTokenDataset(part, start))
+        tokens = ConcatSentencesDataset(*parts) if width == 2 else parts[0]
+        found.append(
+            maybe_shorten_dataset(
+                tokens,
+                split,
+                cfg.shorten_data_split_list,
+                cfg.shorten_method,
+                task.max_positions(),
+                cfg.seed,
+            )
+        )
+    return found
