@@ -221,9 +221,12 @@ def patch_fairseq() -> None:
     def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> Any:
         with exit_on_input_error():
             try:
-                return original(path, *args, **kwargs)
+                state = original(path, *args, **kwargs)
             except Exception as error:  # a damaged pickle can raise nearly anything
                 raise InputError(_load_error(path, error)) from error
+        # Published checkpoints lack the key, and a criterion that learns asks for it.
+        state.setdefault("criterion", None)
+        return state
 
     load_checkpoint_to_cpu.explains = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu

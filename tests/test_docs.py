@@ -51,16 +51,23 @@ def parser_of(verb):
 
 
 def training_flags():
-    """Return every flag of ``fairseq-train`` with our plug-in and any architecture."""
+    """Return every flag of ``fairseq-train`` with any criterion of our plug-in."""
+    folder = Path(fairseq_scl.__file__).parent / "criterions"
+    names = [path.stem for path in folder.glob("sentence_prediction_*.py")]
+    return set().union(*(flags_with(criterion) for criterion in names))
+
+
+def flags_with(criterion):
+    """Return every flag with a criterion and any architecture."""
     parser = options.get_training_parser()
-    chosen = ["data", "--arch", "roberta_bert", "--optimizer", "adam"]
+    chosen = ["data", "--arch", "roberta_multi_exit", "--optimizer", "adam"]
     chosen += [
         "--task",
         "sentence_prediction_scl",
         "--lr-scheduler",
         "polynomial_decay",
     ]
-    chosen += ["--criterion", "sentence_prediction_scl", "--num-classes", "2"]
+    chosen += ["--criterion", criterion, "--num-classes", "2"]
     known = set()
     add = argparse._ActionsContainer._add_action
 

@@ -1,3 +1,7 @@
 """One criterion a file; importing it registers the criterion with fairseq."""
 
-from fairseq_scl.criterions import sentence_prediction_scl  # noqa: F401
+from fairseq_scl.criterions import (  # noqa: F401
+    sentence_prediction_acl,
+    sentence_prediction_capcort,
+    sentence_prediction_scl,
+)

@@ -12,7 +12,7 @@ EXTRA_KEY = "classification_features"
 
 @contextmanager
 def classification_features(
-    model: nn.Module, head_name: str, kind: str
+    model: nn.Module, head_name: str, kind: str, key: str = EXTRA_KEY
 ) -> Iterator[None]:
     """Within the block, put Φ(x) into the ``extra`` output of each forward pass.
 
@@ -27,7 +27,9 @@ def classification_features(
         head_name: the classification head that the forward pass uses.
         kind: ``"cls"``, the final hidden state at ``<s>``, the head's input before its
             dropout; or ``"pooled"``, the input of the head's last projection (after
-            dense, tanh and dropout).
+            dense, tanh and dropout); or ``"tokens"``, the final hidden states that the
+            head gets, ``(N, T, D)``.
+        key: under which ``extra`` carries them.
     """
     inner: Any = model
     while isinstance(getattr(inner, "module", None), nn.Module):
@@ -38,14 +40,14 @@ def classification_features(
     def capture_cls(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         captured[:] = [inputs[0][:, 0, :]]
 
-    def capture_pooled(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def capture_whole(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         captured[:] = [inputs[0]]
 
     def hand_out(_: nn.Module, __: Any, output: tuple[Tensor, dict[str, Any]]) -> Any:
         if not captured:  # a pass without this head
             return output
         logits, extra = output
-        return logits, {**extra, EXTRA_KEY: captured.pop()}
+        return logits, {**extra, key: captured.pop()}
 
     def forget(_: nn.Module, __: Any) -> None:
         captured.clear()  # what a pass that raised may have left
@@ -54,7 +56,8 @@ def classification_features(
     if kind == "cls":
         handles.append(head.register_forward_pre_hook(capture_cls))
     else:
-        handles.append(head.out_proj.register_forward_pre_hook(capture_pooled))
+        reader = head if kind == "tokens" else head.out_proj
+        handles.append(reader.register_forward_pre_hook(capture_whole))
     handles.append(inner.register_forward_hook(hand_out))
     try:
         yield

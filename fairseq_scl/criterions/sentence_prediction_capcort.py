@@ -1,0 +1,311 @@
+"""Cross-entropy with representation consistency targets, after CAPCORT."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.criterions import register_criterion
+from fairseq.logging import metrics
+from torch import Tensor, nn
+
+from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.criterions.learned import LearnsParameters, check_own_task
+from fairseq_scl.criterions.sentence_prediction_scl import (
+    SentencePredictionSCLConfig,
+    SentencePredictionSCLCriterion,
+)
+from fairseq_scl.errors import InputError
+from fairseq_scl.losses.capcort import representation_consistency_loss
+from fairseq_scl.models.features import EXTRA_KEY, classification_features
+from fairseq_scl.models.pretrained import (
+    STATES,
+    STATES_KEY,
+    captured_kind,
+    frozen_copy,
+    pretrained_states,
+    sentence_states,
+    states_arguments,
+    stored_states,
+)
+
+NAME = "sentence_prediction_capcort"
+MAPS = ("identity", "mlp")
+TARGETS = ("stored", "encoder")
+ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
+
+
+@dataclass
+class SentencePredictionCapcortConfig(SentencePredictionSCLConfig):
+    """The options of the contrastive term, off by default, and those of CAPCORT."""
+
+    scl_lambda: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of the supervised contrastive term, from 0 to 1, beside "
+            "that of the consistency term: (1 - scl_lambda) * CE + scl_lambda * SCL "
+            "+ capcort_lambda * consistency"
+        },
+    )
+    capcort_lambda: float = field(
+        default=0.01,
+        metadata={
+            "help": "weight, 0 (stock cross-entropy) or above, of the consistency "
+            "term, the mean over the batch of ||z_pre - phi(z_fine)||^2 (the default: "
+            "ours, not in the abstract)"
+        },
+    )
+    capcort_map: str = field(
+        default="identity",
+        metadata={
+            "help": "phi: identity, or mlp = a small network that is trained with the "
+            "model and is no part of the classifier"
+        },
+    )
+    capcort_features: str = field(
+        default="cls",
+        metadata={
+            "help": "z: cls = final state at <s>, mean = mean of the final states of "
+            "all real tokens (ours, not in the abstract)"
+        },
+    )
+    capcort_targets: str = field(
+        default="stored",
+        metadata={
+            "help": "z_pre: stored = of the whole training set, computed once before "
+            "the first update (memory: examples x dimensions); encoder = a second, "
+            "frozen encoder computes it for each batch (ours, not in the abstract)"
+        },
+    )
+    capcort_pretrained: str = field(
+        default="",
+        metadata={
+            "help": "checkpoint of the encoder that z_pre comes from; by default the "
+            "model as it stands before the first update, that of --restore-file; a "
+            "run that is resumed needs it (ours, not in the abstract)"
+        },
+    )
+    capcort_mlp_width: int = field(
+        default=0,
+        metadata={
+            "help": "dimensions of the mlp's hidden layers, 0 = those of the encoder "
+            "(ours, not in the abstract)"
+        },
+    )
+    capcort_mlp_layers: int = field(
+        default=1,
+        metadata={"help": "hidden layers of the mlp (ours, not in the abstract)"},
+    )
+    capcort_mlp_activation: str = field(
+        default="tanh",
+        metadata={
+            "help": "after each hidden layer of the mlp: tanh, relu or gelu (ours, "
+            "not in the abstract)"
+        },
+    )
+
+
+@register_criterion(NAME, dataclass=SentencePredictionCapcortConfig)
+class SentencePredictionCapcortCriterion(
+    LearnsParameters, SentencePredictionSCLCriterion
+):
+    """L = (1 - λ)·CE + λ·SCL + λ_c·mean ‖z_pre - φ(z_fine)‖², after CAPCORT.
+
+    CAPCORT is "Improving language models fine-tuning with representation consistency
+    targets" (Razdaibiedina et al. 2022, arXiv 2205.11603). The consistency term is that
+    of training batches; validation logs the others alone. λ_c = 0 is
+    ``sentence_prediction_scl``, and the stock criterion with λ = 0 too.
+    """
+
+    def __init__(self, cfg: SentencePredictionCapcortConfig, task: Any) -> None:
+        with exit_on_input_error():
+            check_own_task(NAME, task)
+            _check(cfg, task)
+        super().__init__(cfg, task)
+        self.capcort_lambda = float(cfg.capcort_lambda)
+        self.capcort_features = str(cfg.capcort_features)
+        self.capcort_targets = str(cfg.capcort_targets)
+        self.capcort_pretrained = str(cfg.capcort_pretrained)
+        self.phi: nn.Module = nn.Identity()
+        if cfg.capcort_map == "mlp":
+            with torch.random.fork_rng(devices=[]):  # dropout's draws stay as they are
+                self.phi = _mlp(cfg, task.encoder_embed_dim)
+        # Not parts of this module: neither trained, nor saved, nor in half precision.
+        self._table: list[Tensor] = []
+        self._encoder: list[nn.Module] = []
+
+    @property
+    def reads_parameters(self) -> bool:
+        """Whether the loss reads parameters themselves, beside the model's outputs."""
+        return not isinstance(self.phi, nn.Identity)
+
+    def before_update(self, model: nn.Module, update: int) -> None:
+        """Take z_pre from the model before its first update; the task calls this.
+
+        Args:
+            model: with the weights that were restored, bare or wrapped.
+            update: number of updates so far.
+
+        Raises:
+            InputError: the model is half fine-tuned already, or the file with the
+                encoder does not fit.
+        """
+        if self.capcort_lambda == 0 or self._table or self._encoder:
+            return
+        if update > 0 and not self.capcort_pretrained:
+            raise InputError(
+                f"the run goes on after {update} updates, and z_pre comes from the "
+                "encoder before the first one: give its checkpoint as "
+                "--capcort-pretrained"
+            )
+        held = frozen_copy(model, self.capcort_pretrained)
+        if self.capcort_targets == "encoder":
+            self._encoder.append(held)
+            return
+        self._table.append(
+            stored_states(
+                held,
+                _training_set(self.task),
+                self.classification_head_name,
+                self.capcort_features,
+                self._pad,
+                self.task.max_positions(),
+            )
+        )
+
+    def model_outputs(
+        self, model: nn.Module, net_input: dict[str, Any]
+    ) -> tuple[Tensor, ...]:
+        """Pass a batch through the model.
+
+        Args:
+            model: as for ``forward``.
+            net_input: ``sample["net_input"]``.
+
+        Returns:
+            logits ``(N, C)``, features ``(N, D)``, and in training z_fine ``(N, D)``
+            and, with ``--capcort-targets encoder``, z_pre ``(N, D)``.
+        """
+        if not (self.capcort_lambda and model.training):
+            return super().model_outputs(model, net_input)
+        head, kind = self.classification_head_name, self.capcort_features
+        with ExitStack() as stack:
+            for key, captured in (
+                (EXTRA_KEY, self.scl_features),
+                (STATES_KEY, captured_kind(kind)),
+            ):
+                stack.enter_context(classification_features(model, head, captured, key))
+            logits, extra = model(
+                **net_input,
+                features_only=True,
+                classification_head_name=head,
+                **states_arguments(kind),
+            )
+        tokens = net_input["src_tokens"]
+        found = [logits, extra[EXTRA_KEY]]
+        found.append(sentence_states(extra[STATES_KEY], tokens, self._pad))
+        for held in self._encoder:
+            found.append(pretrained_states(held, net_input, head, kind, self._pad))
+        return tuple(found)
+
+    def loss_of_outputs(
+        self,
+        model: nn.Module,
+        sample: dict[str, Any],
+        logits: Tensor,
+        features: Tensor,
+        *others: Tensor,
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Compute the loss from what the model gave; the rest of ``forward``.
+
+        Args:
+            model: as for ``forward``; not called.
+            sample: the batch.
+            logits: ``(N, C)``.
+            features: ``(N, D)``.
+            others: z_fine and maybe z_pre, each ``(N, D)``; nothing in validation.
+
+        Returns:
+            what ``forward`` returns; the consistency term is summed over the batch.
+        """
+        loss, size, log = super().loss_of_outputs(model, sample, logits, features)
+        if not others:
+            return loss, size, log
+        fine = others[0]
+        for parameter in self.phi.parameters():  # float32, where the model is half
+            fine = fine.to(parameter.dtype)
+        pretrained = others[1] if self._encoder else self._table[0][sample["id"]]
+        consistency = representation_consistency_loss(
+            pretrained, self.phi(fine), reduction="sum"
+        )
+        log["capcort_loss"] = consistency.data
+        loss = loss + self.capcort_lambda * consistency
+        log["loss"] = loss.data
+        return loss, size, log
+
+    @property
+    def _pad(self) -> int:
+        return int(self.task.source_dictionary.pad())
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Aggregate as the contrastive criterion does, and ``capcort_loss``.
+
+        That is the mean of ‖z_pre - φ(z_fine)‖² over the examples, not weighted.
+        """
+        super().reduce_metrics(logging_outputs)
+        if any("capcort_loss" in log for log in logging_outputs):
+            total = sum(log.get("nsentences", 0) for log in logging_outputs)
+            found = sum(log.get("capcort_loss", 0) for log in logging_outputs)
+            metrics.log_scalar("capcort_loss", found / max(total, 1), total, round=4)
+
+
+def _mlp(cfg: SentencePredictionCapcortConfig, size: int) -> nn.Module:
+    """Build φ: hidden layers with an activation each, and a projection back."""
+    width = int(cfg.capcort_mlp_width) or size
+    layers: list[nn.Module] = []
+    for number in range(int(cfg.capcort_mlp_layers)):
+        layers.append(nn.Linear(width if number else size, width))
+        layers.append(ACTIVATIONS[str(cfg.capcort_mlp_activation)]())
+    return nn.Sequential(*layers, nn.Linear(width, size))
+
+
+def _training_set(task: Any) -> Any:
+    names = [name for name in task.datasets if name.startswith("train")]
+    if len(names) != 1:
+        raise InputError(
+            "--capcort-targets stored needs one training set, whose name begins with "
+            f"train: loaded are {', '.join(task.datasets) or 'none'}"
+        )
+    return task.datasets[names[0]]
+
+
+def _check(cfg: SentencePredictionCapcortConfig, task: Any) -> None:
+    if not 0 <= cfg.capcort_lambda < float("inf"):
+        raise InputError(
+            f"--capcort-lambda is {cfg.capcort_lambda}: it must be 0 or above"
+        )
+    for name, allowed in (
+        ("map", MAPS),
+        ("features", STATES),
+        ("targets", TARGETS),
+        ("mlp_activation", tuple(ACTIVATIONS)),
+    ):
+        value = str(getattr(cfg, f"capcort_{name}"))
+        if value not in allowed:
+            raise InputError(
+                f"--capcort-{name.replace('_', '-')} is {value!r}: it must be one of "
+                f"{', '.join(allowed)}"
+            )
+    for name, least in (("width", 0), ("layers", 1)):
+        value = getattr(cfg, f"capcort_mlp_{name}")
+        if value < least:
+            raise InputError(
+                f"--capcort-mlp-{name} is {value}: it must be at least {least}"
+            )
+    cropped = str(getattr(task.cfg, "shorten_method", "none")) == "random_crop"
+    if cropped and cfg.capcort_targets == "stored":
+        raise InputError(
+            "--capcort-targets stored does not go with --shorten-method random_crop: "
+            "an example is another text in each epoch, use --capcort-targets encoder"
+        )

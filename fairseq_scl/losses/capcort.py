@@ -1,0 +1,45 @@
+"""The consistency term after CAPCORT (Razdaibiedina et al. 2022, arXiv 2205.11603)."""
+
+from torch import Tensor
+
+from fairseq_scl.losses.shared import at_least_float32
+
+REDUCTIONS = ("none", "sum", "mean")
+
+
+def representation_consistency_loss(
+    pretrained: Tensor, mapped: Tensor, reduction: str = "mean"
+) -> Tensor:
+    """Squared distance of representations, after CAPCORT (arXiv 2205.11603).
+
+    ``‖z_pre(x) - φ(z_fine(x))‖²`` for each example x, summed over the D dimensions:
+    what fine-tuning changed in the representation, as far as the map φ cannot undo it.
+    The abstract does not print the formula; the squared distance and the mean over the
+    batch are reconstructed. No gradient reaches ``pretrained``. N = 0 gives 0.
+
+    Args:
+        pretrained: ``(N, D)``, z_pre, any floating dtype.
+        mapped: ``(N, D)``, φ(z_fine), any floating dtype. The computation is in
+            float32, or float64 where one of the two is.
+        reduction: ``"mean"`` over the batch, ``"sum"`` over it, or ``"none"``.
+
+    Returns:
+        a scalar, or ``(N,)`` for ``"none"``; float32 or float64.
+
+    Raises:
+        ValueError: unlike shapes, an unknown reduction.
+    """
+    if pretrained.dim() != 2 or pretrained.shape != mapped.shape:
+        raise ValueError(
+            "both representations must be (N, D), got shapes "
+            f"{tuple(pretrained.shape)} and {tuple(mapped.shape)}"
+        )
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}"
+        )
+    change = at_least_float32(mapped) - at_least_float32(pretrained.detach())
+    losses = change.square().sum(dim=1)
+    if reduction == "none":
+        return losses
+    return losses.sum() / (max(len(losses), 1) if reduction == "mean" else 1)

@@ -1,0 +1,61 @@
+"""How the logits of a classification head follow the features that it reads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+JACOBIAN = "logit_jacobian"
+
+
+@contextmanager
+def logit_jacobian(model: nn.Module, head_name: str, kind: str) -> Iterator[None]:
+    """Within the block, put ∂logits/∂Φ into the ``extra`` output of each forward pass.
+
+    ``extra["logit_jacobian"]`` is ``(N, C, D)``, in the dtype of the features, without
+    graph, and of that very pass: with its dropout in the head. It is there also in a
+    pass that keeps no graph, where the head alone has one for the moment. The logits
+    are the same bit for bit. One backward pass through the head a class.
+
+    Args:
+        model: a fairseq ``RobertaModel`` or subclass, bare or wrapped.
+        head_name: the classification head that the forward pass uses.
+        kind: ``"cls"`` or ``"pooled"``, as for
+            :func:`fairseq_scl.models.features.classification_features`.
+    """
+    inner: Any = model
+    while isinstance(getattr(inner, "module", None), nn.Module):
+        inner = inner.module
+    head = inner.classification_heads[head_name]
+    module = head if kind == "cls" else head.out_proj
+    original = module.forward
+    found: list[Tensor] = []
+
+    def forward(rows: Tensor, **kwargs: Any) -> Tensor:
+        keep = torch.is_grad_enabled()
+        with torch.enable_grad():
+            point = rows[:, 0, :] if kind == "cls" else rows
+            if not (keep and point.requires_grad):
+                point = point.detach().requires_grad_()
+            read = point.unsqueeze(1) if kind == "cls" else point
+            logits: Tensor = original(read, **kwargs)
+            columns = [
+                torch.autograd.grad(column.sum(), point, retain_graph=True)[0]
+                for column in logits.unbind(dim=1)
+            ]
+        found[:] = [torch.stack(columns, dim=1)]
+        return logits if keep else logits.detach()
+
+    def hand_out(_: nn.Module, __: Any, output: tuple[Tensor, dict[str, Any]]) -> Any:
+        logits, extra = output
+        return logits, {**extra, JACOBIAN: found.pop()} if found else extra
+
+    handle = inner.register_forward_hook(hand_out)
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        handle.remove()

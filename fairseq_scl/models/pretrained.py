@@ -1,0 +1,164 @@
+"""What the encoder said before it was fine-tuned: z_pre of CAPCORT (arXiv 2205.11603).
+
+Kept as a table over the training set, computed once, or as a second encoder that does
+not change.
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.errors import InputError
+from fairseq_scl.losses.shared import at_least_float32
+from fairseq_scl.models.features import classification_features
+
+STATES = ("cls", "mean")
+STATES_KEY = "final_states"
+# Tokens that are computed at once, without graph, for the table.
+TOKENS_AT_ONCE = 8192
+
+
+def states_arguments(kind: str) -> dict[str, Any]:
+    """Return what the model's forward needs so that the head gets all of ``kind``.
+
+    ``--packed`` computes the last layer at ``<s>`` alone, but for a call that wants all
+    hidden states, which goes the stock way.
+    """
+    return {"return_all_hiddens": True} if kind == "mean" else {}
+
+
+def captured_kind(kind: str) -> str:
+    """Return what to capture in the model for ``"cls"`` or ``"mean"`` states."""
+    return "cls" if kind == "cls" else "tokens"
+
+
+def sentence_states(captured: Tensor, tokens: Tensor, pad: int) -> Tensor:
+    """Make one state of a sentence of what was captured.
+
+    Args:
+        captured: ``(N, D)``, taken as it is, or ``(N, T, D)``, averaged over the real
+            tokens, ``<s>`` and ``</s>`` among them, in float32.
+        tokens: ``(N, T)`` int64.
+        pad: the id of padding.
+
+    Returns:
+        ``(N, D)``.
+    """
+    if captured.dim() == 2:
+        return captured
+    real = tokens.ne(pad).unsqueeze(2)
+    rows = at_least_float32(captured).masked_fill(~real, 0.0)
+    return rows.sum(dim=1) / real.sum(dim=1)
+
+
+def frozen_copy(model: nn.Module, checkpoint: str) -> nn.Module:
+    """Copy a model, in evaluation mode and without gradients.
+
+    Args:
+        model: bare or wrapped.
+        checkpoint: weights for the copy; empty: those of the model.
+
+    Returns:
+        the copy, on the model's device and of its dtype.
+
+    Raises:
+        InputError: the checkpoint is missing, damaged or of another architecture.
+    """
+    inner: Any = model
+    while isinstance(getattr(inner, "module", None), nn.Module):
+        inner = inner.module
+    held: nn.Module = copy.deepcopy(inner)
+    held.zero_grad(set_to_none=True)
+    if checkpoint:
+        weights = load_checkpoint(checkpoint).get("model", {})
+        try:
+            held.load_state_dict(dict(weights))
+        except RuntimeError as error:
+            raise InputError(
+                f"--capcort-pretrained: {checkpoint} does not fit --arch: "
+                f"{str(error).splitlines()[-1].strip()}"
+            ) from error
+    return held.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def pretrained_states(
+    model: nn.Module, net_input: dict[str, Any], head: str, kind: str, pad: int
+) -> Tensor:
+    """Compute z_pre of a batch.
+
+    Args:
+        model: from :func:`frozen_copy`, or one in evaluation mode.
+        net_input: of a collated batch.
+        head: name of the classification head.
+        kind: ``"cls"``, the final state at ``<s>``, or ``"mean"``.
+        pad: the id of padding.
+
+    Returns:
+        ``(N, D)``, float32 for ``"mean"``, else the dtype of the model.
+    """
+    with classification_features(model, head, captured_kind(kind), STATES_KEY):
+        _, extra = model(
+            **net_input,
+            features_only=True,
+            classification_head_name=head,
+            **states_arguments(kind),
+        )
+    return sentence_states(extra[STATES_KEY], net_input["src_tokens"], pad)
+
+
+def stored_states(
+    model: nn.Module, dataset: Any, head: str, kind: str, pad: int, longest: int
+) -> Tensor:
+    """Compute z_pre of a whole training set, once.
+
+    Args:
+        model: from :func:`frozen_copy`.
+        dataset: fairseq's; its examples are looked up by their ids 0 … N-1.
+        head: name of the classification head.
+        kind: as for :func:`pretrained_states`.
+        pad: the id of padding.
+        longest: examples of more tokens are left out, as fairseq leaves them out.
+
+    Returns:
+        ``(N, D)`` float32, on the device of the model; NaN for what was left out.
+    """
+    device = next(model.parameters()).device
+    sizes = np.array([dataset.num_tokens(i) for i in range(len(dataset))])
+    table = torch.empty(0, device=device)
+    for numbers in _batches(sizes, longest):
+        batch = dataset.collater([dataset[i] for i in numbers])
+        rows = pretrained_states(
+            model, _moved(batch["net_input"], device), head, kind, pad
+        )
+        if not table.numel():
+            shape = len(sizes), rows.shape[1]
+            table = torch.full(shape, float("nan"), device=device)
+        table[batch["id"].to(device)] = rows.float()
+    return table
+
+
+def _batches(sizes: Any, longest: int) -> Iterator[list[int]]:
+    """Cut examples, sorted by length, to batches of so many padded tokens at most."""
+    batch: list[int] = []
+    for number in np.argsort(sizes, kind="stable").tolist():
+        if sizes[number] > longest:
+            break
+        if batch and (len(batch) + 1) * sizes[number] > TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _moved(net_input: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        key: value.to(device) if isinstance(value, Tensor) else value
+        for key, value in net_input.items()
+    }
