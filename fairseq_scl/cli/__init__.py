@@ -15,6 +15,7 @@ VERBS = {
     "convert": "turn a Hugging Face encoder into a fairseq encoder folder",
     "doctor": "print versions and what is wrong with this installation",
     "download": "fetch the official files of the paper's tasks",
+    "exits": "measure accuracy against speed of multi-exit model folders",
     "export": "make a model folder from a training checkpoint",
     "figure": "draw t-SNE of the features of model folders, as Figures 2 and 3",
     "noise": "measure how far back-translations are from their sources",

@@ -7,13 +7,19 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.early_exit import (
+    ExitRule,
+    check_exits,
+    check_rule,
+    early_probabilities,
+)
 from fairseq_scl.inference.model_folder import Classifier, load_classifier
-from fairseq_scl.inference.predict import encode, probabilities
+from fairseq_scl.inference.predict import encode
 
 CHUNK = 1024
 
@@ -45,6 +51,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens in a batch, padding included",
     )
+    parser.add_argument(
+        "--exit-threshold",
+        type=float,
+        metavar="P",
+        help="with a multi-exit model: answer at the first exit whose largest "
+        "probability is at least P; above 1 = the deepest exit",
+    )
+    parser.add_argument(
+        "--exit-patience",
+        type=int,
+        metavar="K",
+        help="with a multi-exit model: answer at the first exit that predicts the same "
+        "label as the K - 1 exits before it",
+    )
+    parser.add_argument(
+        "--show-exit",
+        action="store_true",
+        help="print the layer of the exit too, counted from 1: a third column, or "
+        "exit_layer",
+    )
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
@@ -59,13 +85,19 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.file != "-" and not Path(arguments.file).is_file():
         raise InputError(f"missing file: {arguments.file}")
+    rule = ExitRule(arguments.exit_threshold, arguments.exit_patience)
+    check_rule(rule)
     classifier = load_classifier(arguments.model, arguments.device)
+    check_exits(classifier, rule, arguments.model)
     notes = dict.fromkeys(("empty", "not UTF-8", "cut to the model's length"), 0)
     with _opened(arguments.file) as stream:
         lines = _decoded(stream, notes)
         for chunk in _chunks(lines, stream.isatty()):
-            for row in _predicted(classifier, chunk, arguments.max_tokens, notes):
-                print(_formatted(row, classifier.labels, arguments.format))
+            for row, layer in _predicted(
+                classifier, chunk, arguments.max_tokens, notes, rule
+            ):
+                exits = [layer] if arguments.show_exit else []
+                print(_formatted(row, exits, classifier.labels, arguments.format))
             sys.stdout.flush()
     for note, count in notes.items():
         if count:
@@ -98,16 +130,18 @@ def _predicted(
     chunk: list[tuple[int, str]],
     max_tokens: int,
     notes: dict[str, int],
-) -> Iterator[torch.Tensor | None]:
-    """Yield the probabilities of each line, ``None`` where there is no text."""
+    rule: ExitRule,
+) -> Iterator[tuple[torch.Tensor | None, int | None]]:
+    """Yield probabilities and exit of each line, ``None`` where there is no text."""
     examples = [_columns(classifier, number, text) for number, text in chunk]
     texts = [example for example in examples if example is not None]
     notes["empty"] += len(examples) - len(texts)
     encoded, cut = encode(classifier, texts)
     notes["cut to the model's length"] += cut
-    found = iter(probabilities(classifier, encoded, max_tokens))
+    rows, layers = early_probabilities(classifier, encoded, rule, max_tokens)
+    found = zip(rows, layers.tolist(), strict=True)
     for example in examples:
-        yield None if example is None else next(found)
+        yield (None, None) if example is None else next(found)
 
 
 def _columns(classifier: Classifier, number: int, text: str) -> tuple[str, ...] | None:
@@ -124,17 +158,23 @@ def _columns(classifier: Classifier, number: int, text: str) -> tuple[str, ...] 
     return columns
 
 
-def _formatted(row: torch.Tensor | None, labels: list[str], format: str) -> str:
+def _formatted(
+    row: torch.Tensor | None, exits: list[int | None], labels: list[str], format: str
+) -> str:
+    """Set an answer as a line; ``exits`` holds the layer if it is asked for."""
     label, probability, every = "", "", None
     if row is not None:
         best = int(row.argmax())
         label, probability = labels[best], f"{row[best]:.4f}"
         every = {name: round(float(p), 6) for name, p in zip(labels, row, strict=True)}
     if format == "tsv":
-        return f"{label}\t{probability}"
-    answer = {
+        layers = ["" if layer is None else str(layer) for layer in exits]
+        return "\t".join([label, probability, *layers])
+    answer: dict[str, Any] = {
         "label": label or None,
         "probability": every[label] if every else None,
         "probabilities": every,
     }
+    if exits:
+        answer["exit_layer"] = exits[0]
     return json.dumps(answer, ensure_ascii=False)

@@ -3,5 +3,6 @@
 from fairseq_scl.criterions import (  # noqa: F401
     sentence_prediction_acl,
     sentence_prediction_capcort,
+    sentence_prediction_multi_exit,
     sentence_prediction_scl,
 )

@@ -9,7 +9,7 @@ it as well.
 import argparse
 import shutil
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fairseq_scl.compat import LAYER_COPY, load_checkpoint
 from fairseq_scl.convert.checkpoint import plain_checkpoint
+from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.convert.huggingface import fold_layer_norm_eps
 from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST, fairseq_flags, read_labels
 from fairseq_scl.data.files import (
@@ -31,9 +32,11 @@ from fairseq_scl.data.files import (
 )
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.errors import InputError
+from fairseq_scl.models.exits import SHALLOW_HEAD, exit_heads
 
 SETTINGS = "classifier.json"
 HEAD = "sentence_classification_head"
+LAYERS = "encoder.sentence_encoder.layers."
 # fairseq saves every flag of the training command with the model; these make the model.
 MODEL_SETTINGS = (
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim"),
@@ -63,6 +66,9 @@ class Classifier:
         pair: whether an example is two sentences.
         pair_separator: whether an additional ``</s>`` stands before the second.
         max_positions: longest input in tokens, special tokens included.
+        exits: name of the classification head after each layer that has one, layers
+            counted from 1; the last is the top, of most models the only one.
+        exit_pooling: what the heads below the top read, ``cls`` or ``mean``.
     """
 
     model: nn.Module
@@ -72,6 +78,8 @@ class Classifier:
     pair: bool
     pair_separator: bool
     max_positions: int
+    exits: dict[int, str]
+    exit_pooling: str = "cls"
 
 
 def export_classifier(
@@ -80,7 +88,9 @@ def export_classifier(
     """Write a model folder from a training checkpoint and its data folder.
 
     A ``roberta_bert`` encoder, whose layer norms use another epsilon than fairseq's
-    RoBERTa, is rewritten to the stock model that computes the same.
+    RoBERTa, is rewritten to the stock model that computes the same. The heads of a
+    multi-exit encoder are kept: to fairseq alone it is an ordinary classifier, that of
+    the deepest exit, with other heads beside it.
 
     Args:
         checkpoint: a checkpoint of ``fairseq-train`` with a classification head.
@@ -114,15 +124,16 @@ def export_classifier(
         load_tokenizer(data).save(folder)
         write_json(folder / LABEL_MAP, {"labels": labels})
         manifest = read_json(Path(data, MANIFEST))
-        write_json(
-            folder / SETTINGS,
-            {
-                "schema": 1,
-                "pair": manifest["pair"],
-                "pair_separator": "--separator-token" in fairseq_flags(data),
-                "max_positions": int(plain["cfg"]["task"]["max_positions"]),
-            },
-        )
+        settings = {
+            "schema": 1,
+            "pair": manifest["pair"],
+            "pair_separator": "--separator-token" in fairseq_flags(data),
+            "max_positions": int(plain["cfg"]["task"]["max_positions"]),
+        }
+        if len(_exits(weights)) > 1:
+            model = plain_values(state["cfg"]["model"])
+            settings["exit_pooling"] = model.get("exit_pooling", "cls")
+        write_json(folder / SETTINGS, settings)
 
 
 def export_encoder(
@@ -156,15 +167,42 @@ def _stock_checkpoint(
 ) -> dict[str, Any]:
     """Return what fairseq alone can load: stock model and task, plain values."""
     model = plain_values(state["cfg"]["model"])
-    if model.get("_name", model.get("arch")) == "roberta_bert":
-        weights = fold_layer_norm_eps(weights, float(model["layer_norm_eps"]))
+    eps = float(model.get("layer_norm_eps", STOCK_EPS))
+    if eps != STOCK_EPS:
+        weights = _fold(weights, eps)
+    exits = _exits(weights)
     model = {name: model[name] for name in MODEL_SETTINGS if name in model}
     model |= {"_name": "roberta", "arch": "roberta"}
+    if len(exits) > 1:
+        model["load_checkpoint_heads"] = True
     task = plain_values(state["cfg"]["task"])
     own = ("batching", "metrics_file", "packed")
     task = {name: value for name, value in task.items() if name not in own}
     task |= {"_name": "sentence_prediction", "data": "."}
     return plain_checkpoint(model, task, weights)
+
+
+def _fold(
+    weights: "OrderedDict[str, Tensor]", eps: float
+) -> "OrderedDict[str, Tensor]":
+    """Go to the stock epsilon; heads below the top read states that have grown."""
+    folded = fold_layer_norm_eps(weights, eps)
+    for name, tensor in folded.items():
+        part, _, rest = name.removeprefix("classification_heads.").partition(".")
+        if SHALLOW_HEAD.search(part) and rest == "dense.weight":
+            folded[name] = (tensor.double() * (eps / STOCK_EPS) ** 0.5).float()
+    return folded
+
+
+def _exits(weights: Iterable[str]) -> dict[int, str]:
+    """Find the exits of a model by the names of its weights."""
+    heads, layers = set(), set()
+    for name in weights:
+        if name.startswith("classification_heads."):
+            heads.add(name.split(".")[1])
+        elif name.startswith(LAYERS):
+            layers.add(int(name.removeprefix(LAYERS).split(".")[0]))
+    return exit_heads(heads, HEAD, len(layers))
 
 
 def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
@@ -201,6 +239,8 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
         pair=settings["pair"],
         pair_separator=settings["pair_separator"],
         max_positions=settings["max_positions"],
+        exits=_exits(models[0].state_dict()),
+        exit_pooling=settings.get("exit_pooling", "cls"),
     )
 
 

@@ -58,7 +58,7 @@ def probabilities(
         ``(N, classes)`` float32 on the CPU, in the order of ``encoded``; rows sum to 1.
     """
     result = torch.zeros(len(encoded), len(classifier.labels))
-    for rows, batch in _batches(classifier, encoded, max_tokens):
+    for rows, batch in batches(classifier, encoded, max_tokens):
         with torch.inference_mode():
             logits, _ = classifier.model(**batch, classification_head_name=HEAD)
         result[rows] = torch.softmax(logits.float(), dim=-1).cpu()
@@ -83,7 +83,7 @@ def features(
         ``(N, D)`` float32 on the CPU, in the order of ``encoded``.
     """
     found: dict[int, Tensor] = {}
-    for rows, batch in _batches(classifier, encoded, max_tokens):
+    for rows, batch in batches(classifier, encoded, max_tokens):
         with (
             torch.inference_mode(),
             classification_features(classifier.model, HEAD, kind),
@@ -93,13 +93,18 @@ def features(
     return torch.stack([found[row] for row in range(len(encoded))])
 
 
-def _batches(
+def batches(
     classifier: Classifier, encoded: Sequence[Tensor], max_tokens: int
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield row numbers and the model's arguments, longest examples first.
 
     The model computes real tokens only, unless it has a part that cannot: the same
     numbers either way.
+
+    Args:
+        classifier: a loaded model folder.
+        encoded: token ids, as :func:`encode` returns.
+        max_tokens: tokens in a batch, padding included.
     """
     if unsupported(classifier.model) is None:
         pack(classifier.model)

@@ -3,12 +3,13 @@
 ``pack`` changes what the ``forward`` of a model does, not its weights: they stay the
 stock model's, and so do checkpoints. Embeddings, linear layers, norms and feed-forward
 layers see one row a token. The last layer computes the ``<s>`` rows alone, since that
-is what a classification head reads.
+is what a classification head reads; with several exits, each hands out these rows.
 """
 
 import ctypes
 import functools
 import sys
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +21,15 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from fairseq_scl.errors import InputError
+from fairseq_scl.models.exits import EXITS
 from fairseq_scl.models.packed_attention import attention
 from fairseq_scl.models.packed_layout import CpuDropout, Layout
+from fairseq_scl.models.roberta_multi_exit import RobertaMultiExitModel
 
 LENGTHS = "packed_lengths"
 # <malloc.h>: never map a block on its own, never give memory back.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
+_FORWARDS = (RobertaModel.forward, RobertaMultiExitModel.forward)
 
 
 def pack(model: nn.Module) -> nn.Module:
@@ -61,7 +65,7 @@ def unsupported(model: nn.Module) -> str | None:
     """Name what in a model keeps it from being packed, ``None`` if nothing does."""
     if (
         not isinstance(model, RobertaModel)
-        or type(model).forward is not RobertaModel.forward
+        or type(model).forward not in _FORWARDS
         or type(model.encoder) is not RobertaEncoder
         or type(model.encoder.sentence_encoder) is not TransformerEncoder
     ):
@@ -135,11 +139,13 @@ def _forward(
     **kwargs: Any,
 ) -> tuple[Tensor, dict[str, Any]]:
     """``RobertaModel.forward``; ``packed_lengths`` holds the lengths as integers."""
-    lengths = kwargs.pop(LENGTHS, None)
+    lengths, kind = kwargs.pop(LENGTHS, None), kwargs.pop(EXITS, None)
     wanted = classification_head_name is not None and not return_all_hiddens
     if wanted and lengths is None:
         lengths = right_padded_lengths(src_tokens, self.encoder.dictionary.pad())
     if not wanted or lengths is None:
+        if kind is not None:
+            kwargs[EXITS] = kind
         output: tuple[Tensor, dict[str, Any]] = type(self).forward(
             self,
             src_tokens,
@@ -150,9 +156,20 @@ def _forward(
         )
         return output
     layout = Layout.of(lengths, src_tokens.shape[1], src_tokens.device)
-    first = _encode(self.encoder.sentence_encoder, src_tokens, layout)
-    features = first.index_select(0, layout.back).unsqueeze(1)
-    logits = self.classification_heads[classification_head_name](features)
+    exits = () if kind is None else self.exit_layers
+    mean = kind is not None and self.exit_pooling == "mean"
+    states = [
+        state.index_select(0, layout.back)
+        for state in _encode(
+            self.encoder.sentence_encoder, src_tokens, layout, exits, mean
+        )
+    ]
+    if kind is not None:
+        found: tuple[Tensor, dict[str, Any]] = self.exit_outputs(
+            states, classification_head_name, kind
+        )
+        return found
+    logits = self.classification_heads[classification_head_name](states[0][:, None])
     return logits, {"inner_states": None}
 
 
@@ -171,10 +188,46 @@ def right_padded_lengths(tokens: Tensor, pad: int) -> list[int] | None:
     return found if min(found) > 0 else None
 
 
-def _encode(encoder: Any, tokens: Tensor, layout: Layout) -> Tensor:
-    """Return the final hidden states ``(B, D)`` at ``<s>``, in the layout's order."""
+def _encode(
+    encoder: Any, tokens: Tensor, layout: Layout, exits: Collection[int], mean: bool
+) -> list[Tensor]:
+    """Return the hidden states at ``<s>`` after some layers, the last among them.
+
+    Args:
+        encoder: fairseq's transformer encoder.
+        tokens: ``(B, T)``.
+        layout: of the batch.
+        exits: the layers besides the last, counted from 1.
+        mean: of these layers return the mean over the tokens instead.
+
+    Returns:
+        ``(B, D)`` for each, in the layout's order.
+    """
+    noise = dropout_noise(tokens)
+    x = embed(encoder, tokens, layout, noise)
+    starts, states = layout.starts[:-1], []
+    layers = list(encoder.layers)  # LayerDrop leaves layers out here
+    for number, layer in enumerate(layers[:-1], start=1):
+        x = layer_rows(layer, x, keys_and_values(layer, x), layout, noise)
+        if number in exits:
+            states.append(layout.means(x) if mean else x.index_select(0, starts))
+    first = x.index_select(0, starts)
+    if layers:
+        last = layers[-1]
+        first = layer_rows(last, first, keys_and_values(last, x), layout, noise)
+    return [*states, first]
+
+
+def dropout_noise(tokens: Tensor) -> CpuDropout | None:
+    """Return the source of dropout masks for a batch, ``None`` for PyTorch's own."""
     on_cpu = tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    noise = CpuDropout() if on_cpu else None
+    return CpuDropout() if on_cpu else None
+
+
+def embed(
+    encoder: Any, tokens: Tensor, layout: Layout, noise: CpuDropout | None
+) -> Tensor:
+    """Return what the first layer reads: ``(N, D)``, a row a token."""
     x = (
         encoder.embed_tokens(tokens.flatten().index_select(0, layout.index))
         * encoder.embed_scale
@@ -185,23 +238,39 @@ def _encode(encoder: Any, tokens: Tensor, layout: Layout) -> Tensor:
         x = x + F.embedding(layout.positions + offset, table.weight)
     if encoder.layernorm_embedding is not None:
         x = encoder.layernorm_embedding(x)
-    x = _dropout(encoder.dropout_module, x, noise)
-    layers = list(encoder.layers)  # LayerDrop leaves layers out here
-    for layer in layers[:-1]:
-        x = _layer(layer, x, x, layout, noise)
-    first = x.index_select(0, layout.starts[:-1])
-    return _layer(layers[-1], first, x, layout, noise) if layers else first
+    return _dropout(encoder.dropout_module, x, noise)
 
 
-def _layer(
-    layer: Any, rows: Tensor, x: Tensor, layout: Layout, noise: CpuDropout | None
+def keys_and_values(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Project all rows ``(N, D)`` to the keys and values of a layer."""
+    return layer.self_attn.k_proj(x), layer.self_attn.v_proj(x)
+
+
+def layer_rows(
+    layer: Any,
+    rows: Tensor,
+    known: Sequence[Tensor],
+    layout: Layout,
+    noise: CpuDropout | None,
 ) -> Tensor:
-    """Compute one layer for ``rows``, which attend to all rows ``x``."""
+    """Compute one layer for some rows, which attend to those of the whole batch.
+
+    Args:
+        layer: fairseq's encoder layer.
+        rows: all rows ``(N, D)``, or that of each sentence at ``<s>``, ``(B, D)``.
+        known: keys and values of all rows.
+        layout: of all rows.
+        noise: see :func:`dropout_noise`.
+
+    Returns:
+        of the shape of ``rows``.
+    """
     attn = layer.self_attn
+    key, value = known
     y = attention(
         attn.q_proj(rows),
-        attn.k_proj(x),
-        attn.v_proj(x),
+        key,
+        value,
         attn.num_heads,
         layout,
         _probability(attn.dropout_module),

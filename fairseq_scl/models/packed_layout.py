@@ -123,6 +123,14 @@ class Layout:
         columns = torch.arange(self.longest, device=self.starts.device)
         return columns < self.starts.diff()[:, None, None, None]
 
+    def means(self, rows: Tensor) -> Tensor:
+        """Average the rows ``(N, D)`` of each sentence: ``(B, D)``."""
+        lengths = self.starts.diff()
+        sentences = torch.arange(len(lengths), device=rows.device)
+        sentences = sentences.repeat_interleave(lengths, output_size=len(rows))
+        sums = rows.new_zeros(len(lengths), rows.shape[1])
+        return sums.index_add(0, sentences, rows) / lengths[:, None].to(rows.dtype)
+
     def head_order(self, heads: int) -> tuple[Tensor, Tensor]:
         """Return how to go from (row, head) to (sentence, head, token), and back.
 

@@ -1,0 +1,116 @@
+"""``fairseq-scl exits``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.report.exits import CLOCKS, THRESHOLDS, measure_exits, write_exits
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="data folder whose examples are labelled",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        metavar="NAME=FOLDER",
+        help="model folder of a curve, of a model with several exits; given once for "
+        "each",
+    )
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="PNG file to write; a PDF, a Markdown and a JSON file of that name come "
+        "beside it",
+    )
+    parser.add_argument("--split", default="test", help="of the data folder")
+    parser.add_argument(
+        "--thresholds",
+        default=",".join(f"{threshold:g}" for threshold in THRESHOLDS),
+        metavar="LIST",
+        help="values of 'fairseq-scl predict --exit-threshold' to measure",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        metavar="N",
+        help="times that everything is measured; medians are shown",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="tokens in a batch, padding included",
+    )
+    parser.add_argument(
+        "--clock",
+        choices=tuple(CLOCKS),
+        default="wall",
+        help="time by the wall, or cpu: the processor time of this process, for a "
+        "machine that is busy with other work",
+    )
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, write the files and print the table."""
+    if arguments.to.suffix != ".png":
+        raise InputError(f"--to is {str(arguments.to)!r}: it must end in .png")
+    if arguments.clock == "cpu" and arguments.device != "cpu":
+        raise InputError("--clock cpu does not see what a GPU does: use --device cpu")
+    for flag in ("repeats", "max_tokens"):
+        if (value := getattr(arguments, flag)) < 1:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} is {value}: at least 1 is needed")
+    models = _models(arguments.model)
+    thresholds = _thresholds(arguments.thresholds)
+    settings = {
+        "split": arguments.split,
+        "repeats": arguments.repeats,
+        "max_tokens": arguments.max_tokens,
+        "device": arguments.device,
+        "clock": arguments.clock,
+    }
+    points = measure_exits(arguments.data, models, thresholds=thresholds, **settings)
+    print(write_exits(points, arguments.data, models, arguments.to, settings))
+    for suffix in (".png", ".pdf", ".md", ".json"):
+        print(f"wrote {arguments.to.with_suffix(suffix)}")
+    return 0
+
+
+def _models(given: Sequence[str]) -> dict[str, Path]:
+    models: dict[str, Path] = {}
+    for value in given:
+        name, sign, folder = value.partition("=")
+        if not sign or not name or not folder:
+            raise InputError(f"--model {value!r}: it must be NAME=FOLDER")
+        if name in models:
+            raise InputError(f"--model {value!r}: {name} is given twice")
+        models[name] = Path(folder)
+    return models
+
+
+def _thresholds(value: str) -> list[float]:
+    try:
+        return [float(word) for word in value.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"--thresholds is {value!r}: it must be numbers with commas between them"
+        ) from error

@@ -1,0 +1,243 @@
+"""Cross-entropy at every exit, and the deepest exit as a guide of the shallow ones."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch.nn.functional as F
+from fairseq.criterions import register_criterion
+from fairseq.logging import metrics
+from torch import Tensor, nn
+
+from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.criterions.sentence_prediction_scl import (
+    SentencePredictionSCLConfig,
+    SentencePredictionSCLCriterion,
+)
+from fairseq_scl.distributed import IGNORED, data_parallel_group, gather_features
+from fairseq_scl.errors import InputError
+from fairseq_scl.losses.multi_exit import OWN, cross_layer_contrastive_loss
+from fairseq_scl.losses.shared import at_least_float32
+from fairseq_scl.models.exits import (
+    EXIT_FEATURES,
+    EXIT_LOGITS,
+    EXITS,
+    unwrapped,
+)
+
+NAMED_WEIGHTS = ("equal", "depth")
+
+
+@dataclass
+class SentencePredictionMultiExitConfig(SentencePredictionSCLConfig):
+    """The options of ``sentence_prediction_scl``, and those of the exits."""
+
+    scl_lambda: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of the supervised contrastive term of the top exit in "
+            "(1 - lambda) * CE + lambda * SCL, CE being summed over the exits; "
+            "from 0 to 1"
+        },
+    )
+    exit_weights: str = field(
+        default="equal",
+        metadata={
+            "help": "weights of the exits below the top, whose own is 1: equal = 1 "
+            "each; depth = layer / layers; or numbers as 0.3,0.6, the lowest first "
+            "(ours, not in the abstract)"
+        },
+    )
+    acl_cl: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of the term by which the deepest exit's features guide "
+            "those of each exit below, contrasted by label; 0 = off (the weight is "
+            "ours, not in the abstract)"
+        },
+    )
+    acl_cl_own: str = field(
+        default="positive",
+        metadata={
+            "help": "with --acl-cl, the deepest features of the very same example: "
+            "positive = one of the positives, out = left out (ours, not in the "
+            "abstract)"
+        },
+    )
+
+
+@register_criterion(
+    "sentence_prediction_multi_exit", dataclass=SentencePredictionMultiExitConfig
+)
+class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
+    """L = (1-λ)·Σ_e w_e·CE_e + λ·SCL + μ·Σ_{e below the top} w_e·ACL-CL_e, w_top = 1.
+
+    λ = 0 and one exit, at the top, is the stock criterion bit for bit. ACL-CL is after
+    Li and Zhu (2026), arXiv 2602.03563.
+    """
+
+    def __init__(self, cfg: SentencePredictionMultiExitConfig, task: Any) -> None:
+        with exit_on_input_error():
+            self.exit_weights = _read_weights(str(cfg.exit_weights))
+            _check(cfg)
+        super().__init__(cfg, task)
+        self.acl_cl = float(cfg.acl_cl)
+        self.acl_cl_own = str(cfg.acl_cl_own)
+
+    def model_outputs(
+        self, model: nn.Module, net_input: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Pass a batch through the model.
+
+        Args:
+            model: ``roberta_multi_exit`` with its heads, bare or wrapped.
+            net_input: ``sample["net_input"]``.
+
+        Returns:
+            logits ``(N, E, C)`` and features ``(N, E, D)`` of all E exits, from the
+            lowest to the top, in the dtype of the model.
+        """
+        exit_layers_of(model)
+        _, extra = model(
+            **net_input,
+            features_only=True,
+            classification_head_name=self.classification_head_name,
+            **{EXITS: self.scl_features},
+        )
+        return extra[EXIT_LOGITS], extra[EXIT_FEATURES]
+
+    def loss_of_outputs(
+        self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Compute the loss from what the exits gave.
+
+        Args:
+            model: as for ``model_outputs``; not called.
+            sample: the batch.
+            logits: ``(N, E, C)``.
+            features: ``(N, E, D)``.
+
+        Returns:
+            what ``forward`` of the parent returns, for the sum over all exits.
+        """
+        top = logits[:, -1], features[:, -1]
+        loss, sample_size, log = super().loss_of_outputs(model, sample, *top)
+        labels = model.get_targets(sample, None).view(-1)  # type: ignore[operator]
+        weights = self._weights(exit_layers_of(model))
+        for place, (layer, weight) in enumerate(weights.items()):
+            log_probabilities = F.log_softmax(logits[:, place].float(), dim=-1)
+            ce_sum = F.nll_loss(log_probabilities, labels, reduction="sum")
+            loss = loss + (1 - self.scl_lambda) * weight * ce_sum
+            log[f"ce_loss_exit{layer}"] = ce_sum.data
+            correct = logits[:, place].argmax(dim=1) == labels
+            log[f"ncorrect_exit{layer}"] = correct.sum()
+        if self.acl_cl and weights:
+            guided = self._guided(model, sample, features, labels)
+            terms = zip(weights.values(), guided, strict=True)
+            loss = loss + self.acl_cl * sum(weight * term for weight, term in terms)
+            log["acl_cl_loss"] = sum(term.data for term in guided) / len(guided)
+        log["loss"] = loss.data
+        return loss, sample_size, log
+
+    def _guided(
+        self, model: nn.Module, sample: dict[str, Any], features: Tensor, labels: Tensor
+    ) -> list[Tensor]:
+        """Return the sum over the batch of the cross-layer term of each shallow exit.
+
+        With ``--gather-features`` the guides are those of all workers.
+        """
+        gathers, anchors = self._gathers(model), len(labels)
+        if gathers and sample.get(IGNORED, False):
+            anchors = 0
+        features, labels = features[:anchors], labels[:anchors]
+        guides, guide_labels = at_least_float32(features[:, -1].detach()), labels
+        if gathers:
+            guides, guide_labels = gather_features(
+                guides, labels, data_parallel_group()
+            )
+        return [
+            cross_layer_contrastive_loss(
+                features[:, place],
+                guides,
+                labels,
+                self.scl_temperature,
+                self.acl_cl_own,
+                guide_labels=guide_labels,
+            )
+            for place in range(features.shape[1] - 1)
+        ]
+
+    def _weights(self, layers: tuple[int, ...]) -> dict[int, float]:
+        """Return the weight of each exit below the top by its layer."""
+        *below, top = layers
+        if self.exit_weights == "equal":
+            return dict.fromkeys(below, 1.0)
+        if self.exit_weights == "depth":
+            return {layer: layer / top for layer in below}
+        if len(self.exit_weights) != len(below):
+            with exit_on_input_error():
+                raise InputError(
+                    f"--exit-weights has {len(self.exit_weights)} numbers: there are "
+                    f"{len(below)} exits below the top"
+                )
+        return dict(zip(below, map(float, self.exit_weights), strict=True))
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Aggregate the logging outputs of all workers and micro-batches.
+
+        Beside the parent's metrics, which are those of the top exit but for ``loss``:
+        ``ce_loss_exit2`` and ``n_correct_exit2`` of the exit after layer 2, and so on;
+        ``acl_cl_loss``, averaged over the exits below the top, in nats per anchor.
+        """
+        SentencePredictionSCLCriterion.reduce_metrics(logging_outputs)
+        total = sum(log.get("nsentences", 0) for log in logging_outputs)
+        if not total:
+            return
+        for key in dict.fromkeys(key for log in logging_outputs for key in log):
+            found = sum(log.get(key, 0) for log in logging_outputs)
+            if key == "acl_cl_loss" or key.startswith("ce_loss_exit"):
+                metrics.log_scalar(key, found / total, total, round=4)
+            elif key.startswith("ncorrect_exit"):
+                name = key.replace("ncorrect", "n_correct")
+                metrics.log_scalar_sum(name, found)
+
+
+def exit_layers_of(model: Any) -> tuple[int, ...]:
+    """Return the layers of a model that have an exit.
+
+    Raises:
+        InputError: it is not ``roberta_multi_exit``.
+    """
+    inner = unwrapped(model)
+    layers: tuple[int, ...] | None = getattr(inner, "exit_layers", None)
+    if layers is None:
+        with exit_on_input_error():
+            raise InputError(
+                "--criterion sentence_prediction_multi_exit needs --arch "
+                f"roberta_multi_exit, not {type(inner).__name__}"
+            )
+    return layers
+
+
+def _read_weights(value: str) -> str | tuple[float, ...]:
+    if value in NAMED_WEIGHTS:
+        return value
+    try:
+        weights = tuple(float(word) for word in value.split(","))
+    except ValueError:
+        weights = ()
+    if not weights or not all(0 <= weight < float("inf") for weight in weights):
+        raise InputError(
+            f"--exit-weights is {value!r}: it must be {' or '.join(NAMED_WEIGHTS)}, or "
+            "numbers from 0 with commas between them"
+        )
+    return weights
+
+
+def _check(cfg: SentencePredictionMultiExitConfig) -> None:
+    if not 0 <= cfg.acl_cl < float("inf"):
+        raise InputError(f"--acl-cl is {cfg.acl_cl}: it must be at least 0")
+    if str(cfg.acl_cl_own) not in OWN:
+        raise InputError(
+            f"--acl-cl-own is {cfg.acl_cl_own!r}: it must be one of {', '.join(OWN)}"
+        )

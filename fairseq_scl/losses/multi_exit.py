@@ -1,0 +1,96 @@
+"""Contrast across layers: the deepest exit guides the shallow ones.
+
+After ACL-CL of Li and Zhu (2026), arXiv 2602.03563, whose full text was not at hand:
+the choices below are ours.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fairseq_scl.losses.contrastive import _check, _reduce
+from fairseq_scl.losses.shared import at_least_float32
+
+# What an anchor's own example is among the guides.
+OWN = ("positive", "out")
+
+
+def cross_layer_contrastive_loss(
+    features: Tensor,
+    guides: Tensor,
+    labels: Tensor,
+    temperature: float,
+    own: str = "positive",
+    reduction: str = "sum",
+    guide_labels: Tensor | None = None,
+) -> Tensor:
+    """Eq. 3 of Gunel et al. (2021) with anchors of one layer and candidates of another.
+
+    For an anchor i with the guides K(i), those of its label P(i), Φ its normalised
+    features and Ψ the guides', the mean over j in P(i) of
+    ``-log(exp(Φ_i·Ψ_j / τ) / Σ_{k in K(i)} exp(Φ_i·Ψ_k / τ))``. A single anchor has the
+    loss of :func:`fairseq_scl.losses.supervised_contrastive_loss` when its guides are
+    the rest of the batch. An anchor without a positive contributes exactly 0 and stays
+    in the divisor of ``"mean"``.
+
+    Args:
+        features: ``(n, D)``, any floating dtype, need not be normalised: the anchors,
+            a shallow exit's. The computation is in float32 (float64 for float64
+            features), also under autocast.
+        guides: ``(N, D)``: the deepest exit's, in the same order, those of other
+            workers behind them. No gradient reaches them.
+        labels: ``(n,)``, an integer dtype: the class of each anchor.
+        temperature: τ > 0.
+        own: the deepest features of the anchor's own example are a ``"positive"``, or
+            left ``"out"`` of both sums.
+        reduction: ``"sum"`` over anchors, ``"mean"`` = sum / n, or ``"none"``.
+        guide_labels: ``(N,)``: the class of each guide; ``None`` if N = n.
+
+    Returns:
+        a scalar, or ``(n,)`` for ``"none"``; float32, or float64 for float64 features.
+
+    Raises:
+        ValueError: wrong shapes or dtypes, τ that is not a positive number, an unknown
+            reduction or ``own``, fewer guides than anchors.
+    """
+    guide_labels = labels if guide_labels is None else guide_labels
+    _check(features, labels, temperature, reduction)
+    _check(guides, guide_labels, temperature, reduction)
+    if own not in OWN:
+        raise ValueError(f"own must be one of {', '.join(OWN)}, got {own!r}")
+    if len(guides) < len(features) or guides.shape[1:] != features.shape[1:]:
+        raise ValueError(
+            "guides must be (N, D) with a row for each of the anchors (n, D) = "
+            f"{tuple(features.shape)}, got {tuple(guides.shape)}"
+        )
+    with torch.autocast(features.device.type, enabled=False):
+        psi = _normalised(guides.detach())
+        phi = _normalised(features)
+        similarities = phi @ psi.T.to(phi.dtype) / temperature
+        losses = _from_similarities(similarities, labels, guide_labels, own == "out")
+    return _reduce(losses, reduction)
+
+
+def _from_similarities(
+    s: Tensor, labels: Tensor, guide_labels: Tensor, without_own: bool
+) -> Tensor:
+    """Return the loss ``(n,)`` of each anchor from its similarities ``(n, N)``."""
+    positive = labels[:, None] == guide_labels
+    if without_own:
+        own = torch.eye(*s.shape, dtype=torch.bool, device=s.device)
+        positive &= ~own
+        s = s.masked_fill(own, -torch.inf)
+    count = positive.sum(dim=1)
+    # Of a row that is -inf throughout the gradient would not be a number.
+    s = s.masked_fill((count == 0)[:, None], 0.0)
+    mean = s.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
+    losses = (s.logsumexp(dim=1) if s.shape[1] else mean) - mean
+    return losses.masked_fill(count == 0, 0.0)
+
+
+def _normalised(features: Tensor) -> Tensor:
+    features = at_least_float32(features)
+    if features.numel():  # squares of very small and very large entries
+        largest = features.detach().abs().amax(dim=1, keepdim=True)
+        features = features / largest.masked_fill(largest == 0, 1.0)
+    return F.normalize(features, dim=1)

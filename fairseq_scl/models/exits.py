@@ -1,0 +1,55 @@
+"""Exits of a multi-exit encoder: names of their heads, keys of what they hand out.
+
+The head of the top exit has the name of the stock model's, the others that name and
+``_exit`` with the number of their layer. So the stock model loads them all, and uses
+the deepest.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+# Argument of the model's forward: the kind of features that each exit hands out.
+EXITS = "exits"
+# Keys of the model's ``extra`` output.
+EXIT_LOGITS, EXIT_FEATURES = "exit_logits", "exit_features"
+# What a head below the top reads of its layer: the state at <s>, as the top one does,
+# or the mean over the sentence's tokens, special ones included.
+POOLINGS = ("cls", "mean")
+SHALLOW_HEAD = re.compile(r"_exit(\d+)$")
+
+
+def shallow_head(head: str, layer: int) -> str:
+    """Return the name of the head after a layer below the top.
+
+    Args:
+        head: name of the top head.
+        layer: counted from 1.
+    """
+    return f"{head}_exit{layer}"
+
+
+def exit_heads(heads: Iterable[str], head: str, layers: int) -> dict[int, str]:
+    """Find the exits of a model by the names of its classification heads.
+
+    Args:
+        heads: the names.
+        head: name of the top head, which has to be among them.
+        layers: of the encoder.
+
+    Returns:
+        name of the head after each layer that has one, from the lowest to the top.
+    """
+    found = {layers: head}
+    for name in heads:
+        match = SHALLOW_HEAD.search(name)
+        if match and name == shallow_head(head, int(match[1])):
+            found[int(match[1])] = name
+    return dict(sorted(found.items()))
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model itself where it is wrapped for data parallel workers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model

@@ -1,0 +1,266 @@
+"""``roberta_multi_exit``: RoBERTa with a classification head after chosen layers.
+
+The encoder is fairseq's own, so any published RoBERTa loads into it; the weights of the
+heads stand beside the stock model's. Multi-exit BERT is what ACL-CL is for (after Li
+and Zhu 2026, arXiv 2602.03563); which layers have an exit is not in its abstract.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fairseq.models import register_model, register_model_architecture
+from fairseq.models.roberta.model import (
+    RobertaModel,
+    base_architecture,
+    roberta_large_architecture,
+)
+from fairseq.utils import safe_getattr
+from torch import Tensor, nn
+
+from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.errors import InputError
+from fairseq_scl.models.exits import (
+    EXIT_FEATURES,
+    EXIT_LOGITS,
+    POOLINGS,
+    SHALLOW_HEAD,
+    shallow_head,
+)
+from fairseq_scl.models.roberta_bert import BERT_EPS, RobertaBertModel
+
+STOCK_EPS = 1e-5
+
+
+@register_model("roberta_multi_exit")
+class RobertaMultiExitModel(RobertaBertModel):
+    """RoBERTa whose classifier can answer after several of its layers.
+
+    Attributes:
+        exit_layers: the layers that have a head, counted from 1; the last is the top.
+        exit_pooling: what the heads below the top read: ``cls`` or ``mean``.
+    """
+
+    exit_layers: tuple[int, ...]
+    exit_pooling: str
+
+    @staticmethod
+    def add_args(parser: argparse.ArgumentParser) -> None:
+        """Add the stock model's flags, ``--layer-norm-eps`` and those of the exits."""
+        RobertaModel.add_args(parser)
+        parser.add_argument(
+            "--layer-norm-eps",
+            type=float,
+            metavar="E",
+            help="added to the variance in each layer norm of the encoder (default: "
+            f"{STOCK_EPS}, as RoBERTa has; roberta_multi_exit_bert: {BERT_EPS})",
+        )
+        parser.add_argument(
+            "--exit-layers",
+            metavar="LAYERS",
+            help="layers with a classification head after them, as 2,4,6, counted from "
+            "1; the top one always has one (default: all)",
+        )
+        parser.add_argument(
+            "--exit-pooling",
+            metavar="WHAT",
+            help="what the heads below the top read of their layer: cls = the state at "
+            "<s>, as the top does; mean = the mean over the tokens, for encoders whose "
+            "lower layers keep <s> nearly the same for every sentence (default: cls)",
+        )
+
+    @classmethod
+    def build_model(cls, args: Any, task: Any) -> "RobertaMultiExitModel":
+        """Build the encoder and note its exits; the task registers the heads.
+
+        Args:
+            args: the model's settings, a namespace or omegaconf node.
+            task: the fairseq task that has the dictionary.
+
+        Raises:
+            InputError: ``--exit-layers`` names no layer of the encoder, there is no
+                such ``--exit-pooling``, or a flag does not go with exits.
+        """
+        model: Any = super().build_model(args, task)
+        layers = model.encoder.sentence_encoder.layers
+        with exit_on_input_error():
+            _check(args)
+            model.exit_layers = parse_exit_layers(args.exit_layers, len(layers))
+        model.exit_pooling = str(args.exit_pooling)
+        for layer in layers:
+            # fairseq 0.12.2 has a fast path for models that were never trained, whose
+            # states between layers are of another layout. This turns it off.
+            layer.ever_training = True
+        built: RobertaMultiExitModel = model
+        return built
+
+    def register_classification_head(
+        self,
+        name: str,
+        num_classes: int | None = None,
+        inner_dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Register the head of the top exit, and one like it for each other exit."""
+        register = super().register_classification_head
+        register(name, num_classes, inner_dim, **kwargs)
+        if SHALLOW_HEAD.search(name):
+            return
+        for layer in self.exit_layers[:-1]:
+            register(shallow_head(name, layer), num_classes, inner_dim, **kwargs)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        classification_head_name: str | None = None,
+        exits: str | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Do as the stock model; with ``exits`` answer at every exit.
+
+        Args:
+            src_tokens: ``(B, T)`` int64.
+            features_only: as in the stock model.
+            return_all_hiddens: as in the stock model.
+            classification_head_name: as in the stock model; needed for ``exits``.
+            exits: ``cls`` or ``pooled``, the kind of features to hand out.
+            kwargs: as in the stock model.
+
+        Returns:
+            what the stock model returns; with ``exits`` what :meth:`exit_outputs` does.
+        """
+        if exits is None or classification_head_name is None:
+            output: tuple[Tensor, dict[str, Any]] = super().forward(
+                src_tokens,
+                features_only,
+                return_all_hiddens,
+                classification_head_name,
+                **kwargs,
+            )
+            return output
+        _, extra = self.encoder(src_tokens, True, True, **kwargs)
+        # (T, B, D), the first is the embedding
+        *below, top = (extra["inner_states"][layer] for layer in self.exit_layers)
+        if self.exit_pooling == "cls":
+            states = [tokens[0] for tokens in below]
+        else:
+            real = src_tokens.ne(self.encoder.dictionary.pad()).T
+            share = (real / real.sum(dim=0)).to(top.dtype)[:, :, None]
+            states = [(tokens * share).sum(dim=0) for tokens in below]
+        return self.exit_outputs([*states, top[0]], classification_head_name, exits)
+
+    def exit_outputs(
+        self, states: Sequence[Tensor], head: str, kind: str
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Compute the heads of all exits.
+
+        Args:
+            states: ``(B, D)`` for each exit, what its head reads of its layer.
+            head: name of the top head.
+            kind: of features, as for
+                :func:`fairseq_scl.models.features.classification_features`.
+
+        Returns:
+            the logits of the top ``(B, C)``; and ``exit_logits`` ``(B, E, C)`` and
+            ``exit_features`` ``(B, E, D)`` of all E exits, from the lowest to the top.
+        """
+        names = [shallow_head(head, layer) for layer in self.exit_layers[:-1]]
+        outputs = [
+            _head_outputs(self.classification_heads[name], state, kind)
+            for name, state in zip([*names, head], states, strict=True)
+        ]
+        logits = torch.stack([logits for logits, _ in outputs], dim=1)
+        features = torch.stack([features for _, features in outputs], dim=1)
+        extra = {"inner_states": None, EXIT_LOGITS: logits, EXIT_FEATURES: features}
+        return logits[:, -1], extra
+
+
+def parse_exit_layers(value: Any, layers: int) -> tuple[int, ...]:
+    """Read ``--exit-layers``; the top is added where it is not named.
+
+    Args:
+        value: ``all``, or numbers from 1 with commas between them.
+        layers: of the encoder.
+
+    Returns:
+        the layers in ascending order, each once.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if value == "all":
+        return tuple(range(1, layers + 1))
+    words = [word.strip() for word in str(value).split(",")]
+    if not all(word.isdecimal() and 1 <= int(word) <= layers for word in words):
+        raise InputError(
+            f"--exit-layers is {value!r}: it must be 'all' or numbers from 1 to "
+            f"{layers}, the layers of the encoder, with commas between them"
+        )
+    return tuple(sorted({*map(int, words), layers}))
+
+
+def _head_outputs(head: Any, state: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Return logits and features of one head; ``pooled`` is what out_proj reads."""
+    read: list[Tensor] = []
+
+    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        read.append(inputs[0])
+
+    handle = head.out_proj.register_forward_pre_hook(note)
+    try:
+        logits = head(state[:, None])
+    finally:
+        handle.remove()
+    return logits, state if kind == "cls" else read[0]
+
+
+def _check(args: Any) -> None:
+    if str(args.exit_pooling) not in POOLINGS:
+        raise InputError(
+            f"--exit-pooling is {args.exit_pooling!r}: it must be one of "
+            f"{', '.join(POOLINGS)}"
+        )
+    for given, flag in (
+        (safe_getattr(args, "encoder_layerdrop", 0) > 0, "--encoder-layerdrop"),
+        (
+            safe_getattr(args, "encoder_normalize_before", False),
+            "--encoder-normalize-before",
+        ),
+    ):
+        if given:
+            raise InputError(
+                f"{flag} does not go with --arch roberta_multi_exit, whose heads read "
+                "the output of each layer as it is"
+            )
+
+
+@register_model_architecture("roberta_multi_exit", "roberta_multi_exit")
+def roberta_multi_exit_architecture(args: Any) -> None:
+    """Fill in what neither a flag nor the checkpoint gives: RoBERTa-base, all exits."""
+    args.layer_norm_eps = safe_getattr(args, "layer_norm_eps", STOCK_EPS)
+    args.exit_layers = safe_getattr(args, "exit_layers", "all")
+    args.exit_pooling = safe_getattr(args, "exit_pooling", "cls")
+    base_architecture(args)
+
+
+@register_model_architecture("roberta_multi_exit", "roberta_multi_exit_base")
+def roberta_multi_exit_base_architecture(args: Any) -> None:
+    """RoBERTa-base with exits."""
+    roberta_multi_exit_architecture(args)
+
+
+@register_model_architecture("roberta_multi_exit", "roberta_multi_exit_large")
+def roberta_multi_exit_large_architecture(args: Any) -> None:
+    """RoBERTa-large with exits."""
+    roberta_large_architecture(args)
+    roberta_multi_exit_architecture(args)
+
+
+@register_model_architecture("roberta_multi_exit", "roberta_multi_exit_bert")
+def roberta_multi_exit_bert_architecture(args: Any) -> None:
+    """The encoder of ``roberta_bert`` with exits: BERT's epsilon."""
+    args.layer_norm_eps = safe_getattr(args, "layer_norm_eps", BERT_EPS)
+    roberta_multi_exit_architecture(args)
