@@ -20,6 +20,7 @@ from fairseq_scl.errors import InputError
 RETRIES = 3
 TIMEOUT_SECONDS = 30
 BYTES_AT_ONCE = 1 << 16
+_PAST_THE_END = 416  # what a server answers to a range that starts behind the file
 ARCHIVES = "archives"
 
 
@@ -59,7 +60,8 @@ def fetch_file(wanted: Download, folder: str | Path, progress: bool = False) -> 
     the ``.part`` file that it leaves, by a later one.
 
     Args:
-        wanted: where the file is, its size and checksum.
+        wanted: where the file is, its size and checksum. Where these are not known, the
+            size is what the server says, and a file that is there is the right one.
         folder: where it goes; made if missing.
         progress: whether to show a progress bar on standard error.
 
@@ -73,7 +75,7 @@ def fetch_file(wanted: Download, folder: str | Path, progress: bool = False) -> 
     fetcher = pooch.create(
         path=path.parent,
         base_url="",
-        registry={wanted.name: f"sha256:{wanted.sha256}"},
+        registry={wanted.name: wanted.sha256 and f"sha256:{wanted.sha256}"},
         urls={wanted.name: wanted.url},
         retry_if_failed=RETRIES,
     )
@@ -110,7 +112,7 @@ class _Resuming:
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
         part, size = self._part, self._wanted.bytes
         have = part.stat().st_size if part.exists() else 0
-        if have >= size:
+        if size is not None and have >= size:
             part.unlink()
             have = 0
         # As it is stored: a length must mean bytes of the file.
@@ -120,25 +122,33 @@ class _Resuming:
         with requests.get(
             url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS
         ) as answer:
+            if size is None and answer.status_code == _PAST_THE_END:
+                part.unlink()
+                raise _BrokenOff("the part was whole, or of another file")
             answer.raise_for_status()
             # A server that knows no ranges sends everything from the start.
             start = answer.headers.get("Content-Range", "")
             resumes = answer.status_code == 206 and start.startswith(f"bytes {have}-")
             have = have if resumes else 0
-            with part.open("ab" if resumes else "wb") as file, self._bar(have) as bar:
+            if size is None and "Content-Length" in answer.headers:
+                size = have + int(answer.headers["Content-Length"])
+            with (
+                part.open("ab" if resumes else "wb") as file,
+                self._bar(have, size) as bar,
+            ):
                 for block in answer.iter_content(BYTES_AT_ONCE):
                     file.write(block)
                     bar.update(len(block))
                     have += len(block)
-                    if have > size:
+                    if size is not None and have > size:
                         break
-        if have < size:
+        if size is not None and have < size:
             raise _BrokenOff(f"{have} of {size} bytes")
         shutil.move(part, output_file)  # pooch checks it and gives it its name
 
-    def _bar(self, have: int) -> "tqdm[Any]":
+    def _bar(self, have: int, size: int | None) -> "tqdm[Any]":
         return tqdm(
-            total=self._wanted.bytes,
+            total=size,
             initial=have,
             desc=self._wanted.name,
             unit="B",

@@ -48,11 +48,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Download:
-    """One file to fetch: where it is, and what must come."""
+    """One file to fetch: where it is, and what must come (``None``: not known)."""
 
     url: str
-    bytes: int
-    sha256: str
+    bytes: int | None
+    sha256: str | None
 
     @property
     def name(self) -> str:
