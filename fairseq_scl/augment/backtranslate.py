@@ -1,0 +1,290 @@
+"""Back-translation of labelled examples (section 5.2 of Gunel et al. 2021).
+
+Examples in, ``copies`` new examples for each of them out, with their labels: to another
+language and back, each way by sampling. The file is made in chunks, each of which is
+renamed when it is complete, so that a process that is killed loses one chunk at most.
+"""
+
+import json
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairseq_scl.augment.decoding import MAX_TOKENS
+from fairseq_scl.augment.race import Method
+from fairseq_scl.augment.sentences import (
+    EMPTY,
+    TROUBLES,
+    UNTRANSLATED,
+    Direction,
+    StreamName,
+    Translation,
+    translate_texts,
+)
+from fairseq_scl.compat import installed_version
+from fairseq_scl.data.files import read_json, write_json, write_then_rename
+from fairseq_scl.data.texts import Example
+from fairseq_scl.errors import InputError
+
+SCHEMA = 1
+SETTINGS = "settings.json"
+VERSIONS = ("torch", "fairseq", "fairseq-fixed", "sacremoses", "sentencepiece")
+EXAMPLES_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the bytes of an augmented file.
+
+    Attributes:
+        seed: of all random streams.
+        copies: new examples for each.
+        forward: how translations are chosen, to the other language.
+        backward: the same for the way back.
+        about: models, precision and input, as they stand in the record.
+    """
+
+    seed: int
+    copies: int
+    forward: Method
+    backward: Method
+    about: Mapping[str, Any]
+
+    def settings(self) -> dict[str, Any]:
+        """Return all of it as plain values."""
+        found = {"schema": SCHEMA, "seed": self.seed, "copies": self.copies}
+        ways = {"forward": asdict(self.forward), "backward": asdict(self.backward)}
+        return json.loads(json.dumps({**found, **ways, **self.about}))
+
+
+def name_of(name: str, forward: float, backward: float | None = None) -> str:
+    """Return the name of the augmented file: ``NAME-bt0.3.jsonl``."""
+    temperatures = f"{forward:g}"
+    if backward is not None and backward != forward:
+        temperatures += f"-{backward:g}"
+    return f"{name}-bt{temperatures}.jsonl"
+
+
+def finished(target: Path, plan: Plan) -> bool:
+    """Tell whether an augmented file is there, made by this plan.
+
+    Raises:
+        InputError: it, or what a killed process has left of it, was made by another.
+    """
+    record, partial = target.with_suffix(".json"), partial_folder(target)
+    if record.exists():
+        _check_same(plan, read_json(record).get("settings"), record)
+    if (partial / SETTINGS).exists():
+        _check_same(plan, read_json(partial / SETTINGS), partial)
+    if target.exists() and not record.exists() and not partial.exists():
+        raise InputError(
+            f"{target} exists without {record.name}, which tells how it was made: "
+            "choose another folder or delete it"
+        )
+    return target.exists() and record.exists()
+
+
+def partial_folder(target: Path) -> Path:
+    """Return the folder of the chunks of a file that is not complete."""
+    return target.with_name(f"{target.name}.partial")
+
+
+def backtranslate(
+    examples: Sequence[Example],
+    forward: Direction,
+    backward: Direction,
+    plan: Plan,
+    target: Path,
+    max_tokens: int = MAX_TOKENS,
+    at_once: int = EXAMPLES_AT_ONCE,
+    on_done: Callable[[int], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Write an augmented file and its record, or what is missing of them.
+
+    Args:
+        examples: single sentences or pairs.
+        forward: models to the other language.
+        backward: models back.
+        plan: settings.
+        target: the file, ``NAME-bt0.3.jsonl``; its record is ``NAME-bt0.3.json``.
+        max_tokens: pieces in a batch; does not change the file.
+        at_once: examples in a chunk; does not change the file.
+        on_done: called with the number of translations as they are done.
+
+    Returns:
+        the record.
+
+    Raises:
+        InputError: another file is there, or chunks of one; the disk is full.
+    """
+    if finished(target, plan):
+        return dict(read_json(target.with_suffix(".json")))
+    partial = partial_folder(target)
+    write_json(partial / SETTINGS, plan.settings())
+    if not target.exists():
+        names = stream_names(examples, plan.seed)
+        chunks = []
+        for start in range(0, len(examples), at_once):
+            end = min(start + at_once, len(examples))
+            chunks.append(partial / f"{start}-{end}.jsonl")
+            if chunks[-1].exists():
+                on_done(2 * plan.copies * _texts(examples[start:end]))
+                continue
+            rows = backtranslated(
+                examples[start:end],
+                names[start:end],
+                (forward, backward),
+                plan,
+                max_tokens,
+                on_done,
+                first=start,
+            )
+            with write_then_rename(chunks[-1]) as file:
+                file.writelines(map(_line, rows))
+        with write_then_rename(target) as file:
+            for chunk in chunks:
+                file.write(chunk.read_text(encoding="utf-8"))
+    record = describe(target, plan, len(examples))
+    write_json(target.with_suffix(".json"), record)
+    shutil.rmtree(partial)
+    return record
+
+
+def backtranslated(
+    examples: Sequence[Example],
+    names: Sequence[StreamName],
+    directions: tuple[Direction, Direction],
+    plan: Plan,
+    max_tokens: int,
+    on_done: Callable[[int], object] = lambda _: None,
+    first: int = 0,
+) -> list[dict[str, Any]]:
+    """Return the rows of an augmented file, ``plan.copies`` for each example.
+
+    Args:
+        examples: single sentences or pairs.
+        names: of their random streams, by :func:`stream_names`.
+        directions: models to the other language and back.
+        plan: settings.
+        max_tokens: pieces in a batch.
+        on_done: called with the number of translations as they are done.
+        first: the number of the first example.
+    """
+    copies, forward, backward = range(plan.copies), plan.forward, plan.backward
+    fields = [(n, f) for n, e in enumerate(examples) for f in range(len(e.sentences))]
+    texts = [examples[n].sentences[f] for n, f in fields]
+    streams = [[("forward", *names[n], f, c) for c in copies] for n, f in fields]
+    away = translate_texts(directions[0], texts, streams, forward, max_tokens, on_done)
+    pivots = [pivot.text for pivots in away for pivot in pivots]
+    streams = [[("backward", *names[n], f, c)] for n, f in fields for c in copies]
+    home = iter(
+        translate_texts(directions[1], pivots, streams, backward, max_tokens, on_done)
+    )
+    outputs = {place: [next(home)[0] for _ in copies] for place in fields}
+    ways = dict(zip(fields, away, strict=True))
+    return [
+        _row(first + n, c, example, _found(n, c, example, ways, outputs))
+        for n, example in enumerate(examples)
+        for c in copies
+    ]
+
+
+def stream_names(examples: Sequence[Example], seed: int) -> list[StreamName]:
+    """Name the random streams of examples by seed and text.
+
+    The same example has the same outputs wherever it stands in whatever file; one that
+    is there twice has others the second time.
+    """
+    seen: Counter[tuple[str, ...]] = Counter()
+    names: list[StreamName] = []
+    for example in examples:
+        names.append((seed, seen[example.sentences], *example.sentences))
+        seen[example.sentences] += 1
+    return names
+
+
+def describe(target: Path, plan: Plan, examples: int) -> dict[str, Any]:
+    """Return the record of an augmented file, counted from what is in it."""
+    counts = Counter(dict.fromkeys(("outputs", "unchanged", *TROUBLES), 0))
+    origins: dict[str, list[int]] = {}
+    with target.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            row = json.loads(line)
+            counts.update(["outputs", *row.get("trouble", [])])
+            counts["unchanged"] += row["unchanged"]
+            for trouble in row.get("trouble", []):
+                if row["origin"] not in origins.setdefault(trouble, [])[-1:]:
+                    origins[trouble].append(row["origin"])
+    versions = {name: installed_version(name) for name in VERSIONS}
+    return {
+        "schema": SCHEMA,
+        "settings": plan.settings(),
+        "counts": {"examples": examples, "copies": plan.copies, **counts},
+        "origins": origins,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version for name, version in versions.items() if version},
+        },
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _found(
+    number: int,
+    copy: int,
+    example: Example,
+    ways: Mapping[tuple[int, int], Sequence[Translation]],
+    outputs: Mapping[tuple[int, int], Sequence[Translation]],
+) -> list[tuple[Translation, Translation]]:
+    """Return pivot and output of each sentence of a new example."""
+    places = [(number, field) for field in range(len(example.sentences))]
+    return [(ways[place][copy], outputs[place][copy]) for place in places]
+
+
+def _row(
+    number: int,
+    copy: int,
+    example: Example,
+    found: Sequence[tuple[Translation, Translation]],
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"origin": number, "copy": copy, "label": example.label}
+    trouble: set[str] = set()
+    changed = False
+    for field, (pivot, output) in enumerate(found):
+        source = example.sentences[field]
+        kept = pivot.trouble | output.trouble
+        # Nothing to send on, or nothing that came back: the source stays.
+        text = source if kept & {EMPTY, UNTRANSLATED} else output.text
+        row[f"source{field}"], row[f"pivot{field}"] = source, pivot.text
+        row[f"input{field}"] = text
+        trouble |= {EMPTY} if EMPTY in pivot.trouble else kept
+        changed |= text != source
+    row["unchanged"] = not changed
+    if trouble:
+        row["trouble"] = [name for name in TROUBLES if name in trouble]
+    return row
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _texts(examples: Sequence[Example]) -> int:
+    return sum(len(example.sentences) for example in examples)
+
+
+def _check_same(plan: Plan, found: Any, place: Path) -> None:
+    wanted = plan.settings()
+    found = found if isinstance(found, dict) else {}
+    for name in sorted({*wanted, *found}):
+        if wanted.get(name) != found.get(name):
+            raise InputError(
+                f"{place} was made with {name} = {json.dumps(found.get(name))}, now it "
+                f"is {json.dumps(wanted.get(name))}: choose another folder or delete it"
+            )

@@ -1,0 +1,302 @@
+"""Sampling translations from the whole distribution (Edunov et al. 2018).
+
+**The same bytes whatever the batch.** A piece is the winner of a race (``race``) whose
+random numbers are functions of the output's own stream (``streams``). What is left to
+depend on the batch is rounding, which changes with the shapes that are multiplied. So
+where the best two are closer than ``TOLERANCES`` (of logits, far above what rounding
+does), that row's decision is made again alone: source and whole output so far in one
+pass of fairseq's own model, a batch of 1, float32.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.sequence_generator import SequenceGenerator
+from torch import Tensor
+
+from fairseq_scl.augment.race import Method, draw, numbers_needed
+from fairseq_scl.augment.steps import Steps, normalised, open_steps
+from fairseq_scl.augment.streams import Noise, exponentials
+from fairseq_scl.augment.translator import Translator
+
+# In logits. Rounding moved them by 7e-6, 0.007 and 0.06 where it was measured.
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.8}
+MAX_TOKENS = 8192
+# Short sources are many in a batch: their scores must fit into memory, here 1 GiB.
+MOST_SCORES = 1 << 28
+# Rows that have finished are taken out when they are this share of a batch.
+FINISHED_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Request:
+    """A source to translate.
+
+    Attributes:
+        tokens: ids of its pieces, the one that ends it included.
+        streams: for each copy the key of its random stream.
+    """
+
+    tokens: tuple[int, ...]
+    streams: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A translation: ids of its pieces; ``cut``: it reached the longest length."""
+
+    tokens: tuple[int, ...]
+    cut: bool = False
+
+
+@dataclass
+class Counts:
+    """How many pieces were drawn, and how many of these drawn again alone."""
+
+    pieces: int = 0
+    again: int = 0
+    tolerances: dict[torch.dtype, float] = field(default_factory=lambda: TOLERANCES)
+
+
+def translate(
+    translator: Translator,
+    requests: Sequence[Request],
+    method: Method,
+    max_tokens: int = MAX_TOKENS,
+    on_done: Callable[[int], object] = lambda _: None,
+    counts: Counts | None = None,
+) -> list[list[Output]]:
+    """Translate sources, each as often as it has streams.
+
+    Args:
+        translator: the models.
+        requests: the sources, all with the same number of streams.
+        method: how outputs are chosen.
+        max_tokens: pieces of the sources in a batch, padding and copies included.
+        on_done: called with the number of outputs after each batch.
+        counts: where to count what was drawn, if that is wanted.
+
+    Returns:
+        for each request its outputs, in the order of its streams. Neither
+        ``max_tokens`` nor the other requests change them.
+    """
+    found: dict[int, list[Output]] = {}
+    counts = counts or Counts()
+    for numbers in _batches(translator, requests, method, max_tokens):
+        batch = [requests[number] for number in numbers]
+        with torch.inference_mode():
+            if method.beam:
+                outputs = [_beam_search(translator, batch[0], method)]
+            else:
+                outputs = _Batch(translator, batch, method, counts).run()
+        found |= dict(zip(numbers, outputs, strict=True))
+        on_done(sum(map(len, outputs)))
+    return [found[number] for number in range(len(requests))]
+
+
+def _batches(
+    translator: Translator,
+    requests: Sequence[Request],
+    method: Method,
+    max_tokens: int,
+) -> Iterator[list[int]]:
+    """Yield numbers of requests, longest first; one at a time for a beam search.
+
+    Its rounding cannot be kept out of its result.
+    """
+    waiting = sorted(range(len(requests)), key=lambda n: -len(requests[n].tokens))
+    room = MOST_SCORES // (len(translator.target) * len(translator.models))
+    while waiting:
+        longest = requests[waiting[0]]
+        width = len(longest.streams)
+        cost = len(longest.tokens) * width
+        size = 1 if method.beam else max(1, min(max_tokens // cost, room // width))
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+class _Batch:
+    """Sampling of one batch."""
+
+    def __init__(
+        self,
+        translator: Translator,
+        requests: Sequence[Request],
+        method: Method,
+        counts: Counts,
+    ) -> None:
+        self._translator, self._requests, self._method = translator, requests, method
+        self._counts = counts
+        self._device = translator.device
+        self._copies = len(requests[0].streams)
+        self._tolerance = counts.tolerances[translator.dtype] / method.temperature
+        streams = [key for request in requests for key in request.streams]
+        self._streams = torch.tensor(streams, device=self._device)
+        self._limits = [longest_output(translator, r, method) for r in requests]
+        self._numbers = numbers_needed(len(translator.target))
+        self._forbidden = forbidden_pieces(translator).to(self._device)
+        self._exact: dict[int, list[object]] = {}
+
+    def run(self) -> list[list[Output]]:
+        """Return the outputs of each request."""
+        eos, rows = self._translator.target.eos(), len(self._streams)
+        steps = self._open()
+        limits = torch.tensor(self._limits, device=self._device)
+        limits = limits.repeat_interleave(self._copies)
+        longest = max(self._limits)
+        tokens = torch.full((rows, longest + 2), eos, device=self._device)
+        lengths = torch.zeros(rows, dtype=torch.int64, device=self._device)
+        alive = torch.arange(rows, device=self._device)
+        noise = Noise(self._streams, self._numbers)
+        running = torch.ones(rows, dtype=torch.bool, device=self._device)
+        for step in range(longest):
+            previous = tokens[alive, : step + 1]
+            scores = self._scores(steps, previous, step)
+            picked = self._pick(scores, noise.at(step), alive, running, previous)
+            tokens[alive, step + 1] = picked.where(running, eos)
+            running &= picked.ne(eos)
+            lengths[alive] += running
+            running &= limits[alive] > step + 1
+            left = int(running.sum())
+            if left == 0:
+                break
+            if len(alive) - left >= FINISHED_SHARE * len(alive):
+                kept = running.nonzero().view(-1)
+                alive, running = alive[kept], running[kept]
+                for model in steps:
+                    model.keep(kept)
+                noise.keep(kept)
+        cut = (lengths >= limits).tolist()
+        pieces = [
+            tuple(row[1 : length + 1])
+            for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)
+        ]
+        every = [Output(p, c) for p, c in zip(pieces, cut, strict=True)]
+        copies = self._copies
+        return [every[i : i + copies] for i in range(0, rows, copies)]
+
+    def _open(self) -> list[Steps]:
+        translator, device = self._translator, self._device
+        tokens = padded([r.tokens for r in self._requests], translator).to(device)
+        lengths = torch.tensor([len(r.tokens) for r in self._requests], device=device)
+        return [
+            open_steps(model, tokens, lengths, self._copies, max(self._limits))
+            for model in translator.models
+        ]
+
+    def _scores(self, steps: Sequence[Steps], previous: Tensor, step: int) -> Tensor:
+        temperature = self._method.temperature
+        found = [model.scores(previous, step, temperature) for model in steps]
+        return self._allowed(averaged(found), step)
+
+    def _allowed(self, scores: Tensor, step: int) -> Tensor:
+        scores = scores.index_fill_(1, self._forbidden, float("-inf"))
+        if step == 0:  # as fairseq's --min-len 1
+            scores[:, self._translator.target.eos()] = float("-inf")
+        return scores
+
+    def _pick(
+        self,
+        scores: Tensor,
+        noise: Tensor,
+        alive: Tensor,
+        running: Tensor,
+        previous: Tensor,
+    ) -> Tensor:
+        """Draw a piece for each row; those too close to call are drawn alone."""
+        picked, close = draw(scores, noise, self._method, self._tolerance)
+        close &= running
+        self._counts.pieces += int(running.sum())
+        for row in close.nonzero().view(-1).tolist():
+            self._counts.again += 1
+            number = int(alive[row])
+            exact = self._scores_alone(number, previous[row : row + 1])
+            stream, step = self._streams[number : number + 1], previous.shape[1] - 1
+            alone = exponentials(stream, step, 1, self._numbers)[:, 0]
+            picked[row] = draw(exact, alone, self._method, 0.0)[0][0]
+        return picked
+
+    def _scores_alone(self, number: int, previous: Tensor) -> Tensor:
+        """Compute one row's scores from nothing but its source and output so far."""
+        source = number // self._copies
+        models: list[Any] = list(self._translator.exact)
+        if source not in self._exact:
+            tokens = torch.tensor([self._requests[source].tokens], device=self._device)
+            lengths = torch.tensor([tokens.shape[1]], device=self._device)
+            encoded = [model.encoder(tokens, src_lengths=lengths) for model in models]
+            self._exact[source] = encoded
+        scores = [
+            normalised(
+                m, m.decoder(previous, encoder_out=encoded), self._method.temperature
+            )
+            for m, encoded in zip(models, self._exact[source], strict=True)
+        ]
+        return self._allowed(averaged(scores), previous.shape[1] - 1)
+
+
+def averaged(scores: Sequence[Tensor]) -> Tensor:
+    """Average the probabilities of an ensemble, as fairseq's EnsembleModel does.
+
+    Args:
+        scores: ``(R, V)`` of each model, not necessarily normalised.
+
+    Returns:
+        ``(R, V)`` log-probabilities; of a single model its scores as they are.
+    """
+    if len(scores) == 1:
+        return scores[0]
+    each = torch.stack([s.float().log_softmax(dim=1) for s in scores])
+    return each.logsumexp(dim=0) - math.log(len(scores))
+
+
+def forbidden_pieces(translator: Translator) -> Tensor:
+    """Return the ids ``(N,)`` int64 of what no text can have.
+
+    fairseq never samples padding; here neither the unknown piece, nor the start, nor
+    what fills a dictionary up.
+    """
+    target = translator.target
+    fill = [n for n, s in enumerate(target.symbols) if s.startswith("madeupword")]
+    return torch.tensor(sorted({target.bos(), target.pad(), target.unk(), *fill}))
+
+
+def longest_output(translator: Translator, request: Request, method: Method) -> int:
+    """Return the largest number of pieces of an output, as fairseq-generate does."""
+    length = int(method.max_len_a * len(request.tokens) + method.max_len_b)
+    return max(1, min(length, translator.max_target))
+
+
+def padded(rows: Sequence[tuple[int, ...]], translator: Translator) -> Tensor:
+    """Return sources as ``(S, L)`` int64, padded on the side the models know."""
+    width, pad = max(map(len, rows)), translator.source.pad()
+    blank = [[pad] * (width - len(row)) for row in rows]
+    if translator.left_pad:
+        return torch.tensor([[*b, *r] for b, r in zip(blank, rows, strict=True)])
+    return torch.tensor([[*r, *b] for b, r in zip(blank, rows, strict=True)])
+
+
+def _beam_search(
+    translator: Translator, request: Request, method: Method
+) -> list[Output]:
+    """Return the best hypotheses of fairseq's own beam search."""
+    device, copies = translator.device, len(request.streams)
+    search = SequenceGenerator(
+        translator.models,
+        translator.target,
+        beam_size=max(method.beam, copies),
+        max_len=longest_output(translator, request, method) + 1,
+        max_len_a=method.max_len_a,
+        max_len_b=method.max_len_b,
+        temperature=method.temperature,
+        unk_penalty=float("inf"),
+    )
+    tokens = torch.tensor([request.tokens], device=device)
+    lengths = torch.tensor([tokens.shape[1]], device=device)
+    net_input = {"src_tokens": tokens, "src_lengths": lengths}
+    found = search.generate(translator.models, {"net_input": net_input})[0][:copies]
+    limit = longest_output(translator, request, method)
+    pieces = [tuple(hypothesis["tokens"].tolist()[:-1]) for hypothesis in found]
+    return [Output(p, len(p) >= limit) for p in pieces]

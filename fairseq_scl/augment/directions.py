@@ -1,0 +1,104 @@
+"""From the names of models, as a user gives them, to what translates one way."""
+
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fairseq_scl.augment.segment import BPES, guess_bpe, load_segmenter
+from fairseq_scl.augment.sentences import Direction
+from fairseq_scl.augment.translator import checkpoints_of, load_translator
+from fairseq_scl.data.files import sha256
+from fairseq_scl.errors import InputError
+
+PUBLISHED = ("wmt18", "wmt19")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Models of one direction that are found, not yet loaded.
+
+    Attributes:
+        checkpoints: their files.
+        source: source language.
+        target: target language.
+        tokenizer: what cuts words before BPE, if anything does.
+        bpe: what cuts them into pieces.
+    """
+
+    checkpoints: list[Path]
+    source: str
+    target: str
+    tokenizer: str | None
+    bpe: str
+
+    def describe(self) -> dict[str, object]:
+        """Tell which they are, wherever they are."""
+        return {
+            "languages": [self.source, self.target],
+            "tokenizer": self.tokenizer,
+            "bpe": self.bpe,
+            "sha256": [sha256(path) for path in self.checkpoints],
+        }
+
+    def load(self, device: str = "cpu", precision: str = "fp32") -> Direction:
+        """Load them.
+
+        Args:
+            device: a PyTorch device.
+            precision: ``fp32``, ``fp16`` or ``bf16``.
+
+        Raises:
+            InputError: see ``load_translator`` and ``load_segmenter``.
+        """
+        languages = (self.source, self.target)
+        translator = load_translator(self.checkpoints, *languages, device, precision)
+        source, target = (
+            load_segmenter(self.tokenizer, self.bpe, language, translator.folder)
+            for language in languages
+        )
+        return Direction(translator, source, target)
+
+
+def find_models(
+    names: str,
+    source: str,
+    target: str,
+    tokenizer: str | None = None,
+    bpe: str | None = None,
+    archives: Path | None = None,
+) -> Models:
+    """Find the models of one direction.
+
+    Args:
+        names: checkpoints or folders with colons between them, or published names.
+        source: source language.
+        target: target language.
+        tokenizer: ``moses`` or ``None``; published models bring theirs.
+        bpe: by default what the files beside the first checkpoint tell.
+        archives: for published names: where their archives are, instead of downloading.
+
+    Raises:
+        InputError: there are no such models, or nothing tells their BPE.
+    """
+    places = []
+    for name in names.split(":"):
+        if name in PUBLISHED:
+            # Loaded only where it is needed: it fetches files.
+            published = importlib.import_module("fairseq_scl.augment.published")
+            shown = sys.stderr.isatty()
+            places.append(
+                published.resolve(name, source, target, None, archives, shown)
+            )
+            tokenizer = published.TOKENIZER
+        else:
+            places.append(Path(name))
+    checkpoints = checkpoints_of(places)
+    folder = checkpoints[0].parent
+    bpe = bpe or guess_bpe(folder)
+    if bpe is None:
+        raise InputError(
+            f"{folder} has no BPE codes that are known by their name: say with --bpe "
+            f"which they are ({', '.join(BPES)})"
+        )
+    return Models(checkpoints, source, target, tokenizer, bpe)

@@ -1,0 +1,113 @@
+"""Drawing a piece from the scores of all of them, by a race that anyone can repeat.
+
+Each piece's probability is divided by a random number of its own from the exponential
+distribution; the largest quotient wins, each piece with its probability. There are two
+rounds, among blocks of the vocabulary and within the block that won: the same
+distribution, with a few hundred random numbers instead of one for each piece.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# A change makes other outputs of the same seed.
+BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Method:
+    """How outputs are chosen.
+
+    Attributes:
+        temperature: what logits are divided by, above 0.
+        top_k: sample among the k best pieces only; 0: among all.
+        top_p: sample among the fewest pieces that together have this probability; 0:
+            among all.
+        beam: size of the beam of a beam search instead of sampling; 0: sample.
+        max_len_a: longest output in pieces is ``max_len_a`` times that of the source,
+            its end included, plus ``max_len_b``; the defaults are fairseq's.
+        max_len_b: see ``max_len_a``.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+    beam: int = 0
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+
+
+def numbers_needed(pieces: int) -> int:
+    """Return how many random numbers a draw from that many pieces takes."""
+    return -(-pieces // BLOCK) + BLOCK
+
+
+def draw(
+    scores: Tensor, noise: Tensor, method: Method, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """Draw one piece a row.
+
+    Args:
+        scores: ``(R, V)`` logits at the temperature, of which one at least is finite;
+            used up.
+        noise: ``(R, numbers_needed(V))`` float32 from the exponential distribution.
+        method: its ``top_k`` and ``top_p`` leave pieces out.
+        tolerance: how near the best two may come, in units of ``scores``.
+
+    Returns:
+        the pieces ``(R,)`` int64, and ``(R,)`` bool: whether another rounding of the
+        scores, within the tolerance, could have chosen otherwise.
+    """
+    scores = scores.float()
+    close = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    if method.top_k or method.top_p:
+        scores, close = _narrowed(scores, method, tolerance)
+    masses = scores.sub_(scores.amax(dim=1, keepdim=True)).exp_()
+    masses = F.pad(masses, (0, -masses.shape[1] % BLOCK))
+    blocks = masses.view(len(masses), -1, BLOCK)
+    reach = math.exp(-tolerance)
+    first, near = _race(blocks.sum(dim=2), noise[:, BLOCK:], reach)
+    rows = torch.arange(len(first), device=first.device)
+    second, near_within = _race(blocks[rows, first], noise[:, :BLOCK], reach)
+    return first * BLOCK + second, close | near | near_within
+
+
+def _race(masses: Tensor, noise: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """Return the winner of each row of ``(R, N)``, and whether it was a close run."""
+    quotients = masses / noise
+    if masses.shape[1] == 1:
+        winners = torch.zeros(len(masses), dtype=torch.int64, device=masses.device)
+        return winners, winners.bool()
+    best = quotients.topk(2, dim=1)
+    return best.indices[:, 0], best.values[:, 1] > best.values[:, 0] * reach
+
+
+def _narrowed(
+    scores: Tensor, method: Method, tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """Leave out pieces by ``top_k`` or ``top_p``; tell whether the border is close."""
+    best, order = scores.sort(dim=1, descending=True, stable=True)
+    if method.top_k:
+        size = min(method.top_k, scores.shape[1])
+        count = torch.full((len(scores), 1), size, device=scores.device)
+    else:
+        before = best.softmax(dim=1).cumsum(dim=1)
+        # The piece that reaches the probability is in.
+        count = (before < method.top_p).sum(dim=1, keepdim=True) + 1
+    ranks = torch.arange(scores.shape[1], device=scores.device)
+    kept = torch.where(ranks < count, best, float("-inf"))
+    close = _border_is_close(best, count, tolerance)
+    if method.top_p:
+        # A sum of probabilities moves by a quarter of what its logits do, at most.
+        close |= ((before - method.top_p).abs() < tolerance / 4).any(dim=1)
+    return torch.empty_like(scores).scatter_(1, order, kept), close
+
+
+def _border_is_close(best: Tensor, count: Tensor, tolerance: float) -> Tensor:
+    inside = best.gather(1, count - 1)
+    outside = best.gather(1, count.clamp(max=best.shape[1] - 1))
+    close = (inside - outside < tolerance) & (count < best.shape[1])
+    return close.view(-1)

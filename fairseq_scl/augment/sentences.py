@@ -1,0 +1,160 @@
+"""Translating texts: pieces in and out, and what to do with texts that do not fit."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from fairseq_scl.augment.decoding import MAX_TOKENS, Output, Request, translate
+from fairseq_scl.augment.race import Method
+from fairseq_scl.augment.streams import stream_key
+from fairseq_scl.augment.translator import Translator
+
+EMPTY, SPLIT, TRUNCATED = "empty", "split", "truncated"
+UNTRANSLATED = "untranslated"
+TROUBLES = (EMPTY, SPLIT, TRUNCATED, UNTRANSLATED)
+SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)\]])\s+")
+
+StreamName = tuple[int | str, ...]
+
+
+class Pieces(Protocol):
+    """Cuts texts of one language into the pieces of its dictionary, and back."""
+
+    def encode(self, text: str) -> list[str]:
+        """Return the pieces of a text."""
+
+    def decode(self, pieces: Sequence[str]) -> str:
+        """Return the text of pieces."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Models of one direction, and how texts of both languages are cut."""
+
+    translator: Translator
+    source: Pieces
+    target: Pieces
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A text, and what was not in order with it (of ``TROUBLES``)."""
+
+    text: str
+    trouble: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is translated at once of a text."""
+
+    text: str
+    tokens: tuple[int, ...]
+    trouble: frozenset[str]
+
+
+def translate_texts(
+    direction: Direction,
+    texts: Sequence[str],
+    names: Sequence[Sequence[StreamName]],
+    method: Method,
+    max_tokens: int = MAX_TOKENS,
+    on_done: Callable[[int], object] = lambda _: None,
+) -> list[list[Translation]]:
+    """Translate texts, each as often as it has names of random streams.
+
+    A text that is longer than the models' positions is split at the ends of its
+    sentences, and a sentence that is still too long is truncated. What has no
+    translation stays as it is.
+
+    Args:
+        direction: models and segmenters.
+        texts: to translate, without line feeds.
+        names: for each text the names of its streams, the same number for all.
+        method: how outputs are chosen.
+        max_tokens: pieces in a batch.
+        on_done: called with the number of translations as they are done.
+
+    Returns:
+        for each text its translations.
+    """
+    parts = [_parts(direction, text) for text in texts]
+    requests = [
+        Request(part.tokens, tuple(stream_key(*name, number) for name in names[text]))
+        for text, pieces in enumerate(parts)
+        for number, part in enumerate(pieces)
+    ]
+    found = iter(translate(direction.translator, requests, method, max_tokens, on_done))
+    return [
+        _joined(direction, text, pieces, [next(found) for _ in pieces], len(streams))
+        for text, pieces, streams in zip(texts, parts, names, strict=True)
+    ]
+
+
+def _joined(
+    direction: Direction,
+    text: str,
+    parts: Sequence[_Part],
+    outputs: Sequence[Sequence[Output]],
+    copies: int,
+) -> list[Translation]:
+    if not parts:
+        return [Translation(text, frozenset({EMPTY}))] * copies
+    translations = []
+    for copy in range(copies):
+        of_parts = [
+            _text(direction, part, output[copy])
+            for part, output in zip(parts, outputs, strict=True)
+        ]
+        trouble = frozenset().union(*(t.trouble for t in of_parts))
+        translations.append(Translation(" ".join(t.text for t in of_parts), trouble))
+    return translations
+
+
+def _text(direction: Direction, part: _Part, output: Output) -> Translation:
+    symbols = direction.translator.target.symbols
+    text = direction.target.decode([symbols[token] for token in output.tokens])
+    text = " ".join(text.split())
+    trouble = part.trouble | ({TRUNCATED} if output.cut else set())
+    if text:
+        return Translation(text, trouble)
+    return Translation(part.text, trouble | {UNTRANSLATED})
+
+
+def _parts(direction: Direction, text: str) -> list[_Part]:
+    """Cut a text so that each part fits; no part of a text that has no pieces."""
+    pieces = _encode(direction, text)
+    if pieces is None:
+        return []
+    if _fits(direction, pieces):
+        return [pieces]
+    parts: list[_Part] = []
+    for sentence in SENTENCE_END.split(text):
+        longer = f"{parts[-1].text} {sentence}" if parts else sentence
+        joined = _encode(direction, longer)
+        if parts and joined is not None and _fits(direction, joined):
+            parts[-1] = joined
+        elif (alone := _encode(direction, sentence)) is not None:
+            parts.append(alone)
+    limit = direction.translator.max_source
+    mark = frozenset({SPLIT}) if len(parts) > 1 else frozenset()
+    for number, part in enumerate(parts):
+        trouble = mark | (set() if _fits(direction, part) else {TRUNCATED})
+        tokens = (*part.tokens[: limit - 1], part.tokens[-1])
+        tokens = part.tokens if _fits(direction, part) else tokens
+        parts[number] = replace(part, tokens=tokens, trouble=trouble)
+    return parts
+
+
+def _encode(direction: Direction, text: str) -> _Part | None:
+    dictionary = direction.translator.source
+    pieces = direction.source.encode(text)
+    if not pieces:
+        return None
+    tokens = (*(dictionary.index(piece) for piece in pieces), dictionary.eos())
+    return _Part(text, tokens, frozenset())
+
+
+def _fits(direction: Direction, part: _Part) -> bool:
+    return len(part.tokens) <= direction.translator.max_source

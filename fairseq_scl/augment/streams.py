@@ -1,0 +1,95 @@
+"""Random numbers that depend on the example alone, not on the batch it stands in.
+
+Each output has a stream of its own, known by a 64-bit key. A number is a function of
+key, step and place (a counter-based generator), so that no order of computing and no
+batch size can change it.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+ROUNDS = 10
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
+LOW = 0xFFFFFFFF
+AT_ONCE = 1 << 16
+
+
+def stream_key(*parts: int | str) -> int:
+    """Return the key of a stream: 64 bits, as a signed number, of what names it."""
+    name = "\0".join(f"{type(part).__name__}:{part}" for part in parts)
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little", signed=True)
+
+
+def philox(counters: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Compute Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers").
+
+    Args:
+        counters: four int64 tensors of 32-bit numbers that broadcast together.
+        key: two of them.
+
+    Returns:
+        four int64 tensors of random 32-bit numbers.
+    """
+    a, b, c, d = counters
+    first, second = key
+    for _ in range(ROUNDS):
+        # The product of two 32-bit numbers wraps around in int64; its bits are right.
+        left, right = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
+        a, b, c, d = (
+            (right >> 32) & LOW ^ b ^ first,
+            right & LOW,
+            (left >> 32) & LOW ^ d ^ second,
+            left & LOW,
+        )
+        first, second = (first + WEYL[0]) & LOW, (second + WEYL[1]) & LOW
+    return [a, b, c, d]
+
+
+def exponentials(keys: Tensor, first: int, steps: int, count: int) -> Tensor:
+    """Draw from the exponential distribution of rate 1.
+
+    Args:
+        keys: ``(R,)`` int64, the stream of each row.
+        first: number of the first step of decoding.
+        steps: how many steps.
+        count: how many numbers a row and step.
+
+    Returns:
+        ``(R, steps, count)`` float32, above 0; now and then (one of 2^24) infinite.
+    """
+    places = torch.arange((count + 3) // 4, device=keys.device)
+    times = torch.arange(first, first + steps, device=keys.device)[:, None]
+    zero = torch.zeros_like(places[:1])
+    keys = keys[:, None, None]
+    words = philox((places, times, zero, zero), (keys & LOW, (keys >> 32) & LOW))
+    numbers = torch.stack(words, dim=-1).flatten(2)[:, :, :count]
+    # Small numbers decide a race: they keep all their bits by -log(1 - u), u near 0.
+    uniform = numbers.to(torch.float32).add_(0.5).mul_(2.0**-32)
+    return uniform.neg_().log1p_().neg_()
+
+
+class Noise:
+    """The random numbers of the rows of a batch, computed for some steps at once."""
+
+    def __init__(self, keys: Tensor, count: int) -> None:
+        """Take the streams ``(R,)`` int64 and how many numbers each step needs."""
+        self._keys, self._count = keys, count
+        self._first = 0
+        self._drawn = torch.empty(len(keys), 0, count, device=keys.device)
+
+    def at(self, step: int) -> Tensor:
+        """Return the numbers of a step: ``(R, count)`` float32."""
+        if step >= self._first + self._drawn.shape[1]:
+            # A few rows cost as much as one: what counts is the number of calls.
+            steps = max(1, min(16, AT_ONCE // (len(self._keys) * self._count)))
+            self._drawn = exponentials(self._keys, step, steps, self._count)
+            self._first = step
+        return self._drawn[:, step - self._first]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self._keys, self._drawn = self._keys[rows], self._drawn[rows]

@@ -1,0 +1,205 @@
+"""Loading translation models: one checkpoint, or several as an ensemble."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils, tasks
+from fairseq.data import Dictionary
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
+
+from fairseq_scl.errors import InputError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass
+class Translator:
+    """Translation models that work together.
+
+    Attributes:
+        models: in evaluation mode, on the device, in the precision asked for.
+        exact: the same models in float32, for decisions that are too close to call.
+        source: dictionary of the source language.
+        target: dictionary of the target language.
+        languages: source and target language.
+        left_pad: whether sources are padded on the left, as in training.
+        max_source: longest source in pieces, with the one that ends it.
+        max_target: longest output in pieces, without the one that ends it.
+        checkpoints: the files.
+        folder: of the first checkpoint, where dictionaries and BPE codes are.
+    """
+
+    models: list[FairseqEncoderDecoderModel]
+    exact: list[FairseqEncoderDecoderModel]
+    source: Dictionary
+    target: Dictionary
+    languages: tuple[str, str]
+    left_pad: bool
+    max_source: int
+    max_target: int
+    checkpoints: list[Path]
+    folder: Path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return torch.device(next(self.models[0].parameters()).device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the models."""
+        dtype: torch.dtype = next(self.models[0].parameters()).dtype
+        return dtype
+
+
+def checkpoints_of(names: Sequence[str | Path]) -> list[Path]:
+    """Return the checkpoints of files and of folders, whose ``*.pt`` are an ensemble.
+
+    Raises:
+        InputError: there is no such file or folder, or no checkpoint in the folder.
+    """
+    found: list[Path] = []
+    for name in map(Path, names):
+        if name.is_dir():
+            files = sorted(name.glob("*.pt"))
+            if not files:
+                raise InputError(f"{name} has no checkpoint: a *.pt file is needed")
+            found += files
+        elif name.is_file():
+            found.append(name)
+        else:
+            raise InputError(f"missing translation model: {name}")
+    return found
+
+
+def load_translator(
+    names: Sequence[str | Path],
+    source: str,
+    target: str,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> Translator:
+    """Load fairseq translation models.
+
+    Args:
+        names: checkpoint files, or folders whose ``*.pt`` are taken together.
+        source: source language, as in the names of the dictionaries.
+        target: target language.
+        device: a PyTorch device.
+        precision: ``fp32``, ``fp16`` or ``bf16``; the last two on a GPU.
+
+    Raises:
+        InputError: a file is missing or is no translation model with an encoder and an
+            incremental decoder, languages or dictionaries do not fit, there is no such
+            device.
+    """
+    _check_device(device, precision)
+    paths = checkpoints_of(names)
+    first: Translator | None = None
+    for path in paths:
+        task, model = _load(path, source, target)
+        if first is None:
+            first = Translator(
+                models=[],
+                exact=[],
+                source=task.source_dictionary,
+                target=task.target_dictionary,
+                languages=(source, target),
+                left_pad=_is_true(getattr(task.cfg, "left_pad_source", True)),
+                max_source=int(model.encoder.max_positions()),
+                max_target=int(model.decoder.max_positions()) - 1,
+                checkpoints=paths,
+                folder=path.parent,
+            )
+        _check_dictionaries(first, task, path)
+        first.max_source = min(first.max_source, int(model.encoder.max_positions()))
+        first.max_target = min(first.max_target, int(model.decoder.max_positions()) - 1)
+        model.requires_grad_(False).eval().to(device)
+        first.exact.append(model)
+        half = precision != "fp32"
+        first.models.append(
+            copy.deepcopy(model).to(DTYPES[precision]) if half else model
+        )
+    if first is None:
+        raise InputError("no translation model was named")
+    return first
+
+
+def _check_device(device: str, precision: str) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
+        )
+    if precision != "fp32" and not device.startswith("cuda"):
+        raise InputError(f"--{precision} needs a GPU, but the device is {device!r}")
+
+
+def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
+    """Return task and model of a checkpoint, with the dictionaries beside it."""
+    state = checkpoint_utils.load_checkpoint_to_cpu(
+        str(path), {"data": str(path.parent)}
+    )
+    cfg = state.get("cfg")
+    if state.get("args") is not None:
+        cfg = convert_namespace_to_omegaconf(state["args"])
+    names = [getattr(cfg and cfg.task, f"{side}_lang", None) for side in SIDES]
+    if None in names or "model" not in state:
+        raise InputError(
+            f"{path} is no translation model: a checkpoint of fairseq-train with "
+            "--task translation and both languages is needed"
+        )
+    if names != [source, target]:
+        raise InputError(
+            f"{path} translates {names[0]} to {names[1]}, but {source} to {target} is "
+            "needed"
+        )
+    for language in names:
+        if not (path.parent / f"dict.{language}.txt").is_file():
+            raise InputError(
+                f"missing dictionary: {path.parent / f'dict.{language}.txt'} must be "
+                "beside the checkpoint"
+            )
+    task = tasks.setup_task(cfg.task)
+    try:
+        models, _ = checkpoint_utils.load_model_ensemble(
+            [str(path)], task=task, state=state
+        )
+    except RuntimeError as error:  # fairseq's for weights of another shape
+        raise InputError(
+            f"{path} does not fit the dictionaries in {path.parent}, which have "
+            f"{len(task.source_dictionary)} and {len(task.target_dictionary)} pieces: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+    model = models[0]
+    if not isinstance(model, FairseqEncoderDecoderModel) or not isinstance(
+        model.decoder, FairseqIncrementalDecoder
+    ):
+        raise InputError(
+            f"{path} is a {type(model).__name__}: an encoder with a decoder that "
+            "decodes step by step is needed"
+        )
+    return task, model
+
+
+SIDES = ("source", "target")
+
+
+def _check_dictionaries(first: Translator, task: Any, path: Path) -> None:
+    for side in SIDES:
+        ours: Dictionary = getattr(first, side)
+        theirs: Dictionary = getattr(task, f"{side}_dictionary")
+        if ours.symbols != theirs.symbols:
+            raise InputError(
+                f"{path} has another {side} dictionary than {first.checkpoints[0]}: "
+                "the models of an ensemble must share theirs"
+            )
+
+
+def _is_true(value: Any) -> bool:
+    """Tell what fairseq's ``eval_bool`` does: a flag is stored as text, too."""
+    return value if isinstance(value, bool) else str(value) == "True"

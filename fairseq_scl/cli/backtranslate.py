@@ -1,0 +1,318 @@
+"""``fairseq-scl backtranslate``."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fairseq_scl.augment.backtranslate import (
+    Plan,
+    backtranslate,
+    finished,
+    name_of,
+)
+from fairseq_scl.augment.decoding import MAX_TOKENS
+from fairseq_scl.augment.directions import Models, find_models
+from fairseq_scl.augment.race import Method
+from fairseq_scl.augment.segment import BPES, TOKENIZERS
+from fairseq_scl.data.drawn import digest, read_drawn, read_every_row
+from fairseq_scl.data.texts import Example
+from fairseq_scl.errors import InputError
+
+NAMED_AT_MOST = 5
+KNOWN = ("outputs", "examples", "copies")
+
+
+@dataclass(frozen=True)
+class _Input:
+    """What is augmented, under the name of its file."""
+
+    name: str
+    examples: list[Example]
+    notes: Mapping[str, int]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--sample",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="data folders of samples that 'fairseq-scl prepare --task' wrote, needs "
+        "--from; their training sentences are augmented",
+    )
+    source.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="your own .tsv, .csv or .jsonl with named columns, needs --columns",
+    )
+    parser.add_argument(
+        "--from",
+        dest="folder",
+        type=Path,
+        metavar="FOLDER",
+        help="with --sample: folder that holds the official one (SST-2 …), or is it",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="with --table: one or two columns of texts, then that of the label",
+    )
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the augmented files, NAME-bt0.3.jsonl with a record beside it; "
+        "a file that is there is not made again",
+    )
+    _add_models(parser.add_argument_group("models"))
+    _add_sampling(parser.add_argument_group("sampling"))
+    _add_machine(parser.add_argument_group("machine; none of these changes the files"))
+
+
+def _add_models(group: argparse._ArgumentGroup) -> None:
+    for way, text in (("forward", "to the other language"), ("backward", "back")):
+        group.add_argument(
+            f"--{way}",
+            required=True,
+            metavar="MODEL[:MODEL...]",
+            help=f"models {text}, several as an ensemble: files of fairseq-train, or "
+            "folders as fairseq publishes them (all *.pt, dict.en.txt, dict.de.txt, "
+            "BPE codes), or wmt18 or wmt19, which are downloaded"
+            + (
+                "; no WMT'18 model from German to English was ever published: wmt19's "
+                "single model is the usual one, scripts/train_wmt18_de_en.sh trains one"
+                if way == "backward"
+                else ""
+            ),
+        )
+    group.add_argument(
+        "--models-from",
+        type=Path,
+        metavar="FOLDER",
+        help="for wmt18 and wmt19: where their archives are, instead of downloading",
+    )
+    group.add_argument(
+        "--language", default="en", metavar="LANG", help="of the sentences"
+    )
+    group.add_argument("--pivot", default="de", metavar="LANG", help="other language")
+    group.add_argument(
+        "--tokenizer", choices=TOKENIZERS, help="what cuts words before BPE"
+    )
+    group.add_argument(
+        "--bpe", choices=BPES, help="of the models (default: by the files beside them)"
+    )
+
+
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--temperature",
+        nargs="+",
+        type=float,
+        default=[0.3, 0.5, 0.7, 0.9],
+        metavar="T",
+        help="of the sampling, a file for each; the defaults are the paper's",
+    )
+    group.add_argument(
+        "--temperature-backward",
+        type=float,
+        metavar="T",
+        help="of the way back (default: the same)",
+    )
+    group.add_argument(
+        "--copies", type=int, default=3, metavar="N", help="new examples for each"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of all random choices")
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="sample among the K best"
+    )
+    choice.add_argument(
+        "--top-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="sample among the best that together have probability P",
+    )
+    choice.add_argument(
+        "--beam",
+        type=int,
+        default=0,
+        metavar="N",
+        help="beam search, no sampling: the copies are its best hypotheses; without "
+        "any of the three the whole distribution is sampled, as in the paper",
+    )
+
+
+def _add_machine(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        default=MAX_TOKENS,
+        metavar="N",
+        help="pieces in a batch, padding and copies included",
+    )
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    group.add_argument(
+        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
+    )
+    precision = group.add_mutually_exclusive_group()
+    for name in ("fp16", "bf16"):
+        precision.add_argument(
+            f"--{name}",
+            dest="precision",
+            action="store_const",
+            const=name,
+            default="fp32",
+            help=f"compute in {name}, on a GPU",
+        )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the augmented files, one for each input and temperature."""
+    _check(arguments)
+    inputs = _inputs(arguments)
+    ways = _models(arguments)
+    about: dict[str, Any] = {way: models.describe() for way, models in ways.items()}
+    about = {"models": about, "precision": arguments.precision}
+    wanted = []
+    for temperature in dict.fromkeys(arguments.temperature):
+        for given in inputs:
+            plan = _plan(arguments, temperature, about, given)
+            name = name_of(given.name, temperature, arguments.temperature_backward)
+            wanted.append((arguments.to / name, plan, given))
+    left = [item for item in wanted if not finished(item[0], item[1])]
+    for target, plan, _ in wanted:
+        if finished(target, plan):
+            _tell(target, "is there already", {})
+    if not left:
+        return 0
+    forward, backward = (
+        models.load(arguments.device, arguments.precision) for models in ways.values()
+    )
+    total = sum(
+        2 * arguments.copies * sum(len(e.sentences) for e in given.examples)
+        for _, _, given in left
+    )
+    with tqdm(total=total, unit=" sentences", disable=None, smoothing=0) as bar:
+        for target, plan, given in left:
+            bar.set_description(target.name)
+            record = backtranslate(
+                given.examples,
+                forward,
+                backward,
+                plan,
+                target,
+                max_tokens=arguments.max_tokens,
+                on_done=bar.update,
+            )
+            with bar.external_write_mode():
+                _tell(target, "", record)
+                _name_troubles(record, given)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    kind, other = ("sample", "table") if arguments.sample else ("table", "sample")
+    needs = {"sample": ("folder", "--from"), "table": ("columns", "--columns")}
+    if getattr(arguments, needs[kind][0]) is None:
+        raise InputError(f"--{kind} needs {needs[kind][1]}")
+    if getattr(arguments, needs[other][0]) is not None:
+        raise InputError(f"{needs[other][1]} goes with --{other}, not with --{kind}")
+    temperatures = list(arguments.temperature)
+    if arguments.temperature_backward is not None:
+        temperatures.append(arguments.temperature_backward)
+    for value in temperatures:
+        if not 0.01 <= value <= 100:
+            raise InputError(
+                f"a temperature is {value:g}: it must be from 0.01 (nearly the best "
+                "piece each time) to 100"
+            )
+    for flag, least in (("copies", 1), ("max_tokens", 1), ("top_k", 0), ("beam", 0)):
+        if (value := getattr(arguments, flag)) < least:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} is {value}: it must be at least {least}")
+    if not 0 <= arguments.top_p <= 1:
+        raise InputError(f"--top-p is {arguments.top_p:g}: it must be from 0 to 1")
+
+
+def _inputs(arguments: argparse.Namespace) -> list[_Input]:
+    if arguments.table is not None:
+        examples, notes = read_every_row(arguments.table, arguments.columns)
+        return [_Input(arguments.table.stem, examples, notes)]
+    names = Counter(folder.resolve().name for folder in arguments.sample)
+    for name, count in names.items():
+        if count > 1:
+            raise InputError(
+                f"--sample has {count} folders called {name}, whose files would have "
+                "the same name in --to: augment the tasks one by one"
+            )
+    return [
+        _Input(folder.resolve().name, read_drawn(folder, arguments.folder), {})
+        for folder in arguments.sample
+    ]
+
+
+def _models(arguments: argparse.Namespace) -> dict[str, Models]:
+    home, away = arguments.language, arguments.pivot
+    more = (arguments.tokenizer, arguments.bpe, arguments.models_from)
+    return {
+        "forward": find_models(arguments.forward, home, away, *more),
+        "backward": find_models(arguments.backward, away, home, *more),
+    }
+
+
+def _plan(
+    arguments: argparse.Namespace,
+    temperature: float,
+    about: Mapping[str, Any],
+    given: _Input,
+) -> Plan:
+    more = {name: getattr(arguments, name) for name in ("top_k", "top_p", "beam")}
+    home = arguments.temperature_backward or temperature
+    described = {"name": given.name, "sha256": digest(given.examples)}
+    return Plan(
+        seed=arguments.seed,
+        copies=arguments.copies,
+        forward=Method(temperature, **more),
+        backward=Method(home, **more),
+        about={**about, "input": {**described, "notes": dict(given.notes)}},
+    )
+
+
+def _tell(target: Path, verdict: str, record: Mapping[str, Any]) -> None:
+    counts = record.get("counts")
+    if counts:
+        verdict = f"{counts['outputs']} outputs of {_examples(counts['examples'])}"
+        others = {k: n for k, n in counts.items() if n and k not in KNOWN}
+        verdict += "".join(f", {n} {name}" for name, n in others.items())
+    print(f"{target}: {verdict}", flush=True)
+
+
+def _name_troubles(record: Mapping[str, Any], given: _Input) -> None:
+    """Name the examples that were not in order, the first few of each kind."""
+    for note, count in given.notes.items():
+        print(f"fairseq-scl: {_examples(count)} {note}", file=sys.stderr)
+    for trouble, origins in record["origins"].items():
+        places = [given.examples[n].origin for n in origins[:NAMED_AT_MOST]]
+        more = "" if len(origins) <= NAMED_AT_MOST else "; …"
+        print(
+            f"fairseq-scl: {_examples(len(origins))} {trouble}: "
+            f"{'; '.join(places)}{more}",
+            file=sys.stderr,
+        )
+
+
+def _examples(count: int) -> str:
+    return f"{count} example" if count == 1 else f"{count} examples"

@@ -1,0 +1,160 @@
+"""The texts that are to be augmented: those of a drawn sample, or a table's."""
+
+import hashlib
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fairseq_scl.data.binarise import DRAW
+from fairseq_scl.data.files import read_json, sha256
+from fairseq_scl.data.readers import TableFile, own_table, task_table
+from fairseq_scl.data.tasks import TASKS, TRAIN
+from fairseq_scl.data.texts import Example
+from fairseq_scl.errors import InputError
+
+NOT_UTF8 = "not UTF-8"
+NO_TEXT = "without a text"
+
+
+def read_drawn(folder: str | Path, source: str | Path) -> list[Example]:
+    """Read the training examples of a prepared sample from the official files.
+
+    Args:
+        folder: a data folder with ``draw.json``, as ``fairseq-scl prepare`` writes.
+        source: folder that holds the official one (SST-2 …), or is it.
+
+    Returns:
+        the examples in the order of the sample.
+
+    Raises:
+        InputError: the folder tells not where its examples are from, they are not from
+            a task of the paper, or the official file is another one.
+    """
+    folder = Path(folder)
+    draw = read_json(folder / DRAW)
+    try:
+        name, train = draw["source"], draw["splits"][TRAIN]
+        lines, of_texts = train["lines"], train["sha256"]
+        of_file = draw["files"][TRAIN]["sha256"]
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{folder / DRAW} does not tell file and lines of the training examples: "
+            "it must be one that fairseq-scl prepare wrote"
+        ) from None
+    if name not in TASKS:
+        raise InputError(
+            f"{folder} was drawn from {name}, which is no task of the paper: give your "
+            "own file with --table"
+        )
+    table = task_table(TASKS[name], source, TRAIN)
+    if (found := sha256(table.path)) != of_file:
+        raise InputError(
+            f"{table.path} is not the file that {folder} was drawn from: its SHA-256 "
+            f"is {found}, {folder / DRAW} has {of_file}"
+        )
+    wanted = line_numbers(lines)
+    examples = [example for line, example in table if line in wanted]
+    for flip in draw.get("flipped", {}).get("rows", []):
+        examples[flip["row"]] = replace(examples[flip["row"]], label=flip["is"])
+    if digest(examples) != of_texts:
+        raise InputError(
+            f"the examples in {table.path} are not those that {folder / DRAW} lists: "
+            "their SHA-256 differs"
+        )
+    return examples
+
+
+def digest(examples: Iterable[Example]) -> str:
+    """Return the SHA-256 of examples as text, as ``draw.json`` has it."""
+    found = hashlib.sha256()
+    for example in examples:
+        text = "\t".join((*example.sentences, example.label))
+        found.update(f"{text}\n".encode())
+    return found.hexdigest()
+
+
+def line_numbers(ranges: str) -> set[int]:
+    """Read rising numbers from ranges: ``2-4,9`` is 2, 3, 4 and 9."""
+    numbers: set[int] = set()
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def read_every_row(
+    path: str | Path, columns: Sequence[str]
+) -> tuple[list[Example], Counter[str]]:
+    """Read a user's own table and leave no row out.
+
+    A row without a text has an empty one; bytes that are not UTF-8 become U+FFFD.
+
+    Args:
+        path: ``.tsv``, ``.csv`` or ``.jsonl``, see :func:`readers.own_table`.
+        columns: names of one or two text columns and, last, of the label's.
+
+    Returns:
+        the examples in the order of the rows, and how many were not in order, by
+        reason.
+
+    Raises:
+        InputError: see :class:`readers.TableFile`.
+    """
+    path = Path(path)
+    layout = own_table(path, columns).layout
+    notes: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        readable = path
+        if path.is_file() and (broken := _broken_lines(path)):
+            notes[NOT_UTF8] = broken
+            readable = _mended(path, Path(scratch, path.name))
+        try:
+            examples = [
+                replace(e, origin=e.origin.replace(str(readable), str(path)))
+                for _, e in _EveryRow(readable, layout)
+            ]
+        except InputError as error:
+            message = str(error).replace(str(readable), str(path))
+            raise InputError(message) from error
+    if not examples:
+        raise InputError(f"{path} has no row")
+    notes[NO_TEXT] = sum(not all(example.sentences) for example in examples)
+    return examples, +notes
+
+
+class _EveryRow(TableFile):
+    """A table whose empty texts stay in their rows."""
+
+    def _example(self, row: dict[str, Any], origin: str) -> Example | None:
+        columns = [column for columns in self.layout.sentences for column in columns]
+        empty = [c for c in columns if isinstance(row[c], str) and not row[c].strip()]
+        example = super()._example({**row, **dict.fromkeys(empty, "-")}, origin)
+        if example is None or not empty:
+            return example
+        texts = zip(columns, example.sentences, strict=True)
+        sentences = tuple("" if c in empty else text for c, text in texts)
+        return Example(sentences, example.label, example.origin)
+
+
+def _broken_lines(path: Path) -> int:
+    count = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                count += 1
+    return count
+
+
+def _mended(path: Path, copy: Path) -> Path:
+    with (
+        path.open(encoding="utf-8", errors="replace", newline="") as file,
+        copy.open("w", encoding="utf-8", newline="") as mended,
+    ):
+        shutil.copyfileobj(file, mended)
+    return copy

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Back-translates few-shot samples (section 5.2 of Gunel et al. 2021): to German and back,
+# sampled at each temperature, three new examples for each.
+#
+# Usage:  FORWARD=mt/en-de BACKWARD=mt/de-en scripts/backtranslate.sh [OPTION...]
+#         the options go to `fairseq-scl backtranslate`; started again, it goes on
+# Writes: AUGMENTED/SST-2/n100-sample0-bt0.3.jsonl … and a record beside each; then
+#         `fairseq-scl prepare --sample … --augmented …` makes data folders, as table5.sh.
+# Cost:   on two cores with small models, see docs/augmentation.md; with the published
+#         models a GPU of 16 GB.
+# Settings: FORWARD, BACKWARD   translation models: a checkpoint or a folder with *.pt,
+#                               dict.en.txt, dict.de.txt and BPE codes, several joined
+#                               with a colon; or wmt18, wmt19, which are downloaded
+#           DATA_BIN      has the samples, from prepare_glue.sh (default: data-bin)
+#           GLUE          official files they were drawn from   (default: data-bin/glue)
+#           AUGMENTED     where to write                   (default: data-bin/augmented)
+#           TASKS, SIZE   which samples                (default: SST-2 QNLI MNLI; 100)
+#           TEMPERATURES  of the sampling                     (default: 0.3 0.5 0.7 0.9)
+set -euo pipefail
+FORWARD=${FORWARD:?name a translation model} BACKWARD=${BACKWARD:?name one for the way back}
+DATA_BIN=${DATA_BIN:-data-bin} AUGMENTED=${AUGMENTED:-data-bin/augmented} SIZE=${SIZE:-100}
+read -ra tasks <<<"${TASKS:-SST-2 QNLI MNLI}"
+read -ra temperatures <<<"${TEMPERATURES:-0.3 0.5 0.7 0.9}"
+
+for task in "${tasks[@]}"; do
+  samples=()
+  for folder in "$DATA_BIN/$task/n$SIZE"-sample*; do
+    [[ ! -f $folder/draw.json || $folder == *-bt* ]] || samples+=("$folder")
+  done
+  [[ ${#samples[@]} -gt 0 ]] || { echo "backtranslate.sh: there is no sample of $SIZE in" \
+    "$DATA_BIN/$task: run prepare_glue.sh" >&2 && exit 2; }
+  fairseq-scl backtranslate --sample "${samples[@]}" --from "${GLUE:-data-bin/glue}" \
+    --forward "$FORWARD" --backward "$BACKWARD" --temperature "${temperatures[@]}" \
+    --to "$AUGMENTED/$task" "$@"
+done
