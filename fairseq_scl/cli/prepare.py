@@ -22,6 +22,7 @@ DRAWING = {
     "size_test": None,
     "balanced": None,
     "partial": False,
+    "flip_labels": None,
 }
 
 
@@ -152,6 +153,15 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="with --task: take files that have not all rows of the task",
     )
+    group.add_argument(
+        "--flip-labels",
+        nargs="+",
+        type=float,
+        metavar="SHARE",
+        help="training labels to make wrong, 0.1 for a tenth of each class: writes "
+        "n100-sample0-flip0.1 in the place of n100-sample0; several shares, also 0 "
+        "for as drawn, make a folder each; draw.json lists the rows",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -238,6 +248,7 @@ def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
         size_test=arguments.size_test,
         balanced=bool(arguments.balanced) or usual,
         partial=arguments.partial,
+        flipped=tuple(dict.fromkeys(arguments.flip_labels or (0.0,))),
     )
 
 

@@ -5,11 +5,13 @@ few-shot samples are ever in memory.
 """
 
 import hashlib
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 
 from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.files import sha256
+from fairseq_scl.data.flips import Flipped, check_share, flipped_folder
 from fairseq_scl.data.readers import Row, TableFile, check_size, task_table
 from fairseq_scl.data.splits import stratified_ranks
 from fairseq_scl.data.tasks import HELD_OUT, TRAIN, Task
@@ -43,6 +46,8 @@ class Draw:
         balanced: whether few-shot samples have as many examples of each class;
             otherwise they have the label distribution of the training set.
         partial: whether official files may have fewer rows than they should.
+        flipped: shares of the training labels to flip, a data folder each; 0 for the
+            sample as it was drawn.
     """
 
     few_shot: tuple[int, ...] = ()
@@ -53,6 +58,7 @@ class Draw:
     size_test: int | None = None
     balanced: bool = False
     partial: bool = False
+    flipped: tuple[float, ...] = (0.0,)
 
 
 @dataclass(frozen=True)
@@ -155,9 +161,10 @@ def prepare_samples(
 ) -> None:
     """Draw the splits and samples of section 4.1 and write a data folder of each.
 
-    ``full/`` has the whole training set, ``n20-sample0/`` the first sample of 20. The
-    validation and test sets are drawn once and are the same files in all of them.
-    ``draw.json`` in each tells files, lines, seeds and checksums.
+    ``full/`` has the whole training set, ``n20-sample0/`` the first sample of 20, and
+    ``n20-sample0-flip0.1/`` the same with a tenth of its labels flipped. The validation
+    and test sets are drawn once and are the same files in all of them. ``draw.json`` in
+    each tells files, lines, seeds and checksums.
 
     Args:
         source: the files to draw from.
@@ -170,6 +177,8 @@ def prepare_samples(
         InputError: files that cannot be read or have not the rows that they should,
             sizes that the data does not allow, a class without an example.
     """
+    for share in draw.flipped:
+        check_share(share)
     parts = {part: _read_counts(source, part, draw) for part in source.files}
     labels = class_names(parts[TRAIN]["classes"])
     held_out, pool, pool_counts = _held_out(source, parts, draw)
@@ -177,18 +186,20 @@ def prepare_samples(
     splits: dict[str, Iterable[Row]] = {FULL: pool} if draw.full else {}
     splits.update(_collect(pool, drawn) if drawn else {})
     linked: dict[str, Path] = {}
-    for name, rows in splits.items():
-        every = {"train": Split(rows, source.train.path), **held_out}
+    for (name, rows), share in product(splits.items(), draw.flipped):
+        flipped = Flipped(rows, share, [draw.seed, *_numbers(name)])
+        every = {"train": Split(flipped, source.train.path), **held_out}
+        folder = Path(target, flipped_folder(name, share))
         counts = binarise(
             {s: examples for s, examples in every.items() if s not in linked},
             encoder,
-            Path(target, name),
+            folder,
             labels,
             linked,
-            partial(_record, source.name, name, draw, parts, every),
+            partial(_record, source.name, name, draw, parts, every, flipped),
         )
-        linked = linked or dict.fromkeys(held_out, Path(target, name))
-        on_written(Path(target, name), counts)
+        linked = linked or dict.fromkeys(held_out, folder)
+        on_written(folder, counts)
 
 
 def _record(
@@ -197,9 +208,11 @@ def _record(
     draw: Draw,
     parts: Mapping[str, Any],
     splits: Mapping[str, Split],
+    flipped: Flipped,
 ) -> dict[str, object]:
     """Tell where the examples of a data folder are from, whatever the encoder."""
     return {
+        **flipped.describe(),
         "schema": 1,
         "source": source,
         "sample": sample,
@@ -208,6 +221,11 @@ def _record(
         "files": parts,
         "splits": {split: examples.describe() for split, examples in splits.items()},
     }
+
+
+def _numbers(name: str) -> list[int]:
+    """Return size and number of a sample, by which it was drawn; ``full`` has none."""
+    return [int(number) for number in re.findall(r"\d+", name)]
 
 
 def line_ranges(lines: Iterable[int]) -> str:
