@@ -118,6 +118,27 @@ def test_table5_goes_from_the_samples_to_the_report(tmp_path, augmented):
         assert (results / name).stat().st_size > 0
 
 
+def test_compare_goes_from_the_files_to_the_curves(tmp_path):
+    done = run(
+        *("compare.sh", tmp_path, "--smoke", "--jobs", "2", "--device", "cpu"),
+        *("--only", "flipped=0.1,loss=CE|CAPCORT-MLP|ACL-Embed+Grad"),
+        ENCODER=str(toy_encoder()),
+        GLUE=str(write_sst2(tmp_path / "glue", train=240)),
+        PREPARE="--partial --samples 3 --size-valid 8 --size-test 8",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "9 of 9 runs are done" in done.stdout
+    assert "| SST-2 | 0.1 | ACL-Embed+Grad − CE | 3 of 3 |" in done.stdout
+    assert "| – | – | before | – |" in done.stdout
+    assert "| SST-2 | 0.1 | CAPCORT-MLP | 3 of 3 |" in done.stdout
+    results = tmp_path / "outputs" / "compare"
+    page = (results / "report.html").read_text("utf-8")
+    assert "against the share of flipped training labels" in page
+    assert "silhouette_mean" in (results / "table.csv").read_text("utf-8")
+    for name in ("analysis.md", "analysis.json", "table.tex"):
+        assert (results / name).stat().st_size > 0
+
+
 def test_table6_shows_sentences_and_their_noise(tmp_path, augmented):
     script = tmp_path / "scripts" / "table6.sh"
     done = run(script, tmp_path, "--examples", "1", **augmented)
@@ -127,7 +148,9 @@ def test_table6_shows_sentences_and_their_noise(tmp_path, augmented):
         assert (tmp_path / "outputs" / "table6" / name).stat().st_size > 0
 
 
-@pytest.mark.parametrize("script", ["table4.sh", "table5.sh", "table6.sh"])
+@pytest.mark.parametrize(
+    "script", ["table4.sh", "table5.sh", "table6.sh", "compare.sh"]
+)
 def test_a_missing_encoder_is_named(tmp_path, script):
     done = run(script, tmp_path, ENCODER="")
     assert done.returncode != 0

@@ -54,17 +54,32 @@ def plan(tmp_path, data):
     return planned_runs(table, data, dict.fromkeys(table.losses, toy_encoder()))
 
 
-def test_warm_runs_equal_the_printed_command(tmp_path, monkeypatch):
+OBJECTIVES = {
+    "CE": {"scl_lambda": 0.0},
+    "CE+SCL": {"scl_lambda": 0.9},
+    "CAPCORT-MLP": {
+        **{"scl_lambda": 0.0, "criterion": "sentence_prediction_capcort"},
+        "options": {"capcort_lambda": 0.1, "capcort_map": "mlp"},
+    },
+    "ACL-Embed+Grad": {
+        **{"scl_lambda": 0.9, "criterion": "sentence_prediction_acl"},
+        "options": {"acl_embed": True, "acl_grad": True},
+    },
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_warm_runs_equal_the_printed_command(tmp_path, monkeypatch, objective):
     monkeypatch.setattr(runner, "_train", train_in_fork)
-    for scl_lambda in (0.0, 0.9):
-        run = toy_run(scl_lambda=scl_lambda, validations=5, keep_checkpoint=False)
-        cold = run_training(run, tmp_path / f"cold{scl_lambda}")
-        warm = run_training(run, tmp_path / f"warm{scl_lambda}", train=train_here)
-        assert warm.valid == cold.valid
-        assert len(cold.test) == len(cold.valid)
-        assert len(warm.test) == 1
-        assert result_at_best(warm) == result_at_best(cold)
-        assert warm.test[0].update == best_validation(cold.valid).update
+    settings = OBJECTIVES[objective]
+    run = toy_run(**settings, validations=5, keep_checkpoint=False)
+    cold = run_training(run, tmp_path / "cold")
+    warm = run_training(run, tmp_path / "warm", train=train_here)
+    assert warm.valid == cold.valid
+    assert len(cold.test) == len(cold.valid)
+    assert len(warm.test) == 1
+    assert result_at_best(warm) == result_at_best(cold)
+    assert warm.test[0].update == best_validation(cold.valid).update
 
 
 def test_a_warm_run_leaves_this_process_as_it_was(tmp_path, capfd):

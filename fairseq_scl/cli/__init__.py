@@ -12,6 +12,7 @@ from fairseq_scl.compat import import_problems, problems
 from fairseq_scl.errors import InputError
 
 VERBS = {
+    "analyze": "measure representations of encoder and model folders, and probe them",
     "backtranslate": "make new training examples by translating there and back",
     "convert": "turn a Hugging Face encoder into a fairseq encoder folder",
     "doctor": "print versions and what is wrong with this installation",

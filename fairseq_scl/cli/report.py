@@ -11,6 +11,7 @@ from fairseq_scl.experiments.sweep import read_table
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.report.latex import report_as_latex
 from fairseq_scl.report.markdown import report_as_markdown
+from fairseq_scl.report.representations import representation_sheets
 from fairseq_scl.report.rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.sheets import sheets
 from fairseq_scl.report.table import table_signature
@@ -72,7 +73,8 @@ def write_report(folder: Path, target: Path, as_html: bool) -> int:
     """
     table, data, models = read_table(folder)
     result = summarise(table, collect(folder, planned_runs(table, data, models)))
-    found, line = sheets(result), table_signature(table, result.records)
+    found = sheets(result) + representation_sheets(result, folder)
+    line = table_signature(table, result.records)
     said = [sentence for _, sentence in verdicts(result)]
     text = report_as_markdown(found, said, remarks(result), line)
     files = {

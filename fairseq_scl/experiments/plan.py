@@ -10,18 +10,10 @@ from typing import Any
 from fairseq_scl.data.binarise import MANIFEST
 from fairseq_scl.data.files import read_json
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.objectives import settings_of, told_apart_by
 from fairseq_scl.experiments.runner import Run
-from fairseq_scl.experiments.tables import (
-    DEFAULT_POINT,
-    FULL,
-    ORIGINAL,
-    Table,
-    for_size,
-    is_number,
-)
-
-# Cross-entropy has no λ and no τ that could be chosen.
-WITHOUT_TERM = {"scl_lambda": (0.0,)}
+from fairseq_scl.experiments.tables import FULL, Table, for_size, is_number
+from fairseq_scl.experiments.variants import suffixes, variants_of
 
 
 def planned_runs(
@@ -40,24 +32,21 @@ def planned_runs(
 
     Returns:
         runs in the order of the table. Their ``cell`` says which they are: ``task``,
-        ``n`` (examples or ``full``), ``batch_size``, ``temperature`` (a number or
-        ``original``) where the table has them, ``loss``, ``scl_lambda`` and
-        ``scl_temperature`` where the loss has them, and ``seed`` (the number of the
-        seed or training sample).
+        ``n`` (examples or ``full``), ``batch_size``, ``flipped`` and ``temperature``
+        (a number or ``original``) where the table has them, ``loss``, ``scl_lambda``,
+        ``scl_temperature`` and other options where the loss has them, and ``seed``
+        (the number of the seed or training sample).
     """
     runs = []
     for place, loss in itertools.product(table.places, table.losses):
         grid = table.losses[loss]
-        for point in itertools.product(*grid.values()):
-            chosen = dict(zip(grid, point, strict=True))
+        told = told_apart_by(grid)
+        for values in itertools.product(*grid.values()):
+            point = dict(zip(grid, values, strict=True))
             for seed in range(table.repetitions):
-                cell = {**place, "loss": loss}
-                if grid != WITHOUT_TERM:
-                    cell |= chosen
+                cell = {**place, "loss": loss, **{key: point[key] for key in told}}
                 cell["seed"] = seed
-                runs.append(
-                    _run(table, cell, data, models[loss], {**DEFAULT_POINT, **chosen})
-                )
+                runs.append(_run(table, cell, data, models[loss], settings_of(point)))
     return [replace(run, **shared) for run in runs] if shared else runs
 
 
@@ -75,6 +64,8 @@ def choose(runs: Sequence[Run], only: str) -> list[Run]:
     names = {"lambda": "scl_lambda", "tau": "scl_temperature", "batch": "batch_size"}
     names |= {"sample": "seed", "seed": "seed", "task": "task", "n": "n"}
     names |= {"loss": "loss", "temperature": "temperature"}
+    others = {key for run in runs for key in run.cell} - set(names.values())
+    names |= {key: key for key in others}
     chosen = list(runs)
     for part in filter(None, (piece.strip() for piece in only.split(","))):
         key, sign, values = part.partition("=")
@@ -104,15 +95,7 @@ def data_folder(data: Path, cell: Mapping[str, Any]) -> Path:
     """Return the data folder of a run, as ``fairseq-scl prepare`` names it."""
     n, seed = cell["n"], cell["seed"]
     name = FULL if n == FULL else f"n{n}-sample{seed}"
-    if cell.get("temperature", ORIGINAL) != ORIGINAL:
-        name += f"-{_augmented(cell)}"
-    return data / cell["task"] / name
-
-
-def _augmented(cell: Mapping[str, Any]) -> str:
-    """Return ``bt0.3``, or ``original`` where nothing is added."""
-    temperature = cell["temperature"]
-    return ORIGINAL if temperature == ORIGINAL else f"bt{temperature:g}"
+    return data / cell["task"] / f"{name}{suffixes(cell)}"
 
 
 def _run(
@@ -120,7 +103,7 @@ def _run(
     cell: dict[str, Any],
     data: Path,
     encoder: Path,
-    hyperparameters: Mapping[str, float],
+    loss: Mapping[str, Any],
 ) -> Run:
     training, n = table.training, cell["n"]
     folder = data_folder(data, cell)
@@ -131,8 +114,7 @@ def _run(
         name=_name(table, cell),
         data=folder,
         encoder=encoder,
-        scl_lambda=hyperparameters["scl_lambda"],
-        scl_temperature=hyperparameters["scl_temperature"],
+        **loss,
         seed=cell["seed"],
         updates=updates,
         validations=min(for_size(training.validations, n), updates),
@@ -142,6 +124,7 @@ def _run(
         batching=training.batching,
         max_positions=training.max_positions,
         max_valid_steps=training.max_valid_steps,
+        representations=training.representations,
         cell=cell,
     )
 
@@ -151,12 +134,13 @@ def _name(table: Table, cell: Mapping[str, Any]) -> str:
     parts = [cell["task"].replace("/", "_"), FULL if n == FULL else f"n{n}"]
     if len(table.batch_sizes) > 1:
         parts.append(f"batch{cell['batch_size']}")
-    if table.temperatures:
-        parts.append(_augmented(cell))
+    parts += [variant.name(cell[variant.key]) for variant, _ in variants_of(table)]
     parts.append(cell["loss"])
-    grid = table.losses[cell["loss"]]
     short = {"scl_lambda": "lambda", "scl_temperature": "tau"}
-    parts += [f"{short[key]}{cell[key]:g}" for key in grid if key in cell]
+    for key in told_apart_by(table.losses[cell["loss"]]):
+        value = cell[key]
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        parts.append(f"{short.get(key, key)}{text}")
     return "-".join([*parts, f"{table.repeated}{cell['seed']}"])
 
 

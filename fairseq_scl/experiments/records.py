@@ -16,6 +16,7 @@ from fairseq_scl.errors import InputError
 
 SCHEMA = 1
 RECORD = "record.json"
+REPRESENTATIONS = "representations.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Record:
         seconds: wall time of the training command.
         argv: the training command.
         origin: versions, commit, machine, time and checksums.
+        representations: measures of the test features of the best model by name, see
+            :mod:`~fairseq_scl.experiments.representations`, where a run took them.
     """
 
     settings: dict[str, Any]
@@ -53,6 +56,7 @@ class Record:
     seconds: float
     argv: list[str]
     origin: dict[str, Any]
+    representations: dict[str, float] | None = None
 
 
 def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
@@ -79,6 +83,11 @@ def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}, line {number} is no metrics line") from error
     return {subset: [rows[u] for u in sorted(rows)] for subset, rows in found.items()}
+
+
+def read_representations(path: Path) -> dict[str, float] | None:
+    """Read what a run measured of its representations; ``None`` if it did not."""
+    return dict(read_json(path)) if path.is_file() else None
 
 
 def write_record(folder: str | Path, record: Record) -> None:

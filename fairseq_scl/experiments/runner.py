@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from fairseq_scl.compat import load_checkpoint
 from fairseq_scl.data.binarise import MANIFEST, class_counts, fairseq_flags
 from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.objectives import CONTRASTIVE, option_flags
 from fairseq_scl.experiments.records import (
+    REPRESENTATIONS,
     Record,
     origin,
     read_metrics,
     read_record,
+    read_representations,
     write_record,
 )
 
@@ -56,6 +59,10 @@ class Run:
         packed: compute real tokens only, see docs/training.md; the same results.
         fp16: train in half precision, with fairseq's loss scaling.
         max_valid_steps: batches of a validation; ``None`` for all of them.
+        criterion: whose loss it is, of this project.
+        options: of the criterion, beside λ and τ, by their names with ``_``.
+        representations: measure what the best model makes of the test examples;
+            :mod:`~fairseq_scl.experiments.warm` does it, no command.
         cell: what a table calls the run: task, n, loss and so on.
     """
 
@@ -77,6 +84,9 @@ class Run:
     packed: bool = True
     fp16: bool = False
     max_valid_steps: int | None = None
+    criterion: str = CONTRASTIVE
+    options: dict[str, Any] = field(default_factory=dict)
+    representations: bool = False
     cell: dict[str, Any] = field(default_factory=dict)
 
 
@@ -107,9 +117,10 @@ def command(run: Run, folder: Path) -> list[str]:
         *["--task", "sentence_prediction_scl", *fairseq_flags(run.data)],
         *["--batching", run.batching, "--metrics-file", str(folder / METRICS)],
         *["--shorten-method", "truncate"],
-        *["--criterion", "sentence_prediction_scl"],
+        *["--criterion", run.criterion],
         *["--scl-lambda", str(run.scl_lambda)],
         *["--scl-temperature", str(run.scl_temperature)],
+        *option_flags(run.options),
         *architecture_flags(run.encoder, run.max_positions),
         *["--dropout", "0.1", "--attention-dropout", "0.1"],
         *["--optimizer", "fused_adam", "--adam-betas", "(0.9, 0.98)"],
@@ -179,7 +190,15 @@ def run_training(
         "classes": classes,
         "threads": torch.get_num_threads(),
     }
-    record = Record(_settings(run), found["valid"], found["test"], seconds, argv, made)
+    record = Record(
+        _settings(run),
+        found["valid"],
+        found["test"],
+        seconds,
+        argv,
+        made,
+        read_representations(folder / REPRESENTATIONS),
+    )
     write_record(folder, record)
     return record
 
@@ -197,7 +216,10 @@ def done_record(run: Run, folder: Path) -> Record | None:
     if record is None:
         return None
     checksums = _checksums(run)
-    defaults = {f.name: f.default for f in fields(run)}
+    defaults = {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(run)
+    }
     changed = [
         key
         for key, value in _settings(run).items()

@@ -282,6 +282,7 @@ def write_table(
             found["training"][key] = {str(n): v for n, v in value.items()}
     row = {"schema": SCHEMA, "table": found, "data": str(data.absolute())}
     row["models"] = {loss: str(model.absolute()) for loss, model in models.items()}
+    row["order"] = list(table.losses)  # files of JSON are sorted, the first loss is one
     write_json(path, row)
 
 
@@ -304,6 +305,8 @@ def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:
     for key, value in found["training"].items():
         if isinstance(value, dict):
             found["training"][key] = {_size(n): v for n, v in value.items()}
+    order = row.get("order", sorted(found["losses"]))
+    found["losses"] = {loss: found["losses"][loss] for loss in order}
     models = {loss: Path(model) for loss, model in row["models"].items()}
     return parse_table(name, found, str(path)), Path(row["data"]), models
 

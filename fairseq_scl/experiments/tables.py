@@ -1,7 +1,6 @@
 """A table of the paper as data: what ``conf/tableN.yaml`` may say."""
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,11 +11,11 @@ import yaml
 import fairseq_scl
 from fairseq_scl.data.tasks import TASKS
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.selection import GRID
+from fairseq_scl.experiments.objectives import Grid, parse_loss
+from fairseq_scl.experiments.variants import VARIANTS, variants_of
 
 PROTOCOL = 1
 FULL = "full"
-ORIGINAL = "original"
 FEW_SHOT, FULL_DATA = "few-shot", "full-data"
 CONF = Path(fairseq_scl.__file__).parent / "conf"
 DEFAULT_POINT = {"scl_lambda": 0.9, "scl_temperature": 0.3}
@@ -36,6 +35,7 @@ class Training:
         chunk: sentences computed at a time where a batch is larger (gradient caching);
             ``None`` for all.
         max_valid_steps: batches of a validation; ``None`` for all of them.
+        representations: measure what the best model makes of the test examples.
     """
 
     learning_rate: Any = 1e-5
@@ -46,6 +46,7 @@ class Training:
     max_positions: int = 512
     chunk: int | None = None
     max_valid_steps: int | None = None
+    representations: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,13 @@ class Table:
         repetitions: training samples (few-shot) or seeds (full data).
         tasks: as the paper spells them, or folders of your own data.
         sizes: examples in a training set, or ``full``.
-        losses: of each loss its hyper-parameters, lists of values to try.
+        losses: of each loss the options of its criterion, lists of values to try.
         batch_sizes: sentences in a batch, a row of the table each.
         temperatures: of the back-translations that are added to a training set, a
             column of the table each; ``original`` for none added. Empty where nothing
             is.
+        flipped: shares of the training labels that are wrong on purpose, a column
+            each; 0 for none. Empty where labels are as they are.
         training: what all runs share.
         protocol: version of these rules; results of another are not mixed.
     """
@@ -74,9 +77,10 @@ class Table:
     repetitions: int
     tasks: tuple[str, ...]
     sizes: tuple[int | str, ...]
-    losses: dict[str, dict[str, tuple[float, ...]]]
+    losses: dict[str, Grid]
     batch_sizes: tuple[int, ...] = (16,)
     temperatures: tuple[float | str, ...] = ()
+    flipped: tuple[float, ...] = ()
     training: Training = field(default_factory=Training)
     protocol: int = PROTOCOL
 
@@ -90,13 +94,13 @@ class Table:
         """Where the losses are compared, in the order of the table.
 
         Each has ``task``, ``n``, ``batch_size`` and, in a table that has them,
-        ``temperature``.
+        ``flipped`` and ``temperature``.
         """
         names = ["task", "n", "batch_size"]
         values: list[tuple[Any, ...]] = [self.tasks, self.sizes, self.batch_sizes]
-        if self.temperatures:
-            names.append("temperature")
-            values.append(self.temperatures)
+        for variant, chosen in variants_of(self):
+            names.append(variant.key)
+            values.append(chosen)
         found = itertools.product(*values)
         return [dict(zip(names, place, strict=True)) for place in found]
 
@@ -160,12 +164,7 @@ def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
     if not isinstance(found.get("losses"), dict) or not found["losses"]:
         raise InputError(f"{where}: losses must name at least one loss")
     for loss, grid in found["losses"].items():
-        if not isinstance(grid, dict) or set(grid) - set(GRID) or not set(grid):
-            raise InputError(
-                f"{where}: losses: {loss} is {grid!r}, it must be a mapping of "
-                f"{' and '.join(GRID)} to values"
-            )
-        losses[str(loss)] = {key: _numbers(v, where, key) for key, v in grid.items()}
+        losses[str(loss)] = parse_loss(str(loss), grid, where)
     table = Table(
         **{
             **found,
@@ -175,7 +174,10 @@ def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
             "tasks": tuple(found["tasks"]),
             "sizes": tuple(found["sizes"]),
             "batch_sizes": tuple(found.get("batch_sizes", (16,))),
-            "temperatures": _temperatures(found.get("temperatures", ()), where),
+            **{
+                variant.setting: variant.parse(found.get(variant.setting, ()), where)
+                for variant in VARIANTS
+            },
         }
     )
     _check_values(table, where)
@@ -187,9 +189,9 @@ def smoke(table: Table) -> Table:
     training = replace(
         table.training, updates=2, epochs=None, validations=1, max_valid_steps=1
     )
-    losses: dict[str, dict[str, tuple[float, ...]]] = {
+    losses: dict[str, Grid] = {
         loss: {
-            key: (DEFAULT_POINT[key] if DEFAULT_POINT[key] in values else values[0],)
+            key: (usual if (usual := DEFAULT_POINT.get(key)) in values else values[0],)
             for key, values in grid.items()
         }
         for loss, grid in table.losses.items()
@@ -233,33 +235,10 @@ def _check_keys(
         for key in ("caption", "selection", "repetitions", "tasks", "sizes"):
             if not found.get(key):
                 raise InputError(f"{where}: {key} is missing")
-        for key in ("tasks", "sizes", "batch_sizes", "temperatures"):
+        lists = (variant.setting for variant in VARIANTS)
+        for key in ("tasks", "sizes", "batch_sizes", *lists):
             if not isinstance(found.get(key, []), (list, tuple)):
                 raise InputError(f"{where}: {key} is {found[key]!r}, not a list")
-
-
-def _numbers(values: Any, where: str, key: str) -> tuple[float, ...]:
-    values = values if isinstance(values, list) else [values]
-    allowed = "from 0 to 1" if key == "scl_lambda" else "above 0"
-    for value in values:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not (
-            0 <= value <= 1 if key == "scl_lambda" else 0 < value < math.inf
-        ):
-            raise InputError(f"{where}: {key} is {value!r}, it must be {allowed}")
-    return tuple(float(value) for value in values)
-
-
-def _temperatures(values: Sequence[Any], where: str) -> tuple[float | str, ...]:
-    """Read temperatures; the names of runs and folders must tell them apart."""
-    given = [value for value in values if value != ORIGINAL]
-    numbers = _numbers(given, where, "temperatures")
-    if len({f"{number:g}" for number in numbers}) < len(values) - (ORIGINAL in values):
-        raise InputError(
-            f"{where}: temperatures is {list(values)}, each must be there once"
-        )
-    rest = iter(numbers)
-    return tuple(ORIGINAL if value == ORIGINAL else next(rest) for value in values)
 
 
 def _check_values(table: Table, where: str) -> None:
@@ -290,6 +269,9 @@ def _check_values(table: Table, where: str) -> None:
         value = getattr(training, key)
         if value is not None and (not isinstance(value, int) or value < 1):
             refuse(f"training: {key}", value, "a number of at least 1")
+    if not isinstance(training.representations, bool):
+        value = training.representations
+        refuse("training: representations", value, "true or false")
     for key in ("updates", "epochs", "validations", "learning_rate"):
         value = getattr(training, key)
         for n in table.sizes:

@@ -21,6 +21,9 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import train as fairseq_train
 from torch import Tensor
 
+from fairseq_scl.data.files import write_json
+from fairseq_scl.experiments.records import REPRESENTATIONS
+from fairseq_scl.experiments.representations import measures_of_model
 from fairseq_scl.experiments.runner import LOG, Run
 
 
@@ -49,7 +52,7 @@ def train_here(run: Run, argv: list[str], folder: Path) -> int:
     with _output_to(folder / LOG):
         sys.stdout.write(shlex.join(argv) + "\n")
         try:
-            _train(run, argv)
+            _train(run, argv, folder)
         except SystemExit as exit:
             return exit.code if isinstance(exit.code, int) else 1
         except Exception:
@@ -58,7 +61,7 @@ def train_here(run: Run, argv: list[str], folder: Path) -> int:
     return 0
 
 
-def _train(run: Run, argv: list[str]) -> None:
+def _train(run: Run, argv: list[str], folder: Path) -> None:
     encoder_path = str(run.encoder / "model.pt")
     encoder = encoder_state(encoder_path)
     load, save = (
@@ -85,6 +88,9 @@ def _train(run: Run, argv: list[str]) -> None:
         cfg.dataset.valid_subset = subsets[0]
         fairseq_train.main(cfg)
         best.measure(cfg, subsets[1:])
+    if run.representations:
+        found = measures_of_model(best.trainer.model, best.trainer.task, run.data)
+        write_json(folder / REPRESENTATIONS, found)
 
 
 class _Best:
@@ -105,7 +111,7 @@ class _Best:
         if score is not None and (self.score is None or score >= self.score):
             self.score, self.update = score, trainer.get_num_updates()
             self.trainer, self.epoch_itr = trainer, epoch_itr
-            for name, tensor in trainer.model.state_dict().items():
+            for name, tensor in _state(trainer).items():
                 if name in self.weights:
                     self.weights[name].copy_(tensor)
                 else:
@@ -115,12 +121,22 @@ class _Best:
     def measure(self, cfg: Any, subsets: list[str]) -> None:
         """Validate the best weights on further subsets."""
         trainer = self.trainer
-        for name, tensor in trainer.model.state_dict().items():
+        for name, tensor in _state(trainer).items():
             tensor.copy_(self.weights[name])
         trainer.set_num_updates(self.update)
         for subset in subsets:
             trainer.task.load_dataset(subset, combine=False, epoch=1)
         fairseq_train.validate(cfg, trainer, trainer.task, self.epoch_itr, subsets)
+
+
+def _state(trainer: Any) -> dict[str, Tensor]:
+    """Return all that is trained: the model's weights, and what the criterion learns.
+
+    Validation reads both.
+    """
+    of_criterion = trainer.criterion.state_dict().items()
+    learned = {f"criterion.{name}": tensor for name, tensor in of_criterion}
+    return {**trainer.model.state_dict(), **learned}
 
 
 @contextlib.contextmanager

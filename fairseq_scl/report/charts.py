@@ -51,7 +51,8 @@ def paired_dots(cell: CellResult) -> str:
     Filled dots are the runs that the paper's rule reports; the short line is the mean.
     """
     with mpl.rc_context(STYLE):
-        figure, axes = _figure()
+        many = len(cell.losses) > 3
+        figure, axes = _figure(width=5.5) if many else _figure()
         places: dict[int, list[tuple[int, float]]] = {}
         for place, (colour, one) in enumerate(
             zip(_colours(len(cell.losses)), cell.losses.values(), strict=True)
@@ -76,6 +77,8 @@ def paired_dots(cell: CellResult) -> str:
         for points in places.values():
             axes.plot(*zip(*points, strict=True), color=TEXT, alpha=0.35, linewidth=0.8)
         axes.set_xticks(range(len(cell.losses)), list(cell.losses))
+        if many:
+            axes.tick_params(axis="x", labelrotation=30)
         axes.set(xlim=(-0.5, len(cell.losses) - 0.5), ylabel="test accuracy (%)")
         axes.grid(axis="y")
         return _svg(figure, f"test accuracy of each run, {cell.task}")
@@ -209,7 +212,6 @@ def _draw_square(
 
 
 def _colours(count: int) -> list[str]:
-
     return [COLOURS[number % len(COLOURS)] for number in range(count)]
 
 

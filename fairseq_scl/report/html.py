@@ -15,7 +15,9 @@ from fairseq_scl.experiments.results import (
     TableResult,
 )
 from fairseq_scl.report.charts import CURVES, curves, heat_map, paired_dots, with_prefix
+from fairseq_scl.report.flips import flip_curves
 from fairseq_scl.report.noise import NOISE, read_noise
+from fairseq_scl.report.representations import representation_sheets
 from fairseq_scl.report.sheets import Sheet, sheets
 from fairseq_scl.report.style import STYLE
 from fairseq_scl.report.table import table_signature
@@ -35,7 +37,7 @@ def page(result: TableResult, folder: Path) -> str:
     Raises:
         InputError: a figure's JSON file is damaged.
     """
-    first, *others = sheets(result)
+    first, *others = sheets(result) + representation_sheets(result, folder)
     parts = [
         f"<h1>{_text(result.table.name)}: {_text(result.table.caption)}</h1>",
         f'<p class="soft">{_progress(result)}</p>',
@@ -43,6 +45,7 @@ def page(result: TableResult, folder: Path) -> str:
         _verdicts(result),
         "<h2>Accuracies</h2>",
         sheet_as_html(first),
+        _flips(result),
         _list(remarks(result)),
     ]
     parts.append(_titled(others))
@@ -117,6 +120,16 @@ def _verdicts(result: TableResult) -> str:
         for kind, sentence in verdicts(result)
     )
     return f'<ul class="verdicts">{"".join(items)}</ul>'
+
+
+def _flips(result: TableResult) -> str:
+    """Draw accuracy against flipped labels, a chart for each of the other places."""
+    figures = [
+        f"<figure>{with_prefix(svg, f'f{number}-')}<figcaption>{_text(title)}"
+        "</figcaption></figure>"
+        for number, (title, svg) in enumerate(flip_curves(result))
+    ]
+    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
 
 
 def _cells(result: TableResult) -> str:

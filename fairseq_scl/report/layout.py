@@ -5,12 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fairseq_scl.experiments.objectives import told_apart_by
 from fairseq_scl.experiments.protocol import Summary, pool
 from fairseq_scl.experiments.results import LossResult, TableResult
-from fairseq_scl.experiments.tables import FEW_SHOT, ORIGINAL, Table
+from fairseq_scl.experiments.selection import GRID
+from fairseq_scl.experiments.tables import FEW_SHOT, Table
+from fairseq_scl.experiments.variants import (
+    AUGMENTED,
+    FLIPPED,
+    ORIGINAL,
+    variants_of,
+)
 from fairseq_scl.report.paper import PaperTable, paper_tables
 
 NAMES = {"task": "task", "n": "N", "batch_size": "batch", "temperature": "T"}
+NAMES |= {"flipped": "flipped"}
 
 
 @dataclass(frozen=True)
@@ -31,13 +40,18 @@ class Average:
 
 
 def column_key(table: Table) -> str:
-    """Return what the columns tell apart: ``temperature`` in Table 5, else ``task``."""
-    return "temperature" if table.temperatures else "task"
+    """Return what the columns tell apart: ``temperature`` in Table 5, else ``task``.
+
+    Of a table with flipped labels too, these go before the tasks.
+    """
+    if table.temperatures:
+        return AUGMENTED.key
+    return FLIPPED.key if table.flipped else "task"
 
 
 def columns(table: Table) -> tuple[Any, ...]:
-    """Return the tasks or temperatures that have a column each."""
-    return table.temperatures or table.tasks
+    """Return the tasks, temperatures or flipped shares that have a column each."""
+    return table.temperatures or table.flipped or table.tasks
 
 
 def rows(table: Table) -> list[dict[str, Any]]:
@@ -54,10 +68,17 @@ def cell_keys(table: Table) -> list[str]:
     """Return what is named of a cell: its task, and what the table has several of."""
     one_size = len(table.sizes) == 1
     # A single size is in the caption of Table 5, and full data needs no name.
-    unnamed = one_size and (table.selection != FEW_SHOT or bool(table.temperatures))
+    variants = [variant.key for variant, _ in variants_of(table)]
+    unnamed = one_size and (table.selection != FEW_SHOT or bool(variants))
     keys = ["task", *([] if unnamed else ["n"])]
     keys += ["batch_size"] if len(table.batch_sizes) > 1 else []
-    return [*keys, *(["temperature"] if table.temperatures else [])]
+    return [*keys, *variants]
+
+
+def options(table: Table) -> list[str]:
+    """Return λ, τ and what else the losses of a table are told apart by."""
+    told = (key for grid in table.losses.values() for key in told_apart_by(grid))
+    return list(dict.fromkeys([*GRID, *told]))
 
 
 def row_keys(table: Table) -> list[str]:
@@ -72,6 +93,8 @@ def texts(keys: Sequence[str], place: Mapping[str, Any]) -> list[str]:
 
 def named(key: str, value: Any) -> str:
     """Return a value with what it is: ``N = 20``, ``T = 0.3``, or a task's name."""
+    if key == FLIPPED.key:
+        return f"{100 * value:g}% flipped"
     if key == "task" or value == ORIGINAL:
         return str(value)
     sign = "batch " if key == "batch_size" else f"{NAMES[key]} = "
@@ -84,6 +107,8 @@ def averaged(table: Table) -> tuple[Any, ...]:
     Of Table 5 these are the augmented ones. An average over tasks stands only where the
     paper has one, and over all tasks that it is of.
     """
+    if column_key(table) == FLIPPED.key:
+        return ()
     if table.temperatures:
         noisy = tuple(t for t in table.temperatures if t != ORIGINAL)
         return noisy if len(noisy) > 1 else ()

@@ -16,9 +16,9 @@ from fairseq_scl.experiments.results import (
     TableResult,
     verdict,
 )
-from fairseq_scl.experiments.selection import GRID
 from fairseq_scl.report import layout
 from fairseq_scl.report.paper import paper_tables
+from fairseq_scl.report.representations import measure_columns
 
 
 def cell_rows(result: TableResult) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def attempt_rows(result: TableResult) -> list[dict[str, Any]]:
         run, record = attempt.run, attempt.record
         row: dict[str, Any] = {"name": run.name, "state": attempt.state}
         row |= {key: run.cell[key] for key in (*result.table.places[0], "loss")}
-        row |= {name: run.cell.get(name) for name in GRID}
+        row |= {name: run.cell.get(name) for name in layout.options(result.table)}
         row["seed"] = run.cell["seed"]
         valid = best_validation(record.valid) if record else None
         test = result_at_best(record) if record else None
@@ -85,7 +85,8 @@ def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[st
     selection, chosen = one.selection, one.selection.chosen
     where = {**cell.place, "loss": one.loss}
     row: dict[str, Any] = dict(where)
-    row |= {name: one.hyperparameters.get(name) for name in GRID}
+    options = layout.options(result.table)
+    row |= {name: one.hyperparameters.get(name) for name in options}
     row |= {
         "combinations_competing": one.competing,
         "combinations_planned": len(selection.candidates),
@@ -113,6 +114,8 @@ def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[st
         "verdict": found and verdict(found),
         "degenerate": one.degenerate if chosen else None,
     }
+    if result.table.training.representations:
+        row |= measure_columns(one)
     return row | {state: one.count(state) for state in (DONE, FAILED, MISSING)}
 
 

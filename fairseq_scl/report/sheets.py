@@ -14,7 +14,8 @@ from fairseq_scl.experiments.results import (
     LossResult,
     TableResult,
 )
-from fairseq_scl.experiments.tables import FEW_SHOT, ORIGINAL
+from fairseq_scl.experiments.tables import FEW_SHOT
+from fairseq_scl.experiments.variants import ORIGINAL
 from fairseq_scl.report import layout
 from fairseq_scl.report.paper import PaperTable, paper_tables
 from fairseq_scl.report.words import (
@@ -22,6 +23,7 @@ from fairseq_scl.report.words import (
     SIGNS,
     in_digits,
     in_short,
+    in_short_form,
     interval,
     pairs,
 )
@@ -99,6 +101,7 @@ def accuracies(result: TableResult) -> Sheet:
 def basis(result: TableResult) -> Sheet:
     """Say what each number stands on: the choice made, all runs of it, and the rest."""
     rows = []
+    options = layout.options(result.table)
     for cell in result.cells:
         for loss, one in cell.losses.items():
             selection, chosen = one.selection, one.selection.chosen
@@ -107,7 +110,7 @@ def basis(result: TableResult) -> Sheet:
                 (
                     *_cell_values(result, cell),
                     loss,
-                    *(f"{known[name]:g}" if name in known else NONE for name in SIGNS),
+                    *(in_short_form(known.get(name, NONE)) for name in options),
                     f"{one.competing} of {len(selection.candidates)}",
                     f"{len(chosen.runs) if chosen else 0} of {selection.expected}",
                     in_digits(selection.test_of_all) or NONE,
@@ -116,7 +119,8 @@ def basis(result: TableResult) -> Sheet:
                 )
             )
     repeated = f"{result.table.repeated}s"
-    header = [*_names(layout.cell_keys(result.table)), "loss", *SIGNS.values()]
+    header = [*_names(layout.cell_keys(result.table)), "loss"]
+    header += [SIGNS.get(name, name) for name in options]
     header += ["combinations", repeated, f"all {repeated}", "degenerate"]
     header += ["finished", "failed", "missing"]
     return Sheet(
@@ -126,7 +130,8 @@ def basis(result: TableResult) -> Sheet:
         rows=tuple(rows),
         named=header.index("loss") + 1,
         notes=(
-            "λ, τ: chosen among so many of the planned combinations; one competes if "
+            f"{', '.join(SIGNS.get(name, name) for name in options)}: chosen among so "
+            "many of the planned combinations; one competes if "
             f"it has as many finished runs as any. {repeated}, "
             f"all {repeated}: finished runs of the chosen combination, and mean ± std "
             "of their test accuracies. Degenerate: of these, validation or test "
@@ -161,9 +166,9 @@ def differences(result: TableResult) -> Sheet:
         rows=tuple(rows),
         named=header.index("losses") + 1,
         notes=(
-            f"Each loss at its chosen λ and τ, on every {repeated} that both have "
-            f"finished, not the reported ones alone.{_searched(result)} Nothing is "
-            "corrected for the number of comparisons.",
+            f"Each loss at its chosen {_options(result)}, on every {repeated} that "
+            f"both have finished, not the reported ones alone.{_searched(result)} "
+            "Nothing is corrected for the number of comparisons.",
         ),
     )
 
@@ -218,10 +223,25 @@ def _averaged(average: layout.Average) -> str:
 
 
 def _searched(result: TableResult) -> str:
-    others = list(result.table.losses)[1:]
-    if all(cell.losses[o].competing < 2 for cell in result.cells for o in others):
+    first, *others = result.table.losses
+    searched = [
+        loss
+        for loss in others
+        if any(cell.losses[loss].competing > 1 for cell in result.cells)
+    ]
+    if not searched:
         return ""
-    return " λ and τ are searched for one loss only, which favours it a little."
+    if len(others) == 1:
+        return " λ and τ are searched for one loss only, which favours it a little."
+    return (
+        f" Options are searched for {', '.join(searched)} and not for {first}, which "
+        "favours these a little."
+    )
+
+
+def _options(result: TableResult) -> str:
+    known = layout.options(result.table)
+    return "λ and τ" if tuple(known) == tuple(SIGNS) else "options"
 
 
 def _printed(paper: PaperTable, where: dict[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 from fairseq_scl.experiments.comparison import Comparison
 from fairseq_scl.experiments.protocol import Summary
@@ -97,6 +98,11 @@ def in_digits(value: Summary | None) -> str:
     return f"{value.mean:.1f}{std}"
 
 
+def in_short_form(value: Any) -> str:
+    """Format the value of an option."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _said(found: Comparison) -> str:
     gain = f"{found.difference.mean:+.2f} points on {pairs(found)} pairs"
     sentences = {
@@ -113,7 +119,9 @@ def _chosen(one: LossResult) -> str:
     known = one.hyperparameters
     if not known:
         return ""
-    values = [f"{SIGNS[name]} = {value:g}" for name, value in known.items()]
+    values = [
+        f"{SIGNS.get(name, name)} = {in_short_form(v)}" for name, v in known.items()
+    ]
     combinations = len(one.selection.candidates)
     if combinations > 1:
         values.append(f"chosen of {one.competing} of {combinations} combinations")

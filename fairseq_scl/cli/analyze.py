@@ -1,0 +1,102 @@
+"""``fairseq-scl analyze``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fairseq_scl.data.binarise import MANIFEST
+from fairseq_scl.data.files import sha256
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.geometry import TOP
+from fairseq_scl.report.analysis import (
+    analysis_sheets,
+    measured,
+    probed,
+    write_analysis,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="data folder whose examples are measured",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        metavar="NAME=FOLDER",
+        help="encoder folder (before fine-tuning) or model folder (after), given once "
+        "for each",
+    )
+    parser.add_argument(
+        "--probe",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="data folder of another task: a logistic regression on the frozen "
+        "features of each model is trained and tested there",
+    )
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="Markdown file to write; a JSON file of that name comes beside it. As "
+        "analysis.md in a folder of results, its encoders stand in the report",
+    )
+    parser.add_argument("--split", default="test", help="of the data folder")
+    parser.add_argument(
+        "--top",
+        type=int,
+        default=TOP,
+        metavar="K",
+        help="largest singular values whose means are taken",
+    )
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, and print the tables."""
+    if arguments.to.suffix != ".md":
+        raise InputError(f"--to is {str(arguments.to)!r}: it must end in .md")
+    if arguments.top < 1:
+        raise InputError(f"--top is {arguments.top}: it must be at least 1")
+    models = _named("--model", arguments.model)
+    data, device = arguments.data, arguments.device
+    found = {
+        name: measured(folder, data, arguments.split, device, arguments.top)
+        for name, folder in models.items()
+    }
+    probes = {
+        title: {name: probed(folder, other, device) for name, folder in models.items()}
+        for title, other in _named("--probe", arguments.probe).items()
+    }
+    made = {"split": arguments.split, "top": arguments.top}
+    made |= {"data": sha256(data / MANIFEST)}
+    sheets = analysis_sheets(arguments.split, found, probes, arguments.top)
+    print(write_analysis(arguments.to, sheets, made, models, found, probes), end="\n\n")
+    for suffix in (".md", ".json"):
+        print(f"wrote {arguments.to.with_suffix(suffix)}")
+    return 0
+
+
+def _named(flag: str, given: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for value in given:
+        name, sign, folder = value.partition("=")
+        if not sign or not name or not folder:
+            raise InputError(f"{flag} {value!r}: it must be NAME=FOLDER")
+        if name in found:
+            raise InputError(f"{flag} {value!r}: {name} is given twice")
+        found[name] = Path(folder)
+    return found

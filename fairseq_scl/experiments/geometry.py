@@ -1,0 +1,191 @@
+"""What the shape of a representation says: measures of a matrix of features.
+
+Pure functions of matrices; rows are examples, in float64.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairseq_scl.errors import InputError
+
+Matrix = NDArray[np.float64]
+ROWS_AT_ONCE = 1024
+TOP = 20
+# Of each measure its heading, and how it is computed, for below a table.
+MEASURES: Mapping[str, str] = {
+    "geometric_mean": "GM",
+    "harmonic_mean": "HM",
+    "effective_rank": "eff. rank",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+    "silhouette": "silhouette",
+    "class_mean_cosine": "class cosine",
+}
+
+
+def measures(
+    features: Matrix, labels: Sequence[str], top: int = TOP
+) -> dict[str, float]:
+    """Compute every measure of one matrix.
+
+    Args:
+        features: ``(N, D)`` as the model gives them, not normalised.
+        labels: the true label of each example, at least two different ones.
+        top: how many of the largest singular values have a mean; lowered to those that
+            a centred matrix of this shape can have.
+
+    Returns:
+        the measures by the names of :data:`MEASURES`.
+
+    Raises:
+        InputError: fewer than two classes, a class of one example alone, or features
+            that are not numbers or zero.
+    """
+    features = np.asarray(features, dtype=np.float64)
+    _check(features, labels, top)
+    values = singular_values(features)
+    unit = normalised(features)
+    return {
+        "geometric_mean": geometric_mean(values[:top]),
+        "harmonic_mean": harmonic_mean(values[:top]),
+        "effective_rank": effective_rank(values),
+        "alignment": alignment(unit, labels),
+        "uniformity": uniformity(unit),
+        "silhouette": silhouette(unit, labels),
+        "class_mean_cosine": class_mean_cosine(unit, labels),
+    }
+
+
+def singular_values(features: Matrix) -> Matrix:
+    """Return the singular values of the centred features, largest first.
+
+    Args:
+        features: ``(N, D)``.
+
+    Returns:
+        ``(min(N - 1, D),)``; centring takes one value away where N ≤ D.
+    """
+    centred = features - features.mean(axis=0)
+    values: Matrix = np.linalg.svd(centred, compute_uv=False)
+    return values[: min(len(features) - 1, features.shape[1])]
+
+
+def geometric_mean(values: Matrix) -> float:
+    """Return the geometric mean; 0 if a value is 0."""
+    if not values.all():
+        return 0.0
+    return float(np.exp(np.log(values).mean()))
+
+
+def harmonic_mean(values: Matrix) -> float:
+    """Return the harmonic mean; 0 if a value is 0."""
+    if not values.all():
+        return 0.0
+    return float(1 / (1 / values).mean())
+
+
+def effective_rank(values: Matrix) -> float:
+    """Return exp of the entropy of the singular values, Roy and Vetterli (2007).
+
+    From 1 (one direction alone) to the number of values (all alike).
+
+    Args:
+        values: at least one above 0.
+    """
+    shares = values[values > 0] / values.sum()
+    return math.exp(-float((shares * np.log(shares)).sum()))
+
+
+def normalised(features: Matrix) -> Matrix:
+    """Return rows ``(N, D)`` of length 1."""
+    unit: Matrix = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return unit
+
+
+def alignment(unit: Matrix, labels: Sequence[str]) -> float:
+    """Return the mean of ‖x - y‖² over pairs of one label, Wang and Isola (2020).
+
+    Args:
+        unit: ``(N, D)``, rows of length 1.
+        labels: of each row.
+    """
+    total, pairs = 0.0, 0
+    for rows in _by_label(unit, labels).values():
+        count = len(rows)
+        # The sum over pairs is count · Σ‖x‖² - ‖Σx‖², and each ‖x‖ is 1.
+        total += count**2 - float((rows.sum(axis=0) ** 2).sum())
+        pairs += count * (count - 1) // 2
+    return total / pairs
+
+
+def uniformity(unit: Matrix) -> float:
+    """Return log of the mean of exp(-2 ‖x - y‖²) over pairs, Wang and Isola (2020).
+
+    0 where all are alike; lower is more uniform.
+
+    Args:
+        unit: ``(N, D)``, rows of length 1.
+    """
+    count, total = len(unit), 0.0
+    for start in range(0, count, ROWS_AT_ONCE):
+        cosines = unit[start : start + ROWS_AT_ONCE] @ unit.T
+        total += float(np.exp(4 * np.minimum(cosines, 1) - 4).sum())
+    # Every pair is there twice, and every row with itself, which gives 1.
+    return math.log((total - count) / (count * (count - 1)))
+
+
+def silhouette(unit: Matrix, labels: Sequence[str]) -> float:
+    """Return the mean silhouette score by cosine distance, from -1 to 1.
+
+    Args:
+        unit: ``(N, D)``, rows of length 1.
+        labels: of each row, at least two different ones.
+    """
+    groups = _by_label(unit, labels)
+    # The mean distance to a group is 1 - the product with its mean.
+    to_group = 1 - unit @ np.stack([rows.mean(axis=0) for rows in groups.values()]).T
+    names, sizes = list(groups), np.array([len(rows) for rows in groups.values()])
+    own = np.array([names.index(label) for label in labels])
+    here = np.arange(len(unit))
+    # Without the distance to itself, which is 0; a group of one scores 0.
+    others = np.maximum(sizes[own] - 1, 1)
+    within = to_group[here, own] * sizes[own] / others
+    to_group[here, own] = np.inf
+    nearest = to_group.min(axis=1)
+    widest = np.maximum(within, nearest)
+    scores = (nearest - within) / np.where(widest > 0, widest, 1)
+    return float(np.where(sizes[own] > 1, scores, 0).mean())
+
+
+def class_mean_cosine(unit: Matrix, labels: Sequence[str]) -> float:
+    """Return the cosine of two classes' mean vectors, averaged over pairs of classes.
+
+    Args:
+        unit: ``(N, D)``, rows of length 1.
+        labels: of each row, at least two different ones.
+    """
+    means = [rows.mean(axis=0) for rows in _by_label(unit, labels).values()]
+    cosines = normalised(np.stack(means)) @ normalised(np.stack(means)).T
+    return float(cosines[np.triu_indices(len(means), 1)].mean())
+
+
+def _by_label(unit: Matrix, labels: Sequence[str]) -> dict[str, Matrix]:
+    names = np.asarray(labels)
+    return {name: unit[names == name] for name in sorted(set(labels))}
+
+
+def _check(features: Matrix, labels: Sequence[str], top: int) -> None:
+    if top < 1:
+        raise InputError(f"the mean of the top {top} singular values cannot be")
+    if len(set(labels)) < 2 or len(set(labels)) == len(labels):
+        raise InputError(
+            f"{len(labels)} examples of {len(set(labels))} classes: representations "
+            "are measured with two classes or more, and more examples than classes"
+        )
+    if not np.isfinite(features).all():
+        raise InputError("the model computes features that are not numbers")
+    if not (features**2).sum(axis=1).all() or not np.ptp(features, axis=0).any():
+        raise InputError("the model computes features that are 0, or all alike")

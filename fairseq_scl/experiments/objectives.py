@@ -1,0 +1,146 @@
+"""The losses of a table: of each its criterion, and values of its options to try."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+from fairseq.criterions.sentence_prediction import SentencePredictionConfig
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.selection import GRID
+
+CRITERION = "criterion"
+CONTRASTIVE = "sentence_prediction_scl"
+Grid = dict[str, tuple[Any, ...]]
+ALLOWED = {
+    bool: "true or false",
+    float: "a number",
+    int: "a whole number",
+    str: "a word",
+}
+
+
+def parse_loss(loss: str, found: Any, where: str) -> Grid:
+    """Read one loss of a table.
+
+    Args:
+        loss: its name.
+        found: a mapping of options of the criterion, as its Hydra block has them, to a
+            value or a list of values; ``criterion`` names the criterion, by default
+            ``sentence_prediction_scl``.
+        where: the file, for messages.
+
+    Returns:
+        the values of each option, in the order in which the criterion declares them.
+
+    Raises:
+        InputError: names file, key, value and what is allowed.
+    """
+    name = found.get(CRITERION, CONTRASTIVE) if isinstance(found, dict) else CONTRASTIVE
+    if isinstance(name, (list, tuple)) and len(name) == 1:  # as it was written down
+        name = name[0]
+    if not isinstance(name, str) or name not in criterions():
+        raise InputError(
+            f"{where}: losses: {loss}: criterion is {name!r}, it must be one of "
+            f"{', '.join(criterions())}"
+        )
+    kinds = _options(name)
+    if not isinstance(found, dict) or set(found) - {*kinds, CRITERION} or not found:
+        raise InputError(
+            f"{where}: losses: {loss} is {found!r}, it must be a mapping of "
+            f"{', '.join(kinds)} to values"
+        )
+    grid: Grid = {CRITERION: (name,)} if CRITERION in found else {}
+    for key, (kind, _) in kinds.items():
+        if key in found:
+            grid[key] = _values(key, kind, found[key], where)
+    return grid
+
+
+def criterions() -> list[str]:
+    """Return the criterions that a table may name."""
+    return [name for name in CRITERION_DATACLASS_REGISTRY if GRID[0] in _options(name)]
+
+
+def told_apart_by(grid: Grid) -> tuple[str, ...]:
+    """Return the options of a loss that its runs are told apart by.
+
+    These are all numbers, for they could be chosen, and words with several values. A
+    loss without the contrastive term has no λ.
+    """
+    plain = grid.get("scl_lambda") == (0.0,) and "scl_temperature" not in grid
+    return tuple(
+        key
+        for key, values in grid.items()
+        if key != CRITERION
+        and not (plain and key == "scl_lambda")
+        and (len(values) > 1 or _is_number(values[0]))
+    )
+
+
+def settings_of(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run that make its loss.
+
+    Args:
+        point: a value of each option that a table gives, and ``criterion`` where it
+            does; λ and τ are the criterion's own by default.
+    """
+    name = point.get(CRITERION, CONTRASTIVE)
+    defaults = {key: _options(name)[key][1] for key in GRID}
+    others = (CRITERION, *GRID)
+    return {
+        **{key: point.get(key, value) for key, value in defaults.items()},
+        CRITERION: name,
+        "options": {key: v for key, v in point.items() if key not in others},
+    }
+
+
+def option_flags(options: Mapping[str, Any]) -> list[str]:
+    """Return the flags of ``fairseq-train`` for further options of a criterion."""
+    flags = []
+    for key, value in options.items():
+        flag = f"--{key.replace('_', '-')}"
+        if value is not False:
+            flags += [flag] if value is True else [flag, str(value)]
+    return flags
+
+
+def _options(name: str) -> dict[str, tuple[type, Any]]:
+    """Return type and default of the options that a criterion has beside fairseq's."""
+    stock = {field.name for field in fields(SentencePredictionConfig)}
+    return {
+        field.name: (field.type, field.default)
+        for field in fields(CRITERION_DATACLASS_REGISTRY[name])
+        if field.name not in stock and field.type in ALLOWED
+    }
+
+
+def _values(key: str, kind: type, found: Any, where: str) -> tuple[Any, ...]:
+    values = found if isinstance(found, (list, tuple)) else [found]
+    for value in values:
+        if allowed := _refused(key, kind, value):
+            raise InputError(f"{where}: {key} is {value!r}, it must be {allowed}")
+    if not values or len(set(values)) < len(values):
+        raise InputError(
+            f"{where}: {key} is {list(values)}, it must be values that differ"
+        )
+    return tuple(kind(value) for value in values)
+
+
+def _refused(key: str, kind: type, value: Any) -> str | None:
+    """Say what is allowed where a value is not."""
+    if kind is float:
+        good = _is_number(value) and math.isfinite(value)
+        if key == "scl_lambda":
+            return None if good and 0 <= value <= 1 else "from 0 to 1"
+        if key == "scl_temperature":
+            return None if good and value > 0 else "above 0"
+    else:
+        good = type(value) is kind and value != ""
+    return None if good else ALLOWED[kind]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

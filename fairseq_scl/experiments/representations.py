@@ -1,0 +1,48 @@
+"""What a model makes of test examples, measured where it was just trained."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq_scl.data.binarise import MANIFEST, read_labels
+from fairseq_scl.data.files import read_json
+from fairseq_scl.data.tokenizers import load_tokenizer
+from fairseq_scl.experiments.geometry import measures
+from fairseq_scl.inference.model_folder import Classifier
+from fairseq_scl.inference.predict import features
+
+
+def measures_of_model(
+    model: Any, task: Any, data: Path, split: str = "test"
+) -> dict[str, float]:
+    """Measure the features at ``<s>`` of a split that the task has loaded.
+
+    Args:
+        model: RoBERTa with a classification head; left in evaluation mode.
+        task: the task that it was trained in.
+        data: the data folder.
+        split: of it.
+
+    Returns:
+        see :func:`~fairseq_scl.experiments.geometry.measures`.
+
+    Raises:
+        InputError: see there.
+    """
+    names, made = read_labels(data), read_json(data / MANIFEST)
+    classifier = Classifier(
+        model=model.eval(),
+        labels=names,
+        tokenizer=load_tokenizer(data),
+        dictionary=task.source_dictionary,
+        pair=made["pair"],
+        pair_separator=made["pair_separator"],
+        max_positions=task.max_positions(),
+        exits={},
+    )
+    dataset = task.datasets[split]
+    examples = [dataset[number] for number in range(len(dataset))]
+    tokens = [example["net_input.src_tokens"] for example in examples]
+    labels = [names[int(example["target"])] for example in examples]
+    return measures(features(classifier, tokens).numpy().astype(np.float64), labels)
