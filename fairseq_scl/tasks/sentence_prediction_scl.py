@@ -226,7 +226,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         line = {
             key: _number(meter.sum if key.startswith("n_") else meter.avg)
             for key, meter in agg.items()
-            if key.startswith(("n_", "ce_", "scl_"))
+            if key.startswith(("n_", "ce_", "scl_", "acl_"))
         }
         line |= {"subset": self._last_asked, "update": int(stats["num_updates"])}
         with exit_on_input_error():
