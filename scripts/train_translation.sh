@@ -5,7 +5,7 @@
 #           [OPTION of fairseq-train...]     started again, it goes on; a larger UPDATES
 #         trains on. CORPUS holds train.en train.de and so on, plain or gzip.
 # Writes: TO (model.pt, dict.en.txt, dict.de.txt, spm.model, BLEU) and TO.work.
-# Cost:   two cores train one small model on 29,000 captions in 40 minutes, a GPU in 5.
+# Cost:   two cores train one small model on 29,000 captions in about 45 minutes each way.
 # Settings: CORPUS, SRC, TGT, TO; TRAIN, VALID, TEST: names of the splits; UPDATES (3200);
 #           PIECES (6000), size of the vocabulary; DIM (256), FFN (512), LAYERS (3),
 #           HEADS (4); LR (1.5e-3); WARMUP (400); MAX_TOKENS (1200); DROPOUT (0.15); EVERY
