@@ -17,7 +17,7 @@ from benchmarks.pairs import PeerMissing, Row, Settings
 from fairseq_scl.errors import InputError
 
 # One file a question, in this order.
-QUESTIONS = ("loss", "criterion", "encoder", "gradient_cache", "sweep")
+QUESTIONS = ("loss", "criterion", "encoder", "gradient_cache", "sweep", "backtranslate")
 VERSIONS = (
     "fairseq-scl",
     "torch",
@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmarks and print their table; return the exit status."""
     arguments = _parser().parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    settings = Settings(arguments.rounds, arguments.threads, arguments.glue)
+    settings = Settings(
+        arguments.rounds, arguments.threads, arguments.glue, arguments.translation
+    )
     questions = arguments.only or QUESTIONS
     skipped: dict[str, str] = {}
     found = rows_of(questions, settings, skipped)
@@ -145,6 +147,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--glue", type=Path, metavar="FOLDER", help="folder with the tasks of GLUE"
+    )
+    parser.add_argument(
+        "--translation",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of an English-German model, as train_translation.sh writes it",
     )
     parser.add_argument(
         "--rounds",

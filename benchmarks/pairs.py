@@ -18,11 +18,13 @@ class Settings:
         rounds: pairs of measurements behind each row.
         threads: PyTorch's threads; already set when ``rows`` is called.
         glue: folder of the GLUE tasks, if one was given.
+        translation: folder of a translation model from English to German, likewise.
     """
 
     rounds: int = 11
     threads: int = 2
     glue: Path | None = None
+    translation: Path | None = None
 
 
 @dataclass(frozen=True)
