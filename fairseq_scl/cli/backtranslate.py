@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_models(parser.add_argument_group("models"))
     _add_sampling(parser.add_argument_group("sampling"))
-    _add_machine(parser.add_argument_group("machine; none of these changes the files"))
+    _add_machine(parser.add_argument_group("machine"))
 
 
 def _add_models(group: argparse._ArgumentGroup) -> None:
@@ -161,7 +161,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=MAX_TOKENS,
         metavar="N",
-        help="pieces in a batch, padding and copies included",
+        help="pieces in a batch with padding and copies; does not change the files",
     )
     default = "cuda" if torch.cuda.is_available() else "cpu"
     group.add_argument(
