@@ -27,9 +27,10 @@ TEST = [
     "hypothesis",
     "pytest",
     "pytest-xdist",
-    # Outside oracles: another implementation of the loss, and of the encoders.
+    # Outside oracles: other implementations of loss, encoders and BPE codes.
     "pytorch-metric-learning",
     "submitit",
+    "subword-nmt",
     "transformers>=4.40,<5",
 ]
 LINT = [
@@ -68,6 +69,7 @@ setup(
         "pooch",
         "pyyaml",
         "requests",
+        "sacrebleu>=2",
         "sacremoses",
         "safetensors",
         "scikit-learn",
@@ -79,6 +81,8 @@ setup(
         "tqdm",
     ],
     extras_require={
+        # Its build needs Cython and a flag, see scripts/install.sh; nothing needs it.
+        "augment": ["fastbpe"],
         "bench": BENCH,
         "slurm": ["submitit"],
         "test": TEST,

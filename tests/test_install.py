@@ -21,6 +21,9 @@ esac
 """
 
 
+STEPS = ["numpy", "torch", "fairseq-fixed", "fastBPE", ".[dev]"]
+
+
 class Installation:
     """A place with a space in it, a Python that pretends, and what pip was asked."""
 
@@ -56,12 +59,12 @@ def installation(tmp_path):
 def test_pytorch_comes_before_fairseq_and_the_package_last(installation):
     status, said, asked = installation.run()
     assert status == 0, said
-    assert asked == ["numpy", "torch", "fairseq-fixed", ".[dev]"]
+    assert asked == STEPS
 
 
 def test_python_310_gets_the_stock_fairseq_built_in_isolation(installation):
     _, _, asked = installation.run(version="3.10.13")
-    assert asked == ["numpy", "torch", "fairseq", ".[dev]"]
+    assert asked == ["numpy", "torch", "fairseq", *STEPS[3:]]
     assert "--no-build-isolation" not in installation.log.read_text().splitlines()[2]
 
 
@@ -71,7 +74,7 @@ def test_second_run_does_nothing(installation):
     assert installation.run(PYTHON="") == (0, "", [])
 
 
-@pytest.mark.parametrize("step", ["numpy", "torch", "fairseq-fixed", ".[dev]"])
+@pytest.mark.parametrize("step", [*STEPS[:3], STEPS[-1]])
 def test_run_that_was_cut_short_starts_afresh(installation, step):
     status, _, asked = installation.run(FAIL_AT=step)
     assert status != 0
@@ -79,8 +82,14 @@ def test_run_that_was_cut_short_starts_afresh(installation, step):
     (installation.venv / "left over").touch()
     status, _, asked = installation.run()
     assert status == 0
-    assert asked == ["numpy", "torch", "fairseq-fixed", ".[dev]"]
+    assert asked == STEPS
     assert not (installation.venv / "left over").exists()
+
+
+def test_installation_goes_on_without_fastbpe(installation):
+    status, said, asked = installation.run(FAIL_AT="fastBPE")
+    assert (status, asked) == (0, STEPS)
+    assert "fastBPE cannot be built here; back-translation applies its codes" in said
 
 
 @pytest.mark.parametrize("lost", ["python", "fairseq-train", "fairseq-scl", "pytest"])
@@ -95,7 +104,7 @@ def test_broken_environment_is_made_anew(installation, lost):
 def test_moved_environment_is_made_anew(installation):
     installation.run()
     installation.venv = installation.venv.rename(installation.venv.with_name("moved"))
-    assert installation.run()[2] == ["numpy", "torch", "fairseq-fixed", ".[dev]"]
+    assert installation.run()[2] == STEPS
 
 
 def test_another_python_makes_the_environment_anew(installation):
