@@ -4,8 +4,9 @@
 # Usage:  CORPUS=multi30k SRC=en TGT=de TO=models/en-de scripts/train_translation.sh \
 #           [OPTION of fairseq-train...]     started again, it goes on; a larger UPDATES
 #         trains on. CORPUS holds train.en train.de and so on, plain or gzip.
-# Writes: TO (model.pt, dict.en.txt, dict.de.txt, spm.model, BLEU) and TO.work.
-# Cost:   two cores train one small model on 29,000 captions in about 45 minutes each way.
+# Writes: TO (model.pt, dict.en.txt, dict.de.txt, spm.model, bleu.json) and TO.work.
+# Cost:   a free core learns 1,550 pieces a second: 600 updates on 29,000 captions in 7
+#         minutes, BLEU 22.9 (en-de) and 23.9 (de-en) on their test set.
 # Settings: CORPUS, SRC, TGT, TO; TRAIN, VALID, TEST: names of the splits; UPDATES (3200);
 #           PIECES (6000), size of the vocabulary; DIM (256), FFN (512), LAYERS (3),
 #           HEADS (4); LR (1.5e-3); WARMUP (400); MAX_TOKENS (1200); DROPOUT (0.15); EVERY
