@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from fairseq_scl.cli.options import add_device
 from fairseq_scl.data.binarise import MANIFEST
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
@@ -59,10 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="largest singular values whose means are taken",
     )
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
-    )
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from fairseq_scl.augment.backtranslate import (
@@ -21,6 +20,7 @@ from fairseq_scl.augment.decoding import MAX_TOKENS
 from fairseq_scl.augment.directions import Models, find_models
 from fairseq_scl.augment.race import Method
 from fairseq_scl.augment.segment import BPES, TOKENIZERS
+from fairseq_scl.cli.options import add_device
 from fairseq_scl.data.drawn import digest, read_drawn, read_every_row
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
@@ -163,10 +163,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="pieces in a batch with padding and copies; does not change the files",
     )
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    group.add_argument(
-        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
-    )
+    add_device(group)
     precision = group.add_mutually_exclusive_group()
     for name in ("fp16", "bf16"):
         precision.add_argument(

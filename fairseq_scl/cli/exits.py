@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from fairseq_scl.cli.options import add_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.exits import CLOCKS, THRESHOLDS, measure_exits, write_exits
 
@@ -63,10 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="time by the wall, or cpu: the processor time of this process, for a "
         "machine that is busy with other work",
     )
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
-    )
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from fairseq_scl.cli.options import add_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.tsne import draw_features
 
@@ -42,10 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="of t-SNE; lowered where there are few examples",
     )
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
-    )
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from fairseq_scl.cli.options import add_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.early_exit import (
     ExitRule,
@@ -71,10 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print the layer of the exit too, counted from 1: a third column, or "
         "exit_layer",
     )
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default=default, help="where to compute"
-    )
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from fairseq_scl.cli.options import add_device
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.packages import default_cache
 from fairseq_scl.data.texts import read_split
@@ -72,10 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=settings.batching,
         help="which examples share a batch, see docs/training.md",
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default=device, help="where to train"
-    )
+    add_device(parser, "train")
 
 
 def run(arguments: argparse.Namespace) -> int:

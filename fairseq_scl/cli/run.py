@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
+from fairseq_scl.cli.options import add_device
 from fairseq_scl.cli.report import write_report
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.folders import check_folders
@@ -109,12 +109,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="runs at a time (default: one for each processor, one on a GPU)",
     )
-    group.add_argument(
-        "--device",
-        choices=("cpu", "cuda"),
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where to train",
-    )
+    add_device(group, "train")
     group.add_argument(
         "--fp16", action="store_true", help="half precision, with loss scaling"
     )
