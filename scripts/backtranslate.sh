@@ -14,21 +14,24 @@
 #           DATA_BIN      has the samples, from prepare_glue.sh (default: data-bin)
 #           GLUE          official files they were drawn from   (default: data-bin/glue)
 #           AUGMENTED     where to write                   (default: data-bin/augmented)
-#           TASKS, SIZE   which samples                (default: SST-2 QNLI MNLI; 100)
+#           TASKS, SIZES  which samples                (default: SST-2 QNLI MNLI; 100)
 #           TEMPERATURES  of the sampling                     (default: 0.3 0.5 0.7 0.9)
 set -euo pipefail
 FORWARD=${FORWARD:?name a translation model} BACKWARD=${BACKWARD:?name one for the way back}
-DATA_BIN=${DATA_BIN:-data-bin} AUGMENTED=${AUGMENTED:-data-bin/augmented} SIZE=${SIZE:-100}
+DATA_BIN=${DATA_BIN:-data-bin} AUGMENTED=${AUGMENTED:-data-bin/augmented}
 read -ra tasks <<<"${TASKS:-SST-2 QNLI MNLI}"
+read -ra sizes <<<"${SIZES:-100}"
 read -ra temperatures <<<"${TEMPERATURES:-0.3 0.5 0.7 0.9}"
 
 for task in "${tasks[@]}"; do
   samples=()
-  for folder in "$DATA_BIN/$task/n$SIZE"-sample*; do
-    [[ ! -f $folder/draw.json || $folder == *-bt* ]] || samples+=("$folder")
+  for size in "${sizes[@]}"; do
+    for folder in "$DATA_BIN/$task/n$size"-sample*; do
+      [[ ! $folder =~ -sample[0-9]+$ || ! -f $folder/draw.json ]] || samples+=("$folder")
+    done
   done
-  [[ ${#samples[@]} -gt 0 ]] || { echo "backtranslate.sh: there is no sample of $SIZE in" \
-    "$DATA_BIN/$task: run prepare_glue.sh" >&2 && exit 2; }
+  [[ ${#samples[@]} -gt 0 ]] || { echo "backtranslate.sh: there is no sample of" \
+    "${sizes[*]} in $DATA_BIN/$task: run prepare_glue.sh" >&2 && exit 2; }
   fairseq-scl backtranslate --sample "${samples[@]}" --from "${GLUE:-data-bin/glue}" \
     --forward "$FORWARD" --backward "$BACKWARD" --temperature "${temperatures[@]}" \
     --to "$AUGMENTED/$task" "$@"

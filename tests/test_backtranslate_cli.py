@@ -109,7 +109,7 @@ def test_the_script_augments_samples_and_goes_on(tmp_path, models):
     missing = started()
     assert missing.returncode == 2
     assert "there is no sample of 100 in" in missing.stderr
-    done = started(SIZE="10")
+    done = started(SIZES="10")
     assert done.returncode == 0, done.stderr
     files = sorted((tmp_path / "out" / "SST-2").glob("*.jsonl"))
     names = [f"n10-sample{number}-bt0.9.jsonl" for number in (0, 1)]
