@@ -15,6 +15,7 @@ from toy_encoder import toy_encoder, toy_run, train_in_fork
 from toy_tables import make_toy_samples, write_toy_table
 
 from fairseq_scl.cli import main
+from fairseq_scl.cli import run as cli_run
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner, sweep
 from fairseq_scl.experiments.plan import planned_runs
@@ -286,6 +287,18 @@ def test_data_is_checked_before_anything_starts(tmp_path, toy, data, capfd):
     status, error = refused("--model", "SCL=x")
     assert (status, "'SCL' is no loss of toy" in error) == (2, True)
     assert not (tmp_path / "results").exists()
+
+
+def test_progress_of_a_resumed_sweep_is_told_run_by_run(monkeypatch, capfd, tmp_path):
+    def swept(runs, folder, jobs, show):
+        for done in (29, 29, 30, 31):
+            show(sweep.Tally(75, done, 0, 2))
+
+    monkeypatch.setattr(cli_run, "sweep", swept)
+    monkeypatch.setattr(cli_run, "SECONDS_BETWEEN_LINES", 0)
+    cli_run._follow([None] * 75, tmp_path, 1, None)
+    told = capfd.readouterr().err
+    assert [f"{n}/75" in told for n in (29, 30, 31)] == [True] * 3
 
 
 def test_a_loss_without_a_model_is_refused(tmp_path, data, capfd):

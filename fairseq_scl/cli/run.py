@@ -40,6 +40,9 @@ from fairseq_scl.experiments.sweep import (
 from fairseq_scl.experiments.tables import Table, load_table, smoke
 from fairseq_scl.tasks.batching import BATCHING
 
+# Where nobody looks at a terminal.
+SECONDS_BETWEEN_LINES = 30
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
@@ -252,11 +255,10 @@ def _follow(
     """Do the runs under a progress bar."""
     tqdm.monitor_interval = 0  # its thread would not survive a fork
     start: list[Any] = []
-    # A line now and then where nobody looks at a terminal.
-    seconds = 0.5 if sys.stderr.isatty() else 30
-    with tqdm(
-        total=len(runs), unit="run", file=sys.stderr, smoothing=0, mininterval=seconds
-    ) as bar:
+    seconds = 0.5 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
+    settings = {"unit": "run", "smoothing": 0, "mininterval": seconds}
+    # By itself tqdm would wait for as many runs as were there at the start.
+    with tqdm(total=len(runs), file=sys.stderr, miniters=0, **settings) as bar:
 
         def show(tally: Tally) -> None:
             ended = tally.done + tally.failed
