@@ -1,10 +1,10 @@
 """From the names of models, as a user gives them, to what translates one way."""
 
-import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fairseq_scl.augment import published
 from fairseq_scl.augment.segment import BPES, guess_bpe, load_segmenter
 from fairseq_scl.augment.sentences import Direction
 from fairseq_scl.augment.translator import checkpoints_of, load_translator
@@ -84,8 +84,6 @@ def find_models(
     places = []
     for name in names.split(":"):
         if name in PUBLISHED:
-            # Loaded only where it is needed: it fetches files.
-            published = importlib.import_module("fairseq_scl.augment.published")
             shown = sys.stderr.isatty()
             places.append(
                 published.resolve(name, source, target, None, archives, shown)

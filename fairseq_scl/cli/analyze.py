@@ -1,10 +1,9 @@
 """``fairseq-scl analyze``."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_scl.cli.options import add_device
+from fairseq_scl.cli.options import add_device, named_folders
 from fairseq_scl.data.binarise import MANIFEST
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
@@ -67,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--to is {str(arguments.to)!r}: it must end in .md")
     if arguments.top < 1:
         raise InputError(f"--top is {arguments.top}: it must be at least 1")
-    models = _named("--model", arguments.model)
+    models = named_folders("--model", arguments.model)
     data, device = arguments.data, arguments.device
     found = {
         name: measured(folder, data, arguments.split, device, arguments.top)
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     probes = {
         title: {name: probed(folder, other, device) for name, folder in models.items()}
-        for title, other in _named("--probe", arguments.probe).items()
+        for title, other in named_folders("--probe", arguments.probe).items()
     }
     made = {"split": arguments.split, "top": arguments.top}
     made |= {"data": sha256(data / MANIFEST)}
@@ -84,15 +83,3 @@ def run(arguments: argparse.Namespace) -> int:
     for suffix in (".md", ".json"):
         print(f"wrote {arguments.to.with_suffix(suffix)}")
     return 0
-
-
-def _named(flag: str, given: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for value in given:
-        name, sign, folder = value.partition("=")
-        if not sign or not name or not folder:
-            raise InputError(f"{flag} {value!r}: it must be NAME=FOLDER")
-        if name in found:
-            raise InputError(f"{flag} {value!r}: {name} is given twice")
-        found[name] = Path(folder)
-    return found

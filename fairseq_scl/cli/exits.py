@@ -1,10 +1,9 @@
 """``fairseq-scl exits``."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_scl.cli.options import add_device
+from fairseq_scl.cli.options import add_device, named_folders
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.exits import CLOCKS, THRESHOLDS, measure_exits, write_exits
 
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         if (value := getattr(arguments, flag)) < 1:
             name = flag.replace("_", "-")
             raise InputError(f"--{name} is {value}: at least 1 is needed")
-    models = _models(arguments.model)
+    models = named_folders("--model", arguments.model)
     thresholds = _thresholds(arguments.thresholds)
     settings = {
         "split": arguments.split,
@@ -89,18 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
     for suffix in (".png", ".pdf", ".md", ".json"):
         print(f"wrote {arguments.to.with_suffix(suffix)}")
     return 0
-
-
-def _models(given: Sequence[str]) -> dict[str, Path]:
-    models: dict[str, Path] = {}
-    for value in given:
-        name, sign, folder = value.partition("=")
-        if not sign or not name or not folder:
-            raise InputError(f"--model {value!r}: it must be NAME=FOLDER")
-        if name in models:
-            raise InputError(f"--model {value!r}: {name} is given twice")
-        models[name] = Path(folder)
-    return models
 
 
 def _thresholds(value: str) -> list[float]:

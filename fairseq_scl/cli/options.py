@@ -1,8 +1,12 @@
 """Options that several verbs have."""
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+
+from fairseq_scl.errors import InputError
 
 
 def add_device(
@@ -13,3 +17,24 @@ def add_device(
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default=default, help=f"where to {what}"
     )
+
+
+def named_folders(flag: str, given: Sequence[str]) -> dict[str, Path]:
+    """Return the folders of an option ``NAME=FOLDER`` by their names.
+
+    Args:
+        flag: the option, for messages.
+        given: its values.
+
+    Raises:
+        InputError: one has another form, or a name is given twice.
+    """
+    found: dict[str, Path] = {}
+    for value in given:
+        name, sign, folder = value.partition("=")
+        if not sign or not name or not folder:
+            raise InputError(f"{flag} {value!r}: it must be NAME=FOLDER")
+        if name in found:
+            raise InputError(f"{flag} {value!r}: {name} is given twice")
+        found[name] = Path(folder)
+    return found
