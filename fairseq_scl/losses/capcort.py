@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
+from fairseq_scl.losses.contrastive import REDUCTIONS, reduce_losses
 from fairseq_scl.losses.shared import at_least_float32
-
-REDUCTIONS = ("none", "sum", "mean")
 
 
 def representation_consistency_loss(
@@ -39,7 +38,4 @@ def representation_consistency_loss(
             f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}"
         )
     change = at_least_float32(mapped) - at_least_float32(pretrained.detach())
-    losses = change.square().sum(dim=1)
-    if reduction == "none":
-        return losses
-    return losses.sum() / (max(len(losses), 1) if reduction == "mean" else 1)
+    return reduce_losses(change.square().sum(dim=1), reduction)

@@ -58,9 +58,9 @@ def supervised_contrastive_loss(
             not integers, τ that is not a positive number, an unknown reduction, n that
             is not from 0 to N.
     """
-    _check(features, labels, temperature, reduction)
+    check_batch(features, labels, temperature, reduction)
     count = _anchor_count(anchors, len(features))
-    return _reduce(_contrast(features, labels, temperature, count), reduction)
+    return reduce_losses(_contrast(features, labels, temperature, count), reduction)
 
 
 def self_supervised_contrastive_loss(
@@ -132,7 +132,7 @@ def supervised_contrastive_floor(
     # p + n·exp(-2/τ) with n = N - 1 - p
     best = positives * (1 - farthest) + (len(labels) - 1) * farthest
     # An anchor without a positive: log 1 = 0.
-    return _reduce(best.masked_fill_(positives == 0, 1.0).log_(), reduction)
+    return reduce_losses(best.masked_fill_(positives == 0, 1.0).log_(), reduction)
 
 
 def count_anchors_with_positive(labels: Tensor) -> Tensor:
@@ -147,7 +147,8 @@ def count_anchors_with_positive(labels: Tensor) -> Tensor:
     return classes_and_positives(labels, len(labels))[1].count_nonzero()
 
 
-def _reduce(losses: Tensor, reduction: str) -> Tensor:
+def reduce_losses(losses: Tensor, reduction: str) -> Tensor:
+    """Reduce ``(N,)`` losses: ``"sum"``, ``"mean"`` (0 if N is 0) or ``"none"``."""
     if reduction == "none":
         return losses
     return losses.sum() / (max(len(losses), 1) if reduction == "mean" else 1)
@@ -171,9 +172,15 @@ def _anchor_count(anchors: int | None, size: int) -> int:
     return anchors
 
 
-def _check(
+def check_batch(
     features: Tensor, labels: Tensor, temperature: float, reduction: str
 ) -> None:
+    """Refuse what is no batch of features ``(N, D)`` and labels ``(N,)``.
+
+    Raises:
+        ValueError: another shape or dtype, a temperature that is not above 0, an
+            unknown reduction.
+    """
     if features.dim() != 2:
         raise ValueError(f"features must be (N, D), got shape {tuple(features.shape)}")
     if not features.is_floating_point():

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq_scl.losses.contrastive import _check, _reduce
+from fairseq_scl.losses.contrastive import check_batch, reduce_losses
 from fairseq_scl.losses.shared import at_least_float32
 
 # What an anchor's own example is among the guides.
@@ -54,8 +54,8 @@ def cross_layer_contrastive_loss(
             reduction or ``own``, fewer guides than anchors.
     """
     guide_labels = labels if guide_labels is None else guide_labels
-    _check(features, labels, temperature, reduction)
-    _check(guides, guide_labels, temperature, reduction)
+    check_batch(features, labels, temperature, reduction)
+    check_batch(guides, guide_labels, temperature, reduction)
     if own not in OWN:
         raise ValueError(f"own must be one of {', '.join(OWN)}, got {own!r}")
     if len(guides) < len(features) or guides.shape[1:] != features.shape[1:]:
@@ -68,7 +68,7 @@ def cross_layer_contrastive_loss(
         phi = _normalised(features)
         similarities = phi @ psi.T.to(phi.dtype) / temperature
         losses = _from_similarities(similarities, labels, guide_labels, own == "out")
-    return _reduce(losses, reduction)
+    return reduce_losses(losses, reduction)
 
 
 def _from_similarities(
