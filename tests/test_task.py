@@ -302,6 +302,26 @@ def test_damaged_data_is_named(copied, how, message):
     assert str(caught.value) == message.format(folder=copied)
 
 
+def test_an_example_that_is_too_long_is_named(data):
+    task = toy_model([data]).task
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    lengths = [int(dataset.size(i)) for i in range(len(dataset))]
+    first = next(i for i, n in enumerate(lengths) if n > 4)
+    count = sum(n > 4 for n in lengths)
+    message = (
+        f"input0/valid, line {first + 1}: {lengths[first]} tokens, the model reads 4 "
+        rf"\({count} such examples\): cut them with --shorten-method truncate"
+    )
+    with pytest.raises(InputError, match=message):
+        task.get_batch_iterator(dataset, max_sentences=4, max_positions=4)
+    left = task.get_batch_iterator(
+        dataset, max_sentences=4, max_positions=4, ignore_invalid_inputs=True
+    )
+    ids = [i for batch in left.next_epoch_itr(shuffle=False) for i in batch["id"]]
+    assert sorted(map(int, ids)) == [i for i, n in enumerate(lengths) if n <= 4]
+
+
 def test_a_missing_number_of_classes_is_named(data):
     with pytest.raises(InputError) as caught:
         toy_model([data, "--num-classes", "-1"])

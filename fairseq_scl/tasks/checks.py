@@ -122,6 +122,33 @@ def class_ids(
     return ids
 
 
+def check_sizes(
+    dataset: Any, rows: NDArray[np.int64], most: Any, folder: str, split: str
+) -> None:
+    """Refuse a split with an example that is longer than the model reads.
+
+    Args:
+        dataset: of fairseq; its rows are the lines of the split.
+        rows: the rows that are wanted, int64.
+        most: the largest number of tokens, as fairseq gives it.
+        folder: the data folder, for the message.
+        split: the name of the split, for the message.
+
+    Raises:
+        InputError: names the first line that is too long (lines count from 1) and the
+            flags that help.
+    """
+    _, long = dataset.filter_indices_by_size(rows, most)
+    if len(long):
+        row = min(long)
+        raise InputError(
+            f"{Path(folder, 'input0', split)}, line {row + 1}: {dataset.size(row)} "
+            f"tokens, the model reads {most} ({len(long)} such examples): cut them "
+            "with --shorten-method truncate, or leave them out with "
+            "--skip-invalid-size-inputs-valid-test"
+        )
+
+
 def refuse_other_checkpoints(model: nn.Module) -> None:
     """Have ``model.load_state_dict`` refuse other shapes with one clear sentence.
 

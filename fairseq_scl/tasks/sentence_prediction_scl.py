@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+import numpy as np
 import torch.distributed
 from fairseq.data import BaseWrapperDataset, SortDataset
 from fairseq.tasks import register_task
@@ -11,6 +12,7 @@ from fairseq.tasks.sentence_prediction import (
     SentencePredictionConfig,
     SentencePredictionTask,
 )
+from numpy.typing import NDArray
 from torch import nn
 
 from fairseq_scl.compat import exit_on_input_error
@@ -25,6 +27,7 @@ from fairseq_scl.tasks import gradient_cache
 from fairseq_scl.tasks.batching import BATCHING, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
     check_data_folder,
+    check_sizes,
     check_split,
     class_ids,
     refuse_other_checkpoints,
@@ -97,7 +100,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
                     f"--batching is {cfg.batching!r}: it must be one of "
                     f"{', '.join(BATCHING)}"
                 )
-            _check_sizes(cfg.contrastive_batch, cfg.chunk)
+            _check_batch(cfg.contrastive_batch, cfg.chunk)
         return super().setup_task(cfg, **kwargs)
 
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
@@ -172,6 +175,22 @@ class SentencePredictionSCLTask(SentencePredictionTask):
                     )
             kwargs |= {"max_sentences": size, "required_batch_size_multiple": 1}
         return super().get_batch_iterator(dataset, **kwargs)
+
+    def filter_indices_by_size(
+        self,
+        indices: NDArray[np.int64],
+        dataset: Any,
+        max_positions: Any = None,
+        ignore_invalid_inputs: bool = False,
+    ) -> Any:
+        """Refuse examples that are too long by name, or leave them out if asked to."""
+        known = (s for s, loaded in self.datasets.items() if loaded is dataset)
+        if not ignore_invalid_inputs and (split := next(known, None)):
+            with exit_on_input_error():
+                check_sizes(dataset, indices, max_positions, self.cfg.data, split)
+        return super().filter_indices_by_size(
+            indices, dataset, max_positions, ignore_invalid_inputs
+        )
 
     def train_step(
         self,
@@ -261,7 +280,7 @@ class _CountedDataset(BaseWrapperDataset):
         return batch
 
 
-def _check_sizes(contrastive_batch: int | None, chunk: int) -> None:
+def _check_batch(contrastive_batch: int | None, chunk: int) -> None:
     if contrastive_batch is not None and contrastive_batch < 1:
         raise InputError(
             f"--contrastive-batch is {contrastive_batch}: it must be at least 1"
