@@ -187,7 +187,7 @@ def test_at_a_terminal_each_line_is_answered_at_once(predict, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-tokens", "0"], "--max-tokens is 0: at least 1 is needed"),
+        (["--max-tokens", "0"], "--max-tokens is 0: it must be at least 1"),
         (["nothing here"], "missing file: nothing here"),
         ([".."], "missing file: .."),
     ],

@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from fairseq_scl.cli.options import add_device, named_folders
+from fairseq_scl.cli.options import add_device, at_least, ends_in, named_folders
 from fairseq_scl.data.binarise import MANIFEST
 from fairseq_scl.data.files import sha256
-from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.geometry import TOP
 from fairseq_scl.report.analysis import (
     analysis_sheets,
@@ -62,10 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and print the tables."""
-    if arguments.to.suffix != ".md":
-        raise InputError(f"--to is {str(arguments.to)!r}: it must end in .md")
-    if arguments.top < 1:
-        raise InputError(f"--top is {arguments.top}: it must be at least 1")
+    ends_in(".md", arguments.to)
+    at_least(1, arguments, "top")
     models = named_folders("--model", arguments.model)
     data, device = arguments.data, arguments.device
     found = {

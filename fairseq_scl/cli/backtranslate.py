@@ -20,7 +20,7 @@ from fairseq_scl.augment.decoding import MAX_TOKENS
 from fairseq_scl.augment.directions import Models, find_models
 from fairseq_scl.augment.race import Method
 from fairseq_scl.augment.segment import BPES, TOKENIZERS
-from fairseq_scl.cli.options import add_device
+from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.data.drawn import digest, read_drawn, read_every_row
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
@@ -236,10 +236,8 @@ def _check(arguments: argparse.Namespace) -> None:
                 f"a temperature is {value:g}: it must be from 0.01 (nearly the best "
                 "piece each time) to 100"
             )
-    for flag, least in (("copies", 1), ("max_tokens", 1), ("top_k", 0), ("beam", 0)):
-        if (value := getattr(arguments, flag)) < least:
-            name = flag.replace("_", "-")
-            raise InputError(f"--{name} is {value}: it must be at least {least}")
+    at_least(1, arguments, "copies", "max_tokens")
+    at_least(0, arguments, "top_k", "beam")
     if not 0 <= arguments.top_p <= 1:
         raise InputError(f"--top-p is {arguments.top_p:g}: it must be from 0 to 1")
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fairseq_scl.cli.options import add_device, named_folders
+from fairseq_scl.cli.options import add_device, at_least, ends_in, named_folders
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.exits import CLOCKS, THRESHOLDS, measure_exits, write_exits
 
@@ -66,14 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the files and print the table."""
-    if arguments.to.suffix != ".png":
-        raise InputError(f"--to is {str(arguments.to)!r}: it must end in .png")
+    ends_in(".png", arguments.to)
+    at_least(1, arguments, "repeats", "max_tokens")
     if arguments.clock == "cpu" and arguments.device != "cpu":
         raise InputError("--clock cpu does not see what a GPU does: use --device cpu")
-    for flag in ("repeats", "max_tokens"):
-        if (value := getattr(arguments, flag)) < 1:
-            name = flag.replace("_", "-")
-            raise InputError(f"--{name} is {value}: at least 1 is needed")
     models = named_folders("--model", arguments.model)
     thresholds = _thresholds(arguments.thresholds)
     settings = {

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_scl.cli.options import add_device
+from fairseq_scl.cli.options import add_device, ends_in
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.tsne import draw_features
 
@@ -46,8 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw the figure and print the silhouette scores."""
-    if arguments.to.suffix != ".png":
-        raise InputError(f"--to is {str(arguments.to)!r}: it must end in .png")
+    ends_in(".png", arguments.to)
     if not 1 <= arguments.perplexity < float("inf"):
         raise InputError(
             f"--perplexity is {arguments.perplexity}: it must be at least 1"

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from fairseq_scl.augment.noise import noise_signature
+from fairseq_scl.cli.options import at_least
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.html import page_of_sheets
@@ -60,8 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write."""
-    if arguments.examples < 1:
-        raise InputError(f"--examples is {arguments.examples}: it must be at least 1")
+    at_least(1, arguments, "examples")
     if arguments.html and arguments.to is None:
         raise InputError("--html needs --to, the folder that noise.html goes to")
     found = read_files(arguments.files)

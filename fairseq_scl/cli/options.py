@@ -19,6 +19,30 @@ def add_device(
     )
 
 
+def at_least(least: int, arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse options whose numbers are too small; one that was not given may stay.
+
+    Args:
+        least: the smallest number that is allowed.
+        arguments: of the verb.
+        names: of the options, as attributes of ``arguments``.
+
+    Raises:
+        InputError: names the option, its value and what is allowed.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag} is {value}: it must be at least {least}")
+
+
+def ends_in(suffix: str, to: Path) -> None:
+    """Refuse a ``--to`` with another ending."""
+    if to.suffix != suffix:
+        raise InputError(f"--to is {str(to)!r}: it must end in {suffix}")
+
+
 def named_folders(flag: str, given: Sequence[str]) -> dict[str, Path]:
     """Return the folders of an option ``NAME=FOLDER`` by their names.
 

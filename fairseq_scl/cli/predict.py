@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fairseq_scl.cli.options import add_device
+from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.early_exit import (
     ExitRule,
@@ -77,10 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line for each line read, in the same order; empty for an empty one."""
-    if arguments.max_tokens < 1:
-        raise InputError(
-            f"--max-tokens is {arguments.max_tokens}: at least 1 is needed"
-        )
+    at_least(1, arguments, "max_tokens")
     if arguments.file != "-" and not Path(arguments.file).is_file():
         raise InputError(f"missing file: {arguments.file}")
     rule = ExitRule(arguments.exit_threshold, arguments.exit_patience)

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from fairseq_scl.cli.options import at_least
 from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarise import binarise, fairseq_flags, read_labels
 from fairseq_scl.data.readers import own_table
@@ -230,14 +231,8 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
-    for flag in ("samples", "size_valid", "size_test"):
-        value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            raise InputError(
-                f"--{flag.replace('_', '-')} is {value}: it must be at least 1"
-            )
-    if arguments.seed < 0:
-        raise InputError(f"--seed is {arguments.seed}: it must be at least 0")
+    at_least(1, arguments, "samples", "size_valid", "size_test")
+    at_least(0, arguments, "seed")
     usual = source.task is not None and source.task.balanced
     return Draw(
         few_shot=tuple(dict.fromkeys(arguments.few_shot or ())),

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from fairseq_scl.cli.options import add_device
+from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.packages import default_cache
 from fairseq_scl.data.texts import read_split
@@ -103,9 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> QuickStart:
     chosen = {k: v for k, v in vars(arguments).items() if k not in ("run", "verb")}
-    for name in ("samples", "size", "updates", "validations"):
-        if chosen[name] < 1:
-            raise InputError(f"--{name} is {chosen[name]}: it must be at least 1")
+    at_least(1, arguments, "samples", "size", "updates", "validations")
     if chosen["validations"] > chosen["updates"]:
         raise InputError(
             f"--validations is {chosen['validations']}, more than --updates "

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fairseq_scl.cli.options import add_device
+from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.cli.report import write_report
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.folders import check_folders
@@ -223,8 +223,7 @@ def _jobs(arguments: argparse.Namespace) -> int:
     if arguments.jobs is None:
         here = arguments.device == "cpu" and arguments.executor == "local"
         return available_cores() if here else 1
-    if arguments.jobs < 1:
-        raise InputError(f"--jobs is {arguments.jobs}: it must be at least 1")
+    at_least(1, arguments, "jobs")
     return int(arguments.jobs)
 
 
