@@ -33,5 +33,5 @@ for task in "${tasks[@]}"; do
   fairseq-scl prepare --sample "$DATA_BIN/$task" --augmented "$AUGMENTED/$task" \
     --encoder "$ENCODER" --to "$DATA_BIN/$task"
 done
-fairseq-scl noise "$AUGMENTED" --to outputs/table5 --html
+fairseq-scl noise "$AUGMENTED" --to outputs/table5 --html --encoder "$ENCODER"
 fairseq-scl run table5 --data "$DATA_BIN" --model "$ENCODER" "$@"

@@ -4,9 +4,10 @@ import csv
 import json
 import math
 
+import numpy as np
 import pytest
 from test_html import Reader
-from toy_encoder import make_pairs, make_sentences
+from toy_encoder import make_pairs, make_sentences, toy_encoder
 from toy_outputs import rows_of, write_outputs
 from toy_results import attempts_of, make_table, write_results
 
@@ -15,6 +16,8 @@ from fairseq_scl.cli import main
 from fairseq_scl.data.outputs import Output, read_outputs
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.encoder_folder import load_encoder, sentence_embedder
+from fairseq_scl.inference.predict import encode
 from fairseq_scl.report.noise import (
     measured,
     noise_sheet,
@@ -95,6 +98,28 @@ def test_sentences_of_a_pair_count_both():
     assert measure(lost).empty == 1
 
 
+def test_meanings_are_compared_pair_by_pair():
+    places = {"a": (1, 0), "b": (0, 2), "c": (3, 3)}
+
+    def embed(sentences):
+        return np.array([places[sentence] for sentence in sentences], float)
+
+    found = measure([outputs(("a", "a", "b"), ("b", "c", "b"))], embed)
+    assert found.cosine == pytest.approx((1 + 0 + math.sqrt(0.5) + 1) / 4)
+    assert measure([outputs(("a", "b"))]).cosine is None
+
+
+def test_the_embedding_of_a_sentence_is_the_mean_of_its_states():
+    encoder = load_encoder(toy_encoder())
+    sentence = make_sentences(1)[0].sentences
+    (tokens,), _ = encode(encoder, [sentence])
+    states = encoder.model(tokens[None], features_only=True)[0]
+    both = [*sentence, "a film that is longer than the other sentence is"]
+    found = sentence_embedder(toy_encoder())(both)
+    expected = states.mean(dim=1)[0].detach().numpy()
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_signature_is_sacrebleus():
     line = noise_signature()
     assert line.startswith("BLEU: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version")
@@ -168,6 +193,18 @@ def test_the_command_writes_and_the_page_of_a_table_shows_it(folder, tmp_path, c
     (results / "noise.json").write_text("[]", "utf-8")
     with pytest.raises(InputError, match="is of another version than schema 1: delete"):
         read_noise(results / "noise.json")
+
+
+def test_an_encoder_adds_a_column(folder, tmp_path, capfd):
+    argv = ["noise", str(folder), "--to", str(tmp_path), "--encoder"]
+    assert main([*argv, str(toy_encoder())]) == 0
+    out = capfd.readouterr().out
+    assert "| chrF | BLEU | cosine | distinct-1 |" in out
+    assert " cosine: encoder:" in out
+    rows = list(csv.DictReader((tmp_path / "noise.csv").open(encoding="utf-8")))
+    assert all(0 < float(row["cosine"]) < 1 for row in rows)
+    assert main([*argv, str(tmp_path)]) == 2
+    assert "is no encoder folder (model.pt, dict.txt)" in capfd.readouterr().err
 
 
 def test_markup_in_a_sentence_is_text(tmp_path, capfd):

@@ -5,15 +5,20 @@ Pure functions of texts. A pair counts as two sentences.
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fairseq_scl.data.outputs import Output
 from fairseq_scl.errors import InputError
 
 Outputs = Sequence[Sequence[Output]]
+# From N sentences to their embeddings, (N, D).
+Embed = Callable[[Sequence[str]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Noise:
         distinct: distinct-1 and distinct-2 of the outputs.
         source_distinct: the same of the sources.
         length_ratio: words of the outputs for each word of their sources.
+        cosine: mean cosine similarity of the embeddings of outputs and sources, from -1
+            to 1; ``None`` if there is no encoder.
     """
 
     examples: int
@@ -41,9 +48,10 @@ class Noise:
     distinct: tuple[float, float]
     source_distinct: tuple[float, float]
     length_ratio: float
+    cosine: float | None
 
 
-def measure(files: Sequence[Outputs]) -> Noise:
+def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
     """Measure outputs of one temperature.
 
     chrF (Popović, 2015) and BLEU are sacreBLEU's, over all outputs as one corpus.
@@ -53,6 +61,7 @@ def measure(files: Sequence[Outputs]) -> Noise:
     Args:
         files: of each augmented file what
             :func:`~fairseq_scl.data.outputs.read_outputs` gives.
+        embed: gives sentence embeddings, to compare meanings and not words.
 
     Raises:
         InputError: sacreBLEU is not installed.
@@ -74,6 +83,7 @@ def measure(files: Sequence[Outputs]) -> Noise:
             [[s for group in file for s in group[0].sources] for file in files]
         ),
         length_ratio=length_ratio(found, sources),
+        cosine=mean_cosine(embed(found), embed(sources)) if embed else None,
     )
 
 
@@ -115,6 +125,12 @@ def length_ratio(sentences: Sequence[str], sources: Sequence[str]) -> float:
     if not words:
         return math.nan
     return sum(len(sentence.split()) for sentence in sentences) / words
+
+
+def mean_cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Return the mean cosine of the rows of two ``(N, D)`` arrays, pair by pair."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(((first * second).sum(axis=1) / lengths).mean())
 
 
 def _distinct(sets: Sequence[Sequence[str]]) -> tuple[float, float]:

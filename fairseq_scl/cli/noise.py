@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from fairseq_scl.augment.noise import noise_signature
-from fairseq_scl.cli.options import at_least
-from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.cli.options import add_device, at_least
+from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.encoder_folder import sentence_embedder
 from fairseq_scl.report.html import page_of_sheets
 from fairseq_scl.report.markdown import report_as_markdown
 from fairseq_scl.report.noise import (
@@ -57,6 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="originals of each task that are shown",
     )
+    parser.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="FOLDER",
+        help="encoder folder: measure how like the meanings are too, by the cosine of "
+        "sentence embeddings; best one that was trained to compare sentences",
+    )
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,8 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--html needs --to, the folder that noise.html goes to")
     found = read_files(arguments.files)
     sentences = sentences_sheet(found, arguments.temperatures, arguments.examples)
-    noise = measured(found)
-    sheets, line = [noise_sheet(noise), sentences], noise_signature()
+    encoder, line = arguments.encoder, noise_signature()
+    embed = sentence_embedder(encoder, arguments.device) if encoder else None
+    if encoder:
+        line += f" cosine: encoder:{sha256(encoder / 'model.pt')[:8]}"
+    noise = measured(found, embed)
+    sheets = [noise_sheet(noise), sentences]
     text = report_as_markdown(sheets, [], [], line)
     print(text)
     if arguments.to is None:

@@ -10,6 +10,11 @@ from torch import Tensor
 from fairseq_scl.inference.model_folder import HEAD, Classifier
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from fairseq_scl.models.packed import LENGTHS, pack, right_padded_lengths, unsupported
+from fairseq_scl.models.pretrained import (
+    captured_kind,
+    sentence_states,
+    states_arguments,
+)
 
 
 def encode(
@@ -76,20 +81,25 @@ def features(
     Args:
         classifier: a loaded model folder.
         encoded: token ids, as :func:`encode` returns.
-        kind: ``cls`` or ``pooled``, as for the criterion.
+        kind: ``cls`` or ``pooled``, as for the criterion; or ``mean``, of the final
+            states over the tokens, ``<s>`` and ``</s>`` among them.
         max_tokens: tokens in a batch, padding included.
 
     Returns:
         ``(N, D)`` float32 on the CPU, in the order of ``encoded``.
     """
     found: dict[int, Tensor] = {}
+    pad = classifier.dictionary.pad()
     for rows, batch in batches(classifier, encoded, max_tokens):
         with (
             torch.inference_mode(),
-            classification_features(classifier.model, HEAD, kind),
+            classification_features(classifier.model, HEAD, captured_kind(kind)),
         ):
-            _, extra = classifier.model(**batch, classification_head_name=HEAD)
-        found |= dict(zip(rows, extra[EXTRA_KEY].float().cpu(), strict=True))
+            _, extra = classifier.model(
+                **batch, classification_head_name=HEAD, **states_arguments(kind)
+            )
+        states = sentence_states(extra[EXTRA_KEY], batch["src_tokens"], pad)
+        found |= dict(zip(rows, states.float().cpu(), strict=True))
     return torch.stack([found[row] for row in range(len(encoded))])
 
 

@@ -33,8 +33,8 @@ def states_arguments(kind: str) -> dict[str, Any]:
 
 
 def captured_kind(kind: str) -> str:
-    """Return what to capture in the model for ``"cls"`` or ``"mean"`` states."""
-    return "cls" if kind == "cls" else "tokens"
+    """Return what to capture in the model for states or features of a kind."""
+    return "tokens" if kind == "mean" else kind
 
 
 def sentence_states(captured: Tensor, tokens: Tensor, pad: int) -> Tensor:

@@ -9,21 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from fairseq import checkpoint_utils
 
-from fairseq_scl.data.binarise import MANIFEST, fairseq_flags, read_labels
+from fairseq_scl.data.binarise import MANIFEST, fairseq_flags
 from fairseq_scl.data.files import read_json, sha256, write_json, write_then_rename
-from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.geometry import MEASURES, TOP, Matrix, measures
 from fairseq_scl.experiments.probe import STRENGTHS, Probe, linear_probe
-from fairseq_scl.inference.model_folder import (
-    HEAD,
-    SETTINGS,
-    Classifier,
-    load_classifier,
-)
+from fairseq_scl.inference.encoder_folder import is_encoder_folder, load_encoder
+from fairseq_scl.inference.model_folder import SETTINGS, Classifier, load_classifier
 from fairseq_scl.inference.predict import features
 from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.representations import ENCODER, MEASURED, MODEL
@@ -39,7 +32,7 @@ def kind_of(folder: Path) -> str:
     """
     if (folder / SETTINGS).is_file():
         return MODEL
-    if (folder / "model.pt").is_file() and (folder / "dict.txt").is_file():
+    if is_encoder_folder(folder):
         return ENCODER
     raise InputError(
         f"{folder} is no encoder folder (model.pt, dict.txt) and no model folder "
@@ -66,28 +59,8 @@ def load_frozen(folder: Path, data: Path, device: str = "cpu") -> Classifier:
         )
     pair = bool(read_json(data / MANIFEST)["pair"])
     separated = "--separator-token" in fairseq_flags(data)
-    if kind == MODEL:
-        loaded = load_classifier(folder, device)
-        return replace(loaded, pair=pair, pair_separator=separated)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
-        )
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(folder / "model.pt")], arg_overrides={"data": str(folder)}
-    )
-    labels = read_labels(data)
-    models[0].register_classification_head(HEAD, num_classes=len(labels))
-    return Classifier(
-        model=models[0].to(device).eval(),
-        labels=labels,
-        tokenizer=load_tokenizer(data),
-        dictionary=task.source_dictionary,
-        pair=pair,
-        pair_separator=separated,
-        max_positions=int(models[0].max_positions()),
-        exits={},
-    )
+    load = load_classifier if kind == MODEL else load_encoder
+    return replace(load(folder, device), pair=pair, pair_separator=separated)
 
 
 def split_features(classifier: Classifier, data: Path, split: str) -> Matrix:

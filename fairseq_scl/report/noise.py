@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fairseq_scl.augment.noise import Noise, Outputs, measure
+from fairseq_scl.augment.noise import Embed, Noise, Outputs, measure
 from fairseq_scl.data.files import read_json, write_json
 from fairseq_scl.data.outputs import Output, read_outputs
 from fairseq_scl.errors import InputError
@@ -15,6 +15,10 @@ from fairseq_scl.report.sheets import Sheet
 NOISE = "noise.json"
 SCHEMA = 1
 NAME = re.compile(r"(?P<sample>.+)-bt(?P<temperature>[\d.]+(?:-[\d.]+)?)")
+COSINE = (
+    " cosine: mean cosine similarity of sentence embeddings (means over the tokens of "
+    "the encoder's final states) with those of the source; 1 is a copy."
+)
 # Of a task and temperature, the files by the name of their sample.
 Found = dict[str, dict[str, dict[str, Outputs]]]
 
@@ -56,11 +60,16 @@ def read_files(paths: Sequence[Path]) -> Found:
     }
 
 
-def measured(found: Found) -> dict[str, dict[str, Noise]]:
-    """Measure the files of each task and temperature together."""
+def measured(found: Found, embed: Embed | None = None) -> dict[str, dict[str, Noise]]:
+    """Measure the files of each task and temperature together.
+
+    Args:
+        found: from :func:`read_files`.
+        embed: gives sentence embeddings, if meanings are to be compared.
+    """
     return {
         task: {
-            temperature: measure(list(samples.values()))
+            temperature: measure(list(samples.values()), embed)
             for temperature, samples in of_task.items()
         }
         for task, of_task in found.items()
@@ -72,16 +81,18 @@ def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
     rows = []
     for task, of_task in noise.items():
         first = next(iter(of_task.values()))
+        meanings = first.cosine is not None
         one, two = (f"{value:.3f}" for value in first.source_distinct)
-        blank = ("–",) * 4
+        blank = ("–",) * (5 if meanings else 4)
         rows.append((task, "original", str(first.examples), *blank, one, two, "1.00"))
         for temperature, found in of_task.items():
             one, two = (f"{value:.3f}" for value in found.distinct)
+            cosine = () if found.cosine is None else (f"{found.cosine:.3f}",)
             rows.append(
                 (
                     *(task, temperature, str(found.outputs), f"{found.unchanged:.1%}"),
                     *(str(found.empty), f"{found.chrf:.1f}", f"{found.bleu:.1f}"),
-                    *(one, two, f"{found.length_ratio:.2f}"),
+                    *(*cosine, one, two, f"{found.length_ratio:.2f}"),
                 )
             )
     return Sheet(
@@ -89,6 +100,7 @@ def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
         title="Back-translations against their sources",
         header=(
             *("task", "T", "examples", "unchanged", "empty", "chrF", "BLEU"),
+            *(("cosine",) if meanings else ()),
             *("distinct-1", "distinct-2", "length"),
         ),
         rows=tuple(rows),
@@ -97,7 +109,8 @@ def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
             "unchanged: share that equals its source. chrF, BLEU: against the source; "
             "100 is a copy, and other case or spacing counts as change. distinct-1 and "
             "-2: different words and word pairs for each word and pair, over one copy "
-            "of one sample at a time. length: words for each word of the source.",
+            "of one sample at a time. length: words for each word of the source."
+            + (COSINE if meanings else ""),
         ),
     )
 

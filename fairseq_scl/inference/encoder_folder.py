@@ -1,0 +1,74 @@
+"""An encoder folder, loaded to compute features: before any fine-tuning."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from fairseq import checkpoint_utils
+from numpy.typing import NDArray
+
+from fairseq_scl.data.tokenizers import load_tokenizer
+from fairseq_scl.errors import InputError
+from fairseq_scl.inference.model_folder import HEAD, Classifier
+from fairseq_scl.inference.predict import encode, features
+
+
+def is_encoder_folder(folder: Path) -> bool:
+    """Tell whether a folder holds the weights and the dictionary of an encoder."""
+    return all((folder / name).is_file() for name in ("model.pt", "dict.txt"))
+
+
+def load_encoder(folder: Path, device: str = "cpu") -> Classifier:
+    """Load an encoder with a classification head that is not used.
+
+    Args:
+        folder: from ``fairseq-scl convert``, or a RoBERTa as fairseq publishes it.
+        device: a PyTorch device, for example ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: it is no encoder folder, or there is no such device.
+    """
+    if not is_encoder_folder(folder):
+        raise InputError(
+            f"{folder} is no encoder folder (model.pt, dict.txt): 'fairseq-scl "
+            "convert' makes one"
+        )
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
+        )
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(folder / "model.pt")], arg_overrides={"data": str(folder)}
+    )
+    models[0].register_classification_head(HEAD, num_classes=1)
+    return Classifier(
+        model=models[0].to(device).eval(),
+        labels=[""],
+        tokenizer=load_tokenizer(folder),
+        dictionary=task.source_dictionary,
+        pair=False,
+        pair_separator=False,
+        max_positions=int(models[0].max_positions()),
+        exits={},
+    )
+
+
+def sentence_embedder(
+    folder: Path, device: str = "cpu"
+) -> Callable[[Sequence[str]], NDArray[np.float64]]:
+    """Return a function from N sentences to their embeddings, ``(N, D)`` float64.
+
+    These are means of the encoder's final states over the tokens, as encoders that were
+    trained to compare sentences are read; sentences beyond its positions are cut.
+
+    Raises:
+        InputError: see :func:`load_encoder`.
+    """
+    encoder = load_encoder(folder, device)
+
+    def embed(sentences: Sequence[str]) -> NDArray[np.float64]:
+        tokens, _ = encode(encoder, [(sentence,) for sentence in sentences])
+        return features(encoder, tokens, "mean").numpy().astype(np.float64)
+
+    return embed
