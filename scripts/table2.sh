@@ -12,7 +12,7 @@
 # Expected: the paper's averages are 89.7 (CE) and 90.3 (CE+SCL).
 #
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
-#           TASKS     which of its tasks are prepared   (default: SST-2 CoLA MRPC RTE QNLI MNLI)
+#           TASKS     which of its tasks   (default: SST-2 CoLA MRPC RTE QNLI MNLI)
 #           GLUE, DATA_BIN, SIZES    as prepare_glue.sh
 #           PREPARE   options of `fairseq-scl prepare`, as --partial for files that have
 #                     not all rows
@@ -23,4 +23,5 @@ export TASKS=${TASKS:-SST-2 CoLA MRPC RTE QNLI MNLI}
 read -ra prepare <<<"${PREPARE:-}"
 
 "$(dirname "$0")/prepare_glue.sh" ${prepare[@]+"${prepare[@]}"}
-fairseq-scl run table2 --data "$DATA_BIN" --model "$ENCODER" "$@"
+fairseq-scl run table2 --data "$DATA_BIN" --model "$ENCODER" \
+  --only "task=${TASKS// /|}" "$@"

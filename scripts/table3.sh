@@ -12,7 +12,7 @@
 # Expected: the paper's SST-2 goes from 93.9 (batch 16) to 94.3 (256).
 #
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
-#           TASKS     which of its tasks are prepared   (default: SST-2 CoLA QNLI)
+#           TASKS     which of its tasks   (default: SST-2 CoLA QNLI)
 #           TABLE     table3-n1000 takes samples of 1,000 examples of SST-2
 #           GLUE, DATA_BIN, SIZES    as prepare_glue.sh
 #           PREPARE   options of `fairseq-scl prepare`, as --partial for files that have
@@ -24,4 +24,5 @@ export TASKS=${TASKS:-SST-2 CoLA QNLI}
 read -ra prepare <<<"${PREPARE:-}"
 
 "$(dirname "$0")/prepare_glue.sh" ${prepare[@]+"${prepare[@]}"}
-fairseq-scl run "${TABLE:-table3}" --data "$DATA_BIN" --model "$ENCODER" "$@"
+fairseq-scl run "${TABLE:-table3}" --data "$DATA_BIN" --model "$ENCODER" \
+  --only "task=${TASKS// /|}" "$@"

@@ -12,7 +12,7 @@
 # Expected: the paper's SST-2 at N = 20: 85.9 ± 2.1 (CE), 88.1 ± 3.3 (CE+SCL).
 #
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
-#           TASKS     which of its tasks are prepared   (default: SST-2 QNLI MNLI)
+#           TASKS     which of its tasks   (default: SST-2 QNLI MNLI)
 #           GLUE, DATA_BIN, SIZES    as prepare_glue.sh
 #           PREPARE   options of `fairseq-scl prepare`, as --partial for files that have
 #                     not all rows
@@ -23,4 +23,5 @@ export TASKS=${TASKS:-SST-2 QNLI MNLI}
 read -ra prepare <<<"${PREPARE:-}"
 
 "$(dirname "$0")/prepare_glue.sh" ${prepare[@]+"${prepare[@]}"}
-fairseq-scl run table4 --data "$DATA_BIN" --model "$ENCODER" "$@"
+fairseq-scl run table4 --data "$DATA_BIN" --model "$ENCODER" \
+  --only "task=${TASKS// /|}" "$@"

@@ -17,7 +17,7 @@
 # Settings: ENCODER             encoder folder, as table4.sh
 #           FORWARD, BACKWARD   translation models and more, as backtranslate.sh
 #           AUGMENTED           where back-translations go (default: data-bin/augmented)
-#           TASKS               which of its tasks are prepared (default: SST-2 QNLI MNLI)
+#           TASKS               which of its tasks (default: SST-2 QNLI MNLI)
 #           GLUE, DATA_BIN, PREPARE   as table4.sh
 set -euo pipefail
 ENCODER=${ENCODER:?name an encoder folder}
@@ -34,4 +34,5 @@ for task in "${tasks[@]}"; do
     --encoder "$ENCODER" --to "$DATA_BIN/$task"
 done
 fairseq-scl noise "$AUGMENTED" --to outputs/table5 --html --encoder "$ENCODER"
-fairseq-scl run table5 --data "$DATA_BIN" --model "$ENCODER" "$@"
+fairseq-scl run table5 --data "$DATA_BIN" --model "$ENCODER" \
+  --only "task=${TASKS// /|}" "$@"

@@ -172,6 +172,8 @@ def test_dry_run_prints_commands_and_does_nothing(tmp_path, toy, capfd):
     assert len(lines) == 9
     assert all(s.startswith("fairseq-train ") for s in lines)
     assert not (tmp_path / "results").exists()
+    assert main([*toy, "--dry-run", "--only", "loss=CE", "--only", "sample=1"]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 1
 
 
 def test_a_held_run_is_left_to_its_holder(tmp_path, data):

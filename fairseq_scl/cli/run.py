@@ -74,9 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--only",
-        default="",
+        action="append",
+        default=[],
         metavar="CHOICE",
-        help="the runs to do: 'task=SST-2,n=20|100,lambda=0.9,tau=0.3,sample=0-2'",
+        help="the runs to do: 'task=SST-2,n=20|100,lambda=0.9,tau=0.3,sample=0-2'; of "
+        "several, all must hold",
     )
     parser.add_argument(
         "--set",
@@ -173,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
         "keep_checkpoint": arguments.keep_checkpoints,
     }
     every = planned_runs(table, arguments.data.absolute(), models, shared)
-    chosen = choose(every, arguments.only)
+    chosen = choose(every, ",".join(arguments.only))
     name = f"{table.name}-smoke" if arguments.smoke else table.name
     folder = (arguments.results or Path("outputs", name)).absolute()
     check_folders(chosen)
