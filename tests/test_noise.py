@@ -105,7 +105,8 @@ def test_meanings_are_compared_pair_by_pair():
         return np.array([places[sentence] for sentence in sentences], float)
 
     found = measure([outputs(("a", "a", "b"), ("b", "c", "b"))], embed)
-    assert found.cosine == pytest.approx((1 + 0 + math.sqrt(0.5) + 1) / 4)
+    own, to_others = (1 + 0 + math.sqrt(0.5) + 1) / 4, (0 + 1 + math.sqrt(0.5) + 0) / 4
+    assert found.cosine == pytest.approx((own, to_others))
     assert measure([outputs(("a", "b"))]).cosine is None
 
 
@@ -199,10 +200,11 @@ def test_an_encoder_adds_a_column(folder, tmp_path, capfd):
     argv = ["noise", str(folder), "--to", str(tmp_path), "--encoder"]
     assert main([*argv, str(toy_encoder())]) == 0
     out = capfd.readouterr().out
-    assert "| chrF | BLEU | cosine | distinct-1 |" in out
+    assert "| chrF | BLEU | cosine | to others | distinct-1 |" in out
     assert " cosine: encoder:" in out
     rows = list(csv.DictReader((tmp_path / "noise.csv").open(encoding="utf-8")))
-    assert all(0 < float(row["cosine"]) < 1 for row in rows)
+    for row in rows:
+        assert 0 < float(row["cosine_to_others"]) < float(row["cosine"]) < 1
     assert main([*argv, str(tmp_path)]) == 2
     assert "is no encoder folder (model.pt, dict.txt)" in capfd.readouterr().err
 

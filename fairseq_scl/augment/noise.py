@@ -36,7 +36,8 @@ class Noise:
         source_distinct: the same of the sources.
         length_ratio: words of the outputs for each word of their sources.
         cosine: mean cosine similarity of the embeddings of outputs and sources, from -1
-            to 1; ``None`` if there is no encoder.
+            to 1, and of outputs and the sources of other examples; ``None`` if there is
+            no encoder.
     """
 
     examples: int
@@ -48,7 +49,7 @@ class Noise:
     distinct: tuple[float, float]
     source_distinct: tuple[float, float]
     length_ratio: float
-    cosine: float | None
+    cosine: tuple[float, float] | None
 
 
 def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
@@ -83,7 +84,7 @@ def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
             [[s for group in file for s in group[0].sources] for file in files]
         ),
         length_ratio=length_ratio(found, sources),
-        cosine=mean_cosine(embed(found), embed(sources)) if embed else None,
+        cosine=_cosines(embed(found), embed(sources), _lines(files)) if embed else None,
     )
 
 
@@ -131,6 +132,19 @@ def mean_cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
     """Return the mean cosine of the rows of two ``(N, D)`` arrays, pair by pair."""
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return float(((first * second).sum(axis=1) / lengths).mean())
+
+
+def _cosines(
+    found: NDArray[np.float64], sources: NDArray[np.float64], step: int
+) -> tuple[float, float]:
+    """Return mean cosines of outputs with their sources, and with those of others."""
+    others = np.roll(sources, step, axis=0)
+    return mean_cosine(found, sources), mean_cosine(found, others)
+
+
+def _lines(files: Sequence[Outputs]) -> int:
+    """Return how many sentences come of one example."""
+    return sum(len(output.sources) for output in files[0][0])
 
 
 def _distinct(sets: Sequence[Sequence[str]]) -> tuple[float, float]:

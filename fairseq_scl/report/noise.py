@@ -17,7 +17,8 @@ SCHEMA = 1
 NAME = re.compile(r"(?P<sample>.+)-bt(?P<temperature>[\d.]+(?:-[\d.]+)?)")
 COSINE = (
     " cosine: mean cosine similarity of sentence embeddings (means over the tokens of "
-    "the encoder's final states) with those of the source; 1 is a copy."
+    "the encoder's final states) with those of the source, 1 is a copy; to others: with"
+    " those of another example's source, what unrelated sentences have."
 )
 # Of a task and temperature, the files by the name of their sample.
 Found = dict[str, dict[str, dict[str, Outputs]]]
@@ -83,11 +84,11 @@ def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
         first = next(iter(of_task.values()))
         meanings = first.cosine is not None
         one, two = (f"{value:.3f}" for value in first.source_distinct)
-        blank = ("–",) * (5 if meanings else 4)
+        blank = ("–",) * (6 if meanings else 4)
         rows.append((task, "original", str(first.examples), *blank, one, two, "1.00"))
         for temperature, found in of_task.items():
             one, two = (f"{value:.3f}" for value in found.distinct)
-            cosine = () if found.cosine is None else (f"{found.cosine:.3f}",)
+            cosine = [f"{value:.3f}" for value in found.cosine or ()]
             rows.append(
                 (
                     *(task, temperature, str(found.outputs), f"{found.unchanged:.1%}"),
@@ -100,7 +101,7 @@ def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
         title="Back-translations against their sources",
         header=(
             *("task", "T", "examples", "unchanged", "empty", "chrF", "BLEU"),
-            *(("cosine",) if meanings else ()),
+            *(("cosine", "to others") if meanings else ()),
             *("distinct-1", "distinct-2", "length"),
         ),
         rows=tuple(rows),
@@ -183,6 +184,7 @@ def noise_rows(noise: Mapping[str, Mapping[str, Noise]]) -> list[dict[str, Any]]
             row = {"task": task, "temperature": temperature, **asdict(found)}
             for name in ("distinct", "source_distinct"):
                 row[f"{name}_1"], row[f"{name}_2"] = row.pop(name)
+            row["cosine"], row["cosine_to_others"] = row["cosine"] or (None, None)
             rows.append(row)
     return rows
 
