@@ -6,7 +6,7 @@
 #         the options go to `fairseq-scl backtranslate`; started again, it goes on
 # Writes: AUGMENTED/SST-2/n100-sample0-bt0.3.jsonl … and a record beside each; then
 #         `fairseq-scl prepare --sample … --augmented …` makes data folders, as table5.sh.
-# Cost:   half a minute of one core a sample with the models of train_translation.sh; the
+# Cost:   40 seconds of one core a sample with the models of train_translation.sh; the
 #         published models want a GPU (not measured).
 # Settings: FORWARD, BACKWARD   translation models: a checkpoint or a folder with *.pt,
 #                               dict.en.txt, dict.de.txt and BPE codes, several joined
@@ -14,8 +14,8 @@
 #           DATA_BIN      has the samples, from prepare_glue.sh (default: data-bin)
 #           GLUE          official files they were drawn from   (default: data-bin/glue)
 #           AUGMENTED     where to write                   (default: data-bin/augmented)
-#           TASKS, SIZES  which samples                (default: SST-2 QNLI MNLI; 100)
-#           TEMPERATURES  of the sampling                     (default: 0.3 0.5 0.7 0.9)
+#           TASKS, SIZES, SAMPLES (the first so many)  (SST-2 QNLI MNLI; 100; all)
+#           TEMPERATURES  of the sampling                              (0.3 0.5 0.7 0.9)
 set -euo pipefail
 FORWARD=${FORWARD:?name a translation model} BACKWARD=${BACKWARD:?name one for the way back}
 DATA_BIN=${DATA_BIN:-data-bin} AUGMENTED=${AUGMENTED:-data-bin/augmented}
@@ -27,7 +27,8 @@ for task in "${tasks[@]}"; do
   samples=()
   for size in "${sizes[@]}"; do
     for folder in "$DATA_BIN/$task/n$size"-sample*; do
-      [[ ! $folder =~ -sample[0-9]+$ || ! -f $folder/draw.json ]] || samples+=("$folder")
+      [[ $folder =~ -sample([0-9]+)$ && -f $folder/draw.json ]] || continue
+      [[ ${BASH_REMATCH[1]} -ge ${SAMPLES:-1000} ]] || samples+=("$folder")
     done
   done
   [[ ${#samples[@]} -gt 0 ]] || { echo "backtranslate.sh: there is no sample of" \

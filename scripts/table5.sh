@@ -18,12 +18,13 @@
 #           FORWARD, BACKWARD   translation models and more, as backtranslate.sh
 #           AUGMENTED           where back-translations go (default: data-bin/augmented)
 #           TASKS               which of its tasks (default: SST-2 QNLI MNLI)
-#           GLUE, DATA_BIN, PREPARE   as table4.sh
+#           GLUE, DATA_BIN, PREPARE   as table4.sh; SAMPLES as backtranslate.sh
 set -euo pipefail
 ENCODER=${ENCODER:?name an encoder folder}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 export TASKS=${TASKS:-SST-2 QNLI MNLI} SIZES=${SIZES:-100}
 export AUGMENTED=${AUGMENTED:-data-bin/augmented}
+[[ " $* " != *" --smoke "* ]] || export SAMPLES=${SAMPLES:-3} # as many as it repeats
 read -ra prepare <<<"${PREPARE:-}"
 read -ra tasks <<<"$TASKS"
 

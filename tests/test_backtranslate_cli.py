@@ -109,11 +109,12 @@ def test_the_script_augments_samples_and_goes_on(tmp_path, models):
     missing = started()
     assert missing.returncode == 2
     assert "there is no sample of 100 in" in missing.stderr
-    done = started(SIZES="10")
-    assert done.returncode == 0, done.stderr
-    files = sorted((tmp_path / "out" / "SST-2").glob("*.jsonl"))
     names = [f"n10-sample{number}-bt0.9.jsonl" for number in (0, 1)]
-    assert [file.name for file in files] == names
+    for expected, more in ((names[:1], {"SAMPLES": "1"}), (names, {})):
+        done = started(SIZES="10", **more)
+        assert done.returncode == 0, done.stderr
+        files = sorted((tmp_path / "out" / "SST-2").glob("*.jsonl"))
+        assert [file.name for file in files] == expected
     assert [len(rows_of(file)) for file in files] == [30, 30]
 
 
