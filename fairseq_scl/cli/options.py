@@ -38,7 +38,11 @@ def at_least(least: int, arguments: argparse.Namespace, *names: str) -> None:
 
 
 def ends_in(suffix: str, to: Path) -> None:
-    """Refuse a ``--to`` with another ending."""
+    """Refuse a ``--to`` with another ending.
+
+    Raises:
+        InputError: names the path and the ending.
+    """
     if to.suffix != suffix:
         raise InputError(f"--to is {str(to)!r}: it must end in {suffix}")
 

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from fairseq import checkpoint_utils
 from numpy.typing import NDArray
 
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.model_folder import HEAD, Classifier
+from fairseq_scl.inference.model_folder import HEAD, Classifier, check_device
 from fairseq_scl.inference.predict import encode, features
 
 
@@ -34,10 +33,7 @@ def load_encoder(folder: Path, device: str = "cpu") -> Classifier:
             f"{folder} is no encoder folder (model.pt, dict.txt): 'fairseq-scl "
             "convert' makes one"
         )
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
-        )
+    check_device(device)
     models, _, task = checkpoint_utils.load_model_ensemble_and_task(
         [str(folder / "model.pt")], arg_overrides={"data": str(folder)}
     )

@@ -205,6 +205,18 @@ def _exits(weights: Iterable[str]) -> dict[int, str]:
     return exit_heads(heads, HEAD, len(layers))
 
 
+def check_device(device: str) -> None:
+    """Refuse a CUDA device where there is none.
+
+    Raises:
+        InputError: names the device.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
+        )
+
+
 def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
     """Load a model folder.
 
@@ -216,10 +228,7 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
         InputError: a file is missing, or is not what the folder needs; there is no such
             device.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
-        )
+    check_device(device)
     folder = Path(folder)
     for name in (SETTINGS, LABEL_MAP, "model.pt", "input0/dict.txt", "label/dict.txt"):
         if not (folder / name).is_file():

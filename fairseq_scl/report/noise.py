@@ -80,9 +80,9 @@ def measured(found: Found, embed: Embed | None = None) -> dict[str, dict[str, No
 def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
     """Lay out the noise of each task and temperature, below that of the sources."""
     rows = []
+    meanings = any(found.cosine for of in noise.values() for found in of.values())
     for task, of_task in noise.items():
         first = next(iter(of_task.values()))
-        meanings = first.cosine is not None
         one, two = (f"{value:.3f}" for value in first.source_distinct)
         blank = ("–",) * (6 if meanings else 4)
         rows.append((task, "original", str(first.examples), *blank, one, two, "1.00"))
