@@ -12,6 +12,7 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 
+from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -131,10 +132,7 @@ def load_translator(
 
 
 def _check_device(device: str, precision: str) -> None:
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
-        )
+    check_device(device)
     if precision != "fp32" and not device.startswith("cuda"):
         raise InputError(f"--{precision} needs a GPU, but the device is {device!r}")
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.packages import default_cache
 from fairseq_scl.data.texts import read_split
+from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.quickstart import (
     QuickStart,
@@ -118,10 +118,7 @@ def _settings(arguments: argparse.Namespace) -> QuickStart:
         if not 0 < chosen[name] < float("inf"):
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} is {chosen[name]}: it must be above 0")
-    if chosen["device"] == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "--device is cuda, but PyTorch finds no CUDA device here: use cpu"
-        )
+    check_device(chosen["device"])
     return QuickStart(**chosen)
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.cli.report import write_report
+from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.plan import choose, planned_runs
@@ -183,6 +184,8 @@ def run(arguments: argparse.Namespace) -> int:
         for one in chosen:
             print(shlex.join(command(one, run_folder(folder, one))))
         return 0
+    if arguments.executor == "local":  # a job of Slurm finds out where it runs
+        check_device(arguments.device)
     jobs = _jobs(arguments)
     slurm = _slurm_settings(arguments, jobs)
     write_table(folder, table, arguments.data, models)

@@ -18,6 +18,7 @@ import fairseq_scl
 from fairseq_scl.compat import load_checkpoint
 from fairseq_scl.data.binarise import MANIFEST, class_counts, fairseq_flags
 from fairseq_scl.data.files import sha256, write_then_rename
+from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.objectives import CONTRASTIVE, option_flags
 from fairseq_scl.experiments.records import (
@@ -163,10 +164,12 @@ def run_training(
             run, its command and folder, returns the exit status.
 
     Raises:
-        InputError: training failed, or the folder holds the record of another run.
+        InputError: training failed, there is no such device, or the folder holds the
+            record of another run.
     """
     if record := done_record(run, folder):
         return record
+    check_device(run.device)
     argv = command(run, folder)
     if folder.exists():
         shutil.rmtree(folder)

@@ -8,8 +8,9 @@ from fairseq import checkpoint_utils
 from numpy.typing import NDArray
 
 from fairseq_scl.data.tokenizers import load_tokenizer
+from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.model_folder import HEAD, Classifier, check_device
+from fairseq_scl.inference.model_folder import HEAD, Classifier
 from fairseq_scl.inference.predict import encode, features
 
 

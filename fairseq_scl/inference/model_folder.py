@@ -31,6 +31,7 @@ from fairseq_scl.data.files import (
     write_then_rename,
 )
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
+from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.exits import SHALLOW_HEAD, exit_heads
 
@@ -203,18 +204,6 @@ def _exits(weights: Iterable[str]) -> dict[int, str]:
         elif name.startswith(LAYERS):
             layers.add(int(name.removeprefix(LAYERS).split(".")[0]))
     return exit_heads(heads, HEAD, len(layers))
-
-
-def check_device(device: str) -> None:
-    """Refuse a CUDA device where there is none.
-
-    Raises:
-        InputError: names the device.
-    """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
-        )
 
 
 def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
