@@ -5,10 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from toy_results import (
-    attempts_of,
-    make_table,
-)
+from toy_results import GRID, attempts_of, make_table
 
 from fairseq_scl.experiments.protocol import Summary
 from fairseq_scl.experiments.results import (
@@ -138,6 +135,17 @@ def test_words_say_what_is_not_known():
     ((kind, sentence),) = verdicts(full)
     assert kind == UNKNOWN
     assert "+1.00 points on 1 of 4 pairs; an interval needs two" in sentence
+
+
+@pytest.mark.parametrize(
+    ("known", "said"), [({}, "SST-2, N = 20."), (SCL, "SST-2, N = 20, other.")]
+)
+def test_words_name_a_cell_once_where_no_loss_of_it_is_known(known, said):
+    losses = {"CE": {"scl_lambda": 0}, "CE+SCL": GRID, "other": GRID}
+    table = make_table(losses=losses)
+    *_, (kind, sentence) = verdicts(summarise(table, attempts_of(table, CE | known)))
+    assert kind == UNKNOWN
+    assert sentence.endswith(f"both losses: {said}")
 
 
 def test_failed_and_missing_runs_are_told():

@@ -37,14 +37,18 @@ def verdicts(result: TableResult) -> list[tuple[str, str]]:
     others = list(result.table.losses)[1:]
     found, without = [], []
     for cell in result.cells:
+        name, unknown = cell_name(result, cell), []
         for loss in others:
-            one, name = cell.losses[loss], cell_name(result, cell)
+            one = cell.losses[loss]
             if one.comparison is None:
-                without.append(name if len(others) == 1 else f"{name}, {loss}")
+                unknown.append(loss)
                 continue
             kind = verdict(one.comparison)
             sentence = f"{name}: {loss}{_chosen(one)} {_said(one.comparison)}"
             found.append((kind, sentence))
+        if unknown:
+            all_of_them = unknown == others
+            without += [name] if all_of_them else [f"{name}, {u}" for u in unknown]
     if without:
         sentence = f"Unknown, for no {result.table.repeated} has finished with both "
         sentence += f"losses: {'; '.join(without)}."
