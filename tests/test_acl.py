@@ -1,15 +1,10 @@
-"""Label embeddings in the contrastive batch, and a term that yields to conflict."""
+"""The criterion ACL: label embeddings in the batch, a term that yields to conflict."""
 
-import json
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from fairseq.models.roberta import RobertaModel
-from hypothesis import given
 from test_criterion import stock_criterion
 from test_distributed import train_together
 from test_gather import OFF, run_workers
@@ -21,9 +16,8 @@ from test_gradient_cache import (
     weights_of,
     with_graph,
 )
-from test_losses import batches, dot, unit
-from test_train import PREDICT, assert_same_weights, hydra_arguments
-from toy import make_data, run_fast, toy_model, train_fast
+from test_train import assert_same_weights
+from toy import make_data, toy_model
 
 from fairseq_scl.compat import load_checkpoint
 from fairseq_scl.errors import InputError
@@ -42,119 +36,7 @@ def data(tmp_path_factory):
     return make_data(folder, {"train": 27, "valid": 10, "test": 6}, words=30)
 
 
-def table_of(labels, width, seed=0):
-    """Draw an embedding for each class up to the largest label."""
-    count = int(labels.max()) + 1 if len(labels) else 1
-    random = torch.Generator().manual_seed(seed)
-    return torch.randn(count, width, generator=random, dtype=torch.float64)
-
-
-# The loss
-
-
-def loop(features, labels, table, temperature, label_anchors):
-    """Samples and embeddings in one list, Eq. 3 for each anchor; the sum."""
-    phi = [unit(row) for row in [*features.tolist(), *table.tolist()]]
-    y = [*labels.tolist(), *range(len(table))]
-    anchors = len(y) if label_anchors == "all" else len(labels)
-    total = 0.0
-    for i in range(anchors):
-        others = [k for k in range(len(y)) if k != i]
-        positives = [j for j in others if y[j] == y[i]]
-        denominator = sum(math.exp(dot(phi[i], phi[k]) / temperature) for k in others)
-        for j in positives:
-            share = math.exp(dot(phi[i], phi[j]) / temperature) / denominator
-            total -= math.log(share) / len(positives)
-    return total
-
-
-@pytest.mark.parametrize("label_anchors", acl.LABEL_ANCHORS)
-@given(batch=batches())
-def test_a_label_embedding_is_a_sample_with_its_label(label_anchors, batch):
-    features, labels = batch
-    table = table_of(labels, features.shape[1])
-    found = acl.label_embedding_loss(features, labels, table, 0.5, label_anchors)
-    expected = loop(features, labels, table, 0.5, label_anchors)
-    assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
-
-
-@pytest.mark.parametrize("label_anchors", acl.LABEL_ANCHORS)
-@given(batch=batches())
-def test_without_embeddings_it_is_the_contrastive_loss(label_anchors, batch):
-    features, labels = batch
-    none = features.new_empty(0, features.shape[1])
-    found = acl.label_embedding_loss(features, labels, none, 0.3, label_anchors)
-    assert torch.equal(found, supervised_contrastive_loss(features, labels, 0.3))
-
-
-@pytest.mark.parametrize("label_anchors", acl.LABEL_ANCHORS)
-def test_its_gradient_is_that_of_finite_differences(label_anchors):
-    random = torch.Generator().manual_seed(0)
-    features = torch.randn(5, 4, generator=random, dtype=torch.float64)
-    labels = torch.tensor([0, 1, 0, 2, 1])
-    inputs = [features.requires_grad_(), table_of(labels, 4).requires_grad_()]
-    assert torch.autograd.gradcheck(
-        lambda x, e: acl.label_embedding_loss(x, labels, e, 0.5, label_anchors), inputs
-    )
-
-
-def test_a_single_sample_beside_its_label_has_a_positive():
-    features, labels = torch.eye(2)[:1], torch.tensor([0])
-    found = acl.label_embedding_loss(features, labels, torch.eye(2), 1.0, "samples")
-    # Its own embedding at cosine 1, the other at 0.
-    assert found.item() == pytest.approx(math.log(1 + math.exp(-1)))
-
-
-def test_wrong_arguments_are_named():
-    features, labels = torch.ones(2, 3), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match=r"label embeddings must be \(K, 3\)"):
-        acl.label_embedding_loss(features, labels, torch.ones(2, 4), 0.3)
-    with pytest.raises(ValueError, match="label_anchors must be one of all, samples"):
-        acl.label_embedding_loss(features, labels, torch.ones(2, 3), 0.3, "both")
-
-
-# Gradients at the features
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_the_gradient_of_cross_entropy_is_autograds(dtype):
-    random = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, 6, generator=random, dtype=torch.float64)
-    features = torch.randn(7, 6, generator=random, dtype=torch.float64)
-    labels = torch.tensor([0, 1, 2, 2, 1, 0, 0])
-    features.requires_grad_()
-    logits = torch.tanh(features) @ weight.T
-    F.cross_entropy(logits, labels, reduction="sum").backward()
-    slope = 1 - torch.tanh(features.detach()).square()
-    jacobian = weight[None] * slope[:, None]
-    found = acl.cross_entropy_gradient(logits.to(dtype), labels, jacobian.to(dtype))
-    within = 1e-9 if dtype == torch.float64 else 1e-2
-    torch.testing.assert_close(found.double(), features.grad, atol=within, rtol=within)
-
-
-@pytest.mark.parametrize(
-    ("second", "conflict", "cosine"),
-    [
-        ([[3.0, 6.0]], False, 1.0),
-        ([[-0.1, -0.2]], True, -1.0),
-        ([[2.0, -1.0]], False, 0.0),
-        ([[0.0, 0.0]], False, 0.0),
-    ],
-)
-def test_a_negative_inner_product_is_a_conflict(second, conflict, cosine):
-    products = acl.gradient_products(torch.tensor([[1.0, 2.0]]), torch.tensor(second))
-    found = acl.gradient_conflict(products)
-    assert found[0].item() is conflict
-    assert found[1].item() == pytest.approx(cosine, abs=1e-6)
-
-
-def test_products_of_parts_add_up():
-    first, second = torch.randn(2, 8, 3, dtype=torch.float64)
-    parts = zip(first.split([3, 5]), second.split([3, 5]), strict=True)
-    torch.testing.assert_close(
-        sum(acl.gradient_products(a, b) for a, b in parts),
-        acl.gradient_products(first, second),
-    )
+# The Jacobian of the head
 
 
 @pytest.mark.parametrize("kind", ["cls", "pooled"])
@@ -491,124 +373,7 @@ def test_small_gradients_of_parameters_survive_half_precision(data):
     assert (found - expected).norm() < 0.03 * expected.norm()
 
 
-# fairseq-train
-
-
-@pytest.fixture(scope="module")
-def restored(data, tmp_path_factory):
-    """A checkpoint of the stock criterion, without what a criterion learned."""
-    folder = tmp_path_factory.mktemp("restored")
-    flags = ["--criterion", "sentence_prediction", "--max-update", "1"]
-    done = train_fast([data, "--save-dir", folder, *flags])
-    assert done.returncode == 0, done.stderr
-    file = folder / "checkpoint_last.pt"
-    state = load_checkpoint(file)
-    del state["criterion"]
-    torch.save(state, file)
-    return file
-
-
-RESET = ["--reset-optimizer", "--reset-dataloader", "--reset-meters"]
-
-
-@pytest.fixture(scope="module")
-def run(data, restored, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    flags = ["--restore-file", restored, *RESET, "--max-update", "13"]
-    done = train_fast([data, "--save-dir", folder, *GRAD, *flags, "--max-epoch", "9"])
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
-def test_training_logs_what_was_decided(run):
-    lines = [line for line in run[1].splitlines() if "| INFO | train | " in line]
-    last = json.loads(lines[-1].rpartition("| ")[2])
-    assert 0 <= float(last["train_acl_conflict"]) <= 1
-    assert -1 <= float(last["train_acl_cosine"]) <= 1
-
-
-def test_what_the_criterion_learned_is_no_part_of_the_classifier(run, restored, data):
-    state = load_checkpoint(run[0] / "checkpoint_last.pt")
-    assert {n: tuple(v.shape) for n, v in state["criterion"].items()} == {
-        "label_embeddings": (2, 16)
-    }
-    assert state["model"].keys() == load_checkpoint(restored)["model"].keys()
-    model = RobertaModel.from_pretrained(
-        str(run[0]), "checkpoint_last.pt", str(data), bpe=None
-    )
-    assert model.predict(HEAD, torch.tensor([[0, 4, 2]])).shape == (1, 2)
-
-
-def test_plain_fairseq_loads_the_checkpoint(restored, data, tmp_path):
-    """By its own task, as every checkpoint names the task that it was trained with."""
-    folder = tmp_path / "run"
-    flags = ["--restore-file", restored, *RESET, "--max-update", "2"]
-    done = train_fast([data, "--save-dir", folder, *EMBED, *flags])
-    assert done.returncode == 0, done.stderr
-    state = load_checkpoint(folder / "checkpoint_last.pt")
-    state["cfg"]["task"]["_name"] = "sentence_prediction"
-    torch.save(state, folder / "checkpoint_last.pt")
-    (tmp_path / "predict.py").write_text(PREDICT)
-    script = [tmp_path / "predict.py", folder, "checkpoint_last.pt", data]
-    done = subprocess.run(
-        [sys.executable, *script, tmp_path / "result.pt"],
-        env={"PATH": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_resumed_run_ends_as_an_uninterrupted_one(run, data, restored, tmp_path):
-    flags = ["--restore-file", restored, *RESET, "--max-update", "7"]
-    for more in (flags, ["--max-update", "13"]):
-        done = train_fast(
-            [data, "--save-dir", tmp_path, *GRAD, *more, "--max-epoch", "9"]
-        )
-        assert done.returncode == 0, done.stderr
-    files = [folder / "checkpoint_last.pt" for folder in (run[0], tmp_path)]
-    assert_same_weights(*files)
-    tables = [load_checkpoint(file)["criterion"]["label_embeddings"] for file in files]
-    assert torch.equal(*tables)
-
-
-def test_another_number_of_classes_starts_anew_and_says_so(run, tmp_path, caplog):
-    three = make_data(tmp_path / "bin", classes=3)
-    toy = toy_model([three, "--num-classes", "3", *EMBED])
-    before = toy.criterion.label_embeddings.clone()
-    learned = load_checkpoint(run[0] / "checkpoint_last.pt")["criterion"]
-    toy.criterion.load_state_dict(learned, strict=True)
-    assert torch.equal(toy.criterion.label_embeddings, before)
-    assert "starts anew: the checkpoint has label_embeddings (2, 16)" in caplog.text
-
-
-def test_fp16_trains_on_a_cpu(data, tmp_path):
-    flags = ["--fp16", "--memory-efficient-fp16", "--fp16-init-scale", "4"]
-    done = train_fast([data, "--save-dir", tmp_path, *GRAD, *flags])
-    assert done.returncode == 0, done.stderr
-
-
-def test_hydra_trains_with_it(data, restored, tmp_path):
-    from test_train import CONFIGURATIONS
-
-    written = (CONFIGURATIONS / "sentence_prediction_scl.yaml").read_text()
-    written = written.replace(
-        "criterion:\n  _name: sentence_prediction_scl\n",
-        "criterion:\n  _name: sentence_prediction_acl\n  acl_embed: true\n"
-        "  acl_anchors: all\n  acl_embed_std: 0.02\n  acl_grad: true\n"
-        "  gather_features: false\n",
-    )
-    (tmp_path / "acl.yaml").write_text(written)
-    arguments = hydra_arguments(data, tmp_path, f"checkpoint.restore_file={restored}")
-    arguments[1], arguments[3] = str(tmp_path), "acl"
-    done = run_fast("fairseq_cli.hydra_train", arguments)
-    assert done.returncode == 0, done.stderr
-    state = load_checkpoint(tmp_path / "checkpoint_last.pt")
-    assert state["cfg"]["criterion"]["acl_embed"] is True
-    assert "label_embeddings" in state["criterion"]
+# Refusals
 
 
 @pytest.mark.parametrize(

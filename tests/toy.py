@@ -25,8 +25,9 @@ from fairseq.tasks import setup_task
 from torch import Tensor
 
 import fairseq_scl
-from fairseq_scl.compat import LAYER_COPY
+from fairseq_scl.compat import LAYER_COPY, load_checkpoint
 
+RESET = ["--reset-optimizer", "--reset-dataloader", "--reset-meters"]
 USER_DIR = str(Path(fairseq_scl.__file__).parent)
 SIZES = {"train": 20, "valid": 10, "test": 10}
 WORDS_A_CLASS = 5
@@ -152,6 +153,18 @@ def train_fast(
 ) -> "subprocess.CompletedProcess[str]":
     """Do as ``train`` does, in a fresh process that need not import fairseq."""
     return run_fast("fairseq_cli.train", command_line(arguments))
+
+
+def stock_checkpoint(data: str | Path, folder: Path) -> Path:
+    """Train an update of the stock criterion; its file, without what that learned."""
+    flags = ["--criterion", "sentence_prediction", "--max-update", "1"]
+    done = train_fast([data, "--save-dir", folder, *flags])
+    assert done.returncode == 0, done.stderr
+    file = folder / "checkpoint_last.pt"
+    state = load_checkpoint(file)
+    del state["criterion"]
+    torch.save(state, file)
+    return file
 
 
 def run_fast(module: str, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
