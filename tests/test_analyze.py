@@ -1,9 +1,11 @@
 """``fairseq-scl analyze``: before and after fine-tuning, and probes of both."""
 
 import json
+from contextlib import redirect_stderr
 
 import pytest
 import torch
+from toy import Terminal
 from toy_encoder import toy_data, toy_encoder, toy_model, toy_run, trained
 
 from fairseq_scl.cli import main
@@ -41,6 +43,14 @@ def test_before_and_after_stand_in_one_table(tmp_path, capfd):
     again = (tmp_path / "analysis.json").read_bytes()
     assert analyze(tmp_path, *models, *probe) == 0
     assert (tmp_path / "analysis.json").read_bytes() == again
+
+
+def test_a_bar_goes_through_all_models_and_probes(tmp_path):
+    models = ["--model", f"before={toy_encoder()}", "--model", f"SCL={toy_model()}"]
+    with redirect_stderr(Terminal()) as terminal:
+        assert analyze(tmp_path, *models, "--probe", f"itself={toy_data()}") == 0
+    assert "SCL, itself: 100%" in terminal.getvalue()
+    assert "4/4" in terminal.getvalue()
 
 
 def test_an_encoder_s_features_do_not_depend_on_the_head_that_it_gets():

@@ -4,6 +4,7 @@ import functools
 import json
 import shutil
 import sys
+from contextlib import redirect_stderr
 from io import BytesIO, TextIOWrapper
 
 import pytest
@@ -363,6 +364,13 @@ def measure(tmp_path, *arguments, names=("CE", "AC|L")):
         argv += ["--model", f"{name}={folder}"]
     argv += ["--device", "cpu", "--repeats", "2", *arguments]
     return main([str(word) for word in argv])
+
+
+def test_exits_has_a_bar_over_models_and_rounds(tmp_path):
+    with redirect_stderr(toy.Terminal()) as terminal:
+        assert measure(tmp_path, "--thresholds", "0.5") == 0
+    # Two models, a round to warm up and two more.
+    assert "6/6" in terminal.getvalue()
 
 
 def test_exits_draws_accuracy_against_speed(tmp_path, capfd):

@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+from contextlib import redirect_stderr
 
 import numpy as np
 import pytest
 from test_html import Reader
+from toy import Terminal
 from toy_encoder import make_pairs, make_sentences, toy_encoder
 from toy_outputs import rows_of, write_outputs
 from toy_results import attempts_of, make_table, write_results
@@ -152,6 +154,12 @@ def test_files_of_a_task_and_temperature_count_together(folder):
         ("MNLI", "0.9", "32"),
     ]
     assert sheet.rows[1][3] == "50.0%"
+
+
+def test_a_bar_goes_through_all_tasks_and_temperatures(folder):
+    with redirect_stderr(Terminal()) as terminal:
+        assert main(["noise", str(folder)]) == 0
+    assert "4/4" in terminal.getvalue()
 
 
 def test_temperatures_go_by_their_number(tmp_path):

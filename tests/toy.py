@@ -5,6 +5,7 @@ runs the same command in a fork of a server that has imported fairseq already.
 """
 
 import importlib
+import io
 import multiprocessing
 import os
 import subprocess
@@ -153,6 +154,14 @@ def train_fast(
 ) -> "subprocess.CompletedProcess[str]":
     """Do as ``train`` does, in a fresh process that need not import fairseq."""
     return run_fast("fairseq_cli.train", command_line(arguments))
+
+
+class Terminal(io.StringIO):
+    """In the place of stderr: progress bars show themselves at a terminal only."""
+
+    def isatty(self) -> bool:
+        """Say yes."""
+        return True
 
 
 def stock_checkpoint(data: str | Path, folder: Path) -> Path:

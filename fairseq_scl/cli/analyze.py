@@ -3,10 +3,13 @@
 import argparse
 from pathlib import Path
 
+from tqdm import tqdm
+
 from fairseq_scl.cli.options import add_device, at_least, ends_in, named_folders
 from fairseq_scl.data.binarise import MANIFEST
 from fairseq_scl.data.files import sha256
 from fairseq_scl.experiments.geometry import TOP
+from fairseq_scl.experiments.probe import Probe
 from fairseq_scl.report.analysis import (
     analysis_sheets,
     measured,
@@ -64,15 +67,20 @@ def run(arguments: argparse.Namespace) -> int:
     ends_in(".md", arguments.to)
     at_least(1, arguments, "top")
     models = named_folders("--model", arguments.model)
+    others = named_folders("--probe", arguments.probe)
     data, device = arguments.data, arguments.device
-    found = {
-        name: measured(folder, data, arguments.split, device, arguments.top)
-        for name, folder in models.items()
-    }
-    probes = {
-        title: {name: probed(folder, other, device) for name, folder in models.items()}
-        for title, other in named_folders("--probe", arguments.probe).items()
-    }
+    found: dict[str, dict[str, float]] = {}
+    probes: dict[str, dict[str, Probe]] = {title: {} for title in others}
+    total = len(models) * (1 + len(others))
+    with tqdm(total=total, unit=" analyses", disable=None) as bar:
+        for name, folder in models.items():
+            bar.set_description(name)
+            found[name] = measured(folder, data, arguments.split, device, arguments.top)
+            bar.update()
+            for title, other in others.items():
+                bar.set_description(f"{name}, {title}")
+                probes[title][name] = probed(folder, other, device)
+                bar.update()
     made = {"split": arguments.split, "top": arguments.top}
     made |= {"data": sha256(data / MANIFEST)}
     sheets = analysis_sheets(arguments.split, found, probes, arguments.top)

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from tqdm import tqdm
+
 from fairseq_scl.cli.options import add_device, at_least, ends_in, named_folders
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.exits import CLOCKS, THRESHOLDS, measure_exits, write_exits
@@ -79,7 +81,15 @@ def run(arguments: argparse.Namespace) -> int:
         "device": arguments.device,
         "clock": arguments.clock,
     }
-    points = measure_exits(arguments.data, models, thresholds=thresholds, **settings)
+    rounds = 1 + arguments.repeats  # one to warm up
+    with tqdm(total=rounds * len(models), unit=" passes", disable=None) as bar:
+        points = measure_exits(
+            arguments.data,
+            models,
+            thresholds=thresholds,
+            on_done=bar.update,
+            **settings,
+        )
     print(write_exits(points, arguments.data, models, arguments.to, settings))
     for suffix in (".png", ".pdf", ".md", ".json"):
         print(f"wrote {arguments.to.with_suffix(suffix)}")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from tqdm import tqdm
+
 from fairseq_scl.augment.noise import noise_signature
 from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.data.files import sha256, write_then_rename
@@ -79,7 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     embed = sentence_embedder(encoder, arguments.device) if encoder else None
     if encoder:
         line += f" cosine: encoder:{sha256(encoder / 'model.pt')[:8]}"
-    noise = measured(found, embed)
+    total = sum(map(len, found.values()))
+    with tqdm(total=total, unit=" temperatures", disable=None) as bar:
+        noise = measured(found, embed, bar.update)
     sheets = [noise_sheet(noise), sentences]
     text = report_as_markdown(sheets, [], [], line)
     print(text)

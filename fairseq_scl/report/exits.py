@@ -1,7 +1,7 @@
 """Accuracy against speed of multi-exit models, measured on a split of a data folder."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -79,6 +79,7 @@ def measure_exits(
     max_tokens: int = 4096,
     device: str = "cpu",
     clock: str = "wall",
+    on_done: Callable[[int], object] = lambda _: None,
 ) -> dict[str, list[Point]]:
     """Label a split with each model at each threshold, several times.
 
@@ -95,6 +96,7 @@ def measure_exits(
         max_tokens: tokens in a batch, padding included.
         device: where to compute.
         clock: ``wall`` or ``cpu``, the processor time of this process.
+        on_done: called with 1 after each model of each round.
 
     Returns:
         the points of each model, in the order of ``thresholds``, the deepest exit last.
@@ -126,6 +128,7 @@ def measure_exits(
                 taken = CLOCKS[clock]() - start
                 if number:
                     seconds.setdefault((name, rule), []).append(taken)
+            on_done(1)
     return {
         name: [
             _point(rule, classifier, labels, answers[name, rule], seconds[name, rule])

@@ -1,7 +1,7 @@
 """Sheets about augmented files: their noise, and Table 6's sentences."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,20 +61,25 @@ def read_files(paths: Sequence[Path]) -> Found:
     }
 
 
-def measured(found: Found, embed: Embed | None = None) -> dict[str, dict[str, Noise]]:
+def measured(
+    found: Found,
+    embed: Embed | None = None,
+    on_done: Callable[[int], object] = lambda _: None,
+) -> dict[str, dict[str, Noise]]:
     """Measure the files of each task and temperature together.
 
     Args:
         found: from :func:`read_files`.
         embed: gives sentence embeddings, if meanings are to be compared.
+        on_done: called with 1 after each temperature of a task.
     """
-    return {
-        task: {
-            temperature: measure(list(samples.values()), embed)
-            for temperature, samples in of_task.items()
-        }
-        for task, of_task in found.items()
-    }
+    noise: dict[str, dict[str, Noise]] = {}
+    for task, of_task in found.items():
+        noise[task] = {}
+        for temperature, samples in of_task.items():
+            noise[task][temperature] = measure(list(samples.values()), embed)
+            on_done(1)
+    return noise
 
 
 def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
