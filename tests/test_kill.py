@@ -15,7 +15,7 @@ from toy_tables import TOY_TABLE, make_toy_samples, write_toy_table
 from fairseq_scl.experiments.records import RECORD, read_record
 
 KILLS = 10
-SAMPLES = 10
+SAMPLES = 40  # so many that no driver ends before it is killed
 
 
 @pytest.mark.slow
