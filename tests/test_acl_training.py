@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
 from fairseq.models.roberta import RobertaModel
+from fairseq.tasks.sentence_prediction import SentencePredictionConfig
 from test_acl import EMBED, GRAD, HEAD
 from test_train import CONFIGURATIONS, PREDICT, assert_same_weights, hydra_arguments
 from toy import RESET, make_data, run_fast, stock_checkpoint, toy_model, train_fast
@@ -60,7 +62,9 @@ def test_plain_fairseq_loads_the_checkpoint(restored, data, tmp_path):
     done = train_fast([data, "--save-dir", folder, *EMBED, *flags])
     assert done.returncode == 0, done.stderr
     state = load_checkpoint(folder / "checkpoint_last.pt")
-    state["cfg"]["task"]["_name"] = "sentence_prediction"
+    known = {one.name for one in fields(SentencePredictionConfig)}
+    task = {n: value for n, value in state["cfg"]["task"].items() if n in known}
+    state["cfg"]["task"] = {**task, "_name": "sentence_prediction"}
     torch.save(state, folder / "checkpoint_last.pt")
     (tmp_path / "predict.py").write_text(PREDICT)
     script = [tmp_path / "predict.py", folder, "checkpoint_last.pt", data]

@@ -10,13 +10,14 @@ import argparse
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
+from fairseq.tasks.sentence_prediction import SentencePredictionConfig
 from torch import Tensor, nn
 
 from fairseq_scl.compat import LAYER_COPY, load_checkpoint
@@ -177,8 +178,8 @@ def _stock_checkpoint(
     if len(exits) > 1:
         model["load_checkpoint_heads"] = True
     task = plain_values(state["cfg"]["task"])
-    own = ("batching", "metrics_file", "packed")
-    task = {name: value for name, value in task.items() if name not in own}
+    stock = {one.name for one in fields(SentencePredictionConfig)}
+    task = {name: value for name, value in task.items() if name in stock}
     task |= {"_name": "sentence_prediction", "data": "."}
     return plain_checkpoint(model, task, weights)
 
