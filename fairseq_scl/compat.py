@@ -207,10 +207,14 @@ def patch_fairseq() -> None:
     """Make fairseq's own loaders use the allow-list and name the file when they refuse.
 
     Covers ``--restore-file``, ``--finetune-from-model``, resuming and
-    ``from_pretrained``, which all go through ``checkpoint_utils``. And ``--help``
-    shows the flags of the task, criterion and architecture that were chosen.
+    ``from_pretrained``, which all go through ``checkpoint_utils``. ``--help`` shows the
+    flags of the task, criterion and architecture that were chosen. And fairseq 0.12.2's
+    fast path for encoders that this process did not train is off: it calls a kernel of
+    PyTorch that wants other arguments by now, and its states between layers are of
+    another layout.
     """
     from fairseq import checkpoint_utils, options
+    from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 
     original = checkpoint_utils.load_checkpoint_to_cpu
     if getattr(original, "explains", False):
@@ -232,6 +236,8 @@ def patch_fairseq() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
     checkpoint_utils.load_checkpoint = _refuse_missing(checkpoint_utils.load_checkpoint)
     options.parse_args_and_arch = _with_whole_help(options.parse_args_and_arch)
+    always = property(lambda layer: True, lambda layer, value: None)
+    TransformerEncoderLayerBase.ever_training = always
 
 
 def _refuse_missing(original: Callable[..., Any]) -> Callable[..., Any]:

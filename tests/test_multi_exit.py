@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
 from fairseq.logging import metrics
 from test_gradient_cache import PlainOptimizer
-from toy import make_data, toy_model
+from toy import make_data, own_weights, toy_model
 
 from fairseq_scl.criterions import sentence_prediction_multi_exit as criterion_file
 from fairseq_scl.criterions.sentence_prediction_multi_exit import (
@@ -208,7 +208,8 @@ def test_weights_of_a_published_encoder_load(data, tmp_path):
     state = {n: t for n, t in stock.state_dict().items() if "heads" not in n}
     ours.load_state_dict(dict(state), strict=True)
     loaded = ours.state_dict()
-    assert all(torch.equal(tensor, loaded[name]) for name, tensor in state.items())
+    for name, tensor in own_weights(state).items():
+        assert torch.equal(tensor, loaded[name]), name
 
 
 def test_other_calls_are_those_of_the_stock_model(data):

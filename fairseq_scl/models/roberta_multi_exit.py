@@ -83,15 +83,11 @@ class RobertaMultiExitModel(RobertaBertModel):
                 such ``--exit-pooling``, or a flag does not go with exits.
         """
         model: Any = super().build_model(args, task)
-        layers = model.encoder.sentence_encoder.layers
+        count = len(model.encoder.sentence_encoder.layers)
         with exit_on_input_error():
             _check(args)
-            model.exit_layers = parse_exit_layers(args.exit_layers, len(layers))
+            model.exit_layers = parse_exit_layers(args.exit_layers, count)
         model.exit_pooling = str(args.exit_pooling)
-        for layer in layers:
-            # fairseq 0.12.2 has a fast path for models that were never trained, whose
-            # states between layers are of another layout. This turns it off.
-            layer.ever_training = True
         built: RobertaMultiExitModel = model
         return built
 
