@@ -324,19 +324,6 @@ def test_other_errors_pass_through_fairseq_commands():
         raise_in_a_command(ValueError("a bug"))
 
 
-def test_an_encoder_that_was_never_trained_computes_batches_of_unlike_lengths(tmp_path):
-    """By fairseq 0.12.2's fast path it would not."""
-    toy = toy_model([make_data(tmp_path / "bin")])
-    tokens = toy.batch(6)["net_input"]["src_tokens"]
-    assert tokens.eq(toy.task.source_dictionary.pad()).any()
-    with torch.no_grad():
-        together, _ = toy.model.eval()(tokens, features_only=True)
-        for row, alone in zip(together, tokens, strict=True):
-            kept = alone[alone.ne(toy.task.source_dictionary.pad())]
-            states, _ = toy.model(kept[None], features_only=True)
-            torch.testing.assert_close(row[: len(kept)], states[0])
-
-
 # Versions
 
 STOCK, FIXED = "fairseq 0.12.2", "fairseq-fixed 0.12.3.1"
