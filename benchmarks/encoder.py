@@ -222,7 +222,7 @@ def _fairseq(data: Path, encoder: Path, packed: bool) -> tuple[Any, Any, Any, An
     from fairseq.tasks import setup_task
 
     import fairseq_scl
-    from fairseq_scl.compat import load_checkpoint
+    from fairseq_scl.compat.checkpoints import load_checkpoint
     from fairseq_scl.data.binarise import fairseq_flags
     from fairseq_scl.experiments.runner import architecture_flags
 

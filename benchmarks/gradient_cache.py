@@ -27,9 +27,9 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.packed import LENGTHS, keep_memory, pack
+from fairseq_scl.large_batch.gradient_cache import cached_step
 from fairseq_scl.optim.fused_adam import FusedAdam
-from fairseq_scl.tasks.gradient_cache import cached_step
+from fairseq_scl.packing.encoder import LENGTHS, keep_memory, pack
 
 QUESTION = "gradient caching, 256 sentences in chunks of 16"
 HEAD = "sentence_classification_head"

@@ -7,11 +7,11 @@ PyTorch. Where fairseq does not fit this Python, only :mod:`fairseq_scl.losses` 
 and ``fairseq-scl doctor`` says why.
 """
 
-from fairseq_scl import compat
+from fairseq_scl.compat import patches, versions
 
 __version__ = "0.1.0"
 
-if not (compat.problems() or compat.import_problems()):
-    compat.patch_fairseq()
+if not (versions.problems() or versions.import_problems()):
+    patches.patch_fairseq()
 
     from fairseq_scl import criterions, models, optim, tasks  # noqa: F401

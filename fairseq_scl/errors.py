@@ -6,6 +6,6 @@ class InputError(ValueError):
 
     The message is one sentence that names the file and line or the flag, the value
     found and what is allowed. ``fairseq-scl`` prints it without a traceback and ends
-    with exit status 2; ``compat.exit_on_input_error`` does the same inside
+    with exit status 2; ``compat.input_errors.exit_on_input_error`` does the same inside
     ``fairseq-train``.
     """

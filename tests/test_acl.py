@@ -19,7 +19,7 @@ from test_gradient_cache import (
 from test_train import assert_same_weights
 from toy import make_data, toy_model
 
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
 from fairseq_scl.losses import acl, supervised_contrastive_loss
 from fairseq_scl.models.jacobian import JACOBIAN, logit_jacobian

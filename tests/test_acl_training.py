@@ -13,7 +13,7 @@ from test_acl import EMBED, GRAD, HEAD
 from test_train import CONFIGURATIONS, PREDICT, assert_same_weights, hydra_arguments
 from toy import RESET, make_data, run_fast, stock_checkpoint, toy_model, train_fast
 
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from test_gather import OFF
 from test_gradient_cache import assert_same, build, step, weights_of, with_graph
 from toy import make_data, toy_model
 
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
 from fairseq_scl.losses.capcort import representation_consistency_loss
 from fairseq_scl.models.pretrained import TOKENS_AT_ONCE, _batches

@@ -11,7 +11,7 @@ from toy import RESET, make_data, run_fast, stock_checkpoint, toy_model, train_f
 from toy_encoder import scratch, toy_data, toy_run, train_in_fork
 
 from fairseq_scl.cli import main
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.runner import command
 from fairseq_scl.inference.model_folder import export_classifier

@@ -20,8 +20,9 @@ from toy_encoder import (
 )
 
 import fairseq_scl
-from fairseq_scl import cli, compat
+from fairseq_scl import cli
 from fairseq_scl.cli import VERBS, main
+from fairseq_scl.compat import versions
 from fairseq_scl.data.binarise import fairseq_flags
 from fairseq_scl.data.texts import write_split
 from fairseq_scl.experiments.runner import BEST, architecture_flags
@@ -93,7 +94,7 @@ def test_doctor_finds_nothing_here(run):
 @pytest.fixture
 def without_fairseq(monkeypatch):
     """Let fairseq seem not to be installed, and importing it fail."""
-    real = compat.installed_version
+    real = versions.installed_version
     hidden = ("fairseq", "fairseq-fixed")
 
     def version(name):
@@ -102,11 +103,11 @@ def without_fairseq(monkeypatch):
     def found():
         return REAL_PROBLEMS(version_of=version)
 
-    monkeypatch.setattr(compat, "problems", found)
+    monkeypatch.setattr(versions, "problems", found)
     monkeypatch.setattr(cli, "problems", found)
 
 
-REAL_PROBLEMS = compat.problems
+REAL_PROBLEMS = versions.problems
 
 
 def test_doctor_prints_the_remedy_of_a_broken_installation(run, without_fairseq):
@@ -121,8 +122,8 @@ def test_doctor_tells_when_fairseq_does_not_import(run, monkeypatch):
     def broken(name):
         raise AttributeError("module 'numpy' has no attribute 'float'")
 
-    monkeypatch.setattr(compat.importlib, "import_module", broken)
-    _, found = compat.doctor_report()
+    monkeypatch.setattr(versions.importlib, "import_module", broken)
+    _, found = versions.doctor_report()
     assert found == [
         "fairseq is installed but does not import (AttributeError: module 'numpy' has "
         "no attribute 'float'): install the versions of constraints.txt"

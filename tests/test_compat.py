@@ -16,7 +16,7 @@ from fairseq.logging import meters
 from fairseq.models.roberta import RobertaModel
 from toy import make_data, own_weights, toy_model, train_fast
 
-from fairseq_scl import compat
+from fairseq_scl.compat import checkpoints, input_errors, patches, versions
 from fairseq_scl.errors import InputError
 
 
@@ -45,7 +45,7 @@ class Harmless:
 
 
 LOADERS = {
-    "ours": compat.load_checkpoint,
+    "ours": checkpoints.load_checkpoint,
     # By name: the attribute is looked up when fairseq itself does.
     "fairseq": lambda path: checkpoint_utils.load_checkpoint_to_cpu(str(path)),
 }
@@ -74,8 +74,9 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path, load, zipped):
     assert str(caught.value) == (
         f"{path} was not loaded: its pickle asks for {os.system.__module__}.system, "
         "which no fairseq checkpoint needs and which could run code; if you made the "
-        "file yourself, load it once with fairseq_scl.compat.load_checkpoint(path, "
-        "trusted=True) and save its 'model' again"
+        "file yourself, load it once with "
+        "fairseq_scl.compat.checkpoints.load_checkpoint(path, trusted=True) and save "
+        "its 'model' again"
     )
     # The file does what this test is about.
     torch.load(path, weights_only=False)
@@ -106,15 +107,17 @@ def test_the_list_of_allowed_classes_is_short(tmp_path, name, thing):
     path = tmp_path / "other.pt"
     torch.save({"model": {}, "other": thing}, path)
     with pytest.raises(InputError, match=f"its pickle asks for {name.split('.')[0]}"):
-        compat.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
 
 
 def test_a_file_is_trusted_only_when_asked_for(tmp_path):
     path = tmp_path / "own.pt"
     torch.save({"model": {}, "other": Harmless()}, path)
-    assert isinstance(compat.load_checkpoint(path, trusted=True)["other"], Harmless)
+    assert isinstance(
+        checkpoints.load_checkpoint(path, trusted=True)["other"], Harmless
+    )
     with pytest.raises(InputError):
-        compat.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
 
 
 # Files that fairseq wrote
@@ -175,7 +178,7 @@ def old_style(tmp_path, monkeypatch):
 
 
 def test_an_old_checkpoint_with_meters_and_numpy_scalars_loads(old_style):
-    state = compat.load_checkpoint(old_style)
+    state = checkpoints.load_checkpoint(old_style)
     assert state["args"].arch == "roberta_base"
     assert state["args"].lr == [0.5]
     assert state["optimizer_history"][0]["best_loss"] == 0.25
@@ -267,7 +270,7 @@ def test_a_missing_file_to_restore_is_refused(tmp_path):
 
 def test_patching_twice_is_patching_once():
     before = checkpoint_utils.load_checkpoint_to_cpu, checkpoint_utils.load_checkpoint
-    compat.patch_fairseq()
+    patches.patch_fairseq()
     after = checkpoint_utils.load_checkpoint_to_cpu, checkpoint_utils.load_checkpoint
     assert after == before
 
@@ -280,7 +283,7 @@ def test_a_model_loads_where_fairseq_alone_would(trained):
         str(trained.data),
         bpe=None,  # the default downloads that of GPT-2
     )
-    expected = compat.load_checkpoint(trained.checkpoint)["model"]
+    expected = checkpoints.load_checkpoint(trained.checkpoint)["model"]
     for name, value in own_weights(hub.model.state_dict()).items():
         assert torch.equal(value, expected[name])
     assert toy_model([trained.data]).model.state_dict().keys() == expected.keys()
@@ -292,7 +295,7 @@ def test_a_model_loads_where_fairseq_alone_would(trained):
 def test_input_errors_pass_through_outside_of_fairseq_commands(monkeypatch):
     for name in [n for n in sys.modules if n.startswith("fairseq_cli.")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(InputError), compat.exit_on_input_error():
+    with pytest.raises(InputError), input_errors.exit_on_input_error():
         raise InputError("a sentence")
 
 
@@ -300,7 +303,7 @@ def raise_in_a_command(error):
     """Raise an error in code that a command of fairseq calls."""
     names = {"__name__": "fairseq_cli.train"}
     exec("def cli_main(block, error):\n    with block():\n        raise error", names)
-    names["cli_main"](compat.exit_on_input_error, error)
+    names["cli_main"](input_errors.exit_on_input_error, error)
 
 
 def test_input_errors_end_fairseq_commands_with_status_2(capsys):
@@ -315,7 +318,7 @@ def test_input_errors_pass_where_no_command_has_called(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "fairseq_cli.train", ModuleType("fairseq_cli.train")
     )
-    with pytest.raises(InputError), compat.exit_on_input_error():
+    with pytest.raises(InputError), input_errors.exit_on_input_error():
         raise InputError("a sentence")
 
 
@@ -408,13 +411,13 @@ def test_each_problem_has_a_sentence_with_its_remedy(
     python, fairseq, fixed, torch_version, expected
 ):
     installed = {"fairseq": fairseq, "fairseq-fixed": fixed, "torch": torch_version}
-    assert compat.problems(python, installed.get) == expected
+    assert versions.problems(python, installed.get) == expected
 
 
 def test_this_installation_has_no_problem():
-    versions, found = compat.doctor_report()
+    rows, found = versions.doctor_report()
     assert found == []
-    names = dict(versions)
+    names = dict(rows)
     assert names["python"] == ".".join(map(str, sys.version_info[:3]))
     assert names["torch"] == torch.__version__.split("+")[0] or names["torch"]
     assert "fairseq" in names
@@ -422,24 +425,24 @@ def test_this_installation_has_no_problem():
 
 
 def test_the_report_says_what_is_missing(monkeypatch):
-    installed = compat.installed_version
+    installed = versions.installed_version
     monkeypatch.setattr(
-        compat,
+        versions,
         "installed_version",
         lambda name: None if name == "scipy" else installed(name),
     )
-    versions, found = compat.doctor_report()
-    assert dict(versions)["scipy"] == "not installed"
+    rows, found = versions.doctor_report()
+    assert dict(rows)["scipy"] == "not installed"
     assert found == ["scipy missing: pip install scipy"]
 
 
 def test_the_report_says_that_fairseq_does_not_import(monkeypatch):
     monkeypatch.setitem(sys.modules, "fairseq", None)
-    _, found = compat.doctor_report()
+    _, found = versions.doctor_report()
     assert len(found) == 1
     assert found[0].startswith("fairseq is installed but does not import (Mod")
 
 
 def test_the_version_of_an_absent_distribution_is_none():
-    assert compat.installed_version("no-such-distribution-at-all") is None
-    assert compat.installed_version("torch")
+    assert versions.installed_version("no-such-distribution-at-all") is None
+    assert versions.installed_version("torch")

@@ -11,7 +11,7 @@ from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
 from fairseq.logging import metrics
 from toy import Toy, make_data, toy_model
 
-from fairseq_scl.compat import LAYER_COPY
+from fairseq_scl.compat.checkpoints import LAYER_COPY
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLCriterion,
 )

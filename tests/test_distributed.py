@@ -18,7 +18,7 @@ from toy import (
     train_fast,
 )
 
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 
 UPDATES = 6
 

@@ -15,7 +15,7 @@ from fairseq.models.roberta import RobertaModel
 from toy_encoder import make_bert, make_sentences, scratch, toy_data, toy_run
 
 from fairseq_scl.cli import main
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.files import read_json, write_json
 from fairseq_scl.errors import InputError

@@ -12,8 +12,8 @@ from test_gradient_cache import PlainOptimizer, build, gradients, weights_of
 from torch.nn.parallel import DistributedDataParallel
 from toy import make_data, start_fast, toy_model
 
-from fairseq_scl.distributed import data_parallel_group, gather_features
 from fairseq_scl.errors import InputError
+from fairseq_scl.large_batch.gather import data_parallel_group, gather_features
 from fairseq_scl.losses import supervised_contrastive_loss
 
 # Examples of each worker; None: a filled-in batch, which is not to count.

@@ -10,14 +10,14 @@ from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 from toy import make_data, own_weights, toy_model, train_fast
 
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.packed import LENGTHS
-from fairseq_scl.tasks import gradient_cache
-from fairseq_scl.tasks.gradient_cache import cut
+from fairseq_scl.large_batch import gradient_cache
+from fairseq_scl.large_batch.gradient_cache import cut
+from fairseq_scl.packing.encoder import LENGTHS
 
 SIZE = 23
 # Not gelu, which fairseq computes in float32 whatever the model is.

@@ -20,8 +20,8 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.losses import supervised_contrastive_loss
 from fairseq_scl.losses.multi_exit import cross_layer_contrastive_loss
 from fairseq_scl.models.exits import EXIT_FEATURES, EXIT_LOGITS, exit_heads
-from fairseq_scl.models.packed import pack
 from fairseq_scl.models.roberta_multi_exit import parse_exit_layers
+from fairseq_scl.packing.encoder import pack
 
 HEAD = "sentence_classification_head"
 OFF = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from toy import make_data, toy_model, train_fast
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.models import packed, packed_attention
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
-from fairseq_scl.models.packed import LENGTHS, is_packed, pack, right_padded_lengths
-from fairseq_scl.models.packed_attention import attention, has_kernel
-from fairseq_scl.models.packed_layout import CpuDropout, Layout
+from fairseq_scl.packing import attention as packed_attention
+from fairseq_scl.packing import encoder as packed
+from fairseq_scl.packing.attention import attention, has_kernel
+from fairseq_scl.packing.encoder import LENGTHS, is_packed, pack, right_padded_lengths
+from fairseq_scl.packing.layout import CpuDropout, Layout
 from fairseq_scl.tasks import sentence_prediction_scl
 
 HEAD = "sentence_classification_head"

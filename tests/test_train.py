@@ -25,7 +25,7 @@ from toy import (
     train_fast,
 )
 
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
 
 HEAD = "sentence_classification_head"
@@ -466,8 +466,9 @@ def test_a_hostile_checkpoint_ends_a_real_run_with_one_sentence(data, others, tm
         done,
         f"{path} was not loaded: its pickle asks for print, which no fairseq "
         "checkpoint needs and which could run code; if you made the file yourself, "
-        "load it once with fairseq_scl.compat.load_checkpoint(path, trusted=True) and "
-        "save its 'model' again",
+        "load it once with "
+        "fairseq_scl.compat.checkpoints.load_checkpoint(path, trusted=True) and save "
+        "its 'model' again",
     )
 
 

@@ -9,7 +9,7 @@ from toy_translation import make_toy_models, toy_models
 
 from fairseq_scl.augment.directions import find_models
 from fairseq_scl.augment.translator import checkpoints_of, load_translator
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
 
 

@@ -14,7 +14,7 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
 )
 from fairseq_scl.errors import InputError
 from fairseq_scl.losses import supervised_contrastive_loss
-from fairseq_scl.models.packed import LENGTHS
+from fairseq_scl.packing.encoder import LENGTHS
 from fairseq_scl.tasks.views import FOLDERS, WITH_VIEWS
 
 HEAD = "sentence_classification_head"

@@ -26,7 +26,7 @@ from fairseq.tasks import setup_task
 from torch import Tensor
 
 import fairseq_scl
-from fairseq_scl.compat import LAYER_COPY, load_checkpoint
+from fairseq_scl.compat.checkpoints import LAYER_COPY, load_checkpoint
 
 RESET = ["--reset-optimizer", "--reset-dataloader", "--reset-meters"]
 USER_DIR = str(Path(fairseq_scl.__file__).parent)

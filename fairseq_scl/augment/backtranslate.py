@@ -27,7 +27,7 @@ from fairseq_scl.augment.sentences import (
     Translation,
     translate_texts,
 )
-from fairseq_scl.compat import installed_version
+from fairseq_scl.compat.versions import installed_version
 from fairseq_scl.data.files import read_json, write_json, write_then_rename
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairseq_scl.augment.parallel_text import read_lines
 from fairseq_scl.augment.segment import guess_bpe, load_segmenter
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.data.files import folder_then_rename, write_json, write_then_rename
 from fairseq_scl.errors import InputError
 

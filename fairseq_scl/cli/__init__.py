@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import fairseq_scl
-from fairseq_scl.compat import import_problems, problems
+from fairseq_scl.compat.versions import import_problems, problems
 from fairseq_scl.errors import InputError
 
 VERBS = {

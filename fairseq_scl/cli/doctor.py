@@ -2,7 +2,7 @@
 
 import argparse
 
-from fairseq_scl.compat import doctor_report
+from fairseq_scl.compat.versions import doctor_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_scl.compat import LAYER_COPY
+from fairseq_scl.compat.checkpoints import LAYER_COPY
 from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS, EncoderConfig, read_config
 from fairseq_scl.convert.encoder_weights import (

@@ -10,14 +10,14 @@ from fairseq.criterions import register_criterion
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.criterions.learned import LearnsParameters, check_own_task
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
 )
-from fairseq_scl.distributed import IGNORED, data_parallel_group
 from fairseq_scl.errors import InputError
+from fairseq_scl.large_batch.gather import IGNORED, data_parallel_group
 from fairseq_scl.losses.acl import (
     LABEL_ANCHORS,
     cross_entropy_gradient,

@@ -9,7 +9,7 @@ from fairseq.criterions import register_criterion
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.criterions.learned import LearnsParameters, check_own_task
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,

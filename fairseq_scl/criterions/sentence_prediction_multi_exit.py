@@ -8,13 +8,13 @@ from fairseq.criterions import register_criterion
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
 )
-from fairseq_scl.distributed import IGNORED, data_parallel_group, gather_features
 from fairseq_scl.errors import InputError
+from fairseq_scl.large_batch.gather import IGNORED, data_parallel_group, gather_features
 from fairseq_scl.losses.multi_exit import OWN, cross_layer_contrastive_loss
 from fairseq_scl.losses.shared import at_least_float32
 from fairseq_scl.models.exits import (

@@ -13,10 +13,10 @@ from fairseq.criterions.sentence_prediction import (
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.criterions.checks import check_gather, check_settings, check_views
 from fairseq_scl.criterions.views import views_sum
-from fairseq_scl.distributed import IGNORED, data_parallel_group, gather_features
+from fairseq_scl.large_batch.gather import IGNORED, data_parallel_group, gather_features
 from fairseq_scl.losses import (
     supervised_contrastive_floor,
     supervised_contrastive_loss,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fairseq_scl
-from fairseq_scl.compat import installed_version
+from fairseq_scl.compat.versions import installed_version
 from fairseq_scl.data.files import read_json, write_json
 from fairseq_scl.errors import InputError
 

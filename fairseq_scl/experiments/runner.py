@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import fairseq_scl
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.data.binarise import MANIFEST, class_counts, fairseq_flags
 from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.device import check_device

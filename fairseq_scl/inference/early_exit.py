@@ -9,8 +9,8 @@ from torch import Tensor
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import Classifier
 from fairseq_scl.inference.predict import batches, probabilities
-from fairseq_scl.models.packed import LENGTHS, unsupported
-from fairseq_scl.models.packed_exits import early_exit
+from fairseq_scl.packing.early_exit import early_exit
+from fairseq_scl.packing.encoder import LENGTHS, unsupported
 
 
 @dataclass(frozen=True)

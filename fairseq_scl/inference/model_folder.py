@@ -20,7 +20,7 @@ from fairseq.data import Dictionary
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig
 from torch import Tensor, nn
 
-from fairseq_scl.compat import LAYER_COPY, load_checkpoint
+from fairseq_scl.compat.checkpoints import LAYER_COPY, load_checkpoint
 from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.convert.huggingface import fold_layer_norm_eps

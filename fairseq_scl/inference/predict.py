@@ -9,12 +9,12 @@ from torch import Tensor
 
 from fairseq_scl.inference.model_folder import HEAD, Classifier
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
-from fairseq_scl.models.packed import LENGTHS, pack, right_padded_lengths, unsupported
 from fairseq_scl.models.pretrained import (
     captured_kind,
     sentence_states,
     states_arguments,
 )
+from fairseq_scl.packing.encoder import LENGTHS, pack, right_padded_lengths, unsupported
 
 
 def encode(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fairseq_scl.compat import load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
 from fairseq_scl.losses.shared import at_least_float32
 from fairseq_scl.models.features import classification_features

@@ -12,7 +12,7 @@ from fairseq.models.roberta.model import RobertaModel, base_architecture
 from fairseq.utils import safe_getattr
 from torch import nn
 
-from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 
 BERT_EPS = 1e-12

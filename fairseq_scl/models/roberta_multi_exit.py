@@ -19,7 +19,7 @@ from fairseq.models.roberta.model import (
 from fairseq.utils import safe_getattr
 from torch import Tensor, nn
 
-from fairseq_scl.compat import exit_on_input_error
+from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.exits import (
     EXIT_FEATURES,

@@ -9,7 +9,8 @@ from fairseq.data import Dictionary, indexed_dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fairseq_scl.compat import LAYER_COPY, exit_on_input_error
+from fairseq_scl.compat.checkpoints import LAYER_COPY
+from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 
 

@@ -15,15 +15,15 @@ from fairseq.tasks.sentence_prediction import (
 from numpy.typing import NDArray
 from torch import nn
 
-from fairseq_scl.compat import exit_on_input_error
-from fairseq_scl.distributed import (
+from fairseq_scl.compat.input_errors import exit_on_input_error
+from fairseq_scl.errors import InputError
+from fairseq_scl.large_batch import gradient_cache
+from fairseq_scl.large_batch.gather import (
     IGNORED,
     data_parallel_group,
     out_of_memory_ends_training,
 )
-from fairseq_scl.errors import InputError
-from fairseq_scl.models.packed import LENGTHS, keep_memory, pack, right_padded_lengths
-from fairseq_scl.tasks import gradient_cache
+from fairseq_scl.packing.encoder import LENGTHS, keep_memory, pack, right_padded_lengths
 from fairseq_scl.tasks.batching import BATCHING, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
     check_data_folder,

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.exits import EXITS
-from fairseq_scl.models.packed_attention import attention
-from fairseq_scl.models.packed_layout import CpuDropout, Layout
 from fairseq_scl.models.roberta_multi_exit import RobertaMultiExitModel
+from fairseq_scl.packing.attention import attention
+from fairseq_scl.packing.layout import CpuDropout, Layout
 
 LENGTHS = "packed_lengths"
 # <malloc.h>: never map a block on its own, never give memory back.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fairseq_scl.models.packed_layout import CpuDropout, Layout
+from fairseq_scl.packing.layout import CpuDropout, Layout
 
 varlen_attn: Any = None
 try:

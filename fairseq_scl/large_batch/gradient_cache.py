@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.packed import LENGTHS
+from fairseq_scl.packing.encoder import LENGTHS
 
 
 @runtime_checkable

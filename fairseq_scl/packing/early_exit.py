@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_scl.models.packed import (
+from fairseq_scl.packing.encoder import (
     dropout_noise,
     embed,
     keys_and_values,
     layer_rows,
 )
-from fairseq_scl.models.packed_layout import Layout
+from fairseq_scl.packing.layout import Layout
 
 
 def early_exit(

@@ -1,0 +1,37 @@
+"""Ending ``fairseq-train`` with one sentence when the input is at fault."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from fairseq_scl.errors import InputError
+
+
+@contextmanager
+def exit_on_input_error() -> Iterator[None]:
+    """Inside ``fairseq-train``, turn an InputError into one sentence and status 2.
+
+    For code that fairseq calls, where nobody else would catch it. Where none of
+    fairseq's commands has called (a notebook, a test) the error passes through.
+    """
+    try:
+        yield
+    except InputError as error:
+        if not _called_by_a_command():
+            raise
+        sys.stderr.write(f"fairseq-scl: error: {error}\n")
+        raise SystemExit(2) from error
+
+
+def _called_by_a_command() -> bool:
+    """Tell whether code of ``fairseq_cli`` is on the stack of calls."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        names = frame.f_globals
+        spec = names.get("__spec__")  # python -m fairseq_cli.train is __main__
+        for name in (names.get("__name__"), getattr(spec, "name", None)):
+            if str(name).startswith("fairseq_cli."):
+                return True
+        frame = frame.f_back
+    return False

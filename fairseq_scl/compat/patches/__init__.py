@@ -1,0 +1,19 @@
+"""Changes to fairseq itself. One fault per file, each with an ``apply`` function."""
+
+from fairseq_scl.compat.patches import (
+    checkpoint_loading,
+    inference_fast_path,
+    missing_restore_file,
+    whole_help,
+)
+
+
+def patch_fairseq() -> None:
+    """Apply every patch; a second call changes nothing."""
+    for patch in (
+        checkpoint_loading,
+        inference_fast_path,
+        missing_restore_file,
+        whole_help,
+    ):
+        patch.apply()

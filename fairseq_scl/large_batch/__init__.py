@@ -1,0 +1,1 @@
+"""Large contrastive batches: gradient caching, and a gather across workers."""
