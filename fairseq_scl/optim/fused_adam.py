@@ -6,7 +6,7 @@ them: it goes through memory some ten times. PyTorch's fused kernel goes once.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +19,21 @@ from torch.optim.adamw import adamw
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 
+HALF = (torch.float16, torch.bfloat16)
+# Parameters in half precision are cast this many at a time, for 128 MB of each cast.
+CAST_AT_ONCE = 2**25
+
 
 class FusedAdam(Adam):
     """fairseq's ``Adam`` with the same formula, state and options, but faster.
 
-    Parameters that are not float32 or float64 go the stock way.
+    As in fairseq's, parameters in half precision (``--memory-efficient-fp16``) have
+    their state in float32, and are cast to float32 for the update and back.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient."""
-        if any(p.dtype not in (torch.float32, torch.float64) for p in self._moving()):
-            return super().step(closure)
         loss = closure() if closure is not None else None
         for group in self.param_groups:
             alike: dict[Any, list[Tensor]] = defaultdict(list)
@@ -40,32 +43,41 @@ class FusedAdam(Adam):
                     state["step"] += 1
                     key = parameter.device, parameter.dtype, state["step"]
                     alike[key].append(parameter)
-            for (device, _, step), parameters in alike.items():
-                self._update(group, parameters, step, device)
+            for (_, dtype, step), parameters in alike.items():
+                size = CAST_AT_ONCE if dtype in HALF else math.inf
+                for part in _parts(parameters, size):
+                    self._update(group, part, step)
         return loss
-
-    def _moving(self) -> list[Tensor]:
-        return [p for g in self.param_groups for p in g["params"] if p.grad is not None]
 
     def _state(self, parameter: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]
+        half = parameter.dtype in HALF
+        dtype = torch.float32 if half else parameter.dtype
         if not state:
             state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name not in state:
+                state[name] = torch.zeros_like(parameter, dtype=dtype)
+            elif half:  # fairseq leaves a restored state where it was saved
+                state[name] = state[name].to(parameter.device, dtype)
         return state
 
     def _update(
-        self, group: dict[str, Any], parameters: list[Tensor], step: int, device: Any
+        self, group: dict[str, Any], parameters: list[Tensor], step: int
     ) -> None:
+        half = parameters[0].dtype in HALF
+        values = parameters
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if half:
+            values, gradients = _float32(parameters), _float32(gradients)
         states = [self.state[parameter] for parameter in parameters]
         beta1, beta2 = group["betas"]
         # PyTorch adds ε after the bias correction, fairseq before.
         eps = group["eps"] / math.sqrt(1 - beta2**step)
-        before = torch.full((len(states),), step - 1.0, device=device)
+        before = torch.full((len(states),), step - 1.0, device=values[0].device)
         adamw(
-            parameters,
-            [p.grad for p in parameters if p.grad is not None],
+            values,
+            gradients,
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -79,6 +91,30 @@ class FusedAdam(Adam):
             eps=eps,
             maximize=False,
         )
+        if half:
+            torch._foreach_copy_(parameters, values)
+
+
+def _parts(parameters: list[Tensor], size: float) -> Iterator[list[Tensor]]:
+    """Cut a list before a tensor with which a part would pass ``size`` elements."""
+    part: list[Tensor] = []
+    total = 0
+    for parameter in parameters:
+        if part and total + parameter.numel() > size:
+            yield part
+            part, total = [], 0
+        part.append(parameter)
+        total += parameter.numel()
+    yield part
+
+
+def _float32(tensors: list[Tensor]) -> list[Tensor]:
+    """Cast tensors of one device to float32, in one kernel and one piece of memory."""
+    flat = tensors[0].new_empty(sum(t.numel() for t in tensors), dtype=torch.float32)
+    pieces = flat.split([tensor.numel() for tensor in tensors])
+    casts = [p.view(t.shape) for p, t in zip(pieces, tensors, strict=True)]
+    torch._foreach_copy_(casts, tensors)
+    return casts
 
 
 @dataclass
