@@ -1,0 +1,27 @@
+"""Replacing a function of fairseq by one that calls it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+
+def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Have ``owner.name(…)`` call ``wrapper(original, …)``; again changes nothing.
+
+    Args:
+        owner: a module or class.
+        name: of its function.
+        wrapper: gets the function as it was before its own arguments.
+    """
+    original = getattr(owner, name)
+    # functools.wraps copies attributes: the outermost function knows all wrappers.
+    wrappers = getattr(original, "wrappers", ())
+    if wrapper in wrappers:
+        return
+
+    @functools.wraps(original)
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, *args, **kwargs)
+
+    replacement.wrappers = (*wrappers, wrapper)  # type: ignore[attr-defined]
+    setattr(owner, name, replacement)
