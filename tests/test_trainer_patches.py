@@ -1,11 +1,16 @@
 """What is changed in fairseq's trainer, its options and its optimizers."""
 
+import functools
 from types import SimpleNamespace
 
 import pytest
+import torch
+from fairseq.optim import AMPOptimizer, FairseqOptimizer
+from fairseq.optim.adam import Adam
 from toy import make_data
 
 from fairseq_scl.compat.patches.wrapping import wrap
+from fairseq_scl.optim.fused_adam import FusedAdam
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +31,66 @@ def test_a_function_is_wrapped_once_by_each_wrapper():
     for wrapper in (add_one, add_ten, add_one, add_ten):
         wrap(owner, "count", wrapper)
     assert owner.count() == 11
+
+
+# --amp
+
+
+class Wrapped(FairseqOptimizer):
+    """fairseq's wrapper around an optimizer of PyTorch."""
+
+    def __init__(self, kind, parameters):
+        super().__init__(None)
+        self._optimizer = kind(parameters, lr=0.01, eps=1e-6)
+
+
+def amp_optimizer(kind, parameters, scale):
+    common = {"fp16_init_scale": scale, "amp_scale_window": None, "min_loss_scale": 1}
+    cfg = SimpleNamespace(common=SimpleNamespace(**common), optimizer=None)
+    return AMPOptimizer(cfg, parameters, Wrapped(kind, parameters))
+
+
+@pytest.fixture
+def scaler_on_cpus(monkeypatch):
+    scaler = functools.partial(torch.amp.GradScaler, "cpu")
+    monkeypatch.setattr(torch.cuda.amp, "GradScaler", scaler)
+
+
+def one_update(optimizer, weight, factor, clip):
+    """Take fairseq's steps of an update; return what Adam averaged and the norm."""
+    optimizer.backward((weight * torch.tensor([1.0, 2.0, 2.0]) * factor).sum())
+    optimizer.multiply_grads(0.5)
+    norm = optimizer.clip_grad_norm(clip)
+    optimizer.step()
+    return optimizer.optimizer.state[weight], norm
+
+
+@pytest.mark.usefixtures("scaler_on_cpus")
+@pytest.mark.parametrize("kind", [Adam, FusedAdam])
+@pytest.mark.parametrize("clip", [0.0, 0.25])
+@pytest.mark.parametrize("scale", [2.0**7, 2.0**16])
+def test_amp_gives_the_optimizer_the_gradients_of_float32(kind, clip, scale):
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    scaled = amp_optimizer(kind, [weights[0]], scale)
+    state, norm = one_update(scaled, weights[0], 1.0, clip)
+    plain, plain_norm = one_update(Wrapped(kind, [weights[1]]), weights[1], 1.0, clip)
+    size = 0.1 * (clip / 1.5 if clip else 1.0) / 2  # 1 - β₁, clipping, multiply_grads
+    expected = size * torch.tensor([1.0, 2.0, 2.0])
+    torch.testing.assert_close(state["exp_avg"], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(state["exp_avg"], plain["exp_avg"])
+    torch.testing.assert_close(state["exp_avg_sq"], plain["exp_avg_sq"])
+    torch.testing.assert_close(norm, plain_norm)
+    assert float(norm) == pytest.approx(1.5)
+    torch.testing.assert_close(weights[0], weights[1])
+    assert scaled.scaler.get_scale() == scale
+
+
+@pytest.mark.usefixtures("scaler_on_cpus")
+def test_amp_skips_an_update_that_overflows():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = amp_optimizer(FusedAdam, [weight], 2.0**7)
+    state, norm = one_update(optimizer, weight, float("inf"), 0.0)
+    assert not torch.isfinite(norm)
+    assert not state
+    assert torch.equal(weight, torch.ones(3))
+    assert optimizer.scaler.get_scale() == 2.0**6

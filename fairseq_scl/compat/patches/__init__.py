@@ -1,6 +1,7 @@
 """Changes to fairseq itself. One fault per file, each with an ``apply`` function."""
 
 from fairseq_scl.compat.patches import (
+    amp_unscaling,
     checkpoint_loading,
     inference_fast_path,
     missing_restore_file,
@@ -11,6 +12,7 @@ from fairseq_scl.compat.patches import (
 def patch_fairseq() -> None:
     """Apply every patch; a second call changes nothing."""
     for patch in (
+        amp_unscaling,
         checkpoint_loading,
         inference_fast_path,
         missing_restore_file,
