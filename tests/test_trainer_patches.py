@@ -5,11 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq import options
 from fairseq.optim import AMPOptimizer, FairseqOptimizer
 from fairseq.optim.adam import Adam
-from toy import make_data
+from toy import command_line, make_data, train_fast
 
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.compat.patches.wrapping import wrap
+from fairseq_scl.errors import InputError
 from fairseq_scl.optim.fused_adam import FusedAdam
 
 
@@ -94,3 +97,33 @@ def test_amp_skips_an_update_that_overflows():
     assert not state
     assert torch.equal(weight, torch.ones(3))
     assert optimizer.scaler.get_scale() == 2.0**6
+
+
+# --bf16
+
+
+def parsed(data, *flags):
+    arguments = command_line([data, *flags])
+    return options.parse_args_and_arch(options.get_training_parser(), arguments)
+
+
+@pytest.mark.parametrize("flag", ["--bf16", "--memory-efficient-bf16"])
+def test_bf16_asks_for_no_tpu(data, flag):
+    assert (parsed(data, flag).bf16, parsed(data, flag).tpu) == (True, False)
+    assert parsed(data, flag, "--tpu").tpu
+
+
+@pytest.mark.parametrize("second", ["--bf16", "--memory-efficient-bf16"])
+@pytest.mark.parametrize("first", ["--fp16", "--memory-efficient-fp16"])
+def test_two_kinds_of_half_precision_are_refused(data, first, second):
+    with pytest.raises(InputError, match=f"{first} .* {second}"):
+        parsed(data, second, first)
+
+
+def test_bf16_trains_from_the_command_line(data, tmp_path):
+    done = train_fast([data, "--save-dir", tmp_path, "--bf16", "--max-update", "2"])
+    assert done.returncode == 0, done.stderr
+    state = load_checkpoint(tmp_path / "checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == 2
+    for name, weight in state["model"].items():  # fairseq saves them in float32
+        assert torch.equal(weight, weight.bfloat16().float()), name

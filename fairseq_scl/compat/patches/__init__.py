@@ -2,6 +2,7 @@
 
 from fairseq_scl.compat.patches import (
     amp_unscaling,
+    bf16_without_tpu,
     checkpoint_loading,
     inference_fast_path,
     missing_restore_file,
@@ -13,6 +14,7 @@ def patch_fairseq() -> None:
     """Apply every patch; a second call changes nothing."""
     for patch in (
         amp_unscaling,
+        bf16_without_tpu,
         checkpoint_loading,
         inference_fast_path,
         missing_restore_file,
