@@ -8,7 +8,8 @@ import torch
 from fairseq import options
 from fairseq.optim import AMPOptimizer, FairseqOptimizer
 from fairseq.optim.adam import Adam
-from toy import command_line, make_data, train_fast
+from fairseq.trainer import Trainer
+from toy import command_line, make_data, toy_model, train_fast
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.compat.patches.wrapping import wrap
@@ -127,3 +128,34 @@ def test_bf16_trains_from_the_command_line(data, tmp_path):
     assert state["optimizer_history"][-1]["num_updates"] == 2
     for name, weight in state["model"].items():  # fairseq saves them in float32
         assert torch.equal(weight, weight.bfloat16().float()), name
+
+
+# Dummy batches
+
+
+def test_training_and_validation_have_their_own_dummy_batches(data, monkeypatch):
+    toy = toy_model([data])
+    toy.task.load_dataset("train")
+    toy.task.load_dataset("valid")
+    trainer = Trainer(toy.cfg, toy.task, toy.model, toy.criterion)
+    training = trainer.get_train_iterator(1, load_dataset=False).first_batch
+    validation = trainer.get_valid_iterator("valid").first_batch
+    seen = []
+    for name in ("train_step", "valid_step"):
+        step = getattr(toy.task, name)
+
+        def spy(*args, step=step, **kwargs):
+            sample = kwargs.get("sample", args[0] if args else None)
+            seen.append(sample["net_input"]["src_tokens"])
+            return step(*args, **kwargs)
+
+        monkeypatch.setattr(toy.task, name, spy)
+    for _ in range(2):
+        trainer.train_step([{}])
+        trainer.valid_step({})
+    trainer.get_valid_iterator("valid")
+    trainer.train_step([{}])
+    assert len(seen) == 5
+    for number, tokens in enumerate(seen):
+        batch = validation if number in (1, 3) else training
+        assert torch.equal(tokens, batch["net_input"]["src_tokens"])
