@@ -130,7 +130,8 @@ def first_examples(sample: dict[str, Any], count: int) -> dict[str, Any]:
         key: None if value is None else value[:count]
         for key, value in sample["net_input"].items()
     }
-    return {**sample, "net_input": few, "target": sample["target"][:count]}
+    rows = {key: sample[key][:count] for key in ("id", "target")}
+    return {**sample, **rows, "net_input": few}
 
 
 def cached_step(
