@@ -7,6 +7,7 @@ from fairseq_scl.compat.patches import (
     dummy_batches,
     inference_fast_path,
     missing_restore_file,
+    restoring_workers,
     whole_help,
 )
 
@@ -20,6 +21,7 @@ def patch_fairseq() -> None:
         dummy_batches,
         inference_fast_path,
         missing_restore_file,
+        restoring_workers,
         whole_help,
     ):
         patch.apply()
