@@ -7,13 +7,16 @@ import pytest
 import torch
 from fairseq.distributed import ModuleProxyWrapper
 from fairseq.trainer import Trainer
+from test_views import add_views
 from torch.nn.parallel import DistributedDataParallel
 from toy import (
+    RESET,
     command_line,
     make_data,
     own_weights,
     run_command,
     start_fast,
+    stock_checkpoint,
     toy_model,
     train_fast,
 )
@@ -180,3 +183,110 @@ def test_gradients_of_the_features_are_averaged_under_ddp(data, tmp_path):
         average = (gradient + alone[1][name]) / 2
         torch.testing.assert_close(first[name], average, msg=name)
         assert torch.equal(first[name], second[name]), name
+
+
+def test_a_restored_run_ends_as_an_uninterrupted_one(data, together, tmp_path):
+    """Stopped in the middle of an epoch, with all that the checkpoint holds."""
+    last = tmp_path / "first" / "rank0" / "checkpoint_last.pt"
+    for name, more in (
+        ("first", ["--max-update", "3"]),
+        ("second", ["--restore-file", last]),
+    ):
+        done = train_together(data, tmp_path / name, 2, *more)
+        for process in done:
+            assert process.returncode == 0, process.stderr[-3000:]
+    whole, folders = together[0], (tmp_path / "second", tmp_path / "first")
+    expected, found, half = (
+        load_checkpoint(folder / "rank0" / "checkpoint_last.pt")
+        for folder in (whole, *folders)
+    )
+    assert half["optimizer_history"][-1]["num_updates"] == 3
+    assert found["optimizer_history"][-1]["num_updates"] == UPDATES
+    for name, weight in own_weights(expected["model"]).items():
+        assert torch.equal(found["model"][name], weight), name
+    for number, state in expected["last_optimizer_state"]["state"].items():
+        restored = found["last_optimizer_state"]["state"][number]
+        assert torch.equal(restored["exp_avg"], state["exp_avg"])
+
+
+DEFAULT = ["--ddp-backend", "pytorch_ddp"]  # fairseq's own default
+# Flags of both, those of the two workers, and those of the one process that is to give
+# the same: with two micro-batches per update, or with the batch of both workers.
+MICRO = ["--update-freq", "2"]
+WHOLE = ["--contrastive-batch", "27"]
+EVERYTHING = {
+    "scl": (
+        [],
+        [*DEFAULT, "--gather-features", "--contrastive-batch", "14", "--chunk", "4"],
+        WHOLE,
+    ),
+    "views": (["--scl-views"], DEFAULT, MICRO),
+    "capcort": (
+        [
+            *["--criterion", "sentence_prediction_capcort", "--capcort-lambda", "1"],
+            *["--capcort-targets", "stored", "--capcort-map", "mlp"],
+        ],
+        ["--contrastive-batch", "4", "--chunk", "2"],
+        MICRO,
+    ),
+    "acl": (
+        ["--criterion", "sentence_prediction_acl", "--acl-embed", "--acl-grad"],
+        [*DEFAULT, "--gather-features", "--contrastive-batch", "14"],
+        WHOLE,
+    ),
+    "multi_exit": (
+        [
+            *["--criterion", "sentence_prediction_multi_exit", "--acl-cl", "0.5"],
+            *["--arch", "roberta_multi_exit"],
+        ],
+        DEFAULT,
+        MICRO,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def with_views(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("views") / "bin"
+    return add_views(make_data(folder, {"train": 27, "valid": 60, "test": 10}))
+
+
+@pytest.fixture(scope="module")
+def encoder(with_views, tmp_path_factory):
+    return stock_checkpoint(with_views, tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_a_whole_run_of_two_workers_is_that_of_one(with_views, encoder, name, tmp_path):
+    """From a restored encoder, with a validation after every second update.
+
+    Seven batches of four: the second worker gets a dummy batch in every epoch, after a
+    validation that saw 60 examples where training has 27.
+    """
+    both, workers, alone = EVERYTHING[name]
+    flags = [*both, "--restore-file", encoder, *RESET]
+    flags += ["--validate-interval-updates", "2"]
+    for count, more in ((2, workers), (1, alone)):
+        folder = tmp_path / str(count)
+        done = train_together(with_views, folder, count, *flags, *more)
+        errors = "\n".join(process.stderr[-3000:] for process in done)
+        assert not any(process.returncode for process in done), errors
+        turned_on = "--find-unused-parameters is turned on" in done[0].stdout
+        assert turned_on == ("pytorch_ddp" in more)
+    found = []
+    for folder in (tmp_path / "1", tmp_path / "2"):
+        lines = (folder / "metrics0.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert {2, 4, 6} <= {row["update"] for row in rows}
+        assert {(row["subset"], row["n_total"]) for row in rows} == {
+            ("valid", 60),
+            ("test", 10),
+        }
+        found.append((rows, load_checkpoint(folder / "rank0" / "checkpoint_last.pt")))
+    (rows, one), (other_rows, two) = found
+    for row, other in zip(rows, other_rows, strict=True):
+        assert other["ce_loss"] == pytest.approx(row["ce_loss"], abs=1e-3)
+    weights = own_weights(one["model"]) | (one["criterion"] or {})
+    others = two["model"] | (two["criterion"] or {})
+    for key, weight in weights.items():
+        torch.testing.assert_close(others[key], weight, atol=2e-4, rtol=1e-3, msg=key)
