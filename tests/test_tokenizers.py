@@ -12,11 +12,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sentencepiece
+from fairseq.data import Dictionary
 from fairseq.data.encoders.gpt2_bpe import GPT2BPE as FairseqGPT2BPE
 from fairseq.data.encoders.gpt2_bpe_utils import bytes_to_unicode
+from fairseq.data.encoders.sentencepiece_bpe import (
+    SentencepieceBPE,
+    SentencepieceConfig,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertTokenizer
+from transformers import BertTokenizer, BertTokenizerFast
 
 from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece, load_tokenizer
 from fairseq_scl.data.vocabulary_files import byte_symbols, number_pieces, read_merges
@@ -120,7 +126,7 @@ def test_byte_symbols_are_those_of_fairseq():
 def test_word_pieces_are_those_of_transformers_on_hard_lines(
     vocabulary_file, lowercase
 ):
-    theirs = BertTokenizer(str(vocabulary_file), do_lower_case=lowercase)
+    theirs = BertTokenizerFast(str(vocabulary_file), do_lower_case=lowercase)
     ours = WordPiece.from_file(vocabulary_file, lowercase=lowercase)
     lines = [line for line in HARD_LINES if "[SEP]" not in line]
     lines.append(" ".join(f"Thé{n}ing" for n in range(10_000)))
@@ -132,7 +138,7 @@ def test_word_pieces_are_those_of_transformers_on_hard_lines(
 def test_word_piece_settings_mean_what_they_mean_in_transformers(
     vocabulary_file, strip, chinese
 ):
-    theirs = BertTokenizer(
+    theirs = BertTokenizerFast(
         str(vocabulary_file), strip_accents=strip, tokenize_chinese_chars=chinese
     )
     ours = WordPiece.from_file(
@@ -140,6 +146,20 @@ def test_word_piece_settings_mean_what_they_mean_in_transformers(
     )
     lines = [line for line in HARD_LINES if "[SEP]" not in line]
     assert ours.encode_lines(lines) == [theirs.tokenize(line) for line in lines]
+
+
+def test_word_pieces_are_those_of_fairseq_but_for_decomposed_letters(vocabulary_file):
+    """``--bpe bert`` of fairseq has transformers' other tokenizer, which composes."""
+    lines = [line for line in HARD_LINES if "[SEP]" not in line]
+    for lowercase in (True, False):
+        theirs = BertTokenizer(str(vocabulary_file), do_lower_case=lowercase)
+        ours = WordPiece.from_file(vocabulary_file, lowercase=lowercase)
+        other = [
+            line
+            for line, pieces in zip(lines, ours.encode_lines(lines), strict=True)
+            if pieces != theirs.tokenize(line)
+        ]
+        assert other == [] if lowercase else all("\u0301" in one for one in other)
 
 
 def test_names_of_special_tokens_in_a_text_stay_text(vocabulary_file, bpe_files):
@@ -174,6 +194,106 @@ def test_word_piece_survives_saving(vocabulary_file, tmp_path, lowercase):
     assert settings["lowercase"] is lowercase
 
 
+def test_added_tokens_survive_saving(vocabulary_file, bpe_files, tmp_path):
+    added = [
+        {"content": "Covid19", "normalized": False, "single_word": True},
+        {"content": "@user", "normalized": True, "lstrip": True},
+    ]
+    line = "the Covid19 covid19 xCovid19 @user@USER"
+    words = WordPiece.from_file(vocabulary_file, lowercase=True, added_tokens=added)
+    words.save(tmp_path / "words")
+    (found,) = load_tokenizer(tmp_path / "words").encode_lines([line])
+    assert [found.count(one) for one in ("Covid19", "@user", "c")] == [1, 2, 1]
+    pieces = json.loads((bpe_files / "encoder.json").read_text())
+    pieces |= {"Covid19": 2000, "@user": 3000}
+    files = bpe_files / "vocab.bpe"
+    saved = GPT2BPE(pieces, read_merges(files), added_tokens=added)
+    saved.save(tmp_path / "bytes")
+    (found,) = load_tokenizer(tmp_path / "bytes").encode_lines([line])
+    assert [found.count(one) for one in ("2000", "3000")] == [1, 1]
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a sentencepiece encoder")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["the film", "a film , the actor", "naïve café"] * 20),
+        model_prefix=str(folder / "sentencepiece.bpe"),
+        vocab_size=30,
+        model_type="bpe",
+        minloglevel=9,
+    )
+    return folder
+
+
+def test_sentencepiece_gives_the_pieces_of_fairseq(sentencepiece_folder, tmp_path):
+    path = sentencepiece_folder / "sentencepiece.bpe.model"
+    theirs = SentencepieceBPE(SentencepieceConfig(sentencepiece_model=str(path)))
+    tokenizer = load_tokenizer(sentencepiece_folder)
+    assert (tokenizer.kind, tokenizer.pair_separator) == ("sentencepiece", True)
+    # Not "</s>": fairseq takes that text, unknown to this model, for a special symbol.
+    lines = ["the film , a café", "  naive   ACTOR!", "", "< / s > 你好 x"]
+    dictionary = Dictionary()
+    for symbol in sorted(tokenizer.symbols):
+        dictionary.add_symbol(symbol)
+    ours = tokenizer.encode_lines(lines)
+    for line, symbols in zip(lines, ours, strict=True):
+        wanted = dictionary.encode_line(
+            theirs.encode(line), append_eos=False, add_if_not_exist=False
+        )
+        assert [dictionary.index(symbol) for symbol in symbols] == wanted.tolist()
+    tokenizer.save(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == set(tokenizer.file_names)
+    assert load_tokenizer(tmp_path).encode_lines(lines) == ours
+
+
+def test_unknown_text_cannot_forge_a_special_symbol_of_sentencepiece(tmp_path):
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["abab ab"] * 9),
+        model_prefix=str(tmp_path / "sentencepiece.bpe"),
+        vocab_size=8,
+        model_type="bpe",
+        hard_vocab_limit=False,
+        minloglevel=9,
+    )
+    (symbols,) = load_tokenizer(tmp_path).encode_lines(["ab</s>"])
+    assert "</s>" not in symbols
+    assert symbols[-1] == "<unk>"
+
+
+@pytest.mark.parametrize("content", [b"", b"spm", b"\n\0"])
+def test_a_damaged_sentencepiece_model_is_refused_by_name(tmp_path, content):
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(content)
+    with pytest.raises(InputError, match=r"sentencepiece\.bpe\.model is not a sent"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["dict.txt", "input0/dict.txt"])
+def test_a_dictionary_of_another_tokenizer_is_refused(
+    bpe_files, sentencepiece_folder, vocabulary_file, tmp_path, place
+):
+    word_piece = WordPiece.from_file(vocabulary_file, lowercase=True)
+    tokenizers = {
+        "wordpiece": word_piece,
+        "gpt2": load_tokenizer(bpe_files),
+        "sentencepiece": load_tokenizer(sentencepiece_folder),
+    }
+    for name, tokenizer in tokenizers.items():
+        folder = tmp_path / name
+        (folder / place).parent.mkdir(parents=True)
+        tokenizer.save(folder)
+        for other in tokenizers.values():
+            # What no tokenizer makes: fairseq's fillers, and CamemBERT's three.
+            symbols = [*sorted(other.symbols), "madeupword0000", "<s>NOTUSED"]
+            lines = "".join(f"{symbol} 1\n" for symbol in symbols)
+            (folder / place).write_text(lines, encoding="utf-8")
+            if other is tokenizer:
+                assert load_tokenizer(folder).kind == name
+                continue
+            with pytest.raises(InputError, match=f"{place} belongs to another"):
+                load_tokenizer(folder)
+
+
 def test_gpt2_survives_saving_and_fairseq_reads_its_files(bpe_files, tmp_path):
     saved = load_tokenizer(bpe_files)
     saved.save(tmp_path)
@@ -189,13 +309,33 @@ def test_a_roberta_folder_of_fairseq_with_the_two_files_is_gpt2(bpe_files):
     assert (tokenizer.kind, tokenizer.pair_separator) == ("gpt2", True)
 
 
+def test_damaged_added_tokens_are_refused(bpe_files, tmp_path):
+    load_tokenizer(bpe_files).save(tmp_path)
+    path = tmp_path / "tokenizer_settings.json"
+    for added in ([{"contents": "a"}], [5], 5, [{"content": 5}]):
+        path.write_text(
+            json.dumps({"kind": "gpt2", "pair_separator": True, "added_tokens": added})
+        )
+        with pytest.raises(InputError, match="added_tokens"):
+            load_tokenizer(tmp_path)
+
+
 def test_a_folder_without_tokenizer_says_what_is_missing(tmp_path):
     with pytest.raises(InputError, match=r"encoder\.json and vocab\.bpe.*https://"):
         load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "settings", ["{}", "[]", '{"kind": "sentencepiece"}', '{"kind": "wordpiece"}']
+    "settings",
+    [
+        *[
+            "{}",
+            "[]",
+            '{"kind": ["gpt2"]}',
+            '{"kind": "bytes", "pair_separator": true}',
+        ],
+        *['{"kind": "wordpiece"}', '{"kind": "gpt2", "pair_separator": "no"}'],
+    ],
 )
 def test_damaged_settings_are_refused(tmp_path, settings):
     (tmp_path / "tokenizer_settings.json").write_text(settings)
@@ -222,7 +362,7 @@ def test_a_bad_word_piece_vocabulary_is_refused(tmp_path, content, message):
     [
         ("vocab.bpe", "#version: 0.2\nt h\nthe\n", "line 3 is 'the'"),
         ("vocab.bpe", "#version: 0.2\nq q\n", "'q' and 'q'.*has no id"),
-        ("encoder.json", "[1]", "no table of pieces"),
+        ("encoder.json", "[1]", "not a table of pieces"),
         ("encoder.json", '{"a": 1}', "no id for the byte symbol"),
         ("encoder.json", "{", "as JSON"),
     ],

@@ -1,12 +1,36 @@
-"""Reading the files that tokenisers are made of: word pieces, byte pieces, merges."""
+"""The files that tokenizers are made of: settings, word pieces, byte pieces, merges."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fairseq_scl.data.files import read_json
+from fairseq_scl.data.files import read_json, write_json
 from fairseq_scl.errors import InputError
 
+SETTINGS = "tokenizer_settings.json"
 UNKNOWN_PIECE = "[UNK]"
+
+
+def write_settings(folder: str | Path, **settings: Any) -> None:
+    """Write ``tokenizer_settings.json``, leaving out a list of no added tokens."""
+    if not settings.get("added_tokens"):
+        settings.pop("added_tokens", None)
+    write_json(Path(folder, SETTINGS), settings)
+
+
+def check_unicode(sentences: Sequence[str], start: int = 0) -> None:
+    """Refuse half a surrogate pair; the first sentence has the number ``start + 1``.
+
+    Raises:
+        InputError: names the number of the sentence.
+    """
+    for number, text in enumerate(sentences, start=start + 1):
+        if re.search("[\ud800-\udfff]", text):
+            raise InputError(
+                f"sentence {number} holds half a surrogate pair, which is not Unicode "
+                "text: decode it with errors='replace'"
+            ) from None
 
 
 def read_word_pieces(path: str | Path) -> list[str]:
@@ -38,7 +62,7 @@ def read_encoder(path: str | Path) -> dict[str, int]:
     if not isinstance(pieces, dict) or not all(
         isinstance(number, int) for number in pieces.values()
     ):
-        raise InputError(f"{path} is no table of pieces and their ids")
+        raise InputError(f"{path} is not a table of pieces and their ids")
     # Without its piece a byte would vanish from the text without a word.
     if missing := [b for b in byte_symbols() if b not in pieces]:
         raise InputError(

@@ -1,0 +1,63 @@
+"""SentencePiece models, the tokenizers of fairseq's XLM-R and CamemBERT."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.data.vocabulary_files import check_unicode, write_settings
+from fairseq_scl.errors import InputError
+
+MODEL_FILE = "sentencepiece.bpe.model"
+
+
+class SentencePiece:
+    """A sentencepiece model; its symbols are pieces, as of ``--bpe sentencepiece``."""
+
+    kind = "sentencepiece"
+    file_names: tuple[str, ...] = (MODEL_FILE, "tokenizer_settings.json")
+
+    def __init__(self, path: str | Path, pair_separator: bool = True) -> None:
+        """Read a ``sentencepiece.bpe.model``.
+
+        Args:
+            path: the file.
+            pair_separator: see :class:`fairseq_scl.data.tokenizers.Tokenizer`.
+
+        Raises:
+            InputError: the file is missing, unreadable or not a sentencepiece model.
+        """
+        self.pair_separator = pair_separator
+        try:
+            self._model = Path(path).read_bytes()
+            self._processor = SentencePieceProcessor(model_proto=self._model)
+            size = self._processor.get_piece_size() if self._model else 0
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        except RuntimeError:
+            size = 0
+        if not size:
+            raise InputError(f"{path} is not a sentencepiece model")
+        self._pieces = [
+            # fairseq looks up the unknown text itself, which could read </s>.
+            "<unk>" if self._processor.is_unknown(number) else piece
+            for number, piece in enumerate(self._processor.id_to_piece([*range(size)]))
+        ]
+        self.symbols = frozenset(self._pieces)
+
+    def encode_lines(self, sentences: Sequence[str]) -> list[list[str]]:
+        """Return the pieces of each sentence, ``<unk>`` for text without pieces.
+
+        Raises:
+            InputError: a text with half a surrogate pair, which is not Unicode.
+        """
+        check_unicode(sentences)
+        rows = self._processor.encode(list(sentences), out_type=int)
+        return [[self._pieces[number] for number in row] for row in rows]
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``sentencepiece.bpe.model`` and ``tokenizer_settings.json``."""
+        with write_then_rename(Path(folder, MODEL_FILE), "wb") as file:
+            file.write(self._model)
+        write_settings(folder, kind=self.kind, pair_separator=self.pair_separator)
