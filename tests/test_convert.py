@@ -8,8 +8,15 @@ import transformers
 from fairseq.models.roberta import RobertaModel
 from torch.nn.utils.rnn import pad_sequence
 from toy import train_fast
-from toy_huggingface import MERGES, MODELS, PIECES, write_source
+from toy_huggingface import (
+    MERGES,
+    MODELS,
+    PIECES,
+    write_source,
+    write_tokenizer_json,
+)
 
+from fairseq_scl.cli import main
 from fairseq_scl.convert.encoder_config import read_config
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise, fairseq_flags
@@ -44,9 +51,11 @@ def fairseq_states(hub, folder, batch, **kwargs):
         return hub.model(tokens, **kwargs)[0][tokens.ne(1)]
 
 
-def transformers_states(model, source, batch):
-    """Return the same of transformers, with its own tokeniser and all token types 0."""
-    if (source / "vocab.txt").exists():
+def transformers_states(model, source, batch, tokenizer=None):
+    """Return the same of transformers, with its own tokenizer and all token types 0."""
+    if tokenizer is not None:
+        pass
+    elif (source / "vocab.txt").exists():
         tokenizer = transformers.BertTokenizerFast(str(source / "vocab.txt"))
     else:
         files = (str(source / "vocab.json"), str(source / "merges.txt"))
@@ -175,6 +184,86 @@ def test_rows_without_a_piece_are_left_out_and_counted(tmp_path):
     )
     wanted = transformers_states(model, tmp_path / "hf", PAIRS)
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_tokenizer_json_alone_gives_the_same_encoder(tmp_path, kind):
+    source = tmp_path / "hf"
+    write_source(source, kind)
+    convert_encoder(source, tmp_path / "two files")
+    write_tokenizer_json(source, kind)
+    convert_encoder(source, tmp_path / "both")
+    for name in ("vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json"):
+        (source / name).unlink(missing_ok=True)
+    convert_encoder(source, tmp_path / "alone")
+    names = sorted(path.name for path in (tmp_path / "two files").iterdir())
+    for other in ("both", "alone"):
+        assert sorted(path.name for path in (tmp_path / other).iterdir()) == names
+        for name in names:
+            same = (tmp_path / "two files" / name).read_bytes()
+            assert (tmp_path / other / name).read_bytes() == same, (other, name)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_added_tokens_keep_their_embeddings(tmp_path, kind):
+    source, target = tmp_path / "hf", tmp_path / "encoder"
+    added = [
+        "[ENT]",
+        transformers.AddedToken("Star_wars", normalized=False, single_word=True),
+        "covid19",
+    ]
+    size = {"bert": len(PIECES), "roberta": len(number_pieces(MERGES)) + 6}[kind]
+    model = write_source(source, kind, vocab_size=size + len(added))
+    tokenizer = write_tokenizer_json(source, kind, added)
+    done = convert_encoder(source, target)
+    assert (done.unused_rows, len(done.tokenizer.added_tokens)) == (0, 3)
+    batch = [("the [ENT]film covid19",), ("Star_wars [ent] xStar_wars", "Covid19 a")]
+    text = " ".join(" ".join(one) for one in batch)
+    assert {*added[::2], "Star_wars"} <= {
+        tokenizer.decode(number) for number in tokenizer(text)["input_ids"]
+    }
+    ours = fairseq_states(load(target), target, batch, features_only=True)
+    wanted = transformers_states(model, source, batch, tokenizer)
+    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("bert", "BertForSequenceClassification"),
+        ("bert", "BertForQuestionAnswering"),
+        ("bert", "BertForMultipleChoice"),
+        ("roberta", "RobertaForSequenceClassification"),
+        ("roberta", "RobertaForTokenClassification"),
+    ],
+)
+def test_a_task_head_is_left_out_and_named(tmp_path, capsys, kind, name):
+    source, target = tmp_path / "hf", tmp_path / "encoder"
+    model = write_source(source, kind, name)
+    assert main(["convert", "--from", str(source), "--to", str(target)]) == 0
+    head = {"BertForQuestionAnswering": "qa_outputs."}.get(name, "classifier.")
+    assert f"left out: the task head ({head}" in capsys.readouterr().out
+    ours = fairseq_states(load(target), target, PAIRS, features_only=True)
+    encoder = getattr(model, kind)
+    wanted = transformers_states(encoder, source, PAIRS)
+    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_weights_in_several_files_are_those_in_one(tmp_path, safe):
+    source = tmp_path / "hf"
+    model = write_source(source, safe=safe)
+    convert_encoder(source, tmp_path / "one")
+    (source / ("model.safetensors" if safe else "pytorch_model.bin")).unlink()
+    model.save_pretrained(source, max_shard_size="20KB", safe_serialization=safe)
+    assert len([*source.glob("*-of-*")]) > 2
+    convert_encoder(source, tmp_path / "several")
+    one, several = (
+        torch.load(tmp_path / name / "model.pt", weights_only=True)["model"]
+        for name in ("one", "several")
+    )
+    assert one.keys() == several.keys()
+    assert all(torch.equal(one[name], several[name]) for name in one)
 
 
 def test_published_shapes_get_their_architecture(tmp_path):

@@ -1,11 +1,12 @@
 """The command line of the converter, and the encoders and files that it refuses."""
 
 import json
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toy_huggingface import PIECES, write_source
+from toy_huggingface import PIECES, write_source, write_tokenizer_json
 
 from fairseq_scl.cli import main
 from fairseq_scl.convert.huggingface import EncoderFiles, convert_encoder
@@ -99,6 +100,9 @@ def test_command_line_says_which_flag_is_wrong(tmp_path, capsys, flags, message)
         ("hidden_act", "relu", "hidden_act is 'relu'"),
         ("position_embedding_type", "relative_key", "position_embedding_type"),
         ("is_decoder", True, "is_decoder is True"),
+        ("pruned_heads", {"0": [1]}, "pruned_heads is {'0': \\[1\\]}"),
+        ("quantization_config", {"bits": 8}, "quantization_config is {'bits': 8}"),
+        ("auto_map", {"AutoModel": "m.Model"}, "auto_map is .*m.Model"),
         ("add_cross_attention", True, "add_cross_attention is True"),
         ("hidden_size", ..., "hidden_size is None"),
         ("num_attention_heads", 5, "hidden_size is 32, allowed: a multiple of the 5"),
@@ -107,7 +111,7 @@ def test_command_line_says_which_flag_is_wrong(tmp_path, capsys, flags, message)
         (
             "num_hidden_layers",
             2,
-            r"no part of such an encoder: encoder\.layer\.2\..* and 11 more",
+            r"not part of such an encoder: encoder\.layer\.2\..* and 11 more",
         ),
         ("intermediate_size", 64, r"intermediate.*shape \(48, 32\).*asks for \(64, 32"),
         ("max_position_embeddings", 20, "position_embeddings.*shape"),
@@ -130,7 +134,7 @@ def test_a_configuration_of_another_model_is_refused(
     [
         (
             lambda w: w.update(classifier=torch.ones(1)),
-            "no part of such an encoder: classifier",
+            "not part of such an encoder: classifier",
         ),
         (lambda w: w.pop("embeddings.LayerNorm.bias"), "lacks.*LayerNorm.bias"),
         (
@@ -163,7 +167,7 @@ def test_an_output_layer_of_its_own_is_refused(tmp_path):
         ("model.safetensors", b"\x10\0\0\0\0\0\0\0no", "was not loaded: it is damaged"),
         ("model.safetensors", None, "neither model.safetensors nor pytorch_model.bin"),
         ("config.json", b"{", "cannot read .*config.json as JSON"),
-        ("config.json", b"[]", "is no configuration"),
+        ("config.json", b"[]", "is not a configuration"),
         ("config.json", None, "missing file: .*config.json"),
         ("vocab.txt", None, "missing vocabulary of a bert: .*vocab.txt"),
         ("tokenizer_config.json", b"{}", "give --cased or --uncased"),
@@ -174,7 +178,11 @@ def test_an_output_layer_of_its_own_is_refused(tmp_path):
             "do_basic_tokenize is False",
         ),
         ("vocab.txt", "\n".join(PIECES[1:]).encode(), r"special symbol \[PAD\]"),
-        ("vocab.txt", b"[UNK]\n<s>\n", "line 2: the piece <s> is the name"),
+        ("vocab.txt", b"[UNK]\n<s>\n", "row 1: the piece <s> is the name"),
+        ("special_tokens_map.json", b'{"cls_token": "<cls>"}', "cls_token is '<cls>'"),
+        ("special_tokens_map.json", b"[]", "special_tokens_map.json is not a JSON obj"),
+        ("added_tokens.json", b'{"[CLS]": 38, "@url": 41}', "adds the token '@url'"),
+        ("tokenizer.json", b'{"model": 3}', "tokenizer.json is not a tokenizer"),
     ],
 )
 def test_missing_and_damaged_files_are_named(source, tmp_path, name, content, message):
@@ -192,8 +200,14 @@ def test_missing_and_damaged_files_are_named(source, tmp_path, name, content, me
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("vocab.json", '{"<s>": 0, "<pad>": 2}', "does not number its pieces from 0"),
-        ("vocab.json", '{"<s>": 0, "<pad>": 1}', "lacks '!', which .* makes"),
+        ("vocab.json", '{"<s>": 0, "<pad>": "1"}', "'<pad>' is in row '1'"),
+        ("vocab.json", '{"<s>": 0, "<pad>": 0}', "'<s>' and '<pad>' in row 0"),
+        ("vocab.json", "[0]", "vocab.json is not a table of pieces"),
+        (
+            "vocab.json",
+            '{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}',
+            "lacks '!', which .* makes",
+        ),
         ("merges.txt", "#version: 0.2\nz z\n", "lacks 'zz', which .*merges.txt makes"),
         ("tokenizer_config.json", '{"add_prefix_space": true}', "add_prefix_space is"),
     ],
@@ -203,6 +217,102 @@ def test_bad_files_of_a_roberta_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         convert_encoder(tmp_path, tmp_path / "encoder")
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [
+        ("bert", "tokenizer_class", "CharacterBertTokenizer"),
+        ("bert", "tokenizer_class", "PreTrainedTokenizerFast"),  # with tokenizer.json
+        ("bert", "word_tokenizer_type", "sudachi"),
+        ("bert", "subword_tokenizer_type", "sentencepiece"),
+        ("bert", "never_split", ["covid19"]),
+        ("bert", "tokenize_chinese_chars", 1),
+        ("bert", "sep_token", {"content": "[END]", "lstrip": False}),
+        ("roberta", "tokenizer_class", "BertweetTokenizer"),
+        ("roberta", "normalization", True),
+        ("roberta", "eos_token", "<|endoftext|>"),
+    ],
+)
+def test_settings_of_a_tokenizer_that_we_do_not_compute_are_refused_by_name(
+    tmp_path, kind, setting, value
+):
+    write_source(tmp_path, kind)
+    settings = {"do_lower_case": True, setting: value}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    shown = value["content"] if isinstance(value, dict) else value
+    with pytest.raises(InputError, match=re.escape(f"{setting} is {shown!r}")):
+        convert_encoder(tmp_path, tmp_path / "encoder")
+
+
+def test_the_class_of_a_tokenizer_in_the_configuration_of_the_model_counts(
+    source, tmp_path
+):
+    change_config(source, tokenizer_class="BertJapaneseTokenizer")
+    with pytest.raises(InputError, match=r"config\.json: tokenizer_class is 'BertJap"):
+        convert_encoder(source, tmp_path / "encoder")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (
+            "roberta",
+            {"normalizer": {"type": "NFKC"}},
+            r"normalizer NFKC .*splits 'ﬁlm'",
+        ),
+        (
+            "roberta",
+            {
+                "normalizer": {
+                    "type": "Sequence",
+                    "normalizers": [{"type": "Lowercase"}],
+                }
+            },
+            "normalizer Lowercase",
+        ),
+        ("roberta", {"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer Whitesp"),
+        ("bert", {"pre_tokenizer": {"type": "WhitespaceSplit"}}, "WhitespaceSplit"),
+        (
+            "bert",
+            {"normalizer": {"type": "Sequence", "normalizers": []}},
+            r"splits 'The' into \['\[UNK\]'\].* into \['the'\]",
+        ),
+        (
+            "bert",
+            {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "a"}},
+            "Word",
+        ),
+        ("bert", {"vocab": {"film": 1}}, "'film' in row 3, .*tokenizer.json in row 1"),
+        ("bert", {"max_input_chars_per_word": 3}, "splits .* into"),
+        ("roberta", {"dropout": 0.9}, "splits .* into"),
+    ],
+)
+def test_a_tokenizer_json_that_computes_something_else_is_refused(
+    tmp_path, kind, changes, message
+):
+    write_source(tmp_path, kind)
+    write_tokenizer_json(tmp_path, kind)
+    found = json.loads((tmp_path / "tokenizer.json").read_text())
+    for name, value in changes.items():
+        if name == "vocab":
+            found["model"]["vocab"] |= value
+        elif name in found["model"]:
+            found["model"][name] = value
+        else:
+            found[name] = value
+    (tmp_path / "tokenizer.json").write_text(json.dumps(found))
+    with pytest.raises(InputError, match=message):
+        convert_encoder(tmp_path, tmp_path / "encoder")
+
+
+def test_uncased_is_refused_for_a_bpe(tmp_path, capsys):
+    write_source(tmp_path / "hf", "roberta")
+    status, _, err = run(
+        capsys, "--from", tmp_path / "hf", "--uncased", "--to", tmp_path / "encoder"
+    )
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--uncased" in err
 
 
 def test_vocabulary_files_of_the_other_kind_are_refused(source, tmp_path):
@@ -247,8 +357,25 @@ def test_a_file_without_tensors_by_name_is_refused(source, tmp_path, content):
         convert_encoder(source, tmp_path / "encoder")
 
 
-def test_sharded_weights_are_named_as_such(source, tmp_path):
-    (source / "model.safetensors").rename(source / "model-00001-of-00002.safetensors")
-    (source / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(InputError, match="weights are in several files"):
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{}", "lacks weight_map"),
+        ('{"weight_map": {"a": "../model.safetensors"}}', r"'\.\./model.safetensors'"),
+        ('{"weight_map": {"a": "config.json"}}', "the file 'config.json', allowed"),
+        ('{"weight_map": {"a": "b.bin"}}', "missing file: .*b.bin"),
+    ],
+)
+def test_an_index_of_weights_stays_in_its_folder(source, tmp_path, index, message):
+    (source / "model.safetensors").rename(tmp_path / "model.safetensors")
+    (source / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(InputError, match=message):
+        convert_encoder(source, tmp_path / "encoder")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(source, tmp_path, value):
+    name = "encoder.layer.1.output.dense.weight"
+    change_weights(source, lambda w: w[name][3].fill_(value))
+    with pytest.raises(InputError, match=f"{name} holds NaN or infinite"):
         convert_encoder(source, tmp_path / "encoder")

@@ -55,3 +55,18 @@ def write_source(folder, kind="bert", name=None, safe=True, scale=1.0, **setting
                 parameter.mul_(scale)
     model.save_pretrained(folder, safe_serialization=safe)
     return model
+
+
+def write_tokenizer_json(folder, kind, added=()):
+    """Write what a fast tokenizer of transformers writes, and return the tokenizer.
+
+    Its added tokens get rows after those of the vocabulary.
+    """
+    if kind == "bert":
+        tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    else:
+        files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
+        tokenizer = transformers.RobertaTokenizerFast(*files)
+    tokenizer.add_tokens([*added])
+    tokenizer.save_pretrained(folder)
+    return tokenizer

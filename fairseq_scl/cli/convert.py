@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         default=argparse.SUPPRESS,
         help="Hugging Face folder with config.json, model.safetensors or "
-        "pytorch_model.bin, and vocab.txt, or vocab.json and merges.txt; instead of "
-        "the next three",
+        "pytorch_model.bin (or the .index.json of their parts), and vocab.txt, or "
+        "vocab.json and merges.txt, or tokenizer.json; instead of the next three",
     )
     parser.add_argument(
         "--weights",
@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FILE",
         default=argparse.SUPPRESS,
-        help="vocab.txt, or vocab.json and merges.txt",
+        help="vocab.txt, or vocab.json and merges.txt, or tokenizer.json; settings of "
+        "the tokenizer are read from files beside it",
     )
     case = parser.add_mutually_exclusive_group()
     case.add_argument(
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         default=argparse.SUPPRESS,
         help="a WordPiece vocabulary keeps upper case (without --cased and --uncased: "
-        "what tokenizer_config.json in the folder says)",
+        "what tokenizer_config.json or tokenizer.json beside it says)",
     )
     case.add_argument(
         "--uncased",
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         default=argparse.SUPPRESS,
-        help="encoder folder to write: model.pt, dict.txt and the tokeniser's files",
+        help="encoder folder to write: model.pt, dict.txt and the tokenizer's files",
     )
 
 
@@ -85,6 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if done.unused_rows:
         print(f"left out: {done.unused_rows} rows of the embedding without a piece")
+    if done.task_head:
+        print(f"left out: the task head ({', '.join(done.task_head)})")
+    if done.tokenizer.added_tokens:
+        names = ", ".join(token["content"] for token in done.tokenizer.added_tokens)
+        print(f"added tokens, which fairseq's own --bpe does not know: {names}")
     if not done.language_model_head:
         print("no language model head in the source: lm_head is a placeholder")
     flags = {

@@ -74,7 +74,7 @@ def read_config(path: str | Path) -> EncoderConfig:
     """
     found = read_json(path)
     if not isinstance(found, dict):
-        raise InputError(f"{path} is no configuration: expected a JSON object")
+        raise InputError(f"{path} is not a configuration: expected a JSON object")
     _refuse_other_models(found, path)
     eps = _fraction(found, "layer_norm_eps", 1e-12, path)
     if eps == 0:
@@ -113,8 +113,14 @@ def _refuse_other_models(found: dict[str, Any], path: str | Path) -> None:
     kind = found.get("model_type")
     if kind in SENTENCEPIECE_TYPES:
         raise InputError(
-            f"{path}: model_type {kind!r} has a sentencepiece vocabulary, which this "
-            "converter does not read; allowed: bert (WordPiece), roberta (GPT-2 BPE)"
+            f"{path}: model_type {kind!r} has a sentencepiece vocabulary, read only "
+            "from XLM-R and CamemBERT as fairseq publishes them; allowed: bert "
+            "(WordPiece), roberta (GPT-2 BPE)"
+        )
+    if found.get("auto_map"):
+        raise InputError(
+            f"{path}: auto_map is {found['auto_map']!r}, which is code that comes with "
+            "the model; allowed: BERT and RoBERTa as transformers computes them"
         )
     if kind not in MODEL_TYPES:
         raise InputError(
@@ -126,6 +132,9 @@ def _refuse_other_models(found: dict[str, Any], path: str | Path) -> None:
         "position_embedding_type": "absolute",
         "is_decoder": False,
         "add_cross_attention": False,
+        "is_encoder_decoder": False,
+        "pruned_heads": {},
+        "quantization_config": None,
     }
     for name, only in allowed.items():
         if (value := found.get(name, only)) != only:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fairseq_scl.convert.encoder_config import EncoderConfig
+from fairseq_scl.data.files import read_json
 from fairseq_scl.errors import InputError
 
 ENCODER = "encoder.sentence_encoder."
@@ -48,16 +49,25 @@ UNUSED = (
     "cls.seq_relationship.weight",
     "cls.seq_relationship.bias",
 )
+# What transformers names the heads of its classifiers, left out like the pooler.
+TASK_HEADS = ("classifier.", "qa_outputs.")
+INDEX = ".index.json"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read ``model.safetensors`` or ``pytorch_model.bin`` without running its code.
+
+    Args:
+        path: one of them, or the ``.index.json`` that names the files of its parts.
 
     Raises:
         InputError: the file is missing, damaged, or holds more than tensors.
     """
     if not Path(path).is_file():
         raise InputError(f"missing file: {path}")
+    if Path(path).name.endswith(INDEX):
+        parts = [read_weights(part) for part in _parts(Path(path))]
+        return {name: tensor for part in parts for name, tensor in part.items()}
     try:
         if Path(path).suffix == ".safetensors":
             found = load_file(path)
@@ -68,8 +78,23 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(
         isinstance(t, Tensor) for t in found.values()
     ):
-        raise InputError(f"{path} is no file of weights: expected tensors by name")
+        raise InputError(f"{path} is not a file of weights: expected tensors by name")
     return dict(found)
+
+
+def _parts(index: Path) -> list[Path]:
+    found = read_json(index)
+    files = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise InputError(f"{index} lacks weight_map, from tensors to files")
+    names = {str(name) for name in files.values()}
+    for name in names:
+        if name != Path(name).name or not name.endswith((".safetensors", ".bin")):
+            raise InputError(
+                f"{index}: weight_map names the file {name!r}, allowed: .safetensors "
+                "and .bin files in the same folder"
+            )
+    return [index.parent / name for name in sorted(names)]
 
 
 def fairseq_weights(
@@ -77,7 +102,7 @@ def fairseq_weights(
     config: EncoderConfig,
     rows: Sequence[int],
     origin: str | Path,
-) -> tuple["OrderedDict[str, Tensor]", bool]:
+) -> tuple["OrderedDict[str, Tensor]", bool, list[str]]:
     """Return the state dict of fairseq's ``RobertaModel`` with an encoder's weights.
 
     Token type 0 is added to every position: fairseq knows no token types. Row 1
@@ -87,18 +112,19 @@ def fairseq_weights(
 
     Args:
         tensors: by the names of ``BertModel`` or ``RobertaModel``, of their models
-            with a language model head (with the prefix ``bert.`` or ``roberta.``), or
-            with the oldest names of layer norms (``gamma``, ``beta``).
+            with a head (with the prefix ``bert.`` or ``roberta.``), or with the oldest
+            names of layer norms (``gamma``, ``beta``).
         config: the shape of the encoder.
         rows: for each symbol of the fairseq dictionary its row in the source.
         origin: the file that the tensors come from, for messages.
 
     Returns:
-        the float32 state dict, and whether the source had a language model head.
+        the float32 state dict, whether the source had a language model head, and the
+        names of its task head, which is left out.
 
     Raises:
-        InputError: tensors are missing, unknown, of another shape or no floats; the
-            sentence names them.
+        InputError: tensors are missing, unknown, of another shape, not floats, or not
+            finite; the sentence names them.
     """
     source = _Source(tensors, config, origin)
     types = source.take(
@@ -125,8 +151,10 @@ def fairseq_weights(
             wanted = shape if kind == "weight" else shape[:1]
             state[f"{ours}.{kind}"] = source.take(f"{theirs}.{kind}", wanted)
     has_head = _language_model_head(state, source, config, rows)
+    task_head = sorted(name for name in source.left if name.startswith(TASK_HEADS))
+    source.left.difference_update(task_head)
     source.refuse_leftovers()
-    return state, has_head
+    return state, has_head, task_head
 
 
 def _modules(config: EncoderConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
@@ -210,7 +238,10 @@ class _Source:
                 f"{self.origin}: {name} holds {tensor.dtype}, allowed: float types"
             )
         self.left.discard(name)
-        return tensor.to(torch.float32, copy=True)
+        tensor = tensor.to(torch.float32, copy=True)
+        if not tensor.isfinite().all():
+            raise InputError(f"{self.origin}: {name} holds NaN or infinite values")
+        return tensor
 
     def take_bias(self, output: str, size: int) -> Tensor:
         """Return the bias of the language model's output, stored under two names."""
@@ -237,7 +268,7 @@ class _Source:
             names = sorted(self.left)
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise InputError(
-                f"{self.origin} holds tensors that are no part of such an encoder: "
+                f"{self.origin} holds tensors that are not part of such an encoder: "
                 f"{', '.join(names[:5])}{more}"
             )
 

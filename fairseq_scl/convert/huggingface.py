@@ -1,6 +1,6 @@
 """From the files of a Hugging Face encoder to a fairseq encoder folder.
 
-An encoder folder holds ``model.pt``, ``dict.txt`` and the files of its tokeniser, like
+An encoder folder holds ``model.pt``, ``dict.txt`` and the files of its tokenizer, like
 ``roberta.base`` as published by fairseq. ``model.pt`` has only plain values and
 tensors, so that ``torch.load(weights_only=True)`` reads it without an allow-list.
 """
@@ -19,21 +19,22 @@ from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS, EncoderConfig, read_config
 from fairseq_scl.convert.encoder_weights import (
     ENCODER,
+    INDEX,
     LM_HEAD,
     fairseq_weights,
     read_weights,
 )
-from fairseq_scl.convert.vocabulary import (
-    TOKENIZER_CONFIG,
-    VOCABULARY_FILES,
-    read_vocabulary,
-)
+from fairseq_scl.convert.source_tokenizer import TOKENIZER
+from fairseq_scl.convert.vocabulary import VOCABULARY_FILES, read_vocabulary
 from fairseq_scl.data.files import folder_then_rename, write_then_rename
-from fairseq_scl.data.tokenizers import SETTINGS as TOKENIZER_SETTINGS
-from fairseq_scl.data.tokenizers import Tokenizer
+from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece
+from fairseq_scl.data.vocabulary_files import SETTINGS as TOKENIZER_SETTINGS
 from fairseq_scl.errors import InputError
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = (
+    *("model.safetensors", f"model.safetensors{INDEX}"),
+    *("pytorch_model.bin", f"pytorch_model.bin{INDEX}"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,16 @@ class EncoderFiles:
     """The files of one encoder.
 
     Attributes:
-        weights: ``model.safetensors`` or ``pytorch_model.bin``.
+        weights: ``model.safetensors`` or ``pytorch_model.bin``, or their
+            ``.index.json``.
         config: ``config.json``.
-        vocabulary: ``vocab.txt``, or ``vocab.json`` and ``merges.txt``.
-        tokenizer_config: ``tokenizer_config.json`` where there is one.
+        vocabulary: ``vocab.txt``, or ``vocab.json`` and ``merges.txt``, or
+            ``tokenizer.json``. Settings of the tokenizer are read from files beside it.
     """
 
     weights: Path
     config: Path
     vocabulary: tuple[Path, ...]
-    tokenizer_config: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,16 @@ class ConvertedEncoder:
         unused_rows: rows of the source's embedding that belong to no piece, left out.
         language_model_head: whether the source had one; if not, ``lm_head`` was made
             up, of use for nothing but loading into fairseq.
-        tokenizer: the tokeniser that was saved.
+        task_head: names of the source's task head, which was left out.
+        tokenizer: the tokenizer that was saved.
     """
 
     config: EncoderConfig
     symbols: int
     unused_rows: int
     language_model_head: bool
-    tokenizer: Tokenizer
+    task_head: list[str]
+    tokenizer: WordPiece | GPT2BPE
 
 
 def convert_encoder(
@@ -86,7 +89,7 @@ def convert_encoder(
     0: fairseq has no token types, so type 0 is folded into the positions.
 
     ``from_pretrained`` gives an encoder of token ids. For its ``encode`` of text add,
-    with the package that the tokeniser needs installed, for example
+    with the package that the tokenizer needs installed, for example
     ``bpe={"_name": "gpt2", "gpt2_encoder_json": …, "gpt2_vocab_bpe": …}``.
 
     Args:
@@ -94,22 +97,21 @@ def convert_encoder(
             files one by one.
         target: the encoder folder to write; replaced when all of it is there.
         lowercase: whether a WordPiece vocabulary is uncased; ``None`` takes
-            ``do_lower_case`` of the source's ``tokenizer_config.json``.
+            ``do_lower_case`` of the source's ``tokenizer_config.json``, or what its
+            ``tokenizer.json`` does.
 
     Returns:
         what was written.
 
     Raises:
-        InputError: files are missing or damaged, or the encoder is one that fairseq's
-            RoBERTa cannot compute.
+        InputError: files are missing or damaged, or the encoder or its tokenizer is
+            one that we cannot compute.
     """
     if not isinstance(source, EncoderFiles):
         source = find_encoder_files(source)
     config = read_config(source.config)
-    tokenizer, symbols, rows = read_vocabulary(
-        source.vocabulary, source.tokenizer_config, config, lowercase
-    )
-    weights, has_head = fairseq_weights(
+    tokenizer, symbols, rows = read_vocabulary(source.vocabulary, config, lowercase)
+    weights, has_head, task_head = fairseq_weights(
         read_weights(source.weights), config, rows, source.weights
     )
     with folder_then_rename(target, TOKENIZER_SETTINGS) as folder:
@@ -124,6 +126,7 @@ def convert_encoder(
         symbols=len(rows),
         unused_rows=config.vocabulary_rows - len(rows),
         language_model_head=has_head,
+        task_head=task_head,
         tokenizer=tokenizer,
     )
 
@@ -140,25 +143,23 @@ def find_encoder_files(folder: str | Path) -> EncoderFiles:
     config = read_config(folder / "config.json")
     weights = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not weights:
-        sharded = any(folder.glob("*.index.json"))
         raise InputError(
-            f"{folder} has neither {' nor '.join(WEIGHT_FILES)}"
-            + (
-                ": its weights are in several files, save them as one"
-                if sharded
-                else ""
-            )
+            f"{folder} has neither model.safetensors nor pytorch_model.bin, nor the "
+            f"{INDEX} of their parts"
         )
-    vocabulary = tuple(folder / name for name in VOCABULARY_FILES[config.model_type])
-    for path in vocabulary:
-        if not path.is_file():
-            raise InputError(f"missing vocabulary of a {config.model_type}: {path}")
-    settings = folder / TOKENIZER_CONFIG
+    names = VOCABULARY_FILES[config.model_type]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing and (folder / TOKENIZER).is_file():
+        names = (TOKENIZER,)
+    elif missing:
+        raise InputError(
+            f"missing vocabulary of a {config.model_type}: {folder / missing[0]}, or "
+            f"{TOKENIZER} in its place"
+        )
     return EncoderFiles(
         weights=weights[0],
         config=folder / "config.json",
-        vocabulary=vocabulary,
-        tokenizer_config=settings if settings.is_file() else None,
+        vocabulary=tuple(folder / name for name in names),
     )
 
 

@@ -1,120 +1,202 @@
-"""From a Hugging Face vocabulary to a tokeniser and the lines of ``dict.txt``."""
+"""From a Hugging Face vocabulary to a tokenizer and the lines of ``dict.txt``."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fairseq_scl.convert.encoder_config import EncoderConfig
+from fairseq_scl.convert.source_tokenizer import (
+    RESERVED,
+    SPECIAL,
+    TOKENIZER,
+    SourceTokenizer,
+    read_settings,
+    read_tokenizer_json,
+    refuse_other_tokens,
+)
 from fairseq_scl.data.files import read_json
-from fairseq_scl.data.tokenizers import GPT2BPE, Tokenizer, WordPiece
+from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece
+from fairseq_scl.data.vocabulary_files import (
+    check_merges,
+    number_pieces,
+    read_merges,
+    read_word_pieces,
+)
 from fairseq_scl.errors import InputError
 
 VOCABULARY_FILES = {"bert": ("vocab.txt",), "roberta": ("vocab.json", "merges.txt")}
-TOKENIZER_CONFIG = "tokenizer_config.json"
-# What fairseq's dictionary begins with, and <mask>, which its tasks put at the end.
-RESERVED = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-SPECIAL = {"bert": ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"), "roberta": RESERVED}
 
-# A tokeniser, the row of each piece, and the symbol of each piece.
-Pieces = tuple[Tokenizer, dict[str, int], dict[str, str]]
+# A tokenizer, and the symbol of each piece.
+Pieces = tuple[WordPiece | GPT2BPE, dict[str, str]]
 
 
 def read_vocabulary(
-    files: Sequence[Path],
-    tokenizer_config: Path | None,
-    config: EncoderConfig,
-    lowercase: bool | None,
-) -> tuple[Tokenizer, list[str], list[int]]:
+    files: Sequence[Path], config: EncoderConfig, lowercase: bool | None
+) -> tuple[WordPiece | GPT2BPE, list[str], list[int]]:
     """Read a vocabulary and order it as fairseq does.
 
+    ``tokenizer.json`` and files with settings are looked for beside the vocabulary.
+
     Args:
-        files: ``vocab.txt``, or ``vocab.json`` and ``merges.txt``.
-        tokenizer_config: ``tokenizer_config.json`` where there is one.
+        files: ``vocab.txt``, or ``vocab.json`` and ``merges.txt``, or
+            ``tokenizer.json``.
         config: the shape of the encoder.
-        lowercase: whether word pieces are uncased; ``None``: as the file above says.
+        lowercase: whether word pieces are uncased; ``None``: as the folder's files say.
 
     Returns:
-        the tokeniser, the symbols that ``dict.txt`` lists, and for each symbol of the
+        the tokenizer, the symbols that ``dict.txt`` lists, and for each symbol of the
         loaded dictionary (four special symbols, these, ``<mask>``) its row in the
         source.
 
     Raises:
-        InputError: files are missing, damaged, do not fit together or the encoder.
+        InputError: files are missing, damaged, do not fit together or the encoder, or
+            describe a tokenizer that we do not compute.
     """
-    expected = VOCABULARY_FILES[config.model_type]
-    if len(files) != len(expected):
+    kind = config.model_type
+    expected = VOCABULARY_FILES[kind]
+    alone = len(files) == 1 and files[0].name == TOKENIZER
+    if len(files) != len(expected) and not alone:
         raise InputError(
-            f"the vocabulary of a {config.model_type} is {' and '.join(expected)}, "
+            f"the vocabulary of a {kind} is {' and '.join(expected)} or {TOKENIZER}, "
             f"found {', '.join(map(str, files)) or 'no file'}"
         )
-    settings = read_json(tokenizer_config) if tokenizer_config else {}
-    if config.model_type == "bert":
-        pieces = _wordpiece(files[0], settings, lowercase)
+    path = files[0].parent / TOKENIZER
+    source = read_tokenizer_json(path, kind) if alone or path.is_file() else None
+    settings = read_settings(files[0].parent, kind, source)
+    row_of = _rows(files, kind, alone, source)
+    _check_rows(row_of, files[0], config)
+    row_of = dict(sorted(row_of.items(), key=lambda item: item[1]))
+    added = source.added_tokens if source else []
+    if kind == "bert":
+        tokenizer, symbol_of = _wordpiece(row_of, files[0], settings, lowercase, source)
     else:
-        pieces = _gpt2(files[0], files[1], settings)
-    tokenizer, row_of, symbol_of = pieces
-    special = SPECIAL[config.model_type]
-    if missing := [name for name in special if name not in row_of]:
-        raise InputError(f"{files[0]} lacks the special symbol {missing[0]}")
-    if len(row_of) > config.vocabulary_rows:
-        raise InputError(
-            f"{files[0]} has {len(row_of)} pieces, the encoder's configuration "
-            f"{config.vocabulary_rows} (vocab_size): they do not belong together"
+        if lowercase:
+            raise InputError("--uncased is for WordPiece, but this encoder's is a BPE")
+        merges = source.merges if alone and source else read_merges(files[1])
+        tokenizer, symbol_of = _gpt2(row_of, files[0], merges, files[-1], added)
+    if source:
+        piece_of = {symbol: piece for piece, symbol in symbol_of.items()}
+        refuse_other_tokens(
+            source,
+            lambda lines: [
+                [piece_of[symbol] for symbol in row]
+                for row in tokenizer.encode_lines(lines)
+            ],
         )
+    special = SPECIAL[kind]
     ordinary = [piece for piece in row_of if piece not in special]
     rows = [row_of[piece] for piece in (*special[:4], *ordinary, special[4])]
     return tokenizer, [symbol_of[piece] for piece in ordinary], rows
 
 
+def _rows(
+    files: Sequence[Path], kind: str, alone: bool, source: SourceTokenizer | None
+) -> dict[str, int]:
+    """Return the source's row of each piece and added token."""
+    if alone and source:
+        return source.rows
+    if kind == "bert":
+        rows = {piece: row for row, piece in enumerate(read_word_pieces(files[0]))}
+    else:
+        rows = read_json(files[0])
+        if not isinstance(rows, dict):
+            raise InputError(f"{files[0]} is not a table of pieces and their ids")
+    if source is None:
+        return rows
+    added = {token["content"] for token in source.added_tokens} | {*SPECIAL[kind]}
+    for piece in {**rows, **source.rows}:
+        if rows.get(piece) != source.rows.get(piece) and (
+            piece in rows or piece not in added
+        ):
+            raise InputError(
+                f"{files[0]} has {piece!r} in row {rows.get(piece)}, {source.path} in "
+                f"row {source.rows.get(piece)}: they do not belong together"
+            )
+    return source.rows
+
+
+def _check_rows(row_of: Mapping[str, Any], file: Path, config: EncoderConfig) -> None:
+    special = SPECIAL[config.model_type]
+    taken: dict[Any, str] = {}
+    for piece, row in row_of.items():
+        if piece in RESERVED and piece not in special:
+            raise InputError(
+                f"{file}, row {row}: the piece {piece} is the name of a special symbol "
+                "of fairseq"
+            )
+        if type(row) is not int or not 0 <= row < config.vocabulary_rows:
+            raise InputError(
+                f"{file} has {len(row_of)} pieces, the encoder's configuration "
+                f"{config.vocabulary_rows} (vocab_size), and {piece!r} is in row "
+                f"{row!r}: they do not belong together"
+            )
+        if taken.setdefault(row, piece) != piece:
+            raise InputError(f"{file} has {taken[row]!r} and {piece!r} in row {row}")
+        if "\n" in piece or "\r" in piece:
+            raise InputError(
+                f"{file}: the token {piece!r} holds the end of a line, which dict.txt "
+                "cannot hold"
+            )
+    if missing := [name for name in special if name not in row_of]:
+        raise InputError(f"{file} lacks the special symbol {missing[0]}")
+
+
 def _wordpiece(
-    file: Path, settings: Mapping[str, Any], lowercase: bool | None
+    row_of: Mapping[str, int],
+    file: Path,
+    settings: Mapping[str, Any],
+    lowercase: bool | None,
+    source: SourceTokenizer | None,
 ) -> Pieces:
-    lowercase = settings.get("do_lower_case") if lowercase is None else lowercase
+    normalizer = source.normalizer if source else {}
+    if lowercase is None:
+        lowercase = settings.get("do_lower_case")
+    if lowercase is None:
+        lowercase = normalizer.get("lowercase")
     if not isinstance(lowercase, bool):
         raise InputError(
             f"{file} does not say whether it is cased, and there is no "
-            f"{TOKENIZER_CONFIG} with do_lower_case: give --cased or --uncased"
+            "tokenizer_config.json with do_lower_case: give --cased or --uncased"
         )
-    if settings.get("do_basic_tokenize", True) is not True:
+    pieces = [p for p in row_of if not source or p in source.pieces]
+    if not any(p.startswith("##") for p in pieces) and any("▁" in p for p in pieces):
         raise InputError(
-            f"{TOKENIZER_CONFIG}: do_basic_tokenize is "
-            f"{settings['do_basic_tokenize']!r}, allowed: true"
+            f"{file} marks words with ▁, as sentencepiece does; allowed: WordPiece, "
+            "which marks what goes on with ##"
         )
-    tokenizer = WordPiece.from_file(
-        file,
+    chinese = normalizer.get("handle_chinese_chars", True)
+    tokenizer = WordPiece(
+        pieces,
         lowercase=lowercase,
-        strip_accents=settings.get("strip_accents"),
-        split_chinese=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents", normalizer.get("strip_accents")),
+        split_chinese=settings.get("tokenize_chinese_chars", chinese),
+        added_tokens=source.added_tokens if source else (),
     )
-    row_of = {piece: row for row, piece in enumerate(tokenizer.vocabulary)}
-    if taken := [name for name in RESERVED if name in row_of]:
-        raise InputError(
-            f"{file}, line {row_of[taken[0]] + 1}: the piece {taken[0]} is the name of "
-            "a special symbol of fairseq"
-        )
-    return tokenizer, row_of, {piece: piece for piece in row_of}
+    return tokenizer, {piece: piece for piece in row_of}
 
 
-def _gpt2(vocabulary: Path, merges: Path, settings: Mapping[str, Any]) -> Pieces:
-    if settings.get("add_prefix_space", False):
-        raise InputError(
-            f"{TOKENIZER_CONFIG}: add_prefix_space is true, but fairseq's GPT-2 BPE "
-            "puts no blank before a text; allowed: false"
-        )
-    row_of = read_json(vocabulary)
-    if not isinstance(row_of, dict) or set(row_of.values()) != {*range(len(row_of))}:
-        raise InputError(f"{vocabulary} does not number its pieces from 0 on")
-    row_of = dict(sorted(row_of.items(), key=lambda item: item[1]))
+def _gpt2(
+    row_of: Mapping[str, int],
+    file: Path,
+    merges: Sequence[tuple[str, str]],
+    merges_file: Path,
+    added: Sequence[Mapping[str, Any]],
+) -> Pieces:
     # Its ids are not those of GPT-2, by which fairseq's dictionaries name the pieces.
-    tokenizer = GPT2BPE.from_merges(merges)
-    for piece in tokenizer.encoder:
+    encoder = number_pieces(merges)
+    check_merges(merges, encoder, merges_file)
+    for piece in encoder:
         if piece not in row_of and piece != "<|endoftext|>":
             raise InputError(
-                f"{vocabulary} lacks {piece!r}, which {merges} makes: the two files do "
+                f"{file} lacks {piece!r}, which {merges_file} makes: the two files do "
                 "not belong together"
             )
+    for token in added:
+        encoder.setdefault(token["content"], len(encoder))
+    tokenizer = GPT2BPE(encoder, merges, added_tokens=added)
     # No text contains what no merge makes; fairseq has a name for such rows.
-    fillers = [p for p in row_of if p not in tokenizer.encoder and p not in RESERVED]
+    fillers = [piece for piece in row_of if piece not in encoder]
+    fillers = [piece for piece in fillers if piece not in RESERVED]
     symbol_of = {piece: f"madeupword{n:04d}" for n, piece in enumerate(fillers)}
-    symbol_of |= {piece: str(number) for piece, number in tokenizer.encoder.items()}
-    return tokenizer, row_of, symbol_of
+    symbol_of |= {piece: str(number) for piece, number in encoder.items()}
+    return tokenizer, symbol_of

@@ -22,7 +22,6 @@ from fairseq_scl.data.vocabulary_files import (
     UNKNOWN_PIECE,
     check_merges,
     check_unicode,
-    number_pieces,
     read_encoder,
     read_merges,
     read_word_pieces,
@@ -207,18 +206,6 @@ class GPT2BPE:
         pieces, pairs = read_encoder(encoder), read_merges(merges)
         check_merges(pairs, pieces, merges)
         return cls(pieces, pairs, **settings)
-
-    @classmethod
-    def from_merges(cls, path: str | Path) -> "GPT2BPE":
-        """Read ``merges.txt`` or ``vocab.bpe`` and number the pieces as GPT-2 does.
-
-        Raises:
-            InputError: the file is missing or damaged.
-        """
-        pairs = read_merges(path)
-        pieces = number_pieces(pairs)
-        check_merges(pairs, pieces, path)
-        return cls(pieces, pairs)
 
     def encode_lines(self, sentences: Sequence[str]) -> list[list[str]]:
         """Return the ids of each sentence's pieces as decimal strings.
