@@ -109,8 +109,8 @@ def _rows(
             piece in rows or piece not in added
         ):
             raise InputError(
-                f"{files[0]} has {piece!r} in row {rows.get(piece)}, {source.path} in "
-                f"row {source.rows.get(piece)}: they do not belong together"
+                f"{files[0]} has {piece!r} in row {rows.get(piece)!r}, {source.path} "
+                f"in row {source.rows.get(piece)!r}: they do not belong together"
             )
     return source.rows
 
