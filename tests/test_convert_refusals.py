@@ -179,6 +179,11 @@ def test_an_output_layer_of_its_own_is_refused(tmp_path):
         ),
         ("vocab.txt", "\n".join(PIECES[1:]).encode(), r"special symbol \[PAD\]"),
         ("vocab.txt", b"[UNK]\n<s>\n", "row 1: the piece <s> is the name"),
+        (
+            "vocab.txt",
+            "\n".join([*PIECES[-4:], "[PAD]", "▁the", "film"]).encode(),
+            "vocab.txt marks words with ▁",
+        ),
         ("special_tokens_map.json", b'{"cls_token": "<cls>"}', "cls_token is '<cls>'"),
         ("special_tokens_map.json", b"[]", "special_tokens_map.json is not a JSON obj"),
         ("added_tokens.json", b'{"[CLS]": 38, "@url": 41}', "adds the token '@url'"),
