@@ -22,7 +22,7 @@ from benchmarks.pairs import Pairs, Row, Settings
 from fairseq_scl.augment.directions import find_models
 from fairseq_scl.augment.race import Method
 from fairseq_scl.augment.sentences import Direction, translate_texts
-from fairseq_scl.data.readers import task_table
+from fairseq_scl.data.official_files import task_table
 from fairseq_scl.data.tasks import TASKS, TRAIN
 from fairseq_scl.errors import InputError
 

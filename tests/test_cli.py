@@ -200,6 +200,7 @@ def test_convert_prepare_and_export_go_hand_in_hand(run, tmp_path):
         0,
         [
             f"wrote {data}: 16 train, 8 valid, 8 test",
+            "unknown tokens: 0.00% train, 0.00% valid, 0.00% test",
             "classes: 0 = negative, 1 = positive",
             "flags for fairseq-train: --num-classes 2 --init-token 0",
         ],

@@ -19,7 +19,7 @@ import pytest
 
 from fairseq_scl.data import download
 from fairseq_scl.data.download import ARCHIVES, download_task, fetch_file
-from fairseq_scl.data.readers import task_table
+from fairseq_scl.data.official_files import task_table
 from fairseq_scl.data.tasks import TASKS, TRAIN, Download
 from fairseq_scl.errors import InputError
 

@@ -59,11 +59,14 @@ def test_rows_left_out_are_told(run, tmp_path):
 def test_an_own_table_with_a_held_out_file(run, tmp_path):
     rows = [f'"text, {i}",{"ab"[i % 2]}' for i in range(20)]
     table = write(tmp_path / "train.csv", "s,l", *rows)
-    held_out = write(tmp_path / "dev.csv", "s,l", *rows)
-    status, out, _ = run(
-        *["--table", table, "--columns", "s", "l", "--held-out", held_out],
-        *["--to", tmp_path / "out"],
-    )
+    argv = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]
+    for name in ("train.csv", "dev.csv"):  # itself, or a copy
+        held_out = write(tmp_path / name, "s,l", *rows)
+        status, _, error = run(*argv, "--held-out", held_out)
+        assert status == 2
+        assert f"{held_out} are the same file" in error
+    write(held_out, "s,l", *reversed(rows))
+    status, out, _ = run(*argv, "--held-out", held_out)
     assert status == 0
     assert f"wrote {tmp_path / 'out' / 'full'}: 20 train, 10 valid, 10 test\n" in out
 
@@ -99,6 +102,60 @@ def test_numbers_below_one_are_refused(run, tmp_path, flag):
         2,
         f"fairseq-scl: error: {flag} is 0: it must be at least 1",
     )
+
+
+def test_shares_with_one_folder_are_refused(run, tmp_path):
+    write_sst2(tmp_path)
+    argv = ["--task", "SST-2", "--from", tmp_path, "--to", tmp_path / "out"]
+    status, _, error = run(*argv, "--partial", "--flip-labels", 0.1, "0.10000001")
+    assert status == 2
+    assert "--flip-labels is 0.10000001: " in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--task", ""], "the argument after '--task' is empty"),
+        (["--text", "a", "--from", ""], "the argument after '--from' is empty"),
+        (["--text", "caf\udce9"], "the argument 'caf\\udce9' is not UTF-8"),
+    ],
+)
+def test_arguments_that_are_empty_or_not_utf8_are_refused(run, argv, message):
+    status, _, error = run(*argv, "--to", "out")
+    assert status == 2
+    assert error.startswith(f"fairseq-scl: error: {message}")
+
+
+def test_an_own_table_is_checked_as_a_folder_is(run, tmp_path, capfd):
+    rows = [f"a fine film {i},{'good' if i % 2 else 'bad'}" for i in range(40)]
+    rows[7] = rows[4]
+    table = write(tmp_path / "t.csv", "s,l", *rows, "a dull film,Bad")
+    argv = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]
+    status, _, error = run(*argv, "--size-valid", 10)
+    assert status == 2
+    assert f"{table}, line 42: the label 'Bad' is another spelling of 'bad'" in error
+    write(table, "s,l", *rows[:-1], "a fine film 4,good")
+    assert run(*argv, "--size-valid", 10)[0] == 0
+    words = ["prepare", "--encoder", toy_encoder(), *argv, "--size-valid", 9]
+    assert main([str(word) for word in words]) == 0
+    notes = capfd.readouterr().err
+    assert "have different labels" in notes
+    assert f"{table}, line 41" in notes
+
+
+@pytest.mark.parametrize(("rows", "size"), [(30, 6), (9, 2), (7, 1)])
+def test_a_small_table_says_what_is_possible(run, tmp_path, rows, size):
+    lines = [f"a fine film {i},{'good' if i % 2 else 'bad'}" for i in range(rows)]
+    table = write(tmp_path / "t.csv", "s,l", *lines)
+    argv = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]
+    status, _, error = run(*argv)
+    assert status == 2
+    assert f"{table} has {rows} rows: --size-test and --size-valid (500 each" in error
+    assert "--text" in error
+    if size > 1:
+        assert f"{size} and {size} can be" in error
+        assert run(*argv, "--size-test", size, "--size-valid", size)[0] == 0
 
 
 def test_download_refuses_an_unknown_task_before_it_fetches(capfd, tmp_path):

@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 from toy_tasks import MNLI_COLUMNS, MRPC_COLUMNS, mnli_row, write
 
-from fairseq_scl.data.readers import (
-    NO_LABEL,
-    NO_TEXT,
-    check_size,
-    own_table,
-    task_table,
-)
+from fairseq_scl.data.official_files import check_size, task_table
+from fairseq_scl.data.readers import NO_LABEL, NO_TEXT, own_table
 from fairseq_scl.data.tasks import HELD_OUT, TASKS, TRAIN
 from fairseq_scl.errors import InputError
 
@@ -191,7 +186,14 @@ def test_a_csv_row_of_several_lines_is_known_by_its_first(tmp_path):
         ("[1]", "line 2 is no JSON object with names and values"),
         ('{"s": "a"}', "line 2: there is no column 'l', only 's'"),
         ('{"s": null, "l": "x"}', "line 2: s is None, expected a text"),
-        ('{"s": "a", "l": 0.5}', "line 2: l is 0.5, expected a text"),
+        ('{"s": "a", "l": 0.5}', "line 2: the label l is 0.5, expected a text or"),
+        ('{"s": "a", "l": ["x", "y"]}', "line 2: the label l is ['x', 'y'], expected"),
+        (
+            '{"s": "a", "l": "x", "s": "b"}',
+            "line 2 is no JSON: the name 's' is there tw",
+        ),
+        ('{"s": "a\\u0000b", "l": "x"}', "line 2: s has a NUL character"),
+        ('{"s": ' + 9999 * "[" + "", "line 2 is no JSON: maximum recursion"),
         ('{"s": "\\ud83d", "l": "x"}', "line 2: s holds half a surrogate pair"),
         ('{"s": "", "l": "x"}', "line 2: column s is empty"),
         ('{"s": "a", "l": " "}', "line 2: the label is '', allowed: any text"),
@@ -207,6 +209,77 @@ def test_other_suffixes_and_numbers_of_columns_are_refused(tmp_path):
         own_table(Path("x.txt"), ["s", "l"])
     with pytest.raises(InputError, match=r"^--columns has 1 names \(s\): name one or"):
         own_table(Path("x.tsv"), ["s"])
+
+
+# As pandas writes them: quotes only where a field needs them.
+PANDAS = [
+    (["s\tl", '"a ""good"" film"\tx', "fine\ty"], ('a "good" film', "fine")),
+    (["s\tl", '"tab\there"\tx', "fine\ty"], ("tab here", "fine")),
+    (["s\tl", '"two', 'lines"\tx', "fine\ty"], ("two lines", "fine")),
+    (['"s"\t"l"', '"a film"\t"x"', '"fine"\t"y"'], ("a film", "fine")),
+    (["s\tl", '"a film"\tx', '"fine"\ty'], ("a film", "fine")),
+]
+# A quote is a character like any other.
+PLAIN = [
+    ["s\tl", '"a ""good"" film"\tx', 'so "fine"\ty'],
+    ["s\tl", '"\' "" x\tx', '"a ""b"""\ty'],
+    ["s\tl", '"Never\tx', 'he said"\ty'],
+    ["s\tl", '"good"\tx', "fine\ty"],
+    ["s\tl", '"good ""\tx', "fine\ty"],
+]
+
+
+@pytest.mark.parametrize(("lines", "texts"), PANDAS)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_tsv_that_is_quoted_throughout_is_read_as_csv(tmp_path, lines, texts, mark):
+    path = write(tmp_path / "t.tsv", mark + lines[0], *lines[1:], "")
+    assert [row[1] for row in own_rows(path, "s", "l")] == list(texts)
+
+
+@pytest.mark.parametrize("lines", PLAIN)
+def test_quotes_of_any_other_tsv_are_characters(tmp_path, lines):
+    path = write(tmp_path / "t.tsv", *lines)
+    found = own_rows(path, "s", "l")
+    assert [f"{text}\t{label}" for _, text, label in found] == lines[1:]
+
+
+def test_a_row_cut_inside_a_quote_says_so(tmp_path):
+    path = write(tmp_path / "t.tsv", "s\tl", '"two', 'lines"\tx', 'a "b" c\ty')
+    found = refusal(own_table(path, ["s", "l"]))
+    assert found.startswith(f"{path}, line 2 has 1 column, expected 2")
+    assert "ends inside a quote" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("t.csv", "s;l", "separated by ';'"),
+        ("t.tsv", "s,l", "separated by ','"),
+        ("t.csv", "good,x", "the first line must name the columns"),
+        ("t.csv", "s,l,s", "2 columns are named 's'"),
+        ("t.tsv", "l\tother\tl\ts", "2 columns are named 'l'"),
+        ("t.tsv", "a\0\tb", "there is no column 's'"),
+    ],
+)
+def test_a_wrong_first_line_is_refused(tmp_path, name, header, message):
+    path = write(tmp_path / name, header, header)
+    found = refusal(own_table(path, ["s", "l"]))
+    assert found.startswith(f"{path}, line 1: ")
+    assert message in found
+
+
+@pytest.mark.parametrize("columns", [["s", "s"], ["s", "l", "s"], ["l", "s", "s"]])
+def test_a_column_named_twice_is_refused(columns):
+    with pytest.raises(InputError, match=r"^--columns names 's' twice"):
+        own_table("t.tsv", columns)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_a_nul_character_is_refused_with_the_line(tmp_path, name):
+    cut = "," if name == "t.csv" else "\t"
+    path = write(tmp_path / name, f"s{cut}l", f"a{cut}x", f"b\0{cut}y")
+    found = refusal(own_table(path, ["s", "l"]))
+    assert found.startswith(f"{path}, line 3: s has a NUL character")
 
 
 def test_a_missing_own_table_is_named(tmp_path):

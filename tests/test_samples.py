@@ -165,7 +165,11 @@ def test_an_own_table_gives_up_its_validation_and_test(tmp_path):
     assert labels_at(table.path, few) == {"a": 6, "b": 2}
     with pytest.raises(InputError) as error:
         prepare(source, tmp_path / "o", size_valid=30)
-    assert "leave none of a class to train with" in str(error.value)
+    assert "--size-test and --size-valid (500 each by default)" in str(error.value)
+    assert "cannot be 30 and 30" in str(error.value)
+    assert "12 and 12 can be, or give splits of your own with --text" in str(
+        error.value
+    )
 
 
 @pytest.mark.parametrize(

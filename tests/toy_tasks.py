@@ -32,6 +32,7 @@ def write_sst2(folder, train=60, dev=41) -> Path:
 def write_yelp(folder, train=40, test=20) -> Path:
     """Write Yelp-2 with as many reviews of each class."""
     for file, count in (("train.csv", train), ("test.csv", test)):
-        rows = [f'"{1 + i % 2}","{file} ""{i}""\\nend"' for i in range(count)]
+        text = "is a fine and very good film, great story\\nthe end"
+        rows = [f'"{1 + i % 2}","{file} ""{i}"" {text}"' for i in range(count)]
         write(folder / "yelp_review_polarity_csv" / file, *rows)
     return folder

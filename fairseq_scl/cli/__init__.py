@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found := problems() or import_problems()
     ):
         return _fail(found[0])
+    if problem := _bad_word(argv):
+        return _fail(problem)
     arguments = _parse(argv, verb)
     try:
         status: int = arguments.run(arguments)
@@ -98,6 +100,16 @@ def _parse(argv: list[str], verb: str | None) -> argparse.Namespace:
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser.parse_args(argv)
+
+
+def _bad_word(argv: Sequence[str]) -> str | None:
+    """Tell which argument no option can take: an empty one, or one not in UTF-8."""
+    for before, word in zip(["", *argv], argv, strict=False):
+        if not word:
+            return f"the argument after {before!r} is empty: is a variable not set?"
+        if not word.isascii() and any("\ud800" <= c <= "\udfff" for c in word):
+            return f"the argument {word!a} is not UTF-8: rename the file"
+    return None
 
 
 def _fail(message: str) -> int:

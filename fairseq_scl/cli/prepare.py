@@ -2,16 +2,21 @@
 
 import argparse
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from fairseq_scl.cli.options import at_least
 from fairseq_scl.data.augmented import add_outputs
-from fairseq_scl.data.binarise import binarise, fairseq_flags, read_labels
+from fairseq_scl.data.binarise import MANIFEST, fairseq_flags, read_labels
+from fairseq_scl.data.files import read_json
+from fairseq_scl.data.own_splits import prepare_splits
 from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.samples import Draw, Source, prepare_samples
+from fairseq_scl.data.suspects import Checks
 from fairseq_scl.data.tasks import TASKS, find_task
-from fairseq_scl.data.texts import SPLITS, read_split
+from fairseq_scl.data.texts import SPLITS
+from fairseq_scl.data.unknown import MAX_UNKNOWN, share_unknown
 from fairseq_scl.errors import InputError
 
 DRAWING = {
@@ -105,6 +110,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --sample: the training set stays as it is too, and the first two "
         "outputs of each example are its views, for --scl-views of the criterion",
     )
+    parser.add_argument(
+        "--max-unknown",
+        type=float,
+        default=MAX_UNKNOWN,
+        metavar="SHARE",
+        help="refuse text of which a larger share of tokens, in any split, is unknown "
+        "to the encoder's dictionary; 1 lets all through",
+    )
+    parser.add_argument(
+        "--labels-are-classes",
+        action="store_true",
+        help="with --text and --table: take labels that look like ratings, like "
+        "several labels at once or like another spelling of one as they are",
+    )
     _add_drawing(parser.add_argument_group("what is drawn, for --task and --table"))
 
 
@@ -168,8 +187,15 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write data folders and print what fairseq-train needs."""
     _refuse_strangers(arguments)
+    if not 0 <= arguments.max_unknown <= 1:
+        raise InputError(
+            f"--max-unknown is {arguments.max_unknown:g}: it must be from 0 to 1"
+        )
+    checks = Checks(arguments.max_unknown, arguments.labels_are_classes, _note)
     if arguments.text is not None:
-        _prepare_text(arguments)
+        to = arguments.to
+        _tell(to, prepare_splits(arguments.text, arguments.encoder, to, checks))
+        _print_flags(to)
         return 0
     if arguments.sample is not None:
         _prepare_augmented(arguments)
@@ -178,30 +204,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     def tell(folder: Path, counts: Mapping[str, int]) -> None:
         written.append(folder)
-        print(f"wrote {folder}: {_counts(counts)}", flush=True)
+        _tell(folder, counts)
 
     source = _source(arguments)
     for part, table in source.files.items():
         print(f"{part.replace('_', '-')}: {table.path}", flush=True)
-    prepare_samples(
-        source, arguments.encoder, arguments.to, _draw(arguments, source), tell
-    )
+    draw = _draw(arguments, source)
+    prepare_samples(source, arguments.encoder, arguments.to, draw, tell, checks)
     for table in source.files.values():
         for reason, count in table.left_out.items():
             print(f"left out: {count} rows {reason} of {table.path}")
     _print_flags(written[0])
     return 0
-
-
-def _prepare_text(arguments: argparse.Namespace) -> None:
-    splits = {
-        split: read_split(arguments.text, split)
-        for split in SPLITS
-        if split == "train" or (arguments.text / f"{split}.input0").exists()
-    }
-    counts = binarise(splits, arguments.encoder, arguments.to)
-    print(f"wrote {arguments.to}: {_counts(counts)}")
-    _print_flags(arguments.to)
 
 
 def _prepare_augmented(arguments: argparse.Namespace) -> None:
@@ -215,8 +229,17 @@ def _prepare_augmented(arguments: argparse.Namespace) -> None:
     if not todo:
         raise InputError(f"--augmented {augmented} holds no file NAME-bt….jsonl")
     for one, file, to in todo:
-        counts = add_outputs(one, file, arguments.encoder, to, arguments.views)
-        print(f"wrote {to}: {_counts(counts)}", flush=True)
+        _tell(
+            to,
+            add_outputs(
+                one,
+                file,
+                arguments.encoder,
+                to,
+                arguments.views,
+                arguments.max_unknown,
+            ),
+        )
     _print_flags(todo[0][2])
 
 
@@ -250,7 +273,7 @@ def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
 def _refuse_strangers(arguments: argparse.Namespace) -> None:
     """Refuse options of one kind of source beside another, and missing ones."""
     kinds = ("text", "task", "table", "sample")
-    kind = next(k for k in kinds if getattr(arguments, k))
+    kind = next(k for k in kinds if getattr(arguments, k) is not None)
     wanted = {"task": "folder", "table": "columns", "sample": "augmented"}
     for other, name in [*wanted.items(), ("table", "held_out")]:
         flag = "--from" if name == "folder" else f"--{name.replace('_', '-')}"
@@ -264,12 +287,28 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
             f"--{changed[0].replace('_', '-')} goes with --task or --table, not with "
             f"--{kind}, whose splits are as they are"
         )
+    if kind in ("task", "sample") and arguments.labels_are_classes:
+        raise InputError(
+            f"--labels-are-classes goes with --text or --table, not with --{kind}"
+        )
     if kind != "sample" and arguments.views:
         raise InputError(f"--views goes with --sample, not with --{kind}")
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{counts[s]} {s}" for s in SPLITS if s in counts)
+def _tell(folder: Path, counts: Mapping[str, int]) -> None:
+    """Print what a data folder has: examples and unknown tokens of each split."""
+    splits = [split for split in SPLITS if split in counts]
+    print(f"wrote {folder}: {', '.join(f'{counts[s]} {s}' for s in splits)}")
+    unknown = read_json(folder / MANIFEST)["unknown"]
+    shares = [f"{share_unknown(unknown[s]):.2%} {s}" for s in splits]
+    print(f"unknown tokens: {', '.join(shares)}", flush=True)
+    for split in splits:
+        if count := unknown[split]["sentences"]:
+            _note(f"{split} of {folder} has {count} sentences without a known token")
+
+
+def _note(text: str) -> None:
+    print(f"fairseq-scl: note: {text}", file=sys.stderr, flush=True)
 
 
 def _print_flags(folder: Path) -> None:

@@ -30,6 +30,7 @@ from fairseq_scl.data.files import (
 from fairseq_scl.data.outputs import Output, read_outputs
 from fairseq_scl.data.texts import one_line
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
+from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown
 from fairseq_scl.errors import InputError
 
 VIEWS = ("view0", "view1")
@@ -41,6 +42,7 @@ def add_outputs(
     encoder: str | Path,
     target: str | Path,
     views: bool = False,
+    max_unknown: float = MAX_UNKNOWN,
 ) -> dict[str, int]:
     """Write a data folder with a sample's examples and their back-translations.
 
@@ -55,6 +57,7 @@ def add_outputs(
         target: the folder to write.
         views: leave ``train`` as it is, and write the first two outputs of each example
             as ``view0`` and ``view1`` beside ``input0``, for ``--scl-views``.
+        max_unknown: the largest share of unknown tokens that a split may have.
 
     Returns:
         the number of examples of each split.
@@ -99,7 +102,9 @@ def add_outputs(
         tokenizer.save(folder)
         write_json(folder / LABEL_MAP, {"labels": read_labels(sample)})
         write_json(folder / DRAW, _draw(sample, Path(file), outputs, views))
-        write_json(folder / MANIFEST, manifest(folder, examples, width, tokenizer))
+        found = manifest(folder, examples, width, tokenizer)
+        check_unknown(found["unknown"], encoder, max_unknown)
+        write_json(folder / MANIFEST, found)
     return examples
 
 

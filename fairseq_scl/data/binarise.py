@@ -25,6 +25,7 @@ from fairseq_scl.data.texts import (
     class_labels,
 )
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
+from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, unknown_tokens
 from fairseq_scl.errors import InputError
 
 MANIFEST = "manifest.json"
@@ -40,6 +41,7 @@ def binarise(
     labels: Sequence[str] | None = None,
     linked: Mapping[str, Path] | None = None,
     draw: Callable[[], object] | None = None,
+    max_unknown: float = MAX_UNKNOWN,
 ) -> dict[str, int]:
     """Write a data folder: what ``fairseq-train`` takes as its first argument.
 
@@ -60,14 +62,15 @@ def binarise(
             already: its files are shared (hard links where the disk can, else copies).
         draw: called when all splits are read; what it returns is written as
             ``draw.json``, which tells where the examples are from.
+        max_unknown: the largest share of unknown tokens that a split may have.
 
     Returns:
         the number of examples of each split.
 
     Raises:
         InputError: labels that the training set does not have, splits of unlike
-            columns, an encoder folder without its files, a target that is no data
-            folder, a disk that is full.
+            columns, an encoder folder without its files, more unknown tokens than
+            allowed, a target that is no data folder, a disk that is full.
     """
     labels = class_labels(splits["train"]) if labels is None else labels
     first = {split: _first(examples, split) for split, examples in splits.items()}
@@ -95,7 +98,9 @@ def binarise(
         write_json(folder / LABEL_MAP, {"labels": list(labels)})
         if draw is not None:
             write_json(folder / DRAW, draw())
-        write_json(folder / MANIFEST, manifest(folder, examples, width, tokenizer))
+        found = manifest(folder, examples, width, tokenizer)
+        check_unknown(found["unknown"], encoder, max_unknown)
+        write_json(folder / MANIFEST, found)
     return examples
 
 
@@ -198,10 +203,12 @@ def rows_of(folder: Path, part: str, split: str) -> Any:
     """Open what a data folder has of a split: ids by number, ``(T,)`` int32.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the split's name is a path.
     """
     path = folder / part / split
-    if not path.with_suffix(".idx").is_file():
+    if path.name != split:
+        raise InputError(f"{split!r} is not the name of a split, such as train or test")
+    if not Path(f"{path}.idx").is_file():
         raise InputError(f"missing file: {path}.idx")
     kind = indexed_dataset.infer_dataset_impl(str(path))
     return indexed_dataset.make_dataset(str(path), impl=kind)
@@ -242,7 +249,7 @@ def _first(examples: Iterable[Example], split: str) -> Example:
 
 def manifest(
     folder: Path, examples: Mapping[str, int], width: int, tokenizer: Tokenizer
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the manifest of a data folder, whose other files are all there.
 
     Args:
@@ -258,5 +265,6 @@ def manifest(
         "examples": dict(examples),
         "pair": pair,
         "pair_separator": pair and tokenizer.pair_separator,
+        "unknown": {split: unknown_tokens(folder, split) for split in examples},
         "sha256": {str(p.relative_to(folder)): sha256(p) for p in files},
     }

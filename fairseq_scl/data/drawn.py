@@ -11,7 +11,8 @@ from typing import Any
 
 from fairseq_scl.data.binarise import DRAW
 from fairseq_scl.data.files import read_json, sha256
-from fairseq_scl.data.readers import TableFile, own_table, task_table
+from fairseq_scl.data.official_files import task_table
+from fairseq_scl.data.readers import TableFile, own_table
 from fairseq_scl.data.tasks import TASKS, TRAIN
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError

@@ -21,11 +21,17 @@ def check_share(share: float) -> float:
     """Return a share of labels to flip.
 
     Raises:
-        InputError: it is not from 0 up to, but not, 1.
+        InputError: it is not from 0 up to, but not, 1, or has more digits than the name
+            of its folder.
     """
     if not 0 <= share < 1:
         raise InputError(
             f"--flip-labels is {share:g}: it must be 0 or a share below 1, as 0.1"
+        )
+    if float(f"{share:g}") != share:
+        raise InputError(
+            f"--flip-labels is {share!r}: the name of its folder has room for six "
+            f"digits, {share:g}"
         )
     return share
 

@@ -1,4 +1,4 @@
-"""Reading tables of labelled sentences row by row: official files and a user's own."""
+"""Reading tables of labelled sentences row by row."""
 
 import csv
 import json
@@ -8,18 +8,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_scl.data.tasks import (
-    HELD_OUT,
-    MRPC_BOTH,
-    MRPC_ID_COLUMNS,
-    MRPC_IDS,
-    Layout,
-    Task,
-)
-from fairseq_scl.data.texts import Example, decoded_lines, one_line
+from fairseq_scl.data.quotes import is_quoted
+from fairseq_scl.data.tasks import Layout
+from fairseq_scl.data.texts import Example, check_no_nul, decoded_lines, one_line
 from fairseq_scl.errors import InputError
 
 SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl"}
+QUOTED_TSV = "quoted tsv"
 NO_LABEL = "without a label"
 NO_TEXT = "without a text"
 LARGEST_FIELD = 1 << 24
@@ -78,23 +73,23 @@ class TableFile:
         if self.layout.format == "jsonl":
             yield from json_rows(self.path, self._columns())
             return
-        cut = _quoted if self.layout.format == "csv" else _tab_separated
-        rows = cut(self.path)
+        rows = _rows_of(self.path, self.layout)
         names = [str(column) for column in range(1, self.layout.width + 1)]
         if self.layout.header:
-            names = next(rows)[1]
-            _check_columns(f"{self.path}, line 1", self._columns(), names)
+            names = next(rows, (1, [""]))[1]
+            _check_header(f"{self.path}, line 1", self._columns(), names)
         for number, values in rows:
             if len(values) != len(names):
                 raise InputError(
                     f"{self.path}, line {number} has {len(values)} column"
                     f"{'s' * (len(values) != 1)}, expected {len(names)}"
                     + (f" ({', '.join(names)})" if self.layout.header else "")
+                    + _open_quote(values)
                 )
             yield number, dict(zip(names, values, strict=True))
 
     def _example(self, row: dict[str, Any], origin: str) -> Example | None:
-        value = text_of(row, self.layout.label, origin).strip()
+        value = _label_of(row, self.layout.label, origin)
         if value == self.layout.no_label:
             self.left_out[NO_LABEL] += 1
             return None
@@ -136,7 +131,7 @@ def own_table(path: str | Path, columns: Sequence[str]) -> TableFile:
         columns: names of one or two text columns and, last, of the label's.
 
     Raises:
-        InputError: another suffix, or another number of columns.
+        InputError: another suffix, another number of columns, or one named twice.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -149,64 +144,21 @@ def own_table(path: str | Path, columns: Sequence[str]) -> TableFile:
             f"--columns has {len(columns)} names ({', '.join(columns)}): name one or "
             "two columns of texts and, last, that of the label"
         )
+    if twice := repeated(columns):
+        raise InputError(f"--columns names {twice!r} twice: name each column once")
     texts = tuple((column,) for column in columns[:-1])
-    return TableFile(path, Layout(SUFFIXES[suffix], texts, columns[-1]))
+    kind = SUFFIXES[suffix]
+    if kind == "tsv" and is_quoted(Path(path)):
+        kind = QUOTED_TSV
+    return TableFile(path, Layout(kind, texts, columns[-1]))
 
 
-def task_table(task: Task, folder: str | Path, part: str) -> TableFile:
-    """Find a task's official file.
-
-    Args:
-        task: from the table of tasks.
-        folder: holds the task's own folder, as the official archive makes it, or is it.
-        part: ``train`` or ``held_out``.
-
-    Raises:
-        InputError: the file is in neither place.
-    """
-    file = task.files[part]
-    places = [Path(folder, task.folder), Path(folder)]
-    for place in places:
-        if (place / file).is_file():
-            return TableFile(place / file, task.layout)
-        if task.name == "MRPC" and (place / MRPC_BOTH).is_file():
-            return TableFile(place / MRPC_BOTH, task.layout, _in_mrpc(place, part))
-    raise InputError(
-        f"there is no {file} of {task.name} in {places[0]} or {places[1]}: get it with "
-        f"'fairseq-scl download --task {task.name} --to {folder}'"
-    )
-
-
-def check_size(task: Task, part: str, table: TableFile, found: int) -> None:
-    """Refuse an official file that has not the number of rows that it should have.
-
-    Args:
-        task: from the table of tasks.
-        part: ``train`` or ``held_out``.
-        table: the file.
-        found: the number of its rows, those left out included.
-
-    Raises:
-        InputError: names the file and both numbers.
-    """
-    if found != task.rows[part]:
-        raise InputError(
-            f"{table.path} has {found:,} rows, but {task.name} has "
-            f"{task.rows[part]:,}: the file is not complete, or --partial says that a "
-            "part of the task is wanted"
-        )
-
-
-def _in_mrpc(folder: Path, part: str) -> Callable[[dict[str, Any]], bool]:
-    """Tell the rows of MRPC's two sets apart by the id list of GLUE."""
-    lines = decoded_lines(folder / MRPC_IDS)
-    held_out = {tuple(line.split()) for _, line in lines}
-
-    def belongs(row: dict[str, Any]) -> bool:
-        ids = tuple(row[column] for column in MRPC_ID_COLUMNS)
-        return (ids in held_out) == (part == HELD_OUT)
-
-    return belongs
+def _rows_of(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+    """Yield line and values of each row of a table that is not JSON."""
+    if layout.format == "tsv":
+        return _tab_separated(path)
+    delimiter = "\t" if layout.format == QUOTED_TSV else ","
+    return _quoted(path, delimiter, drop_nul=layout.escaped)
 
 
 def _tab_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -215,11 +167,15 @@ def _tab_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
         yield number, line.removesuffix("\r").split("\t")
 
 
-def _quoted(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _quoted(
+    path: Path, delimiter: str, drop_nul: bool
+) -> Iterator[tuple[int, list[str]]]:
     # The module's limit is the process's; its default is under the longest reviews.
     csv.field_size_limit(LARGEST_FIELD)
-    lines = (line.replace("\0", "") + "\n" for _, line in decoded_lines(path))
-    reader = csv.reader(lines, strict=True)
+    lines = (line + "\n" for _, line in decoded_lines(path))
+    if drop_nul:
+        lines = (line.replace("\0", "") for line in lines)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     start = 1
     try:
         for values in reader:
@@ -228,7 +184,8 @@ def _quoted(path: Path) -> Iterator[tuple[int, list[str]]]:
             start = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{path}, line {start} is no row of quoted CSV: {error}"
+            f"{path}, line {start} is no row of quoted CSV ({error}): a quote must be "
+            "closed, and doubled inside a quoted field"
         ) from None
 
 
@@ -250,8 +207,8 @@ def json_rows(
     for number, line in decoded_lines(path):
         origin = f"{path}, line {number}"
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = json.loads(line, object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{origin} is no JSON: {error}") from None
         if not isinstance(row, dict):
             raise InputError(f"{origin} is no JSON object with names and values")
@@ -259,26 +216,77 @@ def json_rows(
         yield number, row
 
 
-def _check_columns(origin: str, wanted: Iterable[str], found: Collection[str]) -> None:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the name {repeated([n for n, _ in pairs])!r} is there twice")
+    return found
+
+
+def repeated(names: Sequence[str]) -> str | None:
+    """Return the first name that is there twice, if any is."""
+    return next((n for i, n in enumerate(names) if n in names[:i]), None)
+
+
+def _check_columns(
+    origin: str, wanted: Iterable[str], found: Collection[str], hint: str = ""
+) -> None:
     for column in wanted:
         if column not in found:
             raise InputError(
                 f"{origin}: there is no column {column!r}, only "
-                f"{', '.join(map(repr, found))}"
+                f"{', '.join(map(repr, found))}{hint}"
             )
+
+
+def _check_header(origin: str, wanted: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a first line that lacks a column, or has it twice."""
+    hint = "; the first line must name the columns"
+    if len(names) == 1 and (cut := re.search(r"[,;|\t]", names[0])):
+        hint = (
+            f"; the columns seem to be separated by {cut[0]!r}, but a .tsv needs tabs "
+            "and a .csv commas"
+        )
+    _check_columns(origin, wanted, names, hint)
+    for column in wanted:
+        if (count := names.count(column)) > 1:
+            raise InputError(
+                f"{origin}: {count} columns are named {column!r}: rename all but one"
+            )
+
+
+def _open_quote(values: Sequence[str]) -> str:
+    """Tell what may have cut a row that has another number of columns."""
+    if any(v.startswith('"') and v.count('"') % 2 for v in values):
+        return (
+            ": the line ends inside a quote, and a .tsv may have line breaks or tabs "
+            "in quotes only if every quote in it is as CSV has them; fix the quotes, "
+            "or save the file as .csv"
+        )
+    return ""
+
+
+def _label_of(row: dict[str, Any], column: str, origin: str) -> str:
+    if isinstance(row[column], list | float):
+        raise InputError(
+            f"{origin}: the label {column} is {row[column]!r}, expected a text or a "
+            "whole number: regression and several labels per example are not supported"
+        )
+    return text_of(row, column, origin).strip()
 
 
 def text_of(row: dict[str, Any], column: str, origin: str) -> str:
     """Return a text, or a label that is a number, of a row.
 
     Raises:
-        InputError: it is neither, or no Unicode; names ``origin``.
+        InputError: it is neither, or has what no text has; names ``origin``.
     """
     value = row[column]
     if isinstance(value, int):  # a label in JSON; true and false are integers too
         value = json.dumps(value)
     if not isinstance(value, str):
         raise InputError(f"{origin}: {column} is {value!r}, expected a text")
+    check_no_nul(value, f"{origin}: {column}")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise InputError(
             f"{origin}: {column} holds half a surrogate pair, which is no Unicode text"

@@ -6,7 +6,6 @@ few-shot samples are ever in memory.
 
 import hashlib
 import re
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +19,21 @@ import numpy as np
 from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.flips import Flipped, check_share, flipped_folder
-from fairseq_scl.data.readers import Row, TableFile, check_size, task_table
-from fairseq_scl.data.splits import stratified_ranks
+from fairseq_scl.data.official_files import check_size, task_table
+from fairseq_scl.data.readers import Row, TableFile
+from fairseq_scl.data.splits import stratified_ranks, test_and_valid
+from fairseq_scl.data.suspects import (
+    Checks,
+    TextIndex,
+    check_labels,
+    repeated_texts,
+)
 from fairseq_scl.data.tasks import HELD_OUT, TRAIN, Task
 from fairseq_scl.data.texts import Example, class_names
 from fairseq_scl.errors import InputError
 
 FULL = "full"
+DEFAULT = Checks()
 Ranks = Mapping[str, np.ndarray]
 
 
@@ -125,29 +132,29 @@ class Chosen:
 
 
 class Split:
-    """The examples of one split; knows after each pass where they stood."""
+    """The examples of one split; ``index`` has those of the latest pass."""
 
     def __init__(self, rows: Iterable[Row], file: Path) -> None:
         """Take ``rows``, which can be iterated anew and come from ``file``."""
         self._rows, self._file = rows, file
-        self._lines, self._sha256 = array("Q"), ""
+        self.index, self._sha256 = TextIndex(file), ""
 
     def __iter__(self) -> Iterator[Example]:
         """Yield the examples."""
-        lines, digest = array("Q"), hashlib.sha256()
+        index, digest = TextIndex(self._file), hashlib.sha256()
         for line, example in self._rows:
-            lines.append(line)
+            index.add(line, example)
             text = "\t".join((*example.sentences, example.label))
             digest.update(f"{text}\n".encode())
             yield example
-        self._lines, self._sha256 = lines, digest.hexdigest()
+        self.index, self._sha256 = index, digest.hexdigest()
 
     def describe(self) -> dict[str, object]:
         """Tell file, lines and checksum of the examples that were last read."""
         return {
             "file": self._file.name,
-            "examples": len(self._lines),
-            "lines": line_ranges(self._lines),
+            "examples": len(self.index.lines),
+            "lines": line_ranges(self.index.lines),
             "sha256": self._sha256,
         }
 
@@ -158,6 +165,7 @@ def prepare_samples(
     target: str | Path,
     draw: Draw,
     on_written: Callable[[Path, Mapping[str, int]], None],
+    checks: Checks = DEFAULT,
 ) -> None:
     """Draw the splits and samples of section 4.1 and write a data folder of each.
 
@@ -172,6 +180,7 @@ def prepare_samples(
         target: the folder of the data folders.
         draw: what to draw.
         on_written: called with each data folder and its number of examples.
+        checks: what is let through, and who is told of the rest.
 
     Raises:
         InputError: files that cannot be read or have not the rows that they should,
@@ -179,7 +188,12 @@ def prepare_samples(
     """
     for share in draw.flipped:
         check_share(share)
-    parts = {part: _read_counts(source, part, draw) for part in source.files}
+    parts = {part: _read_counts(source, part, draw, checks) for part in source.files}
+    if len({part["sha256"] for part in parts.values()}) < len(parts):
+        raise InputError(
+            f"{source.train.path} and {source.files[HELD_OUT].path} are the same file: "
+            "a model must not be measured on what it was trained on"
+        )
     labels = class_names(parts[TRAIN]["classes"])
     held_out, pool, pool_counts = _held_out(source, parts, draw)
     drawn = _few_shot(pool_counts, draw)
@@ -197,9 +211,14 @@ def prepare_samples(
             labels,
             linked,
             partial(_record, source.name, name, draw, parts, every, flipped),
+            checks.max_unknown,
         )
         linked = linked or dict.fromkeys(held_out, folder)
         on_written(folder, counts)
+        texts = {f"train of {folder.name}": every["train"].index}
+        texts |= {split: held_out[split].index for split in held_out}
+        for note in repeated_texts(texts, labels=not share):
+            checks.note(note)
 
 
 def _record(
@@ -239,9 +258,15 @@ def line_ranges(lines: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
 
 
-def _read_counts(source: Source, part: str, draw: Draw) -> dict[str, Any]:
+def _read_counts(
+    source: Source, part: str, draw: Draw, checks: Checks
+) -> dict[str, Any]:
     table = source.files[part]
-    classes = Counter(example.label for _, example in table)
+    classes: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for _, example in table:
+        classes[example.label] += 1
+        first.setdefault(example.label, example.origin)
     rows = classes.total() + table.left_out.total()
     if rows == 0:
         raise InputError(f"{table.path} has no row")
@@ -251,6 +276,8 @@ def _read_counts(source: Source, part: str, draw: Draw) -> dict[str, Any]:
         for label in source.task.layout.labels.values():
             if label not in classes:
                 raise InputError(f"{table.path} has no example of the class {label!r}")
+    elif part == TRAIN:
+        check_labels(classes, first, checks)
     return {
         "file": table.path.name,
         "sha256": sha256(table.path),
@@ -273,7 +300,11 @@ def _held_out(
         size_test = draw.size_test or (total + 1) // 2
         # "~ 500": of SST-2, the test set leaves 436.
         size_valid = min(size_valid, max(total - size_test, 1))
-    test, valid = stratified_ranks(counts, [size_test, size_valid], draw.seed)
+    sizes, whole = (size_test, size_valid), source.held_out is not None
+    try:
+        test, valid = test_and_valid(counts, sizes, draw.seed, whole)
+    except InputError as error:
+        raise InputError(f"{table.path} has {total} rows: {error}") from error
     held_out = {
         "valid": Split(Chosen(table, counts, [valid]), table.path),
         "test": Split(Chosen(table, counts, [test]), table.path),
@@ -281,22 +312,23 @@ def _held_out(
     if source.held_out is not None:
         return held_out, source.train, parts[TRAIN]["classes"]
     left = {n: counts[n] - len(test[n]) - len(valid[n]) for n in counts}
-    if not all(left.values()):
-        raise InputError(
-            f"{table.path} has {total} rows: {size_test} for test and {size_valid} for "
-            "validation leave none of a class to train with"
-        )
     return held_out, Chosen(table, counts, [test, valid], invert=True), left
 
 
 def _few_shot(counts: Mapping[str, int], draw: Draw) -> dict[str, Ranks]:
     return {
-        f"n{size}-sample{number}": stratified_ranks(
-            counts, [size], [draw.seed, size, number], draw.balanced
-        )[0]
+        f"n{size}-sample{number}": _sample(counts, size, number, draw)
         for size in draw.few_shot
         for number in range(draw.samples)
     }
+
+
+def _sample(counts: Mapping[str, int], size: int, number: int, draw: Draw) -> Ranks:
+    try:
+        seed = [draw.seed, size, number]
+        return stratified_ranks(counts, [size], seed, draw.balanced)[0]
+    except InputError as error:
+        raise InputError(f"--few-shot {size}: {error}") from error
 
 
 def _collect(rows: Iterable[Row], samples: Mapping[str, Ranks]) -> dict[str, list[Row]]:

@@ -108,6 +108,59 @@ def stratified_ranks(
     return samples
 
 
+def test_and_valid(
+    counts: Mapping[str, int], sizes: tuple[int, int], seed: int, whole: bool
+) -> list[dict[str, np.ndarray]]:
+    """Draw the test and the validation set of a table, by :func:`stratified_ranks`.
+
+    Args:
+        counts: number of examples of each class.
+        sizes: of the test and of the validation set.
+        seed: the same seed draws the same examples.
+        whole: whether they may be the whole table; otherwise some of each class is left
+            to train with.
+
+    Returns:
+        the ranks drawn of each class, for the test and for the validation set.
+
+    Raises:
+        InputError: sizes that the table does not allow; names the flags and, if there
+            are any, sizes that it does.
+    """
+    try:
+        return _with_some_left(counts, sizes, seed, whole)
+    except InputError as error:
+        usual = "" if whole else " (500 each by default)"
+        problem = (
+            f"--size-test and --size-valid{usual} cannot be {sizes[0]} and {sizes[1]}, "
+            f"as {error}"
+        )
+    total = sum(counts.values())
+    for size in (total // 5, total // 4, total // 3, total // 2):
+        try:
+            _with_some_left(counts, (size, size), seed, whole)
+        except InputError:
+            continue
+        raise InputError(
+            f"{problem}: {size} and {size} can be, or give splits of your own with "
+            "--text"
+        )
+    raise InputError(f"{problem}: give splits of your own with --text")
+
+
+def _with_some_left(
+    counts: Mapping[str, int], sizes: tuple[int, int], seed: int, whole: bool
+) -> list[dict[str, np.ndarray]]:
+    drawn = stratified_ranks(counts, sizes, seed)
+    for name, count in counts.items():
+        if not whole and sum(len(ranks[name]) for ranks in drawn) == count:
+            raise InputError(
+                f"they leave none of the {count} rows of the class {name!r} to train "
+                "with"
+            )
+    return drawn
+
+
 def _check_sizes(
     counts: Mapping[str, int], sizes: Sequence[int], balanced: bool
 ) -> None:

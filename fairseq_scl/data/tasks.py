@@ -22,7 +22,8 @@ class Layout:
 
     Attributes:
         format: ``tsv`` (tabs, a quote is a character like any other), ``csv`` (commas,
-            quoted fields with doubled quotes) or ``jsonl`` (an object a line).
+            quoted fields with doubled quotes), ``quoted tsv`` (tabs, quoted as ``csv``)
+            or ``jsonl`` (one object per line).
         sentences: the columns of each sentence; several are joined by a blank.
         label: the column of the label.
         header: whether the first line names the columns; otherwise they are numbered

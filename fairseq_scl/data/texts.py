@@ -54,16 +54,17 @@ def read_split(folder: str | Path, split: str) -> list[Example]:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Read a UTF-8 file of one text a line, without the blanks around each.
+    """Read a UTF-8 file with one text per line, without the white space around each.
 
     Only a line feed, with or without a carriage return, ends a line; other characters
     that Unicode calls line breaks belong to the text.
 
     Raises:
-        InputError: a missing file, an empty line, bytes that are not UTF-8.
+        InputError: a missing file, an empty line, bytes that are not UTF-8, a NUL.
     """
     texts = []
     for number, line in decoded_lines(path):
+        check_no_nul(line, f"{path}, line {number}")
         text = line.strip()
         if not text:
             raise InputError(f"{path}, line {number} is empty: every line needs a text")
@@ -99,6 +100,19 @@ def decoded_lines(path: str | Path) -> Iterator[tuple[int, str]]:
             yield number, text
     if number == 0:
         raise InputError(f"{path} is empty")
+
+
+def check_no_nul(text: str, origin: str) -> None:
+    """Refuse a NUL character, which UTF-16 that is read as UTF-8 is full of.
+
+    Raises:
+        InputError: names ``origin``.
+    """
+    if "\0" in text:
+        raise InputError(
+            f"{origin} has a NUL character, which no text has: if the file is UTF-16, "
+            "convert it to UTF-8, for example with iconv"
+        )
 
 
 def write_split(folder: str | Path, split: str, examples: Sequence[Example]) -> None:

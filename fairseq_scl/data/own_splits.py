@@ -1,0 +1,97 @@
+"""Splits of a user: ``train.input0``, ``train.label``, ``valid.input0`` and so on."""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.suspects import Checks, TextIndex, check_labels, repeated_texts
+from fairseq_scl.data.texts import SPLITS, Example, read_split
+from fairseq_scl.errors import InputError
+
+NAMED_AT_MOST = 5
+
+
+def prepare_splits(
+    source: str | Path, encoder: str | Path, target: str | Path, checks: Checks
+) -> dict[str, int]:
+    """Write a data folder of the splits in a folder of text files.
+
+    Args:
+        source: the folder, as :func:`read_splits` reads it.
+        encoder: an encoder folder.
+        target: the data folder to write.
+        checks: what is let through, and who is told of the rest.
+
+    Returns:
+        the number of examples of each split.
+
+    Raises:
+        InputError: see :func:`read_splits`, :func:`~suspects.check_labels` and
+            :func:`~binarise.binarise`.
+    """
+    source = Path(source)
+    splits, others = read_splits(source)
+    if others:
+        checks.note(
+            f"not read in {source}: {_some(others)}; the splits are {', '.join(SPLITS)}"
+        )
+    if "valid" not in splits:
+        checks.note(f"{source} has no valid.input0: there is nothing to select by")
+    first: dict[str, str] = {}
+    for example in splits["train"]:
+        first.setdefault(example.label, example.origin)
+    check_labels(Counter(e.label for e in splits["train"]), first, checks)
+    texts = {split: TextIndex(source / f"{split}.input0") for split in splits}
+    for split, examples in splits.items():
+        for line, example in enumerate(examples, start=1):
+            texts[split].add(line, example)
+    for note in repeated_texts(texts):
+        checks.note(note)
+    return binarise(splits, encoder, target, max_unknown=checks.max_unknown)
+
+
+def read_splits(folder: str | Path) -> tuple[dict[str, list[Example]], list[str]]:
+    """Read the splits of a folder, each as :func:`read_split` does.
+
+    Args:
+        folder: holds ``train`` and any of ``valid`` and ``test``.
+
+    Returns:
+        the examples of each split, and the names of the other files, which were not
+        read.
+
+    Raises:
+        InputError: no training set, a split without all of its files, two splits that
+            are the same; otherwise as :func:`read_split`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"missing folder: {folder}")
+    others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    splits: dict[str, list[Example]] = {}
+    for split in SPLITS:
+        names = [f"{split}.{part}" for part in ("input0", "input1", "label")]
+        there = [name for name in names if name in others]
+        others = [name for name in others if name not in names]
+        for name in (names[0], names[2]):
+            if name not in there and (there or split == "train"):
+                more = f", to go with {there[0]}" if there else ""
+                more = more or (f"; the folder has {_some(others)}" if others else "")
+                raise InputError(f"missing file: {folder / name}{more}")
+        if there:
+            splits[split] = read_split(folder, split)
+    rows = {s: [(e.sentences, e.label) for e in splits[s]] for s in splits}
+    for one, other in itertools.combinations(splits, 2):
+        if rows[one] == rows[other]:
+            raise InputError(
+                f"{folder} has the same examples in {one} and {other}: a model must "
+                "not be measured on what it was trained or chosen on"
+            )
+    return splits, others
+
+
+def _some(names: Sequence[str]) -> str:
+    more = ", …" if len(names) > NAMED_AT_MOST else ""
+    return ", ".join(names[:NAMED_AT_MOST]) + more

@@ -1,0 +1,182 @@
+"""Labels and texts that can be read and are probably not what they were meant to be."""
+
+import hashlib
+import re
+import unicodedata
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_scl.data.texts import Example
+from fairseq_scl.data.unknown import MAX_UNKNOWN
+from fairseq_scl.errors import InputError
+
+SEPARATORS = re.compile(r"\s*[,;|/+&]\s*")
+NUMBERS = re.compile(r"\d+(\s+\d+)+")
+FEW_CLASSES = 4
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is let through, and who is told of the rest.
+
+    Attributes:
+        max_unknown: the largest share of unknown tokens in a split.
+        any_labels: whether labels may look like ratings, lists or spellings of another.
+        note: called with one sentence for each finding that is not refused.
+    """
+
+    max_unknown: float = MAX_UNKNOWN
+    any_labels: bool = False
+    note: Callable[[str], object] = lambda _: None
+
+
+def check_labels(
+    counts: Mapping[str, int], first: Mapping[str, str], checks: Checks
+) -> None:
+    """Refuse labels that are no classes; note those that occur only once.
+
+    Refused are numbers with fractions, several labels in one, nearly as many labels as
+    examples, and labels that differ only in case, white space, invisible characters,
+    Unicode normalization or the way a number is written.
+
+    Args:
+        counts: examples of each label of the training set.
+        first: file and line of the first example of each.
+        checks: whether to refuse, and who gets the notes.
+
+    Raises:
+        InputError: names file and line, the label, and ``--labels-are-classes``.
+    """
+    once = [label for label, count in counts.items() if count == 1]
+    if once and len(counts) > 1:
+        checks.note(
+            f"{len(once)} of {len(counts)} labels occur only once, as {once[0]!r} in "
+            f"{first[once[0]]}"
+        )
+    if checks.any_labels:
+        return
+    for label, problem in _problems(counts):
+        raise InputError(
+            f"{first[label]}: the label {label!r} {problem}; a classifier takes one "
+            "class per example: fix the labels, or use --labels-are-classes if each of "
+            "them is a class of its own"
+        )
+
+
+def _problems(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
+    """Yield labels and what is wrong with them."""
+    numbers = {label: _number(label) for label in counts}
+    fractions = [n for n, value in numbers.items() if value is not None and value % 1]
+    if 2 * len(fractions) >= len(counts):
+        yield from ((n, "looks like a rating or a score") for n in fractions)
+    labels = {label: _parts(label) for label in counts}
+    for label, parts in labels.items():
+        if label[0] + label[-1] in ("[]", "{}"):
+            yield label, "looks like a list of labels"
+        others = {p for other in labels if other != label for p in labels[other]}
+        if len(parts) > 1 and others.intersection(parts):
+            yield label, "looks like several labels at once"
+    spellings: dict[object, str] = {}
+    for label, number in numbers.items():
+        known = spellings.setdefault(_plain(label) if number is None else number, label)
+        if known != label:
+            yield label, f"is another spelling of {known!a}, written {label!a}"
+    total = sum(counts.values())
+    if len(counts) > FEW_CLASSES and 2 * len(counts) > total:
+        yield next(iter(counts)), f"is one of {len(counts)} in only {total} examples"
+
+
+def _number(label: str) -> float | None:
+    try:
+        value = float(label.removesuffix("%"))
+    except ValueError:
+        return None
+    return value if abs(value) < float("inf") else None
+
+
+def _parts(label: str) -> list[str]:
+    """Cut a label where it may be several."""
+    return label.split() if NUMBERS.fullmatch(label) else SEPARATORS.split(label)
+
+
+def _plain(label: str) -> str:
+    """Return what all spellings of a label have in common."""
+    text = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(
+        c for c in text if not c.isspace() and unicodedata.category(c) != "Cf"
+    )
+
+
+class TextIndex:
+    """Where each text of a split is: 24 bytes per example."""
+
+    def __init__(self, file: Path) -> None:
+        """Start without an example; ``file`` is for messages."""
+        self.file = file
+        self.lines, self.texts, self.labels = array("Q"), array("Q"), array("Q")
+
+    def add(self, line: int, example: Example) -> None:
+        """Add the example that was read at ``line``."""
+        self.lines.append(line)
+        self.texts.append(_hashed("\t".join(example.sentences)))
+        self.labels.append(_hashed(example.label))
+
+    def place(self, number: int) -> str:
+        """Return file and line of an example."""
+        return f"{self.file}, line {self.lines[number]}"
+
+
+def repeated_texts(
+    splits: Mapping[str, TextIndex], labels: bool = True
+) -> Iterable[str]:
+    """Find texts that several splits share, and texts with two labels.
+
+    Args:
+        splits: by name.
+        labels: whether to look for two labels, too.
+
+    Yields:
+        one sentence per pair of splits and one for the labels, where there are any.
+    """
+    for (name, one), (other, two) in combinations(splits.items(), 2):
+        shared = np.isin(np.asarray(two.texts), np.asarray(one.texts))
+        if shared.any():
+            yield (
+                f"{shared.sum():,} of the {len(shared):,} texts of {other} are also in "
+                f"{name}, the first is {two.place(int(shared.argmax()))}"
+            )
+    if not labels or not splits:
+        return
+    texts, named = (
+        np.concatenate([np.asarray(getattr(s, part)) for s in splits.values()])
+        for part in ("texts", "labels")
+    )
+    order = np.lexsort((named, texts))
+    texts, named = texts[order], named[order]
+    clash = (texts[1:] == texts[:-1]) & (named[1:] != named[:-1])
+    if clash.any():
+        pairs = np.sort(np.stack([order[:-1][clash], order[1:][clash]]), axis=0)
+        first = pairs[:, pairs[1].argmin()]
+        places = [_place(splits, int(number)) for number in first]
+        yield (
+            f"{len(np.unique(texts[1:][clash])):,} of the texts of {', '.join(splits)} "
+            f"have different labels, the first in {' and '.join(places)}"
+        )
+
+
+def _place(splits: Mapping[str, TextIndex], number: int) -> str:
+    for split in splits.values():
+        if number < len(split.lines):
+            return split.place(number)
+        number -= len(split.lines)
+    raise IndexError(number)
+
+
+def _hashed(text: str) -> int:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
