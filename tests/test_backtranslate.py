@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_translation import Letters, toy_models
+from toy_translation import POSITIONS, Letters, toy_models
 
 from fairseq_scl.augment import backtranslate as module
 from fairseq_scl.augment.backtranslate import (
@@ -22,7 +22,7 @@ from fairseq_scl.augment.backtranslate import (
     stream_names,
 )
 from fairseq_scl.augment.race import Method
-from fairseq_scl.augment.sentences import Direction, translate_texts
+from fairseq_scl.augment.sentences import Direction, has_entities, translate_texts
 from fairseq_scl.augment.translator import load_translator
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
@@ -99,6 +99,62 @@ def test_rows_come_in_order_with_labels_and_copies(tmp_path):
         "a-bt1.json",
         "a-bt1.jsonl",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\U0001f600",
+        "\u0444\u0438\u043b\u044c\u043c z !",
+        "zz " * POSITIONS + "zz",
+        ". ".join(["zz " * (POSITIONS - 4)] * 3),
+    ],
+)
+def test_a_source_without_a_known_piece_stays_as_it_is(tmp_path, text):
+    examples = [Example((text,), "x"), Example(("a z c",), "y"), Example(("b",), "x")]
+    record, rows = make(examples, tmp_path / "a-bt1.jsonl")
+    for row in rows[:3]:
+        assert row["input0"] == row["source0"] == text
+        assert (row["unchanged"], row["trouble"]) == (True, ["unknown"])
+    assert all("trouble" not in row for row in rows[3:])
+    assert all(row["pivot0"].isupper() for row in rows[3:])
+    assert record["counts"]["unknown"] == 3
+    assert record["origins"] == {"unknown": [0]}
+    unknown, entities = record["sources"].values()
+    assert (unknown, entities) == ([0, 1], [])
+
+
+def test_one_unknown_sentence_of_a_pair_leaves_the_other_as_it_would_be(tmp_path):
+    pair = Example(("a b c", "zz !"), "x")
+    _, rows = make([pair, Example(("a b c", "d"), "x")], tmp_path / "a-bt1.jsonl")
+    for row in rows[:3]:
+        assert row["pivot0"].isupper()
+        assert (row["input1"], row["trouble"]) == ("zz !", ["unknown"])
+
+
+def test_an_unknown_part_of_a_long_source_stays_between_the_others(tmp_path):
+    known = " ".join("abcdef" * (POSITIONS // 6))[: 2 * POSITIONS - 4] + " ."
+    text = f"{known} {'zz ' * (POSITIONS - 3)}! {known}"
+    _, rows = make([Example((text,), "x")], tmp_path / "a-bt1.jsonl")
+    for row in rows:
+        first, *_, last = row["pivot0"].split()
+        assert (first + last).isupper()
+        assert row["pivot0"].count("zz") == POSITIONS - 3
+        assert "unknown" not in row["trouble"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("I can&#39;t &amp; won&#x27;t", True),
+        ("a &quot;good&quot; film", True),
+        ("R&D; Q&A", False),
+        ("AT&T & co; fin", False),
+        ("a &nosuchname; b", False),
+    ],
+)
+def test_html_entities_are_told_from_other_ampersands(text, found):
+    assert has_entities(text) is found
 
 
 def test_both_sentences_of_pairs_are_translated(tmp_path):

@@ -74,6 +74,20 @@ def test_a_table_is_augmented_at_each_temperature(tmp_path, models, capsys):
     assert "was made with seed = 0, now it is 1" in capsys.readouterr().err
 
 
+def test_sources_that_models_cannot_read_are_named(tmp_path, models, capsys):
+    rows = ["text\tlabel", "a &#39; b\tgood", "\u4f60\u597d\tbad", "c \u4f60\tbad"]
+    words = [*table(tmp_path, *rows), "--columns", "text", "label", *models]
+    words += ["--temperature", 0.5, "--to", tmp_path / "to", "--copies", 2]
+    assert run(*words) == 0
+    told = capsys.readouterr()
+    path = tmp_path / "own.tsv"
+    assert ", 2 unknown" in told.out
+    assert f"1 example unknown: {path}, line 3\n" in told.err
+    assert "1 example with HTML entities" in told.err
+    assert f"unescaped first: {path}, line 2\n" in told.err
+    assert f"do not know: {path}, line 2; {path}, line 3; {path}, line 4\n" in told.err
+
+
 def test_two_temperatures_two_names(tmp_path, models):
     words = [*table(tmp_path), "--columns", "text", "label", *models]
     words += ["--temperature", 0.5, "--temperature-backward", 0.9]
@@ -134,6 +148,7 @@ def test_samples_need_their_files(tmp_path, models, capsys):
     ("words", "message"),
     [
         (("--temperature", "0"), "a temperature is 0: it must be from 0.01"),
+        (("--temperature", "0.3", "0.30000001"), "a temperature is 0.30000001"),
         (("--temperature-backward", "0"), "a temperature is 0: it must be from 0.01"),
         (("--copies", "0"), "--copies is 0: it must be at least 1"),
         (("--max-tokens", "0"), "--max-tokens is 0: it must be at least 1"),

@@ -19,6 +19,7 @@ from fairseq_scl.data.binarise import (
     fairseq_flags,
     load_dictionary,
     read_labels,
+    rows_of,
 )
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.texts import Example
@@ -246,3 +247,11 @@ def test_labels_of_another_folder_are_a_missing_file(tmp_path):
     with pytest.raises(InputError) as error:
         read_labels(tmp_path)
     assert str(error.value) == f"missing file: {tmp_path / LABEL_MAP}"
+
+
+@pytest.mark.parametrize("split", ["../train", "..", "", "train/", "nosuch", "test.x"])
+def test_a_split_is_known_by_its_name_alone(tmp_path, split):
+    binarise(make_splits(), toy_encoder(), tmp_path / "data")
+    (tmp_path / "data" / "label" / "sub").mkdir()
+    with pytest.raises(InputError, match=r"is not the name of a split|missing file"):
+        rows_of(tmp_path / "data", "label", split)

@@ -243,6 +243,7 @@ def test_bad_input_is_one_sentence(folder, tmp_path, capfd):
     assert "there is no file or folder" in refused(tmp_path / "none")
     (tmp_path / "a.jsonl").touch()
     assert "has no temperature in its name" in refused(tmp_path / "a.jsonl")
+    assert f"{folder} is named twice" in refused(folder, folder / ".." / folder.name)
     assert "--html needs --to" in refused(folder, "--html")
     assert "--examples is 0: it must be at least 1" in refused(folder, "--examples", 0)
     line = refused(folder, "--temperatures", "0.3", "0.7")

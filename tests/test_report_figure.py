@@ -150,6 +150,7 @@ def test_one_class_and_another_vocabulary_are_refused(argv, tmp_path, capfd):
     assert "test has 8 examples of 1 classes" in capfd.readouterr().err
     bert = make_bert(tmp_path / "bert", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
     convert_encoder(bert, tmp_path / "encoder")
-    binarise(make_splits(), tmp_path / "encoder", tmp_path / "other")
-    assert main([*argv, *good, "--data", str(tmp_path / "other")]) == 2
+    other = tmp_path / "other"
+    binarise(make_splits(), tmp_path / "encoder", other, max_unknown=1)
+    assert main([*argv, *good, "--data", str(other)]) == 2
     assert "was prepared with another vocabulary" in capfd.readouterr().err

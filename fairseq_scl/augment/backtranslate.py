@@ -21,10 +21,13 @@ from fairseq_scl.augment.race import Method
 from fairseq_scl.augment.sentences import (
     EMPTY,
     TROUBLES,
+    UNKNOWN,
     UNTRANSLATED,
     Direction,
     StreamName,
     Translation,
+    has_entities,
+    has_unknown_pieces,
     translate_texts,
 )
 from fairseq_scl.compat.versions import installed_version
@@ -36,6 +39,9 @@ SCHEMA = 1
 SETTINGS = "settings.json"
 VERSIONS = ("torch", "fairseq", "fairseq-fixed", "sacremoses", "sentencepiece")
 EXAMPLES_AT_ONCE = 512
+STAYS = {EMPTY, UNTRANSLATED, UNKNOWN}
+ENTITIES = "with HTML entities (&#39; &amp; …), which are best unescaped first"
+UNKNOWN_PIECES = "with pieces that the models do not know"
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,10 @@ def backtranslate(
             for chunk in chunks:
                 file.write(chunk.read_text(encoding="utf-8"))
     record = describe(target, plan, len(examples))
+    record["sources"] = {
+        UNKNOWN_PIECES: _numbers(examples, lambda s: has_unknown_pieces(forward, s)),
+        ENTITIES: _numbers(examples, has_entities),
+    }
     write_json(target.with_suffix(".json"), record)
     shutil.rmtree(partial)
     return record
@@ -260,15 +270,23 @@ def _row(
         source = example.sentences[field]
         kept = pivot.trouble | output.trouble
         # Nothing to send on, or nothing that came back: the source stays.
-        text = source if kept & {EMPTY, UNTRANSLATED} else output.text
+        text = source if kept & STAYS else output.text
         row[f"source{field}"], row[f"pivot{field}"] = source, pivot.text
         row[f"input{field}"] = text
-        trouble |= {EMPTY} if EMPTY in pivot.trouble else kept
+        only = pivot.trouble & {EMPTY, UNKNOWN}
+        trouble |= only or kept
         changed |= text != source
     row["unchanged"] = not changed
     if trouble:
         row["trouble"] = [name for name in TROUBLES if name in trouble]
     return row
+
+
+def _numbers(examples: Sequence[Example], what: Callable[[str], bool]) -> list[int]:
+    """Return the numbers of the examples of which a sentence is so."""
+    return [
+        n for n, example in enumerate(examples) if any(map(what, example.sentences))
+    ]
 
 
 def _line(row: Mapping[str, Any]) -> str:

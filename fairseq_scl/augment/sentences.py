@@ -1,7 +1,8 @@
 """Translating texts: pieces in and out, and what to do with texts that do not fit."""
 
+import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,9 +12,10 @@ from fairseq_scl.augment.streams import stream_key
 from fairseq_scl.augment.translator import Translator
 
 EMPTY, SPLIT, TRUNCATED = "empty", "split", "truncated"
-UNTRANSLATED = "untranslated"
-TROUBLES = (EMPTY, SPLIT, TRUNCATED, UNTRANSLATED)
+UNTRANSLATED, UNKNOWN = "untranslated", "unknown"
+TROUBLES = (EMPTY, SPLIT, TRUNCATED, UNTRANSLATED, UNKNOWN)
 SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)\]])\s+")
+ENTITY = re.compile(r"&#?\w+;")
 
 StreamName = tuple[int | str, ...]
 
@@ -66,7 +68,8 @@ def translate_texts(
 
     A text that is longer than the models' positions is split at the ends of its
     sentences, and a sentence that is still too long is truncated. What has no
-    translation stays as it is.
+    translation stays as it is, and so does what cannot be read: a text with unknown
+    pieces of whose known ones none has a letter.
 
     Args:
         direction: models and segmenters.
@@ -84,10 +87,11 @@ def translate_texts(
         Request(part.tokens, tuple(stream_key(*name, number) for name in names[text]))
         for text, pieces in enumerate(parts)
         for number, part in enumerate(pieces)
+        if UNKNOWN not in part.trouble
     ]
     found = iter(translate(direction.translator, requests, method, max_tokens, on_done))
     return [
-        _joined(direction, text, pieces, [next(found) for _ in pieces], len(streams))
+        _joined(direction, text, pieces, found, len(streams))
         for text, pieces, streams in zip(texts, parts, names, strict=True)
     ]
 
@@ -96,15 +100,20 @@ def _joined(
     direction: Direction,
     text: str,
     parts: Sequence[_Part],
-    outputs: Sequence[Sequence[Output]],
+    found: Iterator[Sequence[Output]],
     copies: int,
 ) -> list[Translation]:
     if not parts:
         return [Translation(text, frozenset({EMPTY}))] * copies
+    if all(UNKNOWN in part.trouble for part in parts):
+        return [Translation(text, frozenset({UNKNOWN}))] * copies
+    outputs = [None if UNKNOWN in part.trouble else next(found) for part in parts]
     translations = []
     for copy in range(copies):
         of_parts = [
-            _text(direction, part, output[copy])
+            Translation(part.text, part.trouble - {UNKNOWN})
+            if output is None
+            else _text(direction, part, output[copy])
             for part, output in zip(parts, outputs, strict=True)
         ]
         trouble = frozenset().union(*(t.trouble for t in of_parts))
@@ -140,7 +149,9 @@ def _parts(direction: Direction, text: str) -> list[_Part]:
     limit = direction.translator.max_source
     mark = frozenset({SPLIT}) if len(parts) > 1 else frozenset()
     for number, part in enumerate(parts):
-        trouble = mark | (set() if _fits(direction, part) else {TRUNCATED})
+        trouble = (
+            part.trouble | mark | (set() if _fits(direction, part) else {TRUNCATED})
+        )
         tokens = (*part.tokens[: limit - 1], part.tokens[-1])
         tokens = part.tokens if _fits(direction, part) else tokens
         parts[number] = replace(part, tokens=tokens, trouble=trouble)
@@ -153,7 +164,23 @@ def _encode(direction: Direction, text: str) -> _Part | None:
     if not pieces:
         return None
     tokens = (*(dictionary.index(piece) for piece in pieces), dictionary.eos())
-    return _Part(text, tokens, frozenset())
+    known = [p for p in pieces if dictionary.index(p) != dictionary.unk()]
+    # Moses writes a quote as &quot;, whose letters are no word.
+    letters = any(map(str.isalpha, html.unescape(" ".join(known))))
+    unreadable = len(known) < len(pieces) and not letters
+    return _Part(text, tokens, frozenset({UNKNOWN} if unreadable else ()))
+
+
+def has_unknown_pieces(direction: Direction, text: str) -> bool:
+    """Tell whether a text has pieces that the models do not know."""
+    unk = direction.translator.source.unk()
+    part = _encode(direction, text)
+    return part is not None and unk in part.tokens
+
+
+def has_entities(text: str) -> bool:
+    """Tell whether a text has HTML entities, as ``&#39;`` or ``&amp;``."""
+    return any(html.unescape(found) != found for found in ENTITY.findall(text))
 
 
 def _fits(direction: Direction, part: _Part) -> bool:

@@ -236,6 +236,11 @@ def _check(arguments: argparse.Namespace) -> None:
                 f"a temperature is {value:g}: it must be from 0.01 (nearly the best "
                 "piece each time) to 100"
             )
+        if float(f"{value:g}") != value:
+            raise InputError(
+                f"a temperature is {value!r}: the name of its file has room for six "
+                f"digits, {value:g}"
+            )
     at_least(1, arguments, "copies", "max_tokens")
     at_least(0, arguments, "top_k", "beam")
     if not 0 <= arguments.top_p <= 1:
@@ -299,7 +304,9 @@ def _name_troubles(record: Mapping[str, Any], given: _Input) -> None:
     """Name the examples that were not in order, the first few of each kind."""
     for note, count in given.notes.items():
         print(f"fairseq-scl: {_examples(count)} {note}", file=sys.stderr)
-    for trouble, origins in record["origins"].items():
+    for trouble, origins in {**record["origins"], **record.get("sources", {})}.items():
+        if not origins:
+            continue
         places = [given.examples[n].origin for n in origins[:NAMED_AT_MOST]]
         more = "" if len(origins) <= NAMED_AT_MOST else "; …"
         print(

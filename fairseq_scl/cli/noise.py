@@ -8,6 +8,7 @@ from tqdm import tqdm
 from fairseq_scl.augment.noise import noise_signature
 from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.data.files import sha256, write_then_rename
+from fairseq_scl.data.readers import repeated
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.encoder_folder import sentence_embedder
 from fairseq_scl.report.html import page_of_sheets
@@ -75,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     at_least(1, arguments, "examples")
     if arguments.html and arguments.to is None:
         raise InputError("--html needs --to, the folder that noise.html goes to")
+    if twice := repeated([str(file.resolve()) for file in arguments.files]):
+        raise InputError(f"{twice} is named twice: its outputs would count twice")
     found = read_files(arguments.files)
     sentences = sentences_sheet(found, arguments.temperatures, arguments.examples)
     encoder, line = arguments.encoder, noise_signature()
