@@ -83,7 +83,10 @@ def test_an_own_table_with_a_held_out_file(run, tmp_path):
         ),
         (["--text", "t", "--few-shot", "20"], "--few-shot goes with --task or --table"),
         (["--text", "t", "--seed", "1"], "--seed goes with --task or --table"),
-        (["--task", "IMDB", "--from", "f"], "there is no task 'IMDB': choose of SST-2"),
+        (
+            ["--task", "IMDB", "--from", "f"],
+            "there is no task 'IMDB': choose from",
+        ),
         (["--task", "RTE", "--from", "f"], "there is no train.tsv of RTE in f/RTE or"),
     ],
 )
@@ -144,6 +147,27 @@ def test_an_own_table_is_checked_as_a_folder_is(run, tmp_path, capfd):
     assert f"{table}, line 41" in notes
 
 
+def test_a_quoted_tsv_says_how_it_is_read(tmp_path, capfd):
+    rows = [f'"a ""fine"" film {i}"\t{"ab"[i % 2]}' for i in range(12)]
+    table = write(tmp_path / "t.tsv", "s\tl", *rows)
+    words = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]
+    words += ["--size-valid", 3, "--max-unknown", 0.5, "--encoder", toy_encoder()]
+    assert main(["prepare", *map(str, words)]) == 0
+    assert f"{table} is read with quotes as in CSV" in capfd.readouterr().err
+
+
+def test_what_all_folders_share_is_noted_once(tmp_path, capfd):
+    rows = [f"a fine film {i % 10}\t{'ab'[i % 2]}" for i in range(40)]
+    table = write(tmp_path / "t.tsv", "s\tl", *rows)
+    words = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]
+    words += ["--size-valid", 8, "--few-shot", 8, "--samples", 2]
+    assert main(["prepare", *map(str, words), "--encoder", str(toy_encoder())]) == 0
+    notes = capfd.readouterr().err
+    assert notes.count("texts of test are also in valid") == 1
+    for name in ("n8-sample0", "n8-sample1"):
+        assert f"texts of test are also in train of {name}" in notes
+
+
 @pytest.mark.parametrize(("rows", "size"), [(30, 6), (9, 2), (7, 1)])
 def test_a_small_table_says_what_is_possible(run, tmp_path, rows, size):
     lines = [f"a fine film {i},{'good' if i % 2 else 'bad'}" for i in range(rows)]
@@ -161,5 +185,5 @@ def test_a_small_table_says_what_is_possible(run, tmp_path, rows, size):
 def test_download_refuses_an_unknown_task_before_it_fetches(capfd, tmp_path):
     to = str(tmp_path / "glue")
     assert main(["download", "--task", "SST-2", "SST", "--to", to]) == 2
-    assert "there is no task 'SST': choose of SST-2" in capfd.readouterr().err
+    assert "there is no task 'SST': choose from SST-2" in capfd.readouterr().err
     assert not (tmp_path / "glue").exists()

@@ -169,7 +169,7 @@ def test_no_wmt18_from_german_and_no_other_language():
     assert (root / "scripts" / "train_wmt18_de_en.sh").is_file()
     with pytest.raises(InputError, match="wmt19 has no model for en-fr, only for en-"):
         resolve("wmt19", "en", "fr")
-    with pytest.raises(InputError, match="no model 'wmt20': choose of wmt18, wmt19"):
+    with pytest.raises(InputError, match="no model 'wmt20': choose from wmt18, wmt19"):
         resolve("wmt20", "en", "de")
 
 

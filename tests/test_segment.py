@@ -299,9 +299,9 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     (tmp_path / "spm.model").write_bytes(b"no model")
     with pytest.raises(InputError, match=r"spm\.model is no sentencepiece model"):
         load_segmenter(None, "sentencepiece", "en", tmp_path)
-    with pytest.raises(InputError, match="--tokenizer is 'space': choose of moses"):
+    with pytest.raises(InputError, match="--tokenizer is 'space': choose from moses"):
         load_segmenter("space", "fastbpe", "en", tmp_path)
-    with pytest.raises(InputError, match="--bpe is 'gpt2': choose of fastbpe, subw"):
+    with pytest.raises(InputError, match="--bpe is 'gpt2': choose from fastbpe, subw"):
         load_segmenter(None, "gpt2", "en", tmp_path)
     write_codes(tmp_path, "fastbpe")
     monkeypatch.setitem(sys.modules, "sacremoses", None)

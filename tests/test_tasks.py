@@ -63,6 +63,6 @@ def test_an_unknown_task_is_refused_with_the_known_ones():
     with pytest.raises(InputError) as error:
         find_task("SST2")
     assert str(error.value) == (
-        "there is no task 'SST2': choose of SST-2, CoLA, MRPC, RTE, QNLI, MNLI, "
+        "there is no task 'SST2': choose from SST-2, CoLA, MRPC, RTE, QNLI, MNLI, "
         "Amazon-2, Yelp-2"
     )

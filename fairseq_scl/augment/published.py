@@ -167,7 +167,7 @@ def _take(archive: Path, names: list[str], to: Path) -> list[Path]:
 
 def _find(name: str, source: str, target: str) -> Published:
     if name not in NAMES:
-        raise InputError(f"there is no model {name!r}: choose of {', '.join(NAMES)}")
+        raise InputError(f"there is no model {name!r}: choose from {', '.join(NAMES)}")
     found = MODELS.get((name, source, target))
     if found is None and (name, source, target) == ("wmt18", "de", "en"):
         raise InputError(

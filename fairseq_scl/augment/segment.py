@@ -82,10 +82,10 @@ def load_segmenter(
     """
     if tokenizer not in (None, *TOKENIZERS):
         raise InputError(
-            f"--tokenizer is {tokenizer!r}: choose of {', '.join(TOKENIZERS)}"
+            f"--tokenizer is {tokenizer!r}: choose from {', '.join(TOKENIZERS)}"
         )
     if bpe not in BPES:
-        raise InputError(f"--bpe is {bpe!r}: choose of {', '.join(BPES)}")
+        raise InputError(f"--bpe is {bpe!r}: choose from {', '.join(BPES)}")
     moses = language if tokenizer else None
     if bpe == SENTENCEPIECE:
         model = _load_sentencepiece(_find(folder, SENTENCEPIECE_FILES, bpe))

@@ -11,7 +11,7 @@ from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarise import MANIFEST, fairseq_flags, read_labels
 from fairseq_scl.data.files import read_json
 from fairseq_scl.data.own_splits import prepare_splits
-from fairseq_scl.data.readers import own_table
+from fairseq_scl.data.readers import QUOTED_TSV, own_table
 from fairseq_scl.data.samples import Draw, Source, prepare_samples
 from fairseq_scl.data.suspects import Checks
 from fairseq_scl.data.tasks import TASKS, find_task
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="folder with train.input0, train.label and, for pairs, train.input1; the "
-        "same for valid and test where there are any; UTF-8, one example a line",
+        "same for valid and test where there are any; UTF-8, one example per line",
     )
     source.add_argument(
         "--task",
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FOLDER",
-        help="encoder folder whose dictionary and tokeniser are used",
+        help="encoder folder whose dictionary and tokenizer are used",
     )
     parser.add_argument(
         "--to",
@@ -142,7 +142,7 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
         help="prepare the whole training set beside few-shot samples, too",
     )
     group.add_argument(
-        "--samples", type=int, default=10, metavar="K", help="few-shot samples a size"
+        "--samples", type=int, default=10, metavar="K", help="samples of each size"
     )
     group.add_argument(
         "--seed", type=int, default=0, help="of the split and of all samples"
@@ -171,7 +171,7 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--partial",
         action="store_true",
-        help="with --task: take files that have not all rows of the task",
+        help="with --task: take files that lack rows of the task",
     )
     group.add_argument(
         "--flip-labels",
@@ -179,8 +179,8 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="SHARE",
         help="training labels to make wrong, 0.1 for a tenth of each class: writes "
-        "n100-sample0-flip0.1 in the place of n100-sample0; several shares, also 0 "
-        "for as drawn, make a folder each; draw.json lists the rows",
+        "n100-sample0-flip0.1 instead of n100-sample0; several shares, also 0 "
+        "for none, make a folder each; draw.json lists the rows",
     )
 
 
@@ -209,6 +209,8 @@ def run(arguments: argparse.Namespace) -> int:
     source = _source(arguments)
     for part, table in source.files.items():
         print(f"{part.replace('_', '-')}: {table.path}", flush=True)
+        if table.layout.format == QUOTED_TSV:
+            _note(f"{table.path} is read with quotes as in CSV, as pandas writes it")
     draw = _draw(arguments, source)
     prepare_samples(source, arguments.encoder, arguments.to, draw, tell, checks)
     for table in source.files.values():

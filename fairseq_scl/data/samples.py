@@ -200,6 +200,7 @@ def prepare_samples(
     splits: dict[str, Iterable[Row]] = {FULL: pool} if draw.full else {}
     splits.update(_collect(pool, drawn) if drawn else {})
     linked: dict[str, Path] = {}
+    notes: set[str] = set()
     for (name, rows), share in product(splits.items(), draw.flipped):
         flipped = Flipped(rows, share, [draw.seed, *_numbers(name)])
         every = {"train": Split(flipped, source.train.path), **held_out}
@@ -217,8 +218,10 @@ def prepare_samples(
         on_written(folder, counts)
         texts = {f"train of {folder.name}": every["train"].index}
         texts |= {split: held_out[split].index for split in held_out}
-        for note in repeated_texts(texts, labels=not share):
+        found = set(repeated_texts(texts, labels=not share))
+        for note in sorted(found - notes):
             checks.note(note)
+        notes |= found
 
 
 def _record(

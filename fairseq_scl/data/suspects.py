@@ -1,5 +1,6 @@
 """Labels and texts that can be read and are probably not what they were meant to be."""
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -177,6 +178,7 @@ def _place(splits: Mapping[str, TextIndex], number: int) -> str:
     raise IndexError(number)
 
 
+@functools.lru_cache
 def _hashed(text: str) -> int:
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")

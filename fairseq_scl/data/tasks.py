@@ -269,5 +269,5 @@ def find_task(name: str) -> Task:
         InputError: no task is called so; the message lists those that there are.
     """
     if name not in TASKS:
-        raise InputError(f"there is no task {name!r}: choose of {', '.join(TASKS)}")
+        raise InputError(f"there is no task {name!r}: choose from {', '.join(TASKS)}")
     return TASKS[name]
