@@ -65,6 +65,7 @@ setup(
         'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
         "filelock",
         "matplotlib",
+        "msgspec",
         "numpy",
         "pooch",
         "pyyaml",
