@@ -4,6 +4,7 @@ import math
 import struct
 
 import numpy as np
+from msgspec.structs import replace
 
 from fairseq_scl.experiments.protocol import paired_difference
 from fairseq_scl.experiments.records import Record, Validation
@@ -157,9 +158,7 @@ def test_learning_curves_are_a_picture_with_the_same_bytes_each_time(tmp_path):
 
 def test_curves_of_one_validation_and_one_run_are_drawn(tmp_path):
     record = make_record(350)
-    short = Record(
-        **{**vars(record), "valid": record.valid[:1], "test": record.test[:1]}
-    )
+    short = replace(record, valid=record.valid[:1], test=record.test[:1])
     learning_curves({"CE": [short]}, tmp_path / "curves.png")
     assert size_of_png(tmp_path / "curves.png") == (1200, 360)
 

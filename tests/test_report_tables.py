@@ -2,9 +2,9 @@
 
 import math
 import re
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from toy_results import GRID, attempts_of, make_table
 
 from fairseq_scl.experiments.protocol import Summary

@@ -1,8 +1,9 @@
 """Made-up results of a table: records whose accuracies are known."""
 
 import random
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.records import Record, Validation, write_record

@@ -25,13 +25,24 @@ def read_as(path: str | Path, kind: type[T]) -> T:
 
     Args:
         path: the file.
-        kind: the type.
+        kind: the type; its class variable ``SCHEMA``, where it has one, is what the
+            file's ``schema`` must be.
 
     Raises:
-        InputError: the file is missing, is not JSON, or does not hold such a value;
-            names the file, the field, its value and what is allowed.
+        InputError: the file is missing, is not JSON, is of another version, or does
+            not hold such a value; names the file, the field, its value and what is
+            allowed.
     """
-    return as_type(read_json(path), kind, str(path))
+    found = read_json(path)
+    version = getattr(kind, "SCHEMA", None)
+    if version is not None and isinstance(found, dict):
+        there = found.pop("schema", None)
+        if there != version or isinstance(there, bool):
+            raise InputError(
+                f"{path}: schema is {there!r}, and this version of fairseq-scl reads "
+                f"{version}: delete the file or use another folder"
+            )
+    return as_type(found, kind, str(path))
 
 
 def as_type(value: Any, kind: type[T], where: str) -> T:
@@ -62,7 +73,7 @@ def as_type(value: Any, kind: type[T], where: str) -> T:
 
 
 def _shown(value: Any, place: str) -> str:
-    """Return the value at a place such as ``valid[0].correct``, short, for a message."""
+    """Return the value at a place such as ``valid[0].correct``, cut if it is long."""
     for name, number in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", place):
         try:
             value = value[int(number)] if number else value[name]

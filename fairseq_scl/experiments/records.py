@@ -5,29 +5,38 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
 
 import fairseq_scl
 from fairseq_scl.compat.versions import installed_version
-from fairseq_scl.data.files import read_json, write_json
+from fairseq_scl.data.files import write_json
+from fairseq_scl.data.typed import as_type, read_as
 from fairseq_scl.errors import InputError
 
-SCHEMA = 1
 RECORD = "record.json"
 REPRESENTATIONS = "representations.json"
+Count = Annotated[int, Meta(ge=0)]
+# A NaN is not comparable, so the bound refuses it too.
+Nats = Annotated[float, Meta(gt=-1e30, lt=1e30)]
 
 
-@dataclass(frozen=True)
-class Validation:
+class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one validation measured on one subset; losses are averages in nats."""
 
-    update: int
-    correct: int
-    total: int
-    ce_loss: float
-    scl_loss: float
+    update: Count
+    correct: Count
+    total: Annotated[int, Meta(ge=1)]
+    ce_loss: Nats
+    scl_loss: Nats
+
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be."""
+        if self.correct > self.total:
+            raise ValueError(f"correct is {self.correct}, more than total {self.total}")
 
     @property
     def accuracy(self) -> float:
@@ -35,8 +44,7 @@ class Validation:
         return 100 * self.correct / self.total
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A finished run: its settings, its curve and where it came from.
 
     Attributes:
@@ -50,13 +58,45 @@ class Record:
             :mod:`~fairseq_scl.experiments.representations`, where a run took them.
     """
 
+    SCHEMA: ClassVar[int] = 1
+
     settings: dict[str, Any]
-    valid: list[Validation]
-    test: list[Validation]
-    seconds: float
+    valid: Annotated[list[Validation], Meta(min_length=1)]
+    test: Annotated[list[Validation], Meta(min_length=1)]
+    seconds: Annotated[float, Meta(ge=0)]
     argv: list[str]
     origin: dict[str, Any]
     representations: dict[str, float] | None = None
+
+
+class _Settings(msgspec.Struct):
+    """The settings that reports read; a record has more."""
+
+    seed: Count
+    updates: Annotated[int, Meta(ge=1)]
+    scl_lambda: Annotated[float, Meta(ge=0, le=1)]
+    scl_temperature: Annotated[float, Meta(gt=0)]
+    learning_rate: Annotated[float, Meta(gt=0)]
+    cell: dict[str, Any] = {}
+
+
+class _Origin(msgspec.Struct):
+    versions: dict[str, str]
+    sha256: dict[str, str]
+    commit: str | None = None
+    changed_files: Count | None = None
+    classes: dict[str, dict[str, Count]] | None = None
+
+
+class _MetricsLine(msgspec.Struct):
+    """The keys of a line of ``--metrics-file`` that a record keeps."""
+
+    subset: str
+    update: Count
+    n_correct: float
+    n_total: float
+    ce_loss: Nats
+    scl_loss: Nats
 
 
 def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
@@ -68,31 +108,34 @@ def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
         InputError: a line that is not what the task writes; names file and line.
     """
     found: dict[str, dict[int, Validation]] = {}
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
+    text = Path(path).read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(), start=1):
+        where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
-            validation = Validation(
-                update=row["update"],
-                correct=int(row["n_correct"]),
-                total=int(row["n_total"]),
-                ce_loss=row["ce_loss"],
-                scl_loss=row["scl_loss"],
-            )
-            found.setdefault(row["subset"], {})[row["update"]] = validation
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}, line {number} is no metrics line") from error
+            row = as_type(json.loads(line), _MetricsLine, where)
+        except ValueError as error:
+            raise InputError(f"{where} is not a metrics line") from error
+        values = {
+            "update": row.update,
+            "correct": int(row.n_correct),
+            "total": int(row.n_total),
+            "ce_loss": row.ce_loss,
+            "scl_loss": row.scl_loss,
+        }
+        validation = as_type(values, Validation, where)
+        found.setdefault(row.subset, {})[row.update] = validation
     return {subset: [rows[u] for u in sorted(rows)] for subset, rows in found.items()}
 
 
 def read_representations(path: Path) -> dict[str, float] | None:
     """Read what a run measured of its representations; ``None`` if it did not."""
-    return dict(read_json(path)) if path.is_file() else None
+    return read_as(path, dict[str, float]) if path.is_file() else None
 
 
 def write_record(folder: str | Path, record: Record) -> None:
     """Write a run's record into its folder, whole or not at all."""
-    write_json(Path(folder, RECORD), {"schema": SCHEMA, **asdict(record)})
+    row = {"schema": Record.SCHEMA, **msgspec.to_builtins(record)}
+    write_json(Path(folder, RECORD), row)
 
 
 def read_record(folder: str | Path) -> Record | None:
@@ -104,18 +147,10 @@ def read_record(folder: str | Path) -> Record | None:
     path = Path(folder, RECORD)
     if not path.exists():
         return None
-    row = read_json(path)
-    if not isinstance(row, dict) or row.pop("schema", None) != SCHEMA:
-        raise InputError(
-            f"{path} is of another version than schema {SCHEMA}: use another folder "
-            "or delete it"
-        )
-    try:
-        for subset in ("valid", "test"):
-            row[subset] = [Validation(**validation) for validation in row[subset]]
-        return Record(**row)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete it") from error
+    record = read_as(path, Record)
+    as_type(record.settings, _Settings, f"{path}: settings")
+    as_type(record.origin, _Origin, f"{path}: origin")
+    return record
 
 
 def origin(checksums: Mapping[str, str]) -> dict[str, Any]:
