@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import gc
+import weakref
 
 import hypothesis
 import pytest
@@ -331,8 +333,8 @@ def test_the_hook_gets_the_stock_features(data, kind):
 def test_packing_twice_and_copying_keep_the_model_whole(data):
     stock, tokens = build(data), batch(LENGTH_CASES["ragged"])
     model = pack(copy.deepcopy(stock))
-    forward = model.forward
-    assert pack(model).forward is forward
+    kind = type(model)
+    assert type(pack(model)) is kind
     assert model.state_dict().keys() == stock.state_dict().keys()
     other = copy.deepcopy(model)
     assert is_packed(other)
@@ -342,6 +344,17 @@ def test_packing_twice_and_copying_keep_the_model_whole(data):
     logits = other(tokens, classification_head_name=HEAD)[0]
     torch.testing.assert_close(logits, expected)
     assert not is_packed(stock)
+
+
+def test_a_packed_model_is_freed_with_its_last_reference(data):
+    gc.disable()
+    try:
+        model = pack(build(data))
+        gone = weakref.ref(model)
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

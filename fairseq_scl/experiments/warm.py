@@ -6,6 +6,7 @@ checkpoint files and those validations on the test set that nobody reads are spa
 
 import contextlib
 import functools
+import gc
 import logging
 import os
 import shlex
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 from fairseq import checkpoint_utils, options
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import train as fairseq_train
@@ -58,6 +60,11 @@ def train_here(run: Run, argv: list[str], folder: Path) -> int:
         except Exception:
             traceback.print_exc()
             return 1
+        finally:
+            # fairseq's objects hold each other, and with them the model.
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
     return 0
 
 
@@ -94,7 +101,7 @@ def _train(run: Run, argv: list[str], folder: Path) -> None:
 
 
 class _Best:
-    """Stands for fairseq's ``save_checkpoint``: holds the best weights in memory."""
+    """Stands for fairseq's ``save_checkpoint``: holds the best weights on the CPU."""
 
     def __init__(self, save: Any) -> None:
         self.save = save
@@ -115,7 +122,7 @@ class _Best:
                 if name in self.weights:
                     self.weights[name].copy_(tensor)
                 else:
-                    self.weights[name] = tensor.detach().clone()
+                    self.weights[name] = tensor.detach().to("cpu", copy=True)
         return self.save(cfg, trainer, epoch_itr, score) if self.save else None
 
     def measure(self, cfg: Any, subsets: list[str]) -> None:

@@ -52,20 +52,31 @@ def pack(model: nn.Module) -> nn.Module:
     if reason := unsupported(model):
         raise InputError(f"--packed does not go with {reason}")
     if not is_packed(model):
-        model.forward = functools.partial(_forward, model)
+        model.__class__ = _packed(type(model))  # type: ignore[arg-type]
     return model
+
+
+@functools.cache
+def _packed(plain: type[nn.Module]) -> type[nn.Module]:
+    """Return a subclass with the packed ``forward``.
+
+    As an attribute of the model it would hold the model, which then stays in memory
+    until the next garbage collection.
+    """
+    names = {"forward": _forward, "__module__": plain.__module__}
+    return type(plain.__name__, (plain,), names)
 
 
 def is_packed(model: nn.Module) -> bool:
     """Tell whether ``pack`` was applied to a model."""
-    return getattr(model.forward, "func", None) is _forward
+    return type(model).forward is _forward
 
 
 def unsupported(model: nn.Module) -> str | None:
     """Name what in a model keeps it from being packed, ``None`` if nothing does."""
     if (
         not isinstance(model, RobertaModel)
-        or type(model).forward not in _FORWARDS
+        or type(model).forward not in (*_FORWARDS, _forward)
         or type(model.encoder) is not RobertaEncoder
         or type(model.encoder.sentence_encoder) is not TransformerEncoder
     ):
@@ -146,7 +157,8 @@ def _forward(
     if not wanted or lengths is None:
         if kind is not None:
             kwargs[EXITS] = kind
-        output: tuple[Tensor, dict[str, Any]] = type(self).forward(
+        stock: Any = type(self).__base__
+        output: tuple[Tensor, dict[str, Any]] = stock.forward(
             self,
             src_tokens,
             features_only,
