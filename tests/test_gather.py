@@ -225,11 +225,9 @@ def test_out_of_memory_on_one_worker_ends_all(data, tmp_path, monkeypatch):
     first, second = train_together(data, tmp_path, 2, "--gather-features")
     assert time.monotonic() - begin < 120  # a collective waits for half an hour
     assert second.returncode == 2
-    assert second.stderr.splitlines()[-1] == (
-        "fairseq-scl: error: worker 1 ran out of memory, and with --gather-features no "
-        "worker can leave out a batch: use a smaller --chunk or --batch-size (CUDA out "
-        "of memory. Tried to allocate 2.00 GiB)"
-    )
+    last = second.stderr.splitlines()[-1]
+    assert last.startswith("fairseq-scl: error: out of memory with --batch-size")
+    assert last.endswith("CUDA out of memory. Tried to allocate 2.00 GiB")
     assert first.returncode != 0
     assert "Connection closed by peer" in first.stderr or "gloo" in first.stderr
 

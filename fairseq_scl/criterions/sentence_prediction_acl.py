@@ -103,12 +103,6 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
         """Whether the loss reads parameters themselves, beside the model's outputs."""
         return self.acl_embed
 
-    @property
-    def asks_other_workers(self) -> str | None:
-        """The flag that has a step wait for the other workers, ``None`` if none has."""
-        own = "--acl-grad" if self.acl_grad else None
-        return super().asks_other_workers or own
-
     def model_outputs(
         self, model: nn.Module, net_input: dict[str, Any]
     ) -> tuple[Tensor, ...]:

@@ -269,11 +269,6 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         """Return what of the contrastive term stays in the loss: all, but in ACL."""
         return scl_sum
 
-    @property
-    def asks_other_workers(self) -> str | None:
-        """The flag that has a step wait for the other workers, ``None`` if none has."""
-        return "--gather-features" if self.gather_features else None
-
     def _gathers(self, model: nn.Module) -> bool:
         """Tell whether other workers are asked: not in validation.
 

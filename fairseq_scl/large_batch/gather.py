@@ -1,7 +1,5 @@
 """Contrast across workers: a gather through which gradients flow back."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,8 +7,6 @@ import torch.distributed as dist
 from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from fairseq_scl.errors import InputError
 
 # Key of a batch: a worker that ran out of examples computes an old batch, as fairseq
 # has it, so that the number of steps is the same on all. Its results are not to count.
@@ -58,32 +54,6 @@ def gather_features(
         return features, labels
     everything: Tensor = _Gather.apply(features, sizes, group)
     return everything, _gather(labels, sizes, group)
-
-
-@contextmanager
-def out_of_memory_ends_training(group: Any, flag: str | None) -> Iterator[None]:
-    """Within the block, refuse to go on after running out of memory.
-
-    fairseq would leave out the batch on this worker alone, while the others wait for
-    what it has to tell, without end.
-
-    Args:
-        group: as for :func:`gather_features`; nothing changes if it is ``None``.
-        flag: what has the workers ask each other.
-
-    Raises:
-        InputError: the worker ran out of memory.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if group is None or "out of memory" not in str(error):
-            raise
-        raise InputError(
-            f"worker {dist.get_rank(group)} ran out of memory, and with "
-            f"{flag} no worker can leave out a batch: use a smaller --chunk "
-            f"or --batch-size ({str(error).splitlines()[0]})"
-        ) from error
 
 
 class _Gather(torch.autograd.Function):

@@ -8,6 +8,7 @@ from fairseq_scl.compat.patches import (
     dummy_batches,
     inference_fast_path,
     missing_restore_file,
+    out_of_memory,
     restoring_workers,
     whole_help,
 )
@@ -23,6 +24,7 @@ def patch_fairseq() -> None:
         dummy_batches,
         inference_fast_path,
         missing_restore_file,
+        out_of_memory,
         restoring_workers,
         whole_help,
     ):

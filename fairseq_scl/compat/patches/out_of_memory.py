@@ -1,0 +1,63 @@
+"""Fault: the Trainer skips batches that do not fit into memory; only its log says so.
+
+What is trained on the rest looks like any other result; where no batch fits, training
+never ends, and workers that wait for each other wait for half an hour. Present in every
+version of fairseq.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from fairseq_scl.compat.input_errors import exit_on_input_error
+from fairseq_scl.errors import InputError
+
+# Of CUDA, and of PyTorch's allocator on the CPU on Linux and on Windows.
+SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def apply() -> None:
+    """Have running out of memory end the training with one sentence."""
+    from fairseq.trainer import Trainer
+
+    if Trainer._log_oom is _raise:
+        return
+    Trainer._log_oom = _raise
+    for name in ("__init__", "load_checkpoint", "train_step", "valid_step"):
+        setattr(Trainer, name, _ending(getattr(Trainer, name)))
+
+
+def _raise(trainer: Any, error: Exception) -> None:
+    """Stand for ``Trainer._log_oom``, which is called before a batch is skipped."""
+    raise error
+
+
+def _ending(step: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def ending(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        with exit_on_input_error():
+            try:
+                return step(trainer, *args, **kwargs)
+            except (RuntimeError, MemoryError) as error:
+                text = str(error) or "out of memory"
+                if not any(sign in text for sign in SIGNS):
+                    raise
+                raise InputError(_sentence(trainer.cfg, text)) from error
+
+    return ending
+
+
+def _sentence(cfg: Any, text: str) -> str:
+    batch = getattr(cfg.task, "contrastive_batch", None) or cfg.dataset.batch_size
+    values = {
+        "--batch-size": batch,
+        "--max-tokens": cfg.dataset.max_tokens,
+        "--chunk": getattr(cfg.task, "chunk", 0) or "off",
+        "--max-positions": getattr(cfg.task, "max_positions", None),
+    }
+    given = ", ".join(f"{k} {v}" for k, v in values.items() if v is not None)
+    return (
+        f"out of memory with {given}: lower --chunk (in a table --set chunk=N), the "
+        "batch, or how many runs share the device (--jobs, --jobs-per-gpu); "
+        f"{text.splitlines()[0]}"
+    )
