@@ -67,6 +67,7 @@ setup(
         "matplotlib",
         "msgspec",
         "numpy",
+        "nvidia-ml-py",
         "pooch",
         "pyyaml",
         "requests",

@@ -1,22 +1,193 @@
-"""The one check of a ``--device``."""
+"""Devices: which GPUs there are, and which precisions they compute in.
+
+A process that has asked CUDA anything bars its forks from using it. So nothing here
+asks CUDA: NVML answers or, where it is missing, another process.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from fairseq_scl.errors import InputError
 
+# What each precision computes in; tf32 is float32 whose products lose bits.
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+PRECISIONS = tuple(DTYPES)
+# TF32 and bfloat16 came with this compute capability (Ampere).
+AMPERE = (8, 0)
+_ASK = """
+import json, torch
+gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+print(json.dumps([[gpu.name, gpu.major, gpu.minor] for gpu in gpus]))
+"""
 
-def check_device(device: str) -> None:
-    """Refuse a CUDA device where there is none.
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that this process may use.
+
+    Attributes:
+        entry: what ``CUDA_VISIBLE_DEVICES`` calls it.
+        name: of the card.
+        capability: its compute capability.
+        uuid: of the card, where it is known.
+    """
+
+    entry: str
+    name: str
+    capability: tuple[int, int]
+    uuid: str = ""
+
+
+def visible_gpus() -> list[Gpu]:
+    """Return the GPUs that CUDA would show to this process, without asking CUDA."""
+    entries = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.backends.cuda.is_built() or entries == "":
+        return []
+    if entries is None or "MIG-" not in entries:
+        with contextlib.suppress(ImportError, _NvmlError), _nvml() as nvml:
+            return chosen_gpus(_all_gpus(nvml), entries)
+    return list(_ask_a_process(entries))
+
+
+def chosen_gpus(gpus: Sequence[Gpu], entries: str | None) -> list[Gpu]:
+    """Choose GPUs as CUDA does.
+
+    Args:
+        gpus: all of the machine.
+        entries: the value of ``CUDA_VISIBLE_DEVICES``, ``None`` if it is unset.
+
+    Returns:
+        the GPUs in the order of the entries, up to the first that is unknown.
+    """
+    if entries is None:
+        return list(gpus)
+    chosen: list[Gpu] = []
+    for entry in (text.strip() for text in entries.split(",")):
+        for gpu in gpus:
+            is_uuid = entry.startswith("GPU-")
+            if entry == gpu.entry or (is_uuid and gpu.uuid.startswith(entry)):
+                chosen.append(replace(gpu, entry=entry))
+                break
+        else:
+            break
+    return chosen
+
+
+def check_device(device: str, precision: str = "fp32") -> None:
+    """Refuse a device that is not there, and a precision that it does not compute in.
 
     PyTorch finds it out late, and fairseq not at all: it would train on the CPU.
 
     Args:
         device: a PyTorch device, for example ``cpu`` or ``cuda``.
+        precision: one of ``PRECISIONS``.
 
     Raises:
-        InputError: names the device.
+        InputError: names the device or the precision.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if not device.startswith("cuda"):
+        if precision != "fp32":
+            raise InputError(
+                f"--precision is {precision}, which needs a GPU, but the device is "
+                f"{device!r}: use fp32"
+            )
+        return
+    gpus = visible_gpus()
+    if not gpus:
         raise InputError(
             f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
         )
+    older = [gpu.name for gpu in gpus if gpu.capability < AMPERE]
+    if older and precision in ("tf32", "bf16"):
+        raise InputError(
+            f"--precision is {precision}, which {older[0]} lacks: use fp32 or fp16"
+        )
+
+
+def describe_device(device: str) -> dict[str, Any]:
+    """Return GPU name, driver, CUDA and cuDNN version; all ``None`` on the CPU."""
+    found: dict[str, Any] = dict.fromkeys(("gpu", "driver", "cuda", "cudnn"))
+    if not device.startswith("cuda"):
+        return found
+    if torch.cuda.is_initialized():
+        found["gpu"] = torch.cuda.get_device_name()
+    else:
+        found["gpu"] = next((gpu.name for gpu in visible_gpus()), None)
+    with contextlib.suppress(ImportError, _NvmlError), _nvml() as nvml:
+        found["driver"] = nvml.nvmlSystemGetDriverVersion()
+    found["cuda"] = torch.version.cuda
+    found["cudnn"] = torch.backends.cudnn.version()
+    return found
+
+
+def allow_tf32(precision: str) -> None:
+    """Have this process multiply float32 matrices in TF32 for ``tf32`` alone."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Multiply float32 matrices exactly within the block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class _NvmlError(Exception):
+    """NVML is missing or does not answer."""
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[Any]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            yield pynvml
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        raise _NvmlError from error
+
+
+def _all_gpus(nvml: Any) -> list[Gpu]:
+    gpus = []
+    for number in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(number)
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        name, uuid = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle)
+        gpus.append(Gpu(str(number), name, (major, minor), uuid))
+    return gpus
+
+
+@functools.cache
+def _ask_a_process(entries: str | None) -> tuple[Gpu, ...]:
+    """Have another process ask CUDA; none if that fails."""
+    asked = [sys.executable, "-c", _ASK]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return ()
+    rows = json.loads(done.stdout)
+    names = map(str, range(len(rows))) if entries is None else entries.split(",")
+    return tuple(
+        Gpu(entry.strip(), name, (major, minor))
+        for entry, (name, major, minor) in zip(names, rows, strict=False)
+    )

@@ -6,8 +6,8 @@
 #         the options go to `fairseq-scl backtranslate`; started again, it goes on
 # Writes: AUGMENTED/SST-2/n100-sample0-bt0.3.jsonl … and a record beside each; then
 #         `fairseq-scl prepare --sample … --augmented …` makes data folders, as table5.sh.
-# Cost:   40 seconds of one core a sample with the models of train_translation.sh; the
-#         published models want a GPU (not measured).
+# Cost:   40 seconds of one core per sample with the models of train_translation.sh; the
+#         published models want a GPU.
 # Settings: FORWARD, BACKWARD   translation models: a checkpoint or a folder with *.pt,
 #                               dict.en.txt, dict.de.txt and BPE codes, several joined
 #                               with a colon; or wmt18, wmt19, which are downloaded

@@ -5,12 +5,14 @@
 # Usage:  ENCODER=encoders/roberta.large scripts/compare.sh [OPTION...]
 #         the options go to `fairseq-scl run`; started again, it goes on:
 #           --only flipped=0              the comparison without flipped labels
+#           --precision bf16              fp16 on GPUs before Ampere
 #           --smoke                       the whole path in minutes
 #           --dry-run                     print the commands
 # Writes: DATA_BIN (data folders), RESULTS (records, tables, a page with the curves) and
 #         its analysis.md, what the encoder is like before fine-tuning.
-# Hardware and cost: made for one GPU of 16 GB and --fp16. 160 runs for each share of
-#         flipped labels, 640 in all. Measured on CPU cores: docs/results.md.
+# Hardware and cost: GPUs of 16 GB, all that there are or CUDA_VISIBLE_DEVICES=0,1; Slurm
+#         as docs/slurm.md. 160 runs for each share of flipped labels,
+#         640 in all. Measured on CPU cores: docs/results.md.
 # Expected: nothing is published for this setting; docs/results.md has what we found.
 #
 # Settings: ENCODER   encoder folder, as table4.sh

@@ -4,11 +4,12 @@
 # Usage:  ENCODER=encoders/roberta.large scripts/table2.sh [OPTION...]
 #         the options go to `fairseq-scl run`; started again, it goes on:
 #           --only 'lambda=0.9,tau=0.3'   one point of the grid instead of 24
+#           --precision bf16              fp16 on GPUs before Ampere
 #           --smoke                       the whole path in minutes
 #           --dry-run                     print the commands
 # Writes: DATA_BIN (data folders) and outputs/table2 (records, tables, a page).
-# Hardware and cost: made for one GPU of 16 GB and --fp16. 1,500 runs with the grid,
-#         120 with one point. Time on a GPU was not measured.
+# Hardware and cost: GPUs of 16 GB, all that there are or CUDA_VISIBLE_DEVICES=0,1; Slurm
+#         as docs/slurm.md. 1,500 runs with the grid, 120 with one point.
 # Expected: the paper's averages are 89.7 (CE) and 90.3 (CE+SCL).
 #
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)

@@ -4,11 +4,13 @@
 # Usage:  ENCODER=encoders/roberta.large scripts/table4.sh [OPTION...]
 #         the options go to `fairseq-scl run`; started again, it goes on:
 #           --only 'lambda=0.9,tau=0.3'   one point of the grid instead of 24
+#           --precision bf16              fp16 on GPUs before Ampere
 #           --smoke                       the whole path in minutes
 #           --dry-run                     print the commands
 # Writes: DATA_BIN (data folders) and outputs/table4 (records, tables, a page).
-# Hardware and cost: made for one GPU of 16 GB and --fp16. 2,250 runs with the grid,
-#         180 with one point. Measured on CPU cores: docs/results.md.
+# Hardware and cost: GPUs of 16 GB, all that there are or CUDA_VISIBLE_DEVICES=0,1; Slurm
+#         as docs/slurm.md. 2,250 runs with the grid, 180 with one point.
+#         Measured on CPU cores: docs/results.md.
 # Expected: the paper's SST-2 at N = 20: 85.9 ± 2.1 (CE), 88.1 ± 3.3 (CE+SCL).
 #
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)

@@ -6,12 +6,12 @@
 #           scripts/table5.sh [OPTION...]
 #         the options go to `fairseq-scl run`; started again, it goes on:
 #           --only 'temperature=original|0.3,lambda=0.9,tau=0.3'   two columns, no grid
+#           --precision bf16              fp16 on GPUs before Ampere
 #           --smoke                       the whole path in minutes
 #           --dry-run                     print the commands
-# Writes: DATA_BIN (data folders), AUGMENTED (back-translations) and outputs/table5
-#         (records, tables, noise, a page).
-# Hardware and cost: made for one GPU of 16 GB and --fp16. 3,750 runs with the grid,
-#         300 with one point. Measured on CPU cores: docs/results.md.
+# Writes: DATA_BIN (data folders), AUGMENTED (back-translations) and outputs/table5.
+# Hardware and cost: GPUs of 16 GB, all that there are or CUDA_VISIBLE_DEVICES=0,1; Slurm
+#         as docs/slurm.md. 3,750 runs with the grid, 300 with one point.
 # Expected: the paper's SST-2 at T = 0.3: 92.0 ± 1.3 (CE), 92.6 ± 0.9 (CE+SCL).
 #
 # Settings: ENCODER             encoder folder, as table4.sh

@@ -6,7 +6,7 @@
 #         the options go to `fairseq-scl run table7`, see table4.sh
 # Writes: outputs/table2 (the SST-2 runs, if they are missing), outputs/models (the best of
 #         each loss), DATA_BIN and outputs/table7.
-# Hardware and cost: one GPU of 16 GB and --fp16. 20 full SST-2 runs whose checkpoints are
+# Hardware and cost: GPUs of 16 GB, see table4.sh. 20 full SST-2 runs whose checkpoints are
 #         kept (1.4 GB each for RoBERTa-Large), then 500 short runs, 40 with one point.
 # Expected: the paper's Amazon-2: 87.4 ± 6.4 (CE), 90.3 ± 0.6 (CE+SCL).
 #

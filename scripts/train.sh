@@ -4,22 +4,27 @@
 # Usage:  ENCODER=encoders/roberta.large DATA=data-bin/SST-2/n100-sample0 \
 #           scripts/train.sh [OPTION of fairseq-train...]
 # Writes: SAVE_DIR (checkpoints, metrics.jsonl).
-# Cost:   one GPU of 16 GB with --fp16, or a laptop for small encoders and --cpu.
+# Cost:   one GPU of 16 GB, or a laptop for small encoders and --cpu. One run on 8 GPUs, with
+#         8 times the batch: --distributed-world-size 8
 #
 # Settings: ENCODER and DATA, folders; ARCH (roberta_large); UPDATES (200); LR (1e-5);
 #           BATCH (16); LAMBDA (0.9); TAU (0.3); CLASSES (2); SEED (0);
-#           SAVE_DIR (checkpoints). Sentence pairs also need: --separator-token 2
+#           PRECISION (fp32; or tf32, bf16, fp16); SAVE_DIR (checkpoints). Pairs of sentences
+#           also need: --separator-token 2
 set -euo pipefail
-ENCODER=${ENCODER:?name an encoder folder}
-DATA=${DATA:?name a data folder}
-UPDATES=${UPDATES:-200}
-SAVE_DIR=${SAVE_DIR:-checkpoints}
-
+ENCODER=${ENCODER:?name an encoder folder} DATA=${DATA:?name a data folder}
+UPDATES=${UPDATES:-200} SAVE_DIR=${SAVE_DIR:-checkpoints}
+case ${PRECISION:=fp32} in
+fp32) precision=() ;;
+tf32 | bf16) precision=("--$PRECISION") ;;
+fp16) precision=(--fp16 --fp16-init-scale 4 --threshold-loss-scale 1 --fp16-scale-window 128) ;;
+*) echo "train.sh: PRECISION is $PRECISION: fp32, tf32, bf16 or fp16" >&2 && exit 2 ;;
+esac
 mkdir -p "$SAVE_DIR"
 fairseq-train "$DATA" --user-dir "$(fairseq-scl user-dir)" \
   --restore-file "$ENCODER/model.pt" \
-  --reset-optimizer --reset-dataloader --reset-meters \
-  --arch "${ARCH:-roberta_large}" --max-positions 512 --shorten-method truncate \
+  --reset-optimizer --reset-dataloader --reset-meters --shorten-method truncate \
+  --arch "${ARCH:-roberta_large}" --max-positions 512 \
   --task sentence_prediction_scl --num-classes "${CLASSES:-2}" --init-token 0 \
   --metrics-file "$SAVE_DIR/metrics.jsonl" --packed \
   --criterion sentence_prediction_scl \
@@ -30,4 +35,5 @@ fairseq-train "$DATA" --user-dir "$(fairseq-scl user-dir)" \
   --warmup-updates "$((UPDATES * 6 / 100))" --max-update "$UPDATES" \
   --batch-size "${BATCH:-16}" --required-batch-size-multiple 1 \
   --no-epoch-checkpoints --no-last-checkpoints --save-dir "$SAVE_DIR" \
-  --best-checkpoint-metric n_correct --maximize-best-checkpoint-metric "$@"
+  --best-checkpoint-metric n_correct --maximize-best-checkpoint-metric \
+  --distributed-world-size 1 ${precision[@]+"${precision[@]}"} "$@"

@@ -28,7 +28,7 @@ fairseq-train "$data" --user-dir "$(fairseq-scl user-dir)" --task translation \
   -s "$SRC" -t "$TGT" --arch transformer --share-all-embeddings --dropout "${DROPOUT:-0.15}" \
   --encoder-layers "$layers" --encoder-embed-dim "$dim" --encoder-ffn-embed-dim "$ffn" \
   --decoder-layers "$layers" --decoder-embed-dim "$dim" --decoder-ffn-embed-dim "$ffn" \
-  --encoder-attention-heads "$heads" --decoder-attention-heads "$heads" \
+  --encoder-attention-heads "$heads" --decoder-attention-heads "$heads" --distributed-world-size 1 \
   --criterion label_smoothed_cross_entropy --label-smoothing 0.1 --num-workers 0 \
   --optimizer adam --adam-betas "(0.9, 0.98)" --lr "${LR:-1.5e-3}" --clip-norm 1 \
   --lr-scheduler inverse_sqrt --warmup-updates "${WARMUP:-400}" --seed "${SEED:-1}" \

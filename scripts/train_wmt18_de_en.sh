@@ -7,15 +7,14 @@
 #         Europarl v7, Common Crawl, News Commentary v13 and Rapid 2016 joined, from
 #         https://www.statmt.org/wmt18/translation-task.html; test.de test.en: newstest2017
 # Writes: TO (model.pt, dict.de.txt, dict.en.txt, bpecodes, bleu.json) and TO.work.
-# Cost:   made for 8 GPUs of 16 GB; this project ran it on toy text only.
-# Expected: BLEU 34.9 on newstest2017, as fairseq's page says.
-# Settings: CORPUS, TO; MERGES (32000); JOBS (4), cores for text; UPDATE_FREQ (16), which
-#           is 128 / GPUs; PRECISION (--fp16), empty without a GPU
+# Cost:   made for 8 GPUs of 16 GB. Expected: BLEU 34.9 on newstest2017 (fairseq's page).
+# Settings: CORPUS, TO; MERGES (32000); JOBS (4), cores for text; GPUS (1), of this
+#           machine; UPDATE_FREQ (128 / GPUS); PRECISION (--fp16), empty without a GPU
 set -euo pipefail
 CORPUS=${CORPUS:?name the folder of the corpus} TO=${TO:?name the folder to write}
 for name in {train,test}.{de,en}; do : <"$CORPUS/$name"; done # ends where one is missing
 text=$TO.work/text data=$TO.work/data saved=$TO.work/checkpoints codes=$TO.work/bpecodes
-read -ra precision <<<"${PRECISION---fp16}"
+GPUS=${GPUS:-1} && read -ra precision <<<"${PRECISION---fp16}"
 step() { [[ -e $1 ]] || { "${@:2}" >"$1.new" && mv "$1.new" "$1"; }; }
 tokens() { sacremoses -q -l "$1" -j "${JOBS:-4}" normalize tokenize -a -x <"$CORPUS/train.$1"; }
 pieces() { subword-nmt apply-bpe -c "$codes" <"$TO.work/tokens.$1"; }
@@ -34,6 +33,7 @@ fairseq-train "$data" --user-dir "$(fairseq-scl user-dir)" -s de -t en --task tr
   --dropout 0.3 --weight-decay 0.0 --criterion label_smoothed_cross_entropy \
   --label-smoothing 0.1 --optimizer adam --adam-betas "(0.9, 0.98)" --clip-norm 0.0 \
   --lr 0.001 --lr-scheduler inverse_sqrt --warmup-updates 4000 --max-tokens 3584 \
-  --update-freq "${UPDATE_FREQ:-16}" --max-update 30000 --save-dir "$saved" "$@"
+  --distributed-world-size "$GPUS" --update-freq "${UPDATE_FREQ:-$((128 / GPUS))}" \
+  --max-update 30000 --save-dir "$saved" "$@"
 python -m fairseq_scl.augment publish --from "$CORPUS" --source de --target en --to "$TO" \
   --checkpoints "$saved/checkpoint_best.pt" --data "$data" --pieces "$codes" --tokenizer moses

@@ -25,6 +25,8 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a GPU where there is none."""
+    """Skip what needs a GPU, or PyTorch for one, where there is none."""
+    if item.get_closest_marker("cuda_build") and torch.version.cuda is None:
+        pytest.skip("needs PyTorch built for CUDA")
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

@@ -324,8 +324,8 @@ def test_data_of_another_vocabulary_is_refused(tmp_path, toy, data, capfd):
 def test_records_of_other_data_are_refused(tmp_path, data):
     run = plan(tmp_path, data)[0]
     run_training(run, tmp_path / "run", train=train_here)
-    other = replace(run, fp16=True)
-    with pytest.raises(Exception, match=r"holds a run with other settings \(fp16\)"):
+    other = replace(run, precision="fp16")
+    with pytest.raises(InputError, match=r"other settings \(precision\)"):
         runner.done_record(other, tmp_path / "run")
     assert runner.done_record(replace(run, keep_checkpoint=True), tmp_path / "run")
     assert runner.done_record(run, Path(tmp_path, "elsewhere")) is None

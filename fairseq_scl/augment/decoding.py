@@ -21,6 +21,7 @@ from fairseq_scl.augment.race import Method, draw, numbers_needed
 from fairseq_scl.augment.steps import Steps, normalised, open_steps
 from fairseq_scl.augment.streams import Noise, exponentials
 from fairseq_scl.augment.translator import Translator
+from fairseq_scl.device import without_tf32
 
 # In logits. Rounding moved them by 7e-6, 0.007 and 0.06 where it was measured.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.8}
@@ -132,7 +133,10 @@ class _Batch:
         self._counts = counts
         self._device = translator.device
         self._copies = len(requests[0].streams)
-        self._tolerance = counts.tolerances[translator.dtype] / method.temperature
+        # TF32 keeps as many bits as float16.
+        is_tf32 = translator.precision == "tf32"
+        dtype = torch.float16 if is_tf32 else translator.dtype
+        self._tolerance = counts.tolerances[dtype] / method.temperature
         streams = [key for request in requests for key in request.streams]
         self._streams = torch.tensor(streams, device=self._device)
         self._limits = [longest_output(translator, r, method) for r in requests]
@@ -213,7 +217,8 @@ class _Batch:
         for row in close.nonzero().view(-1).tolist():
             self._counts.again += 1
             number = int(alive[row])
-            exact = self._scores_alone(number, previous[row : row + 1])
+            with without_tf32():
+                exact = self._scores_alone(number, previous[row : row + 1])
             stream, step = self._streams[number : number + 1], previous.shape[1] - 1
             alone = exponentials(stream, step, 1, self._numbers)[:, 0]
             picked[row] = draw(exact, alone, self._method, 0.0)[0][0]

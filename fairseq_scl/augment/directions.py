@@ -46,7 +46,7 @@ class Models:
 
         Args:
             device: a PyTorch device.
-            precision: ``fp32``, ``fp16`` or ``bf16``.
+            precision: one of ``fairseq_scl.device.PRECISIONS``.
 
         Raises:
             InputError: see ``load_translator`` and ``load_segmenter``.

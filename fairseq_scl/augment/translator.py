@@ -12,10 +12,8 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 
-from fairseq_scl.device import check_device
+from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass
@@ -33,6 +31,7 @@ class Translator:
         max_target: longest output in pieces, without the one that ends it.
         checkpoints: the files.
         folder: of the first checkpoint, where dictionaries and BPE codes are.
+        precision: of ``models``, see ``fairseq_scl.device``.
     """
 
     models: list[FairseqEncoderDecoderModel]
@@ -45,6 +44,7 @@ class Translator:
     max_target: int
     checkpoints: list[Path]
     folder: Path
+    precision: str = "fp32"
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +53,7 @@ class Translator:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the models."""
+        """The dtype of the models."""
         dtype: torch.dtype = next(self.models[0].parameters()).dtype
         return dtype
 
@@ -92,14 +92,15 @@ def load_translator(
         source: source language, as in the names of the dictionaries.
         target: target language.
         device: a PyTorch device.
-        precision: ``fp32``, ``fp16`` or ``bf16``; the last two on a GPU.
+        precision: ``fp32``, or on a GPU ``tf32``, ``fp16`` or ``bf16``.
 
     Raises:
         InputError: a file is missing or is no translation model with an encoder and an
             incremental decoder, languages or dictionaries do not fit, there is no such
             device.
     """
-    _check_device(device, precision)
+    check_device(device, precision)
+    allow_tf32(precision)
     paths = checkpoints_of(names)
     first: Translator | None = None
     for path in paths:
@@ -116,25 +117,20 @@ def load_translator(
                 max_target=int(model.decoder.max_positions()) - 1,
                 checkpoints=paths,
                 folder=path.parent,
+                precision=precision,
             )
         _check_dictionaries(first, task, path)
         first.max_source = min(first.max_source, int(model.encoder.max_positions()))
         first.max_target = min(first.max_target, int(model.decoder.max_positions()) - 1)
         model.requires_grad_(False).eval().to(device)
         first.exact.append(model)
-        half = precision != "fp32"
+        half = precision in ("fp16", "bf16")
         first.models.append(
             copy.deepcopy(model).to(DTYPES[precision]) if half else model
         )
     if first is None:
         raise InputError("no translation model was named")
     return first
-
-
-def _check_device(device: str, precision: str) -> None:
-    check_device(device)
-    if precision != "fp32" and not device.startswith("cuda"):
-        raise InputError(f"--{precision} needs a GPU, but the device is {device!r}")
 
 
 def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:

@@ -20,7 +20,7 @@ from fairseq_scl.augment.decoding import MAX_TOKENS
 from fairseq_scl.augment.directions import Models, find_models
 from fairseq_scl.augment.race import Method
 from fairseq_scl.augment.segment import BPES, TOKENIZERS
-from fairseq_scl.cli.options import add_device, at_least
+from fairseq_scl.cli.options import add_device, add_precision, at_least
 from fairseq_scl.data.drawn import digest, read_drawn, read_every_row
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
@@ -164,16 +164,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         help="pieces in a batch with padding and copies; does not change the files",
     )
     add_device(group)
-    precision = group.add_mutually_exclusive_group()
-    for name in ("fp16", "bf16"):
-        precision.add_argument(
-            f"--{name}",
-            dest="precision",
-            action="store_const",
-            const=name,
-            default="fp32",
-            help=f"compute in {name}, on a GPU",
-        )
+    add_precision(group)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
+from fairseq_scl.device import PRECISIONS, visible_gpus
 from fairseq_scl.errors import InputError
 
 
@@ -13,9 +12,35 @@ def add_device(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str = "compute"
 ) -> None:
     """Add ``--device``: a GPU where there is one; ``what`` is done there."""
-    default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default=default, help=f"where to {what}"
+        "--device",
+        type=_device,
+        choices=("cpu", "cuda"),
+        default="auto",
+        help=f"where to {what}; auto = cuda where there is a GPU",
+    )
+
+
+def _device(given: str) -> str:
+    """Replace ``auto``; argparse calls this for a default only if it is needed."""
+    return available_device() if given == "auto" else given
+
+
+def available_device() -> str:
+    """Return ``cuda`` where there is a GPU, else ``cpu``."""
+    return "cuda" if visible_gpus() else "cpu"
+
+
+def add_precision(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str = "compute"
+) -> None:
+    """Add ``--precision``, to be checked with ``check_device``."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help=f"numbers to {what} in; all but fp32 need a GPU, tf32 and bf16 one of "
+        "compute capability 8.0 (Ampere)",
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fairseq_scl.cli.options import add_device, at_least
+from fairseq_scl.cli.options import add_device, add_precision, at_least
+from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.early_exit import (
     ExitRule,
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "exit_layer",
     )
     add_device(parser)
+    add_precision(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -82,7 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"missing file: {arguments.file}")
     rule = ExitRule(arguments.exit_threshold, arguments.exit_patience)
     check_rule(rule)
+    check_device(arguments.device, arguments.precision)
     classifier = load_classifier(arguments.model, arguments.device)
+    classifier.model.to(DTYPES[arguments.precision])
+    allow_tf32(arguments.precision)
     check_exits(classifier, rule, arguments.model)
     notes = dict.fromkeys(("empty", "not UTF-8", "cut to the model's length"), 0)
     with _opened(arguments.file) as stream:

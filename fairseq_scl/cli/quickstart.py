@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_scl.cli.options import add_device, at_least
+from fairseq_scl.cli.options import add_device, add_precision, at_least
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.packages import default_cache
 from fairseq_scl.data.texts import read_split
@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which examples share a batch, see docs/training.md",
     )
     add_device(parser, "train")
+    add_precision(parser, "train")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -118,7 +119,7 @@ def _settings(arguments: argparse.Namespace) -> QuickStart:
         if not 0 < chosen[name] < float("inf"):
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} is {chosen[name]}: it must be above 0")
-    check_device(chosen["device"])
+    check_device(chosen["device"], chosen["precision"])
     return QuickStart(**chosen)
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fairseq_scl.cli.options import add_device, at_least
+from fairseq_scl.cli.machine import Machine, add_machine, describe, find_machine
 from fairseq_scl.cli.report import write_report
-from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.plan import choose, planned_runs
@@ -25,13 +24,11 @@ from fairseq_scl.experiments.runner import (
 )
 from fairseq_scl.experiments.slurm import (
     SlurmError,
-    SlurmSettings,
     job_name,
     sweep_on_slurm,
 )
 from fairseq_scl.experiments.sweep import (
     Tally,
-    available_cores,
     forget_failures,
     is_failed,
     run_folder,
@@ -104,59 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the best checkpoint of each run (1.4 GB each for RoBERTa-Large)",
     )
-    _add_machine(parser.add_argument_group("where to train"))
-    _add_slurm(parser.add_argument_group("with --executor slurm, see docs/slurm.md"))
-
-
-def _add_machine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="runs at a time (default: one for each processor, one on a GPU)",
-    )
-    add_device(group, "train")
-    group.add_argument(
-        "--fp16", action="store_true", help="half precision, with loss scaling"
-    )
-    group.add_argument(
-        "--executor",
-        choices=("local", "slurm"),
-        default="local",
-        help="processes of this machine, or jobs of a Slurm cluster",
-    )
-
-
-def _add_slurm(group: argparse._ArgumentGroup) -> None:
-    default = SlurmSettings(jobs=1)
-    group.add_argument("--slurm-partition", metavar="NAME", help="where jobs go")
-    for name, what in (
-        ("minutes", "time limit of a job; the longest run must fit"),
-        ("cpus", "processors of a job"),
-        ("gpus", "GPUs of a job"),
-        ("memory_gb", "memory of a job"),
-    ):
-        group.add_argument(
-            f"--slurm-{name.replace('_', '-')}",
-            type=int,
-            default=getattr(default, name),
-            metavar="N",
-            help=what,
-        )
-    group.add_argument(
-        "--slurm-setup",
-        action="append",
-        default=[],
-        metavar="LINE",
-        help="shell line at the start of a job, as 'module load cuda'",
-    )
-    group.add_argument(
-        "--slurm-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="another option of sbatch, as account=me or qos=low",
-    )
+    add_machine(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -170,9 +115,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.smoke:
         table = smoke(table)
     models = _models(arguments.model, table)
+    machine = find_machine(arguments)
     shared = {
-        "device": arguments.device,
-        "fp16": arguments.fp16,
+        "device": machine.device,
+        "precision": arguments.precision,
         "keep_checkpoint": arguments.keep_checkpoints,
     }
     every = planned_runs(table, arguments.data.absolute(), models, shared)
@@ -183,23 +129,20 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         for one in chosen:
             print(shlex.join(command(one, run_folder(folder, one))))
+        print(describe(machine), file=sys.stderr)
         return 0
-    if arguments.executor == "local":  # a job of Slurm finds out where it runs
-        check_device(arguments.device)
-    jobs = _jobs(arguments)
-    slurm = _slurm_settings(arguments, jobs)
     write_table(folder, table, arguments.data, models)
     for one in chosen:
         done_record(one, run_folder(folder, one))
     if arguments.retry_failed:
         forget_failures(chosen, folder)
     try:
-        tally = _follow(chosen, folder, jobs, slurm)
+        tally = _follow(chosen, folder, machine)
     except SlurmError as error:
         print(f"fairseq-scl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        if slurm is not None:
+        if machine.slurm is not None:
             print(f"the jobs go on; to end them: scancel --name {job_name(folder)}")
         raise
     return _end(tally, chosen, folder)
@@ -209,14 +152,14 @@ def _models(given: Sequence[str], table: Table) -> dict[str, Path]:
     models: dict[str, Path] = {}
     for value in given:
         loss, sign, folder = value.partition("=")
-        if not sign:
-            models |= dict.fromkeys(table.losses, Path(value).absolute())
-        elif loss in table.losses:
+        if sign and loss in table.losses:
             models[loss] = Path(folder).absolute()
+        elif not sign or Path(value).is_dir():
+            models |= dict.fromkeys(table.losses, Path(value).absolute())
         else:
             raise InputError(
-                f"--model {value!r}: {loss!r} is no loss of {table.name}, which has "
-                f"{', '.join(table.losses)}"
+                f"--model {value!r}: there is no such folder, and {loss!r} is not a "
+                f"loss of {table.name}, which has {', '.join(table.losses)}"
             )
     missing = [loss for loss in table.losses if loss not in models]
     if missing:
@@ -224,38 +167,7 @@ def _models(given: Sequence[str], table: Table) -> dict[str, Path]:
     return models
 
 
-def _jobs(arguments: argparse.Namespace) -> int:
-    if arguments.jobs is None:
-        here = arguments.device == "cpu" and arguments.executor == "local"
-        return available_cores() if here else 1
-    at_least(1, arguments, "jobs")
-    return int(arguments.jobs)
-
-
-def _slurm_settings(arguments: argparse.Namespace, jobs: int) -> SlurmSettings | None:
-    if arguments.executor != "slurm":
-        return None
-    options = {}
-    for option in arguments.slurm_option:
-        key, sign, value = option.partition("=")
-        if not sign:
-            raise InputError(f"--slurm-option {option!r}: it must be KEY=VALUE")
-        options[key] = value
-    return SlurmSettings(
-        jobs=jobs,
-        partition=arguments.slurm_partition,
-        minutes=arguments.slurm_minutes,
-        cpus=arguments.slurm_cpus,
-        gpus=arguments.slurm_gpus,
-        memory_gb=arguments.slurm_memory_gb,
-        setup=tuple(arguments.slurm_setup),
-        options=options,
-    )
-
-
-def _follow(
-    runs: Sequence[Run], folder: Path, jobs: int, slurm: SlurmSettings | None
-) -> Tally:
+def _follow(runs: Sequence[Run], folder: Path, machine: Machine) -> Tally:
     """Do the runs under a progress bar."""
     tqdm.monitor_interval = 0  # its thread would not survive a fork
     start: list[Any] = []
@@ -273,9 +185,9 @@ def _follow(
             bar.set_postfix(running=tally.running, failed=tally.failed, refresh=False)
             bar.update(ended - bar.n)
 
-        if slurm is not None:
-            return sweep_on_slurm(runs, folder, slurm, show)
-        return sweep(runs, folder, jobs, show)
+        if machine.slurm is not None:
+            return sweep_on_slurm(runs, folder, machine.slurm, show)
+        return sweep(runs, folder, machine.jobs, show)
 
 
 def _end(tally: Tally, runs: Sequence[Run], folder: Path) -> int:

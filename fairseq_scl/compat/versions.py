@@ -7,6 +7,7 @@ import platform
 import re
 import sys
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 
@@ -73,7 +74,10 @@ def import_problems() -> list[str]:
     quiet = logging.root.manager.disable
     logging.disable(logging.INFO)  # it recommends packages that nothing here uses
     try:
-        importlib.import_module("fairseq")
+        # fairseq counts GPUs when it is imported, for defaults that nothing here uses.
+        # Without NVML that alone bars the forks of this process from CUDA.
+        with mock.patch.object(torch.cuda, "device_count", return_value=1):
+            importlib.import_module("fairseq")
     except Exception as error:  # whatever it is, it is what the user needs to know
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return [

@@ -51,6 +51,7 @@ class QuickStart:
         learning_rate: peak of the schedule.
         batching: how batches are drawn.
         device: ``cpu`` or ``cuda``.
+        precision: that runs are trained in.
     """
 
     output: Path
@@ -64,6 +65,7 @@ class QuickStart:
     learning_rate: float = 1e-4
     batching: str = "reshuffled"
     device: str = "cpu"
+    precision: str = "fp32"
 
     @property
     def losses(self) -> dict[str, float]:
@@ -151,6 +153,7 @@ def planned_runs(
                 learning_rate=settings.learning_rate,
                 batching=settings.batching,
                 device=settings.device,
+                precision=settings.precision,
                 keep_checkpoint=True,
             ),
         )

@@ -53,7 +53,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         test: the same on the test set.
         seconds: wall time of the training command.
         argv: the training command.
-        origin: versions, commit, machine, time and checksums.
+        origin: versions, commit, machine, GPU (``None`` on the CPU) and its driver,
+            time and checksums.
         representations: measures of the test features of the best model by name, see
             :mod:`~fairseq_scl.experiments.representations`, where a run took them.
     """

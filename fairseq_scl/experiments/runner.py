@@ -18,7 +18,7 @@ import fairseq_scl
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.data.binarise import MANIFEST, class_counts, fairseq_flags
 from fairseq_scl.data.files import sha256, write_then_rename
-from fairseq_scl.device import check_device
+from fairseq_scl.device import check_device, describe_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.objectives import CONTRASTIVE, option_flags
 from fairseq_scl.experiments.records import (
@@ -35,6 +35,15 @@ METRICS = "metrics.jsonl"
 LOG = "train.log"
 ERROR = "error.txt"
 BEST = "checkpoint_best.pt"
+PRECISION_FLAGS = {
+    "fp32": (),
+    "tf32": ("--tf32",),
+    "fp16": (  # the loss scale of fairseq's published GLUE recipe
+        *("--fp16", "--fp16-init-scale", "4", "--threshold-loss-scale", "1"),
+        *("--fp16-scale-window", "128"),
+    ),
+    "bf16": ("--bf16",),
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Run:
         device: ``cpu`` or ``cuda``.
         keep_checkpoint: keep the best checkpoint after the run.
         packed: compute real tokens only, see docs/training.md; the same results.
-        fp16: train in half precision, with fairseq's loss scaling.
+        precision: ``fp32``, ``tf32``, ``bf16``, or ``fp16`` with loss scaling.
         max_valid_steps: batches of a validation; ``None`` for all of them.
         criterion: whose loss it is, of this project.
         options: of the criterion, beside λ and τ, by their names with ``_``.
@@ -83,7 +92,7 @@ class Run:
     device: str = "cpu"
     keep_checkpoint: bool = False
     packed: bool = True
-    fp16: bool = False
+    precision: str = "fp32"
     max_valid_steps: int | None = None
     criterion: str = CONTRASTIVE
     options: dict[str, Any] = field(default_factory=dict)
@@ -100,10 +109,9 @@ def command(run: Run, folder: Path) -> list[str]:
     keeps the checkpoint that is best on ``valid``.
     """
     every = max(1, run.updates // run.validations)
-    device = ["--cpu"] if run.device == "cpu" else []
-    if run.fp16:  # the loss scale of fairseq's published GLUE recipe
-        device += ["--fp16", "--fp16-init-scale", "4", "--threshold-loss-scale", "1"]
-        device += ["--fp16-scale-window", "128"]
+    # By default fairseq trains one run on all GPUs that it sees.
+    device = ["--distributed-world-size", "1", *PRECISION_FLAGS[run.precision]]
+    device += ["--cpu"] if run.device == "cpu" else []
     few = run.max_valid_steps
     valid = [] if few is None else ["--max-valid-steps", str(few)]
     packed = ["--packed"] if run.packed else []
@@ -164,12 +172,12 @@ def run_training(
             run, its command and folder, returns the exit status.
 
     Raises:
-        InputError: training failed, there is no such device, or the folder holds the
-            record of another run.
+        InputError: training failed, there is no such device or it lacks the precision,
+            or the folder holds the record of another run.
     """
     if record := done_record(run, folder):
         return record
-    check_device(run.device)
+    check_device(run.device, run.precision)
     argv = command(run, folder)
     if folder.exists():
         shutil.rmtree(folder)
@@ -190,6 +198,7 @@ def run_training(
     classes = {subset: class_counts(run.data, subset) for subset in ("valid", "test")}
     made = {
         **origin(_checksums(run)),
+        **describe_device(run.device),
         "classes": classes,
         "threads": torch.get_num_threads(),
     }
@@ -292,6 +301,8 @@ def _train(
     # Threads that wait asleep cost nothing on a free machine; those that wait spinning,
     # the default, take the processor from each other on a busy one (2 times slower).
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONUNBUFFERED": "1"}
+    if "--cpu" in argv:  # fairseq would reserve memory of a GPU all the same
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     metrics = folder / METRICS
     with open(folder / LOG, "w", encoding="utf-8") as log:
         log.write(shlex.join(argv) + "\n")

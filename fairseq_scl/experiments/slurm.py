@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.capacity import default_jobs
 from fairseq_scl.experiments.runner import Run
 from fairseq_scl.experiments.sweep import (
     Tally,
@@ -44,11 +46,13 @@ class SlurmSettings:
     """What is asked of Slurm.
 
     Attributes:
-        jobs: that run at a time, each with one training run at a time.
+        jobs: that run at a time, each with one training run at a time, or
+            ``jobs_per_gpu`` on each of its GPUs.
         partition: where; ``None`` for the cluster's default.
         minutes: time limit of a job, in which at least one run must fit.
         cpus: processors of a job.
         gpus: of a job.
+        jobs_per_gpu: training runs at a time on each GPU of a job.
         memory_gb: of a job; ``None`` for the cluster's default.
         notice_seconds: how long before its time limit a job has itself requeued.
         requeues: how often a job that reached its time limit is requeued.
@@ -61,6 +65,7 @@ class SlurmSettings:
     minutes: int = 240
     cpus: int = 1
     gpus: int = 0
+    jobs_per_gpu: int = 1
     memory_gb: int | None = None
     notice_seconds: int = 90
     requeues: int = 10
@@ -92,12 +97,16 @@ class Driver:
 
     runs: tuple[Run, ...]
     folder: Path
+    jobs_per_gpu: int = 1
 
     def __call__(self) -> None:
-        """Drive a sweep of one run at a time; called in a job, by submitit."""
+        """Drive a sweep on the GPUs of a job, or on the CPU; called by submitit."""
         logging.getLogger().setLevel(logging.WARNING)  # imports lower it
-        keep_signals_from_workers()
-        sweep(self.runs, self.folder, jobs=1, wait=False)
+        device = self.runs[0].device
+        check_device(device)
+        jobs = 1 if device == "cpu" else default_jobs(device, self.jobs_per_gpu)
+        ignored = handle_signals()
+        sweep(self.runs, self.folder, jobs, wait=False, ignored=ignored)
 
     def checkpoint(self) -> Any:
         """Return what to requeue: the same, for records say what has been done."""
@@ -106,8 +115,8 @@ class Driver:
         return DelayedSubmission(self)
 
 
-def keep_signals_from_workers() -> None:
-    """Let only this process, not its forks, act on the signals of Slurm.
+def handle_signals() -> tuple[int, ...]:
+    """Act on the signals of Slurm, and return those that workers have to ignore.
 
     Slurm sends them to every process of a job. A worker that one of them ended would
     leave an error, though nothing is wrong with its run. Before a time-out, submitit's
@@ -132,13 +141,9 @@ def keep_signals_from_workers() -> None:
         # Workers are killed one by one: meanwhile nobody looks how they ended.
         time.sleep(SECONDS_TO_BE_KILLED)
 
-    def ignore() -> None:
-        signal.signal(warning, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
     signal.signal(warning, leave)
     signal.signal(signal.SIGTERM, await_the_end)
-    os.register_at_fork(after_in_child=ignore)
+    return warning, signal.SIGTERM
 
 
 def job_name(folder: Path) -> str:
@@ -245,7 +250,8 @@ def sweep_on_slurm(
         if missing > 0 and (is_first or (not states and _any_is_free(runs, folder))):
             if in_vain == SUBMISSIONS_IN_VAIN:
                 raise SlurmError(_explain(folder))
-            submit(Driver(tuple(runs), folder), missing, settings)
+            driver = Driver(tuple(runs), folder, settings.jobs_per_gpu)
+            submit(driver, missing, settings)
             in_vain += 1
         is_first = False
         time.sleep(SECONDS_BETWEEN_LOOKS)

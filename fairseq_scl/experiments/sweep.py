@@ -8,19 +8,23 @@ stays locked, and whoever comes next starts the run anew.
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from filelock import FileLock, Timeout
 
 from fairseq_scl.data.files import read_json, write_json, write_then_rename
+from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.capacity import threads_each, worker_environments
 from fairseq_scl.experiments.records import RECORD
 from fairseq_scl.experiments.runner import ERROR, Run, run_training
 from fairseq_scl.experiments.tables import Table, parse_table
@@ -141,12 +145,14 @@ def sweep(
     jobs: int,
     on_progress: Callable[[Tally], None] = lambda tally: None,
     wait: bool = True,
+    ignored: Collection[int] = (),
 ) -> Tally:
     """Do all runs, several at a time, and return how it ended.
 
-    This process imports fairseq and loads the encoders; its workers are forks of it
-    that share that memory. On a CPU a worker does one run, so that nothing of a run is
-    left to the next; on a GPU, which takes seconds to set up, it stays for many.
+    For the CPU this process imports fairseq and loads the encoders, and its workers are
+    forks that share that memory; each does one run, so that nothing of it is left to
+    the next. A fork cannot use CUDA once its parent has, so workers for GPUs are
+    processes of their own. They take seconds to start and stay until a run fails.
 
     Args:
         runs: what to do; those that are done or have failed are left as they are.
@@ -154,30 +160,38 @@ def sweep(
         jobs: runs at a time.
         on_progress: called now and then.
         wait: wait also for runs that another sweep is at.
+        ignored: signals that workers ignore.
+
+    Raises:
+        InputError: there is no such device, or it lacks the precision.
     """
+    check_device(runs[0].device, runs[0].precision)
+    plan = worker_environments(runs[0].device, jobs)
     # Threads of this process would not be there in its forks.
     torch.set_num_threads(1)
-    for path in sorted({str(run.encoder / "model.pt") for run in runs}):
-        encoder_state(path)
-    threads = max(1, available_cores() // jobs)
-    workers: list[_Worker] = []
+    if runs[0].device == "cpu":
+        for path in sorted({str(run.encoder / "model.pt") for run in runs}):
+            encoder_state(path)
+    threads = threads_each(jobs)
+    workers: dict[int, _Worker] = {}  # by their place in the plan
     idle = False
     try:
         while True:
-            for worker in [w for w in workers if not w.process.is_alive()]:
-                workers.remove(worker)
-                idle = worker.ended(runs, folder)
-            tally = count(runs, folder, [w.number for w in workers])
+            for place in [p for p, w in workers.items() if not w.process.is_alive()]:
+                idle = workers.pop(place).ended(runs, folder)
+            tally = count(runs, folder, [w.number for w in workers.values()])
             on_progress(tally)
             open_runs = tally.total - tally.done - tally.failed
             if not open_runs or (idle and not workers and not wait):
                 return tally
             if len(workers) < min(jobs, open_runs) and not (idle and workers):
-                workers.append(_Worker(runs, folder, threads))
+                place = next(p for p in range(jobs) if p not in workers)
+                work = (runs, folder, threads, tuple(ignored))
+                workers[place] = _Worker(*work, plan[place])
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
-        for worker in workers:
-            worker.process.terminate()
+        for worker in workers.values():
+            worker.process.kill()  # SIGTERM may be ignored
             worker.process.join()
 
 
@@ -191,28 +205,31 @@ def count(runs: Sequence[Run], folder: Path, running: Sequence[int] = ()) -> Tal
     return Tally(len(runs), done, failed, at_work)
 
 
-def available_cores() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        here = len(os.sched_getaffinity(0))
-    else:
-        here = os.cpu_count() or 1
-    # Not every cluster binds a job to the processors that it asked for.
-    return min(here, int(os.environ.get("SLURM_CPUS_PER_TASK", here)))
-
-
 class _Worker:
-    """A forked process that claims runs."""
+    """A process that claims runs: a fork for the CPU, one of its own for a GPU."""
 
-    def __init__(self, runs: Sequence[Run], folder: Path, threads: int) -> None:
-        context = multiprocessing.get_context("fork")
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        folder: Path,
+        threads: int,
+        ignored: Collection[int],
+        environment: Mapping[str, str],
+    ) -> None:
+        context: Any = multiprocessing.get_context(
+            "fork" if runs[0].device == "cpu" else "spawn"
+        )
         self._number = context.Value("i", -1)
-        limit = 1 if runs[0].device == "cpu" else None
         self.process = context.Process(
             target=_work_alone,
-            args=(runs, folder, threads, limit, self._number, os.getpid()),
+            args=(runs, folder, threads, ignored, self._number, os.getpid()),
         )
-        self.process.start()
+        # The environment has to be there before the process imports anything, and the
+        # signals have to wait until it ignores them.
+        with mock.patch.dict(os.environ, environment):
+            signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
+            self.process.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
 
     @property
     def number(self) -> int:
@@ -237,17 +254,23 @@ def _work_alone(
     runs: Sequence[Run],
     folder: Path,
     threads: int,
-    limit: int | None,
+    ignored: Collection[int],
     number: Any,
     parent: int,
 ) -> None:
+    for which in ignored:
+        signal.signal(which, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
 
     def note(claimed: int) -> None:
         number.value = claimed
 
-    work(runs, folder, limit, note)
+    while work(runs, folder, 1, note):
+        # After a failed run CUDA may fail in every run that follows in this process.
+        if runs[0].device == "cpu" or is_failed(folder, runs[number.value]):
+            break
 
 
 def _die_with(parent: int) -> None:

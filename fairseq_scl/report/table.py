@@ -112,7 +112,7 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
         return _line(parts)
     parts |= _shared_settings(records)
     parts["valid"] = _values(r.settings.get("validations") for r in records)
-    parts["fp16"] = _values(r.settings.get("fp16", False) for r in records)
+    parts["precision"] = _precisions(records)
     parts |= _shared_origin(records)
     parts["commit"] = _values(_commit(r) for r in records)
     return _line(parts)
@@ -123,11 +123,12 @@ def unlike(records: Sequence[Record]) -> list[str]:
     found = {
         **{
             name: _values(record.settings.get(name) for record in records)
-            for name in ("device", "fp16", "batching", "max_positions")
+            for name in ("device", "batching", "max_positions")
         },
+        "precision": _precisions(records),
         **{
             name: _values(record.origin.get(name) for record in records)
-            for name in ("python", "machine", "threads")
+            for name in ("python", "machine", "gpu", "driver", "threads")
         },
         **{
             name: _values(_version(record, name) for record in records)
@@ -145,6 +146,11 @@ def _shared_settings(records: Sequence[Record]) -> dict[str, object]:
         short: _values(record.settings.get(name) for record in records)
         for short, name in names.items()
     }
+
+
+def _precisions(records: Sequence[Record]) -> str:
+    """Join the precisions; a record without one is older than the choice."""
+    return _values(record.settings.get("precision", "fp32") for record in records)
 
 
 def _shared_origin(records: Sequence[Record]) -> dict[str, object]:

@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
+from fairseq_scl.device import allow_tf32
 from fairseq_scl.errors import InputError
 from fairseq_scl.large_batch import gradient_cache
-from fairseq_scl.large_batch.gather import (
-    IGNORED,
-    data_parallel_group,
-    out_of_memory_ends_training,
-)
+from fairseq_scl.large_batch.gather import IGNORED
 from fairseq_scl.packing.encoder import LENGTHS, keep_memory, pack, right_padded_lengths
 from fairseq_scl.tasks.batching import BATCHING, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
@@ -77,6 +74,13 @@ class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
             "second forward pass; 0 = all at once"
         },
     )
+    tf32: bool = field(
+        default=False,
+        metadata={
+            "help": "multiply float32 matrices in TF32 (on GPUs of compute capability "
+            "8.0): faster, with 10 bits of mantissa"
+        },
+    )
 
 
 @register_task("sentence_prediction_scl", dataclass=SentencePredictionSCLTaskConfig)
@@ -101,6 +105,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
                     f"{', '.join(BATCHING)}"
                 )
             _check_batch(cfg.contrastive_batch, cfg.chunk)
+        allow_tf32("tf32" if cfg.tf32 else "fp32")
         return super().setup_task(cfg, **kwargs)
 
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
@@ -203,12 +208,10 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Do forward and backward of one batch, with ``--chunk`` in parts."""
         chunk = self.cfg.chunk
-        asking = getattr(criterion, "asks_other_workers", None)
-        group = data_parallel_group() if asking else None
         cached = 0 < chunk < len(sample["target"])
         if ignore_grad:
             sample = {**sample, IGNORED: True}
-        with exit_on_input_error(), out_of_memory_ends_training(group, asking):
+        with exit_on_input_error():
             if prepare := getattr(criterion, "before_update", None):
                 prepare(model, update_num)
             if not cached or ignore_grad:

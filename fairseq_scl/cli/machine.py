@@ -1,0 +1,171 @@
+"""The options of ``fairseq-scl run`` that say where to train."""
+
+import argparse
+from dataclasses import dataclass
+
+from fairseq_scl.cli.options import (
+    add_device,
+    add_precision,
+    at_least,
+    available_device,
+)
+from fairseq_scl.device import check_device
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.capacity import (
+    default_jobs,
+    threads_each,
+    worker_environments,
+)
+from fairseq_scl.experiments.slurm import SlurmSettings
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where to train.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        jobs: runs at a time on this machine, or Slurm jobs at a time.
+        slurm: what to ask of Slurm; ``None`` for this machine.
+    """
+
+    device: str
+    jobs: int
+    slurm: SlurmSettings | None = None
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    group = parser.add_argument_group("where to train")
+    group.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time (default: on GPUs their number times --jobs-per-gpu, on "
+        "the CPU one per processor, or processors / OMP_NUM_THREADS if that is set); "
+        "with --executor slurm jobs at a time (default: 1)",
+    )
+    group.add_argument(
+        "--jobs-per-gpu",
+        type=int,
+        metavar="N",
+        help="runs that share a GPU (default: 1)",
+    )
+    add_device(group, "train")
+    parser.set_defaults(device=None)  # on Slurm it depends on what is asked for
+    add_precision(group, "train")
+    group.add_argument(
+        "--executor",
+        choices=("local", "slurm"),
+        default="local",
+        help="processes of this machine, or jobs of a Slurm cluster",
+    )
+    _add_slurm(parser.add_argument_group("with --executor slurm, see docs/slurm.md"))
+
+
+def _add_slurm(group: argparse._ArgumentGroup) -> None:
+    default = SlurmSettings(jobs=1)
+    group.add_argument("--slurm-partition", metavar="NAME", help="where jobs go")
+    for name, what in (
+        ("minutes", "time limit of a job; the longest run must fit"),
+        ("cpus", "processors of a job"),
+        ("gpus", "GPUs of a job"),
+        ("memory_gb", "memory of a job"),
+    ):
+        group.add_argument(
+            f"--slurm-{name.replace('_', '-')}",
+            type=int,
+            default=getattr(default, name),
+            metavar="N",
+            help=what,
+        )
+    group.add_argument(
+        "--slurm-setup",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="shell line at the start of a job, as 'module load cuda'",
+    )
+    group.add_argument(
+        "--slurm-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another option of sbatch, as account=me or qos=low",
+    )
+
+
+def find_machine(arguments: argparse.Namespace) -> Machine:
+    """Return where to train, by default on all GPUs if there are any.
+
+    Raises:
+        InputError: an option has a value that is not allowed, or does not fit another;
+            there is no such device, or it lacks the precision.
+    """
+    at_least(1, arguments, "jobs", "jobs_per_gpu")
+    slurm = _slurm_settings(arguments) if arguments.executor == "slurm" else None
+    device = _device(arguments.device, slurm)
+    per_gpu = arguments.jobs_per_gpu
+    if per_gpu is not None and device == "cpu":
+        raise InputError(
+            f"--jobs-per-gpu is {per_gpu}, but the device is 'cpu': use --jobs"
+        )
+    is_elsewhere = slurm is not None or arguments.dry_run
+    if device == "cpu" or not is_elsewhere:
+        check_device(device, arguments.precision)
+    if slurm is not None:
+        return Machine(device, slurm.jobs, slurm)
+    return Machine(device, arguments.jobs or default_jobs(device, per_gpu or 1))
+
+
+def describe(machine: Machine) -> str:
+    """Say in which places runs are trained, one per line."""
+    if machine.slurm is not None:
+        gpus = machine.slurm.gpus
+        return f"up to {machine.jobs} Slurm jobs, --slurm-gpus of each: {gpus}"
+    if machine.device == "cpu":
+        threads = threads_each(machine.jobs)
+        return f"{machine.jobs} workers on the CPU, threads of each: {threads}"
+    plan = worker_environments(machine.device, machine.jobs)
+    if not plan:
+        return "there is no GPU on this machine"
+    return "\n".join(
+        f"worker {k}: {name}={value}"
+        for k, environment in enumerate(plan)
+        for name, value in environment.items()
+    )
+
+
+def _device(given: str | None, slurm: SlurmSettings | None) -> str:
+    if slurm is None:
+        return given or available_device()
+    asked = slurm.gpus or any(
+        key.startswith(("gpus", "gres", "tres")) and "gpu" in f"{key}={value}"
+        for key, value in slurm.options.items()
+    )
+    if given == "cuda" and not asked:
+        raise InputError(
+            "--device is cuda, but --slurm-gpus is 0: ask for at least 1, or for a "
+            "kind of GPU with --slurm-option gres=gpu:KIND:1"
+        )
+    return given or ("cuda" if asked else "cpu")
+
+
+def _slurm_settings(arguments: argparse.Namespace) -> SlurmSettings:
+    options = {}
+    for option in arguments.slurm_option:
+        key, sign, value = option.partition("=")
+        if not sign:
+            raise InputError(f"--slurm-option {option!r}: it must be KEY=VALUE")
+        options[key] = value
+    return SlurmSettings(
+        jobs=arguments.jobs or 1,
+        partition=arguments.slurm_partition,
+        minutes=arguments.slurm_minutes,
+        cpus=arguments.slurm_cpus,
+        gpus=arguments.slurm_gpus,
+        jobs_per_gpu=arguments.jobs_per_gpu or 1,
+        memory_gb=arguments.slurm_memory_gb,
+        setup=tuple(arguments.slurm_setup),
+        options=options,
+    )
