@@ -27,6 +27,8 @@ FOLDER = "translation"
 SUFFIX = ".tar.gz"
 DEFAULT = "wmt19"
 TOKENIZER = "moses"
+# Weights hardly pack at all, text to a third.
+MOST_PACKED, SLACK = 20, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def unpack(
 def _take(archive: Path, names: list[str], to: Path) -> list[Path]:
     """Copy the plain files whose name fits one of ``names``, one folder a folder."""
     parts: dict[PurePosixPath, Path] = {}
+    size = 0
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
             path = PurePosixPath(member.name)
@@ -158,6 +161,12 @@ def _take(archive: Path, names: list[str], to: Path) -> list[Path]:
             source = tar.extractfile(member) if member.isfile() else None
             if source is None:
                 continue
+            size += member.size
+            if size > SLACK + MOST_PACKED * archive.stat().st_size:
+                raise InputError(
+                    f"{archive} was not unpacked: {member.name} and what comes before "
+                    f"it have {size:,} bytes, too many for what is packed there"
+                )
             part = parts.setdefault(path.parent, to / f"part{len(parts)}")
             part.mkdir(exist_ok=True)
             with source, (part / path.name).open("wb") as file:

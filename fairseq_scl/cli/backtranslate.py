@@ -20,7 +20,12 @@ from fairseq_scl.augment.decoding import MAX_TOKENS
 from fairseq_scl.augment.directions import Models, find_models
 from fairseq_scl.augment.race import Method
 from fairseq_scl.augment.segment import BPES, TOKENIZERS
-from fairseq_scl.cli.options import add_device, add_precision, at_least
+from fairseq_scl.cli.options import (
+    MOST_TIMES,
+    add_device,
+    add_precision,
+    at_least,
+)
 from fairseq_scl.data.drawn import digest, read_drawn, read_every_row
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
@@ -232,8 +237,10 @@ def _check(arguments: argparse.Namespace) -> None:
                 f"a temperature is {value!r}: the name of its file has room for six "
                 f"digits, {value:g}"
             )
-    at_least(1, arguments, "copies", "max_tokens")
-    at_least(0, arguments, "top_k", "beam")
+    at_least(1, arguments, "copies", most=MOST_TIMES)
+    at_least(0, arguments, "beam", most=MOST_TIMES)
+    at_least(1, arguments, "max_tokens")
+    at_least(0, arguments, "top_k")
     if not 0 <= arguments.top_p <= 1:
         raise InputError(f"--top-p is {arguments.top_p:g}: it must be from 0 to 1")
 

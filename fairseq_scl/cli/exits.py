@@ -5,7 +5,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_scl.cli.options import add_device, at_least, ends_in, named_folders
+from fairseq_scl.cli.options import (
+    MOST_TIMES,
+    add_device,
+    at_least,
+    ends_in,
+    named_folders,
+)
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.exits import CLOCKS, THRESHOLDS, measure_exits, write_exits
 
@@ -69,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the files and print the table."""
     ends_in(".png", arguments.to)
-    at_least(1, arguments, "repeats", "max_tokens")
+    at_least(1, arguments, "repeats", most=MOST_TIMES)
+    at_least(1, arguments, "max_tokens")
     if arguments.clock == "cpu" and arguments.device != "cpu":
         raise InputError("--clock cpu does not see what a GPU does: use --device cpu")
     models = named_folders("--model", arguments.model)

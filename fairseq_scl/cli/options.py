@@ -7,6 +7,9 @@ from pathlib import Path
 from fairseq_scl.device import PRECISIONS, visible_gpus
 from fairseq_scl.errors import InputError
 
+# More than any file has rows or batch has tokens; what is repeated is bounded lower.
+MOST, MOST_TIMES = 10**9, 1000
+
 
 def add_device(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str = "compute"
@@ -44,22 +47,27 @@ def add_precision(
     )
 
 
-def at_least(least: int, arguments: argparse.Namespace, *names: str) -> None:
-    """Refuse options whose numbers are too small; one that was not given may stay.
+def at_least(
+    least: int, arguments: argparse.Namespace, *names: str, most: int = MOST
+) -> None:
+    """Refuse options whose numbers are out of range; one that was not given may stay.
 
     Args:
         least: the smallest number that is allowed.
         arguments: of the verb.
         names: of the options, as attributes of ``arguments``.
+        most: the largest number that is allowed.
 
     Raises:
         InputError: names the option, its value and what is allowed.
     """
     for name in names:
         value = getattr(arguments, name)
+        flag = name.replace("_", "-")
         if value is not None and value < least:
-            flag = name.replace("_", "-")
             raise InputError(f"--{flag} is {value}: it must be at least {least}")
+        if value is not None and value > most:
+            raise InputError(f"--{flag} is {value}: it must be at most {most}")
 
 
 def ends_in(suffix: str, to: Path) -> None:

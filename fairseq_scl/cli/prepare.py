@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from fairseq_scl.cli.options import at_least
+from fairseq_scl.cli.options import MOST_TIMES, at_least
 from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarise import MANIFEST, fairseq_flags, read_labels
 from fairseq_scl.data.files import read_json
@@ -256,7 +256,8 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
-    at_least(1, arguments, "samples", "size_valid", "size_test")
+    at_least(1, arguments, "samples", most=MOST_TIMES)
+    at_least(1, arguments, "size_valid", "size_test")
     at_least(0, arguments, "seed")
     usual = source.task is not None and source.task.balanced
     return Draw(

@@ -11,7 +11,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_scl.cli.options import add_device, add_precision, at_least
+from fairseq_scl.cli.options import (
+    MOST_TIMES,
+    add_device,
+    add_precision,
+    at_least,
+)
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.packages import default_cache
 from fairseq_scl.data.texts import read_split
@@ -104,7 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> QuickStart:
     chosen = {k: v for k, v in vars(arguments).items() if k not in ("run", "verb")}
-    at_least(1, arguments, "samples", "size", "updates", "validations")
+    at_least(1, arguments, "samples", most=MOST_TIMES)
+    at_least(1, arguments, "size", "updates", "validations")
     if chosen["validations"] > chosen["updates"]:
         raise InputError(
             f"--validations is {chosen['validations']}, more than --updates "

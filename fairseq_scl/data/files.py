@@ -26,6 +26,9 @@ CANNOT_WRITE = {
     errno.ENAMETOOLONG,
 }
 
+# The largest that there are, tokenizer.json of many languages, have 20 MB.
+LARGEST_JSON = 1 << 28
+
 
 @contextmanager
 def write_then_rename(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
@@ -116,10 +119,19 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: the file is missing or is not JSON; the message names it.
+        InputError: the file is missing, is not JSON, or is larger or nested deeper than
+            any that this package reads; the message names it.
     """
     try:
+        if (size := os.path.getsize(path)) > LARGEST_JSON:
+            raise InputError(
+                f"{path} has {size:,} bytes, at most {LARGEST_JSON:,} are read"
+            )
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise InputError(f"cannot read {path} as JSON: too deeply nested") from None
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"missing file: {path}") from None
     except (ValueError, OSError) as error:

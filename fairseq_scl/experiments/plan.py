@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,10 +155,12 @@ def _updates(folder: Path, batch_size: int, epochs: int) -> int:
 
 
 def _spread(value: str, there: set[str]) -> list[str]:
-    """Write ``0-2`` as 0, 1, 2 where that is no value itself, 0.90 as 0.9."""
-    low, sign, high = value.partition("-")
-    if value not in there and sign and low.isdigit() and high.isdigit():
-        return [str(number) for number in range(int(low), int(high) + 1)]
+    """Return which of ``there`` are in ``0-2`` if it is a range; write 0.90 as 0.9."""
+    ends = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", value)
+    if value not in there and ends:
+        low, high = map(int, ends.groups())
+        numbers = (one for one in there if re.fullmatch("[0-9]{1,18}", one))
+        return [one for one in numbers if low <= int(one) <= high]
     for known in there:
         if is_number(known) and is_number(value) and float(known) == float(value):
             return [known]

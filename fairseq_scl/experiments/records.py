@@ -114,7 +114,7 @@ def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
         where = f"{path}, line {number}"
         try:
             row = as_type(json.loads(line), _MetricsLine, where)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is not a metrics line") from error
         values = {
             "update": row.update,

@@ -297,6 +297,6 @@ def _floors(path: Path) -> tuple[tuple[int, float], ...]:
             row = json.loads(line)
             if row["subset"] == "valid":
                 floors[int(row["update"])] = float(row["scl_floor"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ()  # of an older version; the record alone is what counts
     return tuple(sorted(floors.items()))

@@ -16,6 +16,7 @@ from fairseq_scl.experiments.variants import VARIANTS, variants_of
 
 PROTOCOL = 1
 FULL = "full"
+MOST_REPETITIONS = 1000
 FEW_SHOT, FULL_DATA = "few-shot", "full-data"
 CONF = Path(fairseq_scl.__file__).parent / "conf"
 DEFAULT_POINT = {"scl_lambda": 0.9, "scl_temperature": 0.3}
@@ -204,9 +205,26 @@ def for_size(value: Any, n: int | str) -> Any:
     return value[n] if isinstance(value, dict) else value
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML without aliases: with them few bytes stand for any number of values.
+
+    Or for a list that holds itself.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, f"alias *{event.anchor}: write it out", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+
 def _read_yaml(text: str, where: str) -> Any:
     try:
-        return _numeric(yaml.safe_load(text))
+        return _numeric(yaml.load(text, _Loader))
+    except RecursionError:
+        raise InputError(f"{where} is no YAML: it is too deeply nested") from None
     except yaml.YAMLError as error:
         raise InputError(
             f"{where} is no YAML: {' '.join(str(error).split())}"
@@ -258,6 +276,8 @@ def _check_values(table: Table, where: str) -> None:
         for value in values:
             if not isinstance(value, int) or value < 1:
                 refuse(key, value, "a number of at least 1")
+    if table.repetitions > MOST_REPETITIONS:
+        refuse("repetitions", table.repetitions, f"at most {MOST_REPETITIONS}")
     if table.selection == FEW_SHOT and FULL in table.sizes:
         refuse("sizes", FULL, "numbers of examples where selection is few-shot")
     if table.selection == FULL_DATA and set(table.sizes) != {FULL}:
