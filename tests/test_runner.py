@@ -122,12 +122,12 @@ def test_architecture_is_the_converted_encoders():
 def test_architecture_of_a_roberta_as_fairseq_publishes_it(tmp_path):
     name = "decoder.sentence_encoder.embed_positions.weight"
     state = {
-        "args": argparse.Namespace(arch="roberta_large", encoder_layers=24),
+        "args": argparse.Namespace(arch="roberta_large", encoder_layers=1),
         "model": {name: torch.zeros(514, 2)},
     }
     torch.save(state, tmp_path / "model.pt")
     assert architecture_flags(tmp_path, 512) == [
-        *["--arch", "roberta_large", "--encoder-layers", "24"],
+        *["--arch", "roberta_large", "--encoder-layers", "1"],
         *["--max-positions", "512"],
     ]
 
@@ -148,9 +148,8 @@ def test_another_architecture_is_refused_by_name(tmp_path, state, name):
     torch.save(state, tmp_path / "model.pt")
     with pytest.raises(InputError) as error:
         architecture_flags(tmp_path, 512)
-    assert str(error.value) == (
-        f"{tmp_path / 'model.pt'} is a {name!r}, not a RoBERTa encoder"
-    )
+    assert str(error.value).startswith(f"{tmp_path / 'model.pt'} ")
+    assert repr(name) in str(error.value)
 
 
 def test_a_missing_encoder_or_data_folder_is_named_and_nothing_is_made(tmp_path):

@@ -128,10 +128,12 @@ def test_pairs_that_are_no_translations_are_left_out(tmp_path):
 
 
 def checkpoint(path, weight):
-    task = {"_name": "translation", "data": "/a/secret/place"}
+    place = {"data": "/a/secret/place", "save_dir": "/a/secret/place"}
+    task = {"_name": "translation", **place}
+    model = {"_name": "transformer_tiny", **place}
     torch.save(
         {
-            "cfg": {"task": task, "checkpoint": {"save_dir": "/a/secret/place"}},
+            "cfg": {"task": task, "model": model, "checkpoint": place},
             "model": {"w": torch.tensor(weight, dtype=torch.float16)},
             "optimizer_history": [{"num_updates": 1}, {"num_updates": 2}],
             "last_optimizer_state": {"big": torch.zeros(9)},

@@ -38,7 +38,7 @@ def test_all_checkpoints_of_a_folder_are_an_ensemble(folder):
 
 
 def test_an_old_checkpoint_with_arguments_is_read(folder):
-    state = load_checkpoint(folder / "model.pt")
+    state = load_checkpoint(folder / "model.pt", trusted=True)
     cfg = state.pop("cfg")
     state["args"] = cfg["model"]  # of old flags, it holds all of them
     torch.save(state, folder / "model.pt")

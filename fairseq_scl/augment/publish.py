@@ -20,6 +20,7 @@ from fairseq_scl.errors import InputError
 
 # What is needed to translate; the rest says where and how the model was trained.
 SECTIONS = ("bpe", "common", "dataset", "generation", "model", "task", "tokenizer")
+CHECKPOINT = ("cfg", "model", "optimizer_history", "extra_state")
 INTERVAL = re.compile(r"checkpoint_\d+_(\d+)\.pt")
 
 
@@ -84,13 +85,16 @@ def average(paths: Sequence[Path]) -> dict[str, Any]:
     total: dict[str, Tensor] = {}
     for path in paths:
         state = load_checkpoint(path)
+        missing = [key for key in CHECKPOINT if not state.get(key)]
+        if missing:
+            raise InputError(f"{path} is not a training checkpoint: no {missing[0]!r}")
         weights = {name: w.double() for name, w in state["model"].items()}
         if total and {n: w.shape for n, w in total.items()} != {
             n: w.shape for n, w in weights.items()
         }:
             raise InputError(f"{path} has not the weights of {paths[0]}")
         total = {n: total[n] + w if total else w for n, w in weights.items()}
-    config = {name: state["cfg"][name] for name in SECTIONS if name in state["cfg"]}
+    config = {name: state["cfg"][name] for name in SECTIONS}
     config["task"] = {**config["task"], "data": "."}
     return {
         "args": None,

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from fairseq import checkpoint_utils, tasks
 from fairseq.data import Dictionary
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
@@ -139,8 +138,6 @@ def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
         str(path), {"data": str(path.parent)}
     )
     cfg = state.get("cfg")
-    if state.get("args") is not None:
-        cfg = convert_namespace_to_omegaconf(state["args"])
     names = [getattr(cfg and cfg.task, f"{side}_lang", None) for side in SIDES]
     if None in names or "model" not in state:
         raise InputError(

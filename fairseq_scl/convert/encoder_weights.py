@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fairseq_scl.compat.checkpoints import check_archive, short_reason
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.data.files import read_json
 from fairseq_scl.errors import InputError
@@ -72,9 +73,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if Path(path).suffix == ".safetensors":
             found = load_file(path)
         else:
+            check_archive(Path(path))
             found = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # damaged files raise nearly anything
-        raise InputError(f"{path} was not loaded: {_reason(error)}") from error
+        raise InputError(f"{path} was not loaded: {_reason(error)}") from None
     if not isinstance(found, dict) or not all(
         isinstance(t, Tensor) for t in found.values()
     ):
@@ -279,8 +283,7 @@ def _reason(error: Exception) -> str:
             f"its pickle asks for {wanted.group(1)}, which is no tensor and could run "
             "code; if you trust it, save its tensors as model.safetensors"
         )
-    lines = str(error).splitlines()
-    return f"it is damaged or holds no weights ({lines[0] if lines else 'end of file'})"
+    return f"it is damaged or holds no weights ({short_reason(error)})"
 
 
 def _bare_name(name: str, model_type: str) -> str:

@@ -269,8 +269,7 @@ def architecture_flags(encoder: Path, max_positions: int) -> list[str]:
         InputError: the folder has no ``model.pt``, or it is no RoBERTa.
     """
     state = load_checkpoint(encoder / "model.pt")
-    saved: Any = state.get("args") or state.get("cfg", {}).get("model") or {}
-    model = saved if isinstance(saved, dict) else vars(saved)
+    model = vars(state["cfg"]["model"]) if state.get("cfg") else {}
     positions = [
         len(weight)
         for weight_name, weight in state.get("model", {}).items()

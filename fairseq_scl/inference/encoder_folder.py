@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from fairseq import checkpoint_utils
 from numpy.typing import NDArray
 
+from fairseq_scl.compat.checkpoints import load_model
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
@@ -35,18 +35,16 @@ def load_encoder(folder: Path, device: str = "cpu") -> Classifier:
             "convert' makes one"
         )
     check_device(device)
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(folder / "model.pt")], arg_overrides={"data": str(folder)}
-    )
-    models[0].register_classification_head(HEAD, num_classes=1)
+    model, task = load_model(folder / "model.pt", {"data": str(folder)})
+    model.register_classification_head(HEAD, num_classes=1)
     return Classifier(
-        model=models[0].to(device).eval(),
+        model=model.to(device).eval(),
         labels=[""],
         tokenizer=load_tokenizer(folder),
         dictionary=task.source_dictionary,
         pair=False,
         pair_separator=False,
-        max_positions=int(models[0].max_positions()),
+        max_positions=int(model.max_positions()),
         exits={},
     )
 

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig
 from torch import Tensor, nn
 
-from fairseq_scl.compat.checkpoints import LAYER_COPY, load_checkpoint
+from fairseq_scl.compat.checkpoints import LAYER_COPY, load_checkpoint, load_model
 from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.convert.huggingface import fold_layer_norm_eps
@@ -227,18 +226,16 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
                 "makes one from a checkpoint"
             )
     settings = read_json(folder / SETTINGS)
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [str(folder / "model.pt")], arg_overrides={"data": str(folder)}
-    )
+    model, task = load_model(folder / "model.pt", {"data": str(folder)})
     return Classifier(
-        model=models[0].to(device).eval(),
+        model=model.to(device).eval(),
         labels=read_labels(folder),
         tokenizer=load_tokenizer(folder),
         dictionary=task.source_dictionary,
         pair=settings["pair"],
         pair_separator=settings["pair_separator"],
         max_positions=settings["max_positions"],
-        exits=_exits(models[0].state_dict()),
+        exits=_exits(model.state_dict()),
         exit_pooling=settings.get("exit_pooling", "cls"),
     )
 

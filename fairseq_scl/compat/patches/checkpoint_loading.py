@@ -1,36 +1,62 @@
-"""Fault: fairseq's loaders run a pickle's code, or fail on PyTorch 2.6 and later.
+"""Fault: fairseq's loaders run code: a pickle's, and that in strings of its settings.
 
-Covers ``--restore-file``, ``--finetune-from-model``, resuming and ``from_pretrained``,
-which all go through ``checkpoint_utils``. May go with a fairseq that loads safely.
+They also fail on PyTorch 2.6 and later. Covers ``--restore-file``, ``--path``,
+``--finetune-from-model``, resuming and ``from_pretrained``, which all go through
+``checkpoint_utils``. May go with a fairseq that loads safely.
 """
 
+import argparse
 import functools
 from typing import Any
 
-from fairseq_scl.compat.checkpoints import allow_fairseq_classes, load_error
+from fairseq_scl.compat.checkpoints import load_checkpoint, load_error
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 
 
 def apply() -> None:
-    """Use the allow-list, and name the file where fairseq refuses one."""
+    """Let fairseq see what :func:`load_checkpoint` returns, and nothing else."""
     from fairseq import checkpoint_utils
+    from fairseq.file_io import PathManager
 
     original = checkpoint_utils.load_checkpoint_to_cpu
     if getattr(original, "explains", False):
         return
-    allow_fairseq_classes()
 
     @functools.wraps(original)
-    def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> Any:
+    def load_checkpoint_to_cpu(
+        path: str,
+        arg_overrides: dict[str, Any] | None = None,
+        load_on_all_ranks: bool = False,
+    ) -> Any:
         with exit_on_input_error():
+            state = load_checkpoint(PathManager.get_local_path(path))
             try:
-                state = original(path, *args, **kwargs)
-            except Exception as error:  # a damaged pickle can raise nearly anything
-                raise InputError(load_error(path, error)) from error
+                if state.get("cfg") is not None:
+                    state["cfg"] = _omegaconf(state["cfg"], arg_overrides or {})
+                state = checkpoint_utils._upgrade_state_dict(state)
+            except Exception as error:  # what it lacks shows in nearly any way
+                raise InputError(load_error(path, error)) from None
         # Published checkpoints lack the key, and a criterion that learns asks for it.
         state.setdefault("criterion", None)
         return state
 
     load_checkpoint_to_cpu.explains = True  # type: ignore[attr-defined]
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+
+
+def _omegaconf(cfg: dict[str, Any], overrides: dict[str, Any]) -> Any:
+    """Return settings as fairseq has them in memory, with the caller's own."""
+    from fairseq.dataclass.utils import (
+        omegaconf_no_object_check,
+        overwrite_args_by_name,
+    )
+    from omegaconf import OmegaConf
+
+    legacy = {k: v for k, v in cfg.items() if isinstance(v, argparse.Namespace)}
+    made = OmegaConf.create({**cfg, **dict.fromkeys(legacy)})
+    with omegaconf_no_object_check():
+        for section, settings in legacy.items():
+            made[section] = settings
+    overwrite_args_by_name(made, overrides)
+    return made
