@@ -111,7 +111,17 @@ def test_a_table_of_endless_repetitions_is_refused(tmp_path):
         f"repetitions: {MANY}" if line.startswith("repetitions:") else line
         for line in lines
     )
-    with pytest.raises(InputError, match=f"repetitions is {MANY}, .* at most 1000"):
+    with pytest.raises(InputError, match=f"the {MANY} repetitions multiply to "):
+        load_table(str(table(tmp_path, text)))
+
+
+def test_lists_that_multiply_to_endless_runs_are_refused(tmp_path):
+    source = files.Path(load_table.__globals__["CONF"], "table2.yaml")
+    many = [n / 100 for n in range(1, 100)]
+    text = source.read_text("utf-8")
+    for values in ("[0.1, 0.3, 0.5, 0.7, 0.9, 1.0]", "[0.1, 0.3, 0.5, 0.7]"):
+        text = text.replace(values, str(many))
+    with pytest.raises(InputError, match="multiply to 588,120 runs"):
         load_table(str(table(tmp_path, text)))
 
 

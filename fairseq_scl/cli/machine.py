@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 
 from fairseq_scl.cli.options import (
+    MOST_TIMES,
     add_device,
     add_precision,
     at_least,
@@ -102,7 +103,7 @@ def find_machine(arguments: argparse.Namespace) -> Machine:
         InputError: an option has a value that is not allowed, or does not fit another;
             there is no such device, or it lacks the precision.
     """
-    at_least(1, arguments, "jobs", "jobs_per_gpu")
+    at_least(1, arguments, "jobs", "jobs_per_gpu", most=MOST_TIMES)
     slurm = _slurm_settings(arguments) if arguments.executor == "slurm" else None
     device = _device(arguments.device, slurm)
     per_gpu = arguments.jobs_per_gpu
