@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.models.roberta import RobertaModel
-from toy_encoder import toy_bert, toy_data, toy_encoder, toy_model
+from toy_encoder import toy_bert, toy_data, toy_encoder, toy_model, trained
 from toy_outputs import rows_of, write_outputs
 from toy_translation import toy_models
 
@@ -26,7 +27,7 @@ from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.encoder_weights import read_weights
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.runner import architecture_flags
+from fairseq_scl.experiments.runner import BEST, architecture_flags
 
 
 def code(marker):
@@ -212,8 +213,9 @@ def fairseq(module, *words):
     argv = [sys.executable, "-m", f"fairseq_cli.{module}", toy_data(), "--cpu"]
     user_dir = Path(__file__).parent.parent / "fairseq_scl"
     task = ["--user-dir", user_dir, "--task", "sentence_prediction_scl"]
+    task += ["--num-classes", 2, "--criterion", "sentence_prediction_scl"]
     return subprocess.run(
-        [str(word) for word in [*argv, *task, "--num-classes", 2, *words]],
+        [str(word) for word in [*argv, *task, *words]],
         capture_output=True,
         text=True,
         check=False,
@@ -225,15 +227,26 @@ def fairseq(module, *words):
 def test_the_commands_of_fairseq_refuse_such_a_file(tmp_path, marker, flag):
     path = poisoned(copied(toy_encoder(), tmp_path / "m"), "cutoff", marker)
     if flag == "--path":
-        done = fairseq("validate", flag, path, "--valid-subset", "valid")
+        words = ["--valid-subset", "valid", "--batch-size", 4]
+        done = fairseq("validate", flag, path, *words)
     else:
         shape = architecture_flags(toy_encoder(), 16)
-        criterion = ["--criterion", "sentence_prediction_scl", "--optimizer", "adam"]
         size = ["--batch-size", 4, "--save-dir", tmp_path / "out"]
-        done = fairseq("train", flag, path, *shape, *criterion, *size)
+        done = fairseq("train", flag, path, *shape, "--optimizer", "adam", *size)
     assert done.returncode == 2, done.stderr
     assert not marker.exists()
     assert REFUSED["cutoff"][1] in done.stderr.splitlines()[-1]
+
+
+def test_fairseq_validates_a_checkpoint_of_its_own():
+    _, folder, record = trained()
+    words = ["--path", folder / BEST, "--valid-subset", "test", "--batch-size", 8]
+    done = fairseq("validate", *words, "--log-format", "json")
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r'"test_accuracy": "?([\d.]+)', done.stderr + done.stdout)
+    assert found, done.stderr
+    allowed = {round(100 * one.correct / one.total, 1) for one in record.test}
+    assert round(float(found[-1]), 1) in allowed
 
 
 # What a run leaves in a file, and what is not needed to build the model
