@@ -13,9 +13,8 @@ from toy import make_data, toy_model, train_fast
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
-from fairseq_scl.packing import attention as packed_attention
 from fairseq_scl.packing import encoder as packed
-from fairseq_scl.packing.attention import attention, has_kernel
+from fairseq_scl.packing.attention import attention
 from fairseq_scl.packing.encoder import LENGTHS, is_packed, pack, right_padded_lengths
 from fairseq_scl.packing.layout import CpuDropout, Layout
 from fairseq_scl.tasks import sentence_prediction_scl
@@ -247,7 +246,7 @@ def test_the_backward_of_attention_is_its_derivative(one_each, p):
 
 
 @pytest.mark.parametrize("one_each", [False, True])
-def test_three_ways_of_attention_agree(one_each, monkeypatch):
+def test_ways_of_attention_agree(one_each):
     case = LENGTH_CASES["ragged"]
     layout = Layout.of(case, max(case), torch.device("cpu"))
     torch.manual_seed(0)
@@ -256,43 +255,7 @@ def test_three_ways_of_attention_agree(one_each, monkeypatch):
     key, value = torch.randn(total, 8), torch.randn(total, 8)
     arguments = (query, key, value, 2, layout, 0.0)
     grouped = attention(*arguments, CpuDropout())
-    padded = attention(*arguments, None)
-    monkeypatch.setattr(packed_attention, "has_kernel", lambda *_: True)
-    monkeypatch.setattr(packed_attention, "varlen_attn", loop_over_sentences)
-    torch.testing.assert_close(grouped, padded)
     torch.testing.assert_close(grouped, attention(*arguments, None))
-
-
-def loop_over_sentences(query, key, value, starts_q, starts_k, longest_q, longest_k):
-    """Compute what torch.nn.attention.varlen.varlen_attn documents, as a loop."""
-    assert starts_q.dtype == starts_k.dtype == torch.int32
-    assert longest_q == starts_q.diff().max()
-    assert longest_k == starts_k.diff().max()
-    parts = []
-    for i in range(len(starts_q) - 1):
-        q = query[starts_q[i] : starts_q[i + 1]]
-        k = key[starts_k[i] : starts_k[i + 1]]
-        v = value[starts_k[i] : starts_k[i + 1]]
-        scores = torch.einsum("qhd,khd->hqk", q, k) / q.shape[-1] ** 0.5
-        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v))
-    return torch.cat(parts)
-
-
-def test_the_kernel_is_chosen_where_it_works(monkeypatch):
-    monkeypatch.setattr(packed_attention, "varlen_attn", loop_over_sentences)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    cuda, half = torch.device("cuda"), torch.bfloat16
-    assert has_kernel(cuda, half, 64, 0.0)
-    assert has_kernel(cuda, torch.float16, 64, 0.0)
-    assert not has_kernel(cuda, torch.float32, 64, 0.0)
-    assert not has_kernel(cuda, half, 64, 0.1)
-    assert not has_kernel(cuda, half, 20, 0.0)
-    assert not has_kernel(cuda, half, 512, 0.0)
-    assert not has_kernel(torch.device("cpu"), half, 64, 0.0)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    assert not has_kernel(cuda, half, 64, 0.0)
-    monkeypatch.setattr(packed_attention, "varlen_attn", None)
-    assert not has_kernel(cuda, half, 64, 0.0)
 
 
 def test_lengths_are_counted_only_where_padding_is_at_the_right():

@@ -8,15 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fairseq_scl.packing.kernel import has_kernel, kernel_attention
 from fairseq_scl.packing.layout import CpuDropout, Layout
-
-varlen_attn: Any = None
-try:
-    from torch.nn.attention import varlen
-except ImportError:  # an older PyTorch
-    pass
-else:
-    varlen_attn = varlen.varlen_attn
 
 
 def attention(
@@ -31,12 +24,11 @@ def attention(
     """Compute softmax(Q Kᵀ / √d) V for each sentence and head.
 
     Three ways that give the same: with ``noise`` by groups of equally long sentences,
-    the fastest way on a CPU; without it by the kernel for variable lengths where there
-    is one (CUDA, half precision, no dropout); or else by PyTorch's attention on padded
-    rows, of which there are no more than of query, key and value.
+    the fastest way on a CPU; without it by FlashAttention for variable lengths where
+    that works (CUDA, half precision); or else by PyTorch's attention on padded rows.
 
     Args:
-        query: ``(N, D)``, or ``(B, D)``: one row a sentence, in the layout's order.
+        query: ``(N, D)``, or ``(B, D)``: one row per sentence, in the layout's order.
         key: ``(N, D)``.
         value: ``(N, D)``.
         heads: number of heads.
@@ -51,63 +43,30 @@ def attention(
         grouped: Any = _GroupedAttention
         output: Tensor = grouped.apply(query, key, value, heads, layout, p, noise)
         return output
-    if has_kernel(query.device, query.dtype, query.shape[1] // heads, p):
-        return _kernel_attention(query, key, value, heads, layout)
+    if p < 1 and has_kernel(query.device, query.dtype, query.shape[1] // heads):
+        return kernel_attention(query, key, value, heads, layout, p)
     return _padded_attention(query, key, value, heads, layout, p)
-
-
-def has_kernel(
-    device: torch.device, dtype: torch.dtype, head_size: int, p: float
-) -> bool:
-    """Tell whether PyTorch's attention for variable lengths (2.10 on) can be used.
-
-    It is FlashAttention: half precision on Ampere or later, heads of a multiple of 8
-    and at most 256, and no dropout.
-    """
-    return (
-        varlen_attn is not None
-        and device.type == "cuda"
-        and dtype in (torch.float16, torch.bfloat16)
-        and p == 0
-        and head_size % 8 == 0
-        and head_size <= 256
-        and torch.cuda.get_device_capability(device)[0] >= 8
-    )
-
-
-def _kernel_attention(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, layout: Layout
-) -> Tensor:
-    starts, query_starts, longest = layout.starts32, layout.starts32, layout.longest
-    if one_each := len(query) < len(key):
-        query_starts = torch.arange(
-            len(starts), dtype=torch.int32, device=starts.device
-        )
-    output: Tensor = varlen_attn(
-        *(rows.unflatten(1, (heads, -1)) for rows in (query, key, value)),
-        query_starts,
-        starts,
-        1 if one_each else longest,
-        longest,
-    )
-    return output.flatten(1)
 
 
 def _padded_attention(
     query: Tensor, key: Tensor, value: Tensor, heads: int, layout: Layout, p: float
 ) -> Tensor:
-    sentences, columns = len(layout.lengths), layout.longest
+    """Pad the rows unless all sentences are equally long, which also needs no mask."""
+    sentences, one_each = len(layout.lengths), len(query) < len(key)
+    mask = None if layout.is_even else layout.mask(query.dtype)
 
     def pad(rows: Tensor) -> Tensor:
-        padded = rows.new_zeros(sentences * columns, rows.shape[1])
-        padded = padded.index_copy(0, layout.padded, rows)
-        return padded.view(sentences, columns, heads, -1).transpose(1, 2)
+        if not layout.is_even:
+            padded = rows.new_zeros(sentences * layout.longest, rows.shape[1])
+            rows = padded.index_copy_(0, layout.padded, rows)
+        return rows.view(sentences, layout.longest, heads, -1).transpose(1, 2)
 
-    one_each = len(query) < len(key)
     rows = query.view(sentences, heads, 1, -1) if one_each else pad(query)
-    output = F.scaled_dot_product_attention(rows, pad(key), pad(value), layout.mask, p)
+    output = F.scaled_dot_product_attention(rows, pad(key), pad(value), mask, p)
     output = output.transpose(1, 2).flatten(0, 1).flatten(1)
-    return output if one_each else output.index_select(0, layout.padded)
+    if one_each or layout.is_even:
+        return output
+    return output.index_select(0, layout.padded)
 
 
 class _GroupedAttention(torch.autograd.Function):

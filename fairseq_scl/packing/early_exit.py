@@ -54,9 +54,11 @@ def early_exit(
     answers: list[tuple[Tensor, Tensor, int]] = []
     for number, layer in enumerate(encoder.layers, start=1):
         is_top = number == len(encoder.layers)
-        known: Sequence[Tensor] = keys_and_values(layer, x)
+        known: Sequence[Tensor] = ()
         if number not in heads or (mean and not is_top):
-            x, known = layer_rows(layer, x, known, layout, noise), ()
+            x = layer_rows(layer, x, None, layout, noise)
+        else:
+            known = keys_and_values(layer, x)
         if number in heads:
             if known:
                 first = x.index_select(0, layout.starts[:-1])

@@ -2,7 +2,7 @@
 
 ``pack`` changes what the ``forward`` of a model does, not its weights: they stay the
 stock model's, and so do checkpoints. Embeddings, linear layers, norms and feed-forward
-layers see one row a token. The last layer computes the ``<s>`` rows alone, since that
+layers see one row per token. The last layer computes the ``<s>`` rows alone, since that
 is what a classification head reads; with several exits, each hands out these rows.
 """
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from fairseq.models.roberta.model import RobertaEncoder, RobertaModel
 from fairseq.models.transformer import TransformerEncoder
 from fairseq.modules import LearnedPositionalEmbedding
+from fairseq.modules.gelu import gelu as fairseq_gelu
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
@@ -220,7 +221,7 @@ def _encode(
     starts, states = layout.starts[:-1], []
     layers = list(encoder.layers)  # LayerDrop leaves layers out here
     for number, layer in enumerate(layers[:-1], start=1):
-        x = layer_rows(layer, x, keys_and_values(layer, x), layout, noise)
+        x = layer_rows(layer, x, None, layout, noise)
         if number in exits:
             states.append(layout.means(x) if mean else x.index_select(0, starts))
     first = x.index_select(0, starts)
@@ -239,11 +240,10 @@ def dropout_noise(tokens: Tensor) -> CpuDropout | None:
 def embed(
     encoder: Any, tokens: Tensor, layout: Layout, noise: CpuDropout | None
 ) -> Tensor:
-    """Return what the first layer reads: ``(N, D)``, a row a token."""
-    x = (
-        encoder.embed_tokens(tokens.flatten().index_select(0, layout.index))
-        * encoder.embed_scale
-    )
+    """Return what the first layer reads: ``(N, D)``, one row per token."""
+    x = encoder.embed_tokens(tokens.flatten().index_select(0, layout.index))
+    if encoder.embed_scale != 1:
+        x = x * encoder.embed_scale
     if encoder.embed_positions is not None:
         table = encoder.embed_positions
         offset = 0 if table.padding_idx is None else table.padding_idx + 1
@@ -253,15 +253,29 @@ def embed(
     return _dropout(encoder.dropout_module, x, noise)
 
 
-def keys_and_values(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+def keys_and_values(layer: Any, x: Tensor) -> Sequence[Tensor]:
     """Project all rows ``(N, D)`` to the keys and values of a layer."""
-    return layer.self_attn.k_proj(x), layer.self_attn.v_proj(x)
+    return _project((layer.self_attn.k_proj, layer.self_attn.v_proj), x)
+
+
+def _project(projections: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
+    """Apply linear layers to the same rows: on a GPU as one product, not several.
+
+    There a kernel's launch can cost more than its work. On a CPU weights would be
+    copied for nothing, and the last bits of recorded results would change.
+    """
+    if not _on_gpu(x):
+        return [projection(x) for projection in projections]
+    weight = torch.cat([projection.weight for projection in projections])
+    biases = [projection.bias for projection in projections]
+    bias = None if biases[0] is None else torch.cat(biases)
+    return F.linear(x, weight, bias).chunk(len(projections), dim=1)
 
 
 def layer_rows(
     layer: Any,
     rows: Tensor,
-    known: Sequence[Tensor],
+    known: Sequence[Tensor] | None,
     layout: Layout,
     noise: CpuDropout | None,
 ) -> Tensor:
@@ -270,7 +284,7 @@ def layer_rows(
     Args:
         layer: fairseq's encoder layer.
         rows: all rows ``(N, D)``, or that of each sentence at ``<s>``, ``(B, D)``.
-        known: keys and values of all rows.
+        known: keys and values of all rows; ``None`` if ``rows`` are all rows.
         layout: of all rows.
         noise: see :func:`dropout_noise`.
 
@@ -278,23 +292,34 @@ def layer_rows(
         of the shape of ``rows``.
     """
     attn = layer.self_attn
-    key, value = known
-    y = attention(
-        attn.q_proj(rows),
-        key,
-        value,
-        attn.num_heads,
-        layout,
-        _probability(attn.dropout_module),
-        noise,
-    )
+    if known is None:
+        key, value, query = _project((attn.k_proj, attn.v_proj, attn.q_proj), rows)
+    else:
+        (key, value), query = known, attn.q_proj(rows)
+    p = _probability(attn.dropout_module)
+    y = attention(query, key, value, attn.num_heads, layout, p, noise)
     y = _dropout(layer.dropout_module, attn.out_proj(y), noise)
     rows = layer.self_attn_layer_norm(rows + y)
-    y = layer.activation_fn(layer.fc1(rows))
+    y = _activation(layer, layer.fc1(rows))
     y = layer.fc2(_dropout(layer.activation_dropout_module, y, noise))
     y = _dropout(layer.dropout_module, y, noise)
     output: Tensor = layer.final_layer_norm(rows + y)
     return output
+
+
+def _activation(layer: Any, x: Tensor) -> Tensor:
+    """Apply a layer's activation; gelu on a GPU without copies in float32.
+
+    PyTorch's kernel computes in float32 itself: the result is the same.
+    """
+    if layer.activation_fn is fairseq_gelu and _on_gpu(x):
+        return F.gelu(x)
+    output: Tensor = layer.activation_fn(x)
+    return output
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.device.type != "cpu"
 
 
 def _dropout(module: Any, x: Tensor, noise: CpuDropout | None) -> Tensor:

@@ -73,6 +73,7 @@ class Layout:
     back: Tensor
     groups: list[tuple[int, int]]
     _head_orders: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _masks: dict[torch.dtype, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, lengths: list[int], columns: int, device: torch.device) -> "Layout":
@@ -118,10 +119,36 @@ class Layout:
         return self.starts.to(torch.int32)
 
     @cached_property
-    def mask(self) -> Tensor:
-        """``(B, 1, 1, T)`` bool, true where the padded batch has a token."""
-        columns = torch.arange(self.longest, device=self.starts.device)
-        return columns < self.starts.diff()[:, None, None, None]
+    def one_each(self) -> Tensor:
+        """``(B + 1,)`` int32, ``starts`` of rows of which each sentence has one."""
+        return torch.arange(len(self.starts), dtype=torch.int32, device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.starts.device
+
+    @property
+    def is_even(self) -> bool:
+        """Tell whether all sentences are equally long."""
+        return len(self.groups) == 1
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        """Return what to add to the scores of a padded batch: -inf at padding, else 0.
+
+        Made once per batch. Kernels want strides that are a multiple of 16, and would
+        otherwise copy the mask in every layer.
+
+        Returns:
+            ``(B, 1, 1, T)``.
+        """
+        if dtype not in self._masks:
+            columns = torch.arange(-self.longest // 16 * -16, device=self.device)
+            padding = columns >= self.starts.diff()[:, None, None, None]
+            mask = torch.zeros(padding.shape, dtype=dtype, device=self.device)
+            mask = mask.masked_fill_(padding, float("-inf"))
+            self._masks[dtype] = mask[..., : self.longest]
+        return self._masks[dtype]
 
     def means(self, rows: Tensor) -> Tensor:
         """Average the rows ``(N, D)`` of each sentence: ``(B, D)``."""
