@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slurm lint bench clean
+.PHONY: help install quickstart test test-slurm test-gpu lint bench bench-gpu clean
 
 PYTHON ?=
 VENV ?= .venv
@@ -22,7 +22,7 @@ help: ## say what there is
 	  fi; \
 	done < Makefile
 
-install: ## fill .venv with PyTorch, fairseq and this package, as the next four do too
+install: ## fill .venv with PyTorch, fairseq and this package, as quickstart, test, test-slurm, lint and bench do too
 	@scripts/install.sh
 
 quickstart: install ## fine-tune an encoder with CE and with CE + SCL, and compare
@@ -37,6 +37,9 @@ test-slurm: install ## start a one-node Slurm (as root, Debian's packages) and t
 	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 \
 	  "$$bin/python" -m pytest -m slurm tests/slurm $(ARGS)
 
+test-gpu: ## test on a GPU with the PyTorch of this machine (see benchmarks/README.md)
+	@scripts/on_gpu.sh -m pytest -m gpu tests/gpu -n 4 $(ARGS)
+
 lint: install ## check style, types, imports and scripts
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
@@ -46,6 +49,9 @@ lint: install ## check style, types, imports and scripts
 
 bench: install ## compare with others' code (ARGS='--only loss', see --help)
 	@"$(BIN)/python" -m benchmarks $(ARGS)
+
+bench-gpu: ## compare on a GPU, as test-gpu (ARGS='--glue FOLDER')
+	@scripts/on_gpu.sh -m benchmarks --gpu --rounds 5 $(ARGS)
 
 clean: ## remove .venv, caches and build outputs
 	@if [[ -f "$(VENV)/.made-by-fairseq-scl" ]]; then rm -rf "$(VENV)"; fi

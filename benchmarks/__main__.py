@@ -16,8 +16,10 @@ import torch
 from benchmarks.pairs import PeerMissing, Row, Settings
 from fairseq_scl.errors import InputError
 
-# One file a question, in this order.
+# One file per question, in this order.
 QUESTIONS = ("loss", "criterion", "encoder", "gradient_cache", "sweep", "backtranslate")
+# Those that `make bench-gpu` asks; without a GPU they are a rehearsal of tiny shapes.
+GPU_QUESTIONS = ("gpu_step", "gpu_translate", "gpu_sweep")
 VERSIONS = (
     "fairseq-scl",
     "torch",
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings(
         arguments.rounds, arguments.threads, arguments.glue, arguments.translation
     )
-    questions = arguments.only or QUESTIONS
+    questions = arguments.only or (GPU_QUESTIONS if arguments.gpu else QUESTIONS)
     skipped: dict[str, str] = {}
     found = rows_of(questions, settings, skipped)
     about = machine(arguments.threads)
@@ -106,7 +108,7 @@ def machine(threads: int) -> dict[str, str]:
         "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
     if torch.cuda.is_available():
-        about["gpu"] = torch.cuda.get_device_name()
+        about["gpu"] = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     return about
 
 
@@ -142,8 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only",
         action="append",
-        choices=QUESTIONS,
+        choices=QUESTIONS + GPU_QUESTIONS,
         help="this question only; can be given again (default: all)",
+    )
+    parser.add_argument(
+        "--gpu", action="store_true", help="ask the questions about a GPU instead"
     )
     parser.add_argument(
         "--glue", type=Path, metavar="FOLDER", help="folder with the tasks of GLUE"

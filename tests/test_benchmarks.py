@@ -121,6 +121,12 @@ def test_only_chooses_questions(questions, capsys):
     assert list(found["skipped"]) == ["c"]
 
 
+def test_gpu_asks_the_questions_about_a_gpu(questions, capsys, monkeypatch):
+    monkeypatch.setattr(command, "GPU_QUESTIONS", ("c",))
+    assert command.main(["--json", "--gpu", *questions]) == 0
+    assert list(json.loads(capsys.readouterr().out)["skipped"]) == ["c"]
+
+
 def test_help_and_refusals_name_the_flags(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])

@@ -1,0 +1,226 @@
+"""On a GPU: how much faster is a training step without padding?
+
+RoBERTa-Large with random weights, batches with the lengths of SST-2 and QNLI, half
+precision: forward, backward and optimizer. ``--packed`` takes turns with Hugging Face's
+SDPA and with stock fairseq, on the same token ids in the same process. The optimizer is
+the same for all (PyTorch's fused AdamW on bfloat16 weights), so that the difference is
+the encoder's. A size that does not fit on the card is said to be so.
+"""
+
+import gc
+import itertools
+from argparse import Namespace
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fairseq.data import Dictionary
+from fairseq.models.roberta import RobertaModel
+from torch import Tensor, nn
+
+from benchmarks.pairs import Pairs, Row, Settings, paired, peer_module
+from fairseq_scl.data.readers import task_table
+from fairseq_scl.data.tasks import TASKS, TRAIN
+from fairseq_scl.packing.encoder import LENGTHS, pack
+
+QUESTION = "training step on a GPU"
+HEAD = "sentence_classification_head"
+# Layers, width, heads, words. The second is for a rehearsal on a CPU.
+LARGE = (24, 1024, 16, 50_265)
+TINY = (2, 64, 4, 1000)
+# Batch size to the ratio that is wanted over Hugging Face.
+WANTED = {"SST-2": {16: 1.3, 64: 2.5, 256: 2.5}, "QNLI": {16: 1.3, 64: 1.8, 256: 1.8}}
+# Tokens of the longest sentence of each twentieth, of the training data.
+TWENTIETHS = {
+    "SST-2": (3, 3, 4, 5, 6, 6, 7, 7, 8, 9, 10, 11, 13, 14, 16, 18, 20, 23, 27, 34, 66),
+    "QNLI": (
+        *(16, 27, 30, 32, 35, 37, 39, 41, 43, 45, 47, 49, 52, 55, 58, 62, 66, 72),
+        *(80, 95, 400),
+    ),
+}
+BATCHES = 6  # of a measurement
+
+
+def rows(settings: Settings) -> Iterator[Row]:
+    """Yield the rows of this benchmark; ``--glue`` gives it the real lengths.
+
+    Raises:
+        PeerMissing: transformers is not installed.
+    """
+    peer_module("transformers", "transformers")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    shape = LARGE if device.type == "cuda" else TINY
+    sides = {
+        "packed": _Fairseq(shape, device, packed=True),
+        "Hugging Face, SDPA": _HuggingFace(shape, device),
+        "stock fairseq": _Fairseq(shape, device, packed=False),
+    }
+    for task, sizes in WANTED.items():
+        known = lengths_of(task, settings)
+        for size, wanted in sizes.items():
+            if device.type == "cpu" and size > 16:
+                break
+            batches = [
+                _Batch(known, size, shape[3], device, seed) for seed in range(BATCHES)
+            ]
+            for peer in list(sides)[1:]:
+                name = f"{task}, batch {size}"
+                yield _row(sides, peer, batches, name, wanted, settings.rounds)
+    print(f"attention of --packed: {_way_of_attention(shape, device)}")
+
+
+def _row(
+    sides: dict[str, Any],
+    peer: str,
+    batches: list["_Batch"],
+    name: str,
+    wanted: float,
+    rounds: int,
+) -> Row:
+    on_gpu = batches[0].tokens.is_cuda
+    setting = f"{name}, against {peer}"
+    ours, theirs = (sides[side] for side in ("packed", peer))
+    wait = torch.cuda.synchronize if on_gpu else None
+    try:
+        found = paired(
+            *(lambda: ours.steps(batches), lambda: theirs.steps(batches)),
+            *(rounds, 0, wait),
+        )
+    except torch.OutOfMemoryError:
+        for side in sides.values():
+            side.model.zero_grad(set_to_none=True)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return Pairs((float("nan"),), (float("nan"),)).gain(
+            QUESTION, f"{setting}: out of memory on one side"
+        )
+    pairs = [tuple(t / len(batches) for t in side) for side in (found.ours, found.peer)]
+    target = wanted if peer.startswith("Hugging") else None
+    return Pairs(*pairs).gain(QUESTION, setting, target)
+
+
+def lengths_of(task: str, settings: Settings) -> "np.ndarray[Any, Any]":
+    """Return token counts to draw from: real sentences of ``--glue``, or a histogram.
+
+    Of real sentences words and signs are counted, times 1.2 for pieces, and the tokens
+    that are added.
+    """
+    if settings.glue is None:
+        places = np.linspace(0, 1, 21)
+        drawn = np.random.default_rng(0).random(20_000)
+        return np.interp(drawn, places, TWENTIETHS[task]).round().astype(int)
+    table = itertools.islice(task_table(TASKS[task], settings.glue, TRAIN), 20_000)
+    counts = [
+        sum(2 + round(1.2 * len(text.split())) for text in example.sentences)
+        for _, example in table
+    ]
+    return np.minimum(counts, 512)
+
+
+class _Batch:
+    """Token ids that every side gets, padded on the right with 1."""
+
+    def __init__(
+        self,
+        known: "np.ndarray[Any, Any]",
+        size: int,
+        words: int,
+        device: torch.device,
+        seed: int,
+    ) -> None:
+        random = np.random.default_rng(seed)
+        self.lengths: list[int] = random.choice(known, size).tolist()
+        columns = torch.arange(max(self.lengths))
+        self.real = columns < torch.tensor(self.lengths)[:, None]
+        tokens = torch.from_numpy(random.integers(4, words, self.real.shape))
+        self.tokens = tokens.where(self.real, 1).to(device)
+        self.mask = self.real.long().to(device)
+        self.target = torch.from_numpy(random.integers(2, size=size)).to(device)
+
+
+class _Side:
+    """A model with its optimizer; ``loss`` is each side's own."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model = model.to(device, torch.bfloat16).train()
+        self.adam = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+
+    def loss(self, batch: _Batch) -> Tensor:
+        """Return the mean cross-entropy."""
+        raise NotImplementedError
+
+    def steps(self, batches: list[_Batch]) -> None:
+        """Take a step on each batch."""
+        for batch in batches:
+            self.loss(batch).backward()
+            self.adam.step()
+            self.adam.zero_grad(set_to_none=True)
+
+
+class _Fairseq(_Side):
+    def __init__(
+        self, shape: tuple[int, ...], device: torch.device, packed: bool
+    ) -> None:
+        layers, width, heads, count = shape
+        words = Dictionary()
+        for number in range(count - words.nspecial):
+            words.add_symbol(f"word{number}")
+        sizes = Namespace(
+            encoder_layers=layers,
+            encoder_embed_dim=width,
+            encoder_ffn_embed_dim=4 * width,
+            encoder_attention_heads=heads,
+            tokens_per_sample=512,
+            max_positions=512,
+            dropout=0.1,
+            attention_dropout=0.1,
+            pooler_dropout=0.1,
+            activation_dropout=0.0,
+        )
+        task: Any = SimpleNamespace(
+            cfg=SimpleNamespace(), source_dictionary=words, dictionary=words
+        )
+        model = RobertaModel.build_model(sizes, task)
+        model.register_classification_head(HEAD, num_classes=2)
+        self.packed = packed
+        super().__init__(pack(model) if packed else model, device)
+
+    def loss(self, batch: _Batch) -> Tensor:
+        lengths = {LENGTHS: batch.lengths} if self.packed else {}
+        logits, _ = self.model(batch.tokens, classification_head_name=HEAD, **lengths)
+        return F.cross_entropy(logits.float(), batch.target)
+
+
+class _HuggingFace(_Side):
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        transformers = peer_module("transformers", "transformers")
+        layers, width, heads, count = shape
+        config = transformers.RobertaConfig(
+            vocab_size=count,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            max_position_embeddings=514,
+            type_vocab_size=1,
+            pad_token_id=1,
+            attn_implementation="sdpa",
+        )
+        kind = transformers.AutoModelForSequenceClassification
+        super().__init__(kind.from_config(config), device)
+
+    def loss(self, batch: _Batch) -> Tensor:
+        output = self.model(input_ids=batch.tokens, attention_mask=batch.mask)
+        return F.cross_entropy(output.logits.float(), batch.target)
+
+
+def _way_of_attention(shape: tuple[int, ...], device: torch.device) -> str:
+    from fairseq_scl.packing.kernel import has_kernel
+
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    used = has_kernel(device, torch.bfloat16, shape[1] // shape[2])
+    return "FlashAttention for variable lengths" if used else "padded rows"
