@@ -258,10 +258,22 @@ def test_a_missing_file_to_restore_is_refused(tmp_path):
         **{"restore_file": path, "finetune_from_model": None, "reset_meters": False},
         **{"reset_optimizer": False, "reset_lr_scheduler": False},
         **{"reset_dataloader": False, "optimizer_overrides": "{}"},
+        **{"save_dir": str(tmp_path / "checkpoints")},
     )
+    trainer = SimpleNamespace(checkpoint_suffix="")
     with pytest.raises(InputError) as caught:
-        checkpoint_utils.load_checkpoint(cfg, SimpleNamespace(checkpoint_suffix=""))
+        checkpoint_utils.load_checkpoint(cfg, trainer)
     assert str(caught.value) == f"--restore-file is {path}: there is no such file"
+    cfg.restore_file = str(tmp_path)
+    with pytest.raises(InputError, match=f"--restore-file is {tmp_path}: it is not a"):
+        checkpoint_utils.load_checkpoint(cfg, trainer)
+    for given in (tmp_path, path):
+        cfg.restore_file, cfg.finetune_from_model = "checkpoint_last.pt", str(given)
+        with pytest.raises(InputError, match=f"--finetune-from-model is {given}: "):
+            checkpoint_utils.load_checkpoint(cfg, trainer)
+    (tmp_path / "checkpoints" / "checkpoint_last.pt").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"--restore-file is .*checkpoint_last\.pt: "):
+        checkpoint_utils.load_checkpoint(cfg, trainer)
 
 
 def test_patching_twice_is_patching_once():

@@ -1,8 +1,10 @@
-"""Fault: where ``--restore-file`` is missing, fairseq trains from random weights.
+"""Fault: where the file to start from is missing, fairseq uses random weights.
 
-It says so in one line of its log. Present in every version of fairseq.
+The same where ``--restore-file`` or ``--finetune-from-model`` is a folder. fairseq says
+so in one line of its log. Present in every version of fairseq.
 """
 
+import os
 from typing import Any
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
@@ -11,7 +13,7 @@ from fairseq_scl.errors import InputError
 
 
 def apply() -> None:
-    """Refuse a ``--restore-file`` that is missing."""
+    """Refuse a ``--restore-file`` or ``--finetune-from-model`` that is not a file."""
     from fairseq import checkpoint_utils
 
     wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
@@ -20,10 +22,15 @@ def apply() -> None:
 def _load_checkpoint(original: Any, cfg: Any, trainer: Any, **kwargs: Any) -> Any:
     from fairseq.file_io import PathManager
 
-    path = cfg.restore_file
-    with exit_on_input_error():
-        if path != "checkpoint_last.pt" and not (
-            trainer.checkpoint_suffix or PathManager.exists(path)
-        ):
-            raise InputError(f"--restore-file is {path}: there is no such file")
+    suffix = trainer.checkpoint_suffix
+    last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")
+    flag, path = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")
+    if cfg.restore_file == "checkpoint_last.pt" and PathManager.exists(last):
+        path = last
+    elif cfg.restore_file == "checkpoint_last.pt":  # a new training
+        flag, path = "--finetune-from-model", cfg.finetune_from_model
+    if path is not None and not PathManager.isfile(path):
+        what = "it is not a" if PathManager.exists(path) else "there is no such"
+        with exit_on_input_error():
+            raise InputError(f"{flag} is {path}: {what} file")
     return original(cfg, trainer, **kwargs)
