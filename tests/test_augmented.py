@@ -1,5 +1,8 @@
 """Back-translations join a sample: the same held-out files, examples first."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from fairseq.data import Dictionary
@@ -181,8 +184,13 @@ def test_missing_and_unfit_folders_are_refused(sample, tmp_path):
         add_outputs(tmp_path / "none", file, toy_encoder(), out)
     with pytest.raises(InputError, match=r"missing file: .*none\.jsonl"):
         add_outputs(folder, tmp_path / "none.jsonl", toy_encoder(), out)
-    with pytest.raises(InputError, match="is the sample itself"):
+    with pytest.raises(InputError, match="is, holds or lies in"):
         add_outputs(folder, file, toy_encoder(), folder)
+    swapped = shutil.copytree(folder, tmp_path / "swapped")
+    names = json.loads((swapped / "label_map.json").read_text("utf-8"))["labels"]
+    (swapped / "label_map.json").write_text(json.dumps({"labels": names[::-1]}))
+    with pytest.raises(InputError, match=r"swapped/label_map\.json was changed"):
+        add_outputs(swapped, file, toy_encoder(), out)
     other = tmp_path / "other"
     pieces = [*["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film"]]
     convert_encoder(make_bert(tmp_path / "bert", pieces), other)

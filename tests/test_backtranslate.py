@@ -268,6 +268,7 @@ def test_chunks_of_other_settings_are_refused(tmp_path):
     stop_after(1, examples_of(6), target)
     assert sorted(p.name for p in partial_folder(target).iterdir()) == [
         "0-2.jsonl",
+        "lock",
         "settings.json",
     ]
     with pytest.raises(

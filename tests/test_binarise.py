@@ -182,10 +182,7 @@ def test_what_is_no_data_folder_is_never_replaced(tmp_path, kind):
     path.write_text("years of work", "utf-8")
     with pytest.raises(InputError) as error:
         binarise(make_splits(), toy_encoder(), target)
-    assert str(error.value) == (
-        f"{target} exists and has no {MANIFEST}: it is not replaced, choose another "
-        "name or delete it"
-    )
+    assert str(target) in str(error.value)
     assert path.read_text("utf-8") == "years of work"
     assert os.listdir(tmp_path) == ["years of work"]
 

@@ -44,6 +44,7 @@ def test_command_line_converts_a_folder(source, tmp_path, capsys):
     status, out, _ = run(capsys, "--from", source, "--to", tmp_path / "encoder")
     assert status == 0
     names = {"model.pt", "dict.txt", "vocab.txt", "tokenizer_settings.json"}
+    names.add("manifest.json")
     assert {path.name for path in (tmp_path / "encoder").iterdir()} == names
     assert "roberta_bert, 3 layers, 32 dimensions, 4 heads" in out
     assert "at most 40 tokens" in out

@@ -377,7 +377,7 @@ def test_exits_draws_accuracy_against_speed(tmp_path, capfd):
     assert measure(tmp_path, "--thresholds", "0.5,0.75,1.1") == 0
     printed = capfd.readouterr().out
     made = sorted(path.name for path in tmp_path.iterdir())
-    assert made == ["it's.json", "it's.md", "it's.pdf", "it's.png"]
+    assert made == [".fairseq-scl.json", "it's.json", "it's.md", "it's.pdf", "it's.png"]
     table = (tmp_path / "it's.md").read_text()
     assert table in printed
     assert len(table.splitlines()) == 2 + 2 * 4

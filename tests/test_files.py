@@ -3,30 +3,22 @@
 import errno
 import hashlib
 import os
-import resource
 import stat
-from contextlib import contextmanager
 
 import pytest
 import torch
+from toy_outputs import HOSTILE, full_disk
 
 from fairseq_scl.data.files import (
-    folder_then_rename,
+    check_name,
+    hold,
     read_json,
     sha256,
+    try_lock,
     write_json,
     write_then_rename,
 )
 from fairseq_scl.errors import InputError
-
-HOSTILE = [
-    "with spaces and (brackets)",
-    'it\'s "quoted" `and` $HOME',
-    "Grüße 你好 🙂",
-    "-rf *",
-    "new\nline",
-    "." + "x" * 200,
-]
 
 
 @pytest.fixture(params=HOSTILE)
@@ -35,41 +27,16 @@ def hostile(request, tmp_path):
     return tmp_path / request.param / request.param
 
 
-@contextmanager
-def full_disk(limit=3000):
-    """Let this process write at most ``limit`` bytes to a file, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def write(path, text):
     """Write a text by way of a temporary file."""
     with write_then_rename(path) as file:
         file.write(text)
 
 
-def write_folder(path, **texts):
-    """Write a folder of texts by way of a temporary folder."""
-    with folder_then_rename(path) as folder:
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-
-
 def write_and_stop(path, error):
     """Raise an error in the middle of a file."""
     with write_then_rename(path) as file:
         file.write("half of the n")
-        raise error("stop")
-
-
-def write_folder_and_stop(path, error):
-    """Raise an error in the middle of a folder."""
-    with folder_then_rename(path) as folder:
-        (folder / "new").write_text("half")
         raise error("stop")
 
 
@@ -179,9 +146,6 @@ def test_a_path_that_cannot_be_a_file_is_named(tmp_path):
     for path in (below, long, tmp_path / "folder"):
         with pytest.raises(InputError, match=f"^cannot write {path}: "):
             write(path, "new")
-    for path in (below, long):
-        with pytest.raises(InputError, match=f"^cannot write {path}: "):
-            write_folder(path, a="new")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
     assert (tmp_path / "file").read_text() == "old"
 
@@ -190,85 +154,9 @@ def test_permissions_follow_the_umask(tmp_path):
     mask = os.umask(0o027)
     try:
         write(tmp_path / "file", "text")
-        write_folder(tmp_path / "folder")
     finally:
         os.umask(mask)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
-    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
-
-
-# Folders
-
-
-def test_a_folder_is_written_whole_under_any_name(hostile):
-    write_folder(hostile, a="1", b="2")
-    assert sorted(os.listdir(hostile)) == ["a", "b"]
-    assert os.listdir(hostile.parent) == [hostile.name]
-
-
-def test_the_new_folder_replaces_the_old_one_at_once(tmp_path):
-    path = tmp_path / "folder"
-    write_folder(path, old="1")
-    with folder_then_rename(path) as folder:
-        (folder / "new").write_text("2")
-        assert os.listdir(path) == ["old"]
-    assert os.listdir(path) == ["new"]
-    assert os.listdir(tmp_path) == ["folder"]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, FileNotFoundError])
-def test_an_error_in_the_block_keeps_the_old_folder(hostile, error):
-    write_folder(hostile, old="1")
-    with pytest.raises(error, match="stop"):
-        write_folder_and_stop(hostile, error)
-    assert os.listdir(hostile) == ["old"]
-    assert os.listdir(hostile.parent) == [hostile.name]
-
-
-def test_a_full_disk_is_named_and_keeps_the_old_folder(hostile):
-    write_folder(hostile, old="1")
-    with full_disk(), pytest.raises(InputError) as caught:
-        write_folder(hostile, new="x" * 10_000)
-    assert str(caught.value) == f"cannot write {hostile}: File too large"
-    assert os.listdir(hostile) == ["old"]
-    assert os.listdir(hostile.parent) == [hostile.name]
-
-
-@pytest.mark.parametrize("failing", [1, 2])
-def test_a_rename_that_fails_keeps_the_old_folder(tmp_path, monkeypatch, failing):
-    path = tmp_path / "folder"
-    write_folder(path, old="1")
-    calls = []
-    replace = os.replace
-
-    def fail_once(source, target):
-        calls.append(target)
-        if len(calls) == failing:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", fail_once)
-    with pytest.raises(InputError) as caught:
-        write_folder(path, new="2")
-    assert str(caught.value) == f"cannot write {path}: No space left on device"
-    assert os.listdir(path) == ["old"]
-    assert os.listdir(tmp_path) == ["folder"]
-
-
-def test_only_a_folder_of_its_kind_is_replaced(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").write_text("kept")
-    for marked in (True, False):  # the first into an empty folder, then onto its own
-        with folder_then_rename(tmp_path / "folder", replaces="marker") as folder:
-            (folder / ("marker" if marked else "other")).touch()
-    for path in (tmp_path / "folder", tmp_path / "file"):
-        with (
-            pytest.raises(InputError, match=f"{path} exists and has no marker"),
-            folder_then_rename(path, replaces="marker"),
-        ):
-            pass
-    assert os.listdir(tmp_path / "folder") == ["other"]
-    assert (tmp_path / "file").read_text() == "kept"
 
 
 # JSON and checksums
@@ -311,3 +199,54 @@ def test_sha256_is_that_of_the_whole_file(tmp_path):
     assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
     (tmp_path / "empty").touch()
     assert sha256(tmp_path / "empty").startswith("e3b0c44298fc1c14")
+
+
+# Names and locks
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".git", "a/b", "/", "a\0b", "x" * 201, "ä" * 101, None, 1]
+)
+def test_a_name_that_is_no_part_of_a_path_is_refused(name):
+    with pytest.raises(InputError, match=r"^the loss is .*: a name must"):
+        check_name(name, "the loss")
+
+
+@pytest.mark.parametrize("name", ["CE+SCL", "a b", "ä" * 100, "-rf *", "a.b", "a\\b"])
+def test_other_names_are_kept(name):
+    assert check_name(name, "the loss") == name
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    path = tmp_path / "locks" / "a.lock"
+    with try_lock(path) as mine:
+        assert mine
+        with try_lock(path) as other:
+            assert not other
+        with (
+            pytest.raises(InputError, match="another process is writing the folder"),
+            hold(path, "the folder"),
+        ):
+            pass
+    with hold(path, "the folder"):
+        pass
+
+
+def test_a_lock_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "a.lock", tmp_path / "folder"):
+        with pytest.raises(InputError, match=f"cannot lock {path}: "), try_lock(path):
+            pass
+    for code in (errno.ENOSPC, errno.EACCES, errno.EMFILE):
+        monkeypatch.setattr(os, "open", failing(code))
+        with pytest.raises(InputError) as caught, try_lock(tmp_path / "a.lock"):
+            pass
+        assert os.strerror(code) in str(caught.value)
+
+
+def failing(code):
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    return fail

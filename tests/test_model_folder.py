@@ -29,8 +29,8 @@ from fairseq_scl.experiments.protocol import result_at_best
 from fairseq_scl.experiments.runner import BEST
 from fairseq_scl.inference.model_folder import (
     HEAD,
-    SETTINGS,
     export_classifier,
+    export_encoder,
     load_classifier,
     plain_values,
 )
@@ -41,6 +41,7 @@ FILES = [
     "input0/dict.txt",
     "label/dict.txt",
     "label_map.json",
+    "manifest.json",
     "model.pt",
     "tokenizer_settings.json",
     "vocab.txt",
@@ -238,10 +239,14 @@ def test_an_older_model_folder_is_replaced_and_anything_else_is_not(tmp_path):
     for _ in range(2):
         export_classifier(checkpoint, run.data, target)
     assert files(target) == FILES
-    (target / SETTINGS).unlink()
-    with pytest.raises(InputError, match=rf"{target} exists and has no {SETTINGS}: "):
-        export_classifier(checkpoint, run.data, target)
-    assert len(files(target)) == len(FILES) - 1
+    encoder = tmp_path / "encoder"
+    export_encoder(checkpoint, run.data, encoder)
+    (encoder / "notes.txt").write_text("mine")
+    for folder in (target, encoder):  # of another kind, with a file of the user
+        with pytest.raises(InputError, match=f"{folder} is not replaced"):
+            export_encoder(checkpoint, run.data, folder)
+    assert files(target) == FILES
+    assert (encoder / "notes.txt").read_text() == "mine"
 
 
 def test_a_checkpoint_without_a_head_is_refused(tmp_path):

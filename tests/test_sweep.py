@@ -1,7 +1,9 @@
 """Sweeps: nothing lost, nothing twice, and the accuracies of the plain command."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from toy_encoder import toy_encoder, toy_run, train_in_fork
-from toy_tables import make_toy_samples, write_toy_table
+from toy_tables import TOY_TABLE, make_toy_samples, write_toy_table
 
 from fairseq_scl.cli import main
 from fairseq_scl.cli import run as cli_run
@@ -205,6 +207,76 @@ def test_whatever_a_run_raises_is_left_as_its_error(tmp_path, data, monkeypatch)
     sweep.work(plan(tmp_path, data)[:1], tmp_path)
     error = next(tmp_path.glob(f"runs/*/{ERROR}")).read_text()
     assert error.rstrip().endswith("OSError: the disk is full")
+
+
+@pytest.mark.parametrize("there", ["a file", "a folder"])
+def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, data, there):
+    runs = plan(tmp_path, data)
+    if there == "a file":
+        (tmp_path / "locks").write_text("")
+    else:
+        (tmp_path / "locks" / f"{runs[1].name}.lock").mkdir(parents=True)
+    with pytest.raises(InputError, match=f"^cannot lock {tmp_path}/locks"):
+        sweep.sweep(runs[1:], tmp_path, jobs=2)
+
+
+def test_a_full_disk_ends_the_sweep(tmp_path, data, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sweep, "train_here", fail)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match="cannot write .*No space left on device"):
+        sweep.sweep(plan(tmp_path, data), tmp_path, jobs=2)
+    monkeypatch.undo()
+    assert not records(tmp_path)
+    assert not list(tmp_path.rglob(ERROR))  # to be done when there is space
+
+
+def test_a_folder_of_others_is_not_cleared_for_a_run(tmp_path):
+    run = toy_run()
+    (tmp_path / "run" / "thesis").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"run holds thesis, which no command wrote"):
+        run_training(run, tmp_path / "run", train=train_in_fork)
+    assert os.listdir(tmp_path / "run") == ["thesis"]
+
+
+def test_results_without_a_table_are_left_alone(tmp_path, toy, capfd):
+    (tmp_path / "results" / "runs" / "mine").mkdir(parents=True)
+    assert main(toy) == 2
+    assert f"{tmp_path}/results holds runs or locks, but no" in capfd.readouterr().err
+    assert os.listdir(tmp_path / "results") == ["runs"]
+
+
+@pytest.mark.parametrize("loss", ["x/../../../victim", "..", ".x", "", "x" * 201])
+def test_no_name_leads_out_of_the_results(tmp_path, toy, capfd, loss):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / ERROR).write_text("mine")
+    text = TOY_TABLE.replace("CE:", f"{json.dumps(loss)}:")
+    write_toy_table(tmp_path, text)
+    assert main([*toy, "--retry-failed"]) == 2
+    error = capfd.readouterr().err
+    assert "losses: a name is " in error
+    assert error.count("\n") == 1
+    assert os.listdir(victim) == [ERROR]
+    assert not (tmp_path / "results").exists()
+
+
+def test_changed_data_and_encoders_are_refused(tmp_path, toy, data, capfd):
+    """Flip one byte of each file that training reads, one at a time."""
+    sample = shutil.copytree(data, tmp_path / "data") / "toy" / "n8-sample1"
+    encoder = shutil.copytree(toy_encoder(), tmp_path / "encoder")
+    own = [*toy, "--data", str(tmp_path / "data"), "--model", str(encoder)]
+    changed = [sample / "input0" / "train.bin", sample / "label" / "test.idx"]
+    changed += [sample / "label_map.json", encoder / "dict.txt"]
+    for path in changed:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+        assert main(own) == 2
+        assert f"error: {path} was changed" in capfd.readouterr().err
+        path.write_bytes(whole)
+    assert not (tmp_path / "results").exists()
 
 
 DRIVER = """

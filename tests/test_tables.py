@@ -132,6 +132,8 @@ def test_only_refuses(only, message):
             "protocol is 2, this version of fairseq-scl know",
         ),
         ("tasks: [toy]", "", "tasks is missing"),
+        ("tasks: [toy]", "tasks: [../toy]", "tasks: a name is '../toy': a name must"),
+        ("  CE:", '  "a\\0b":', "losses: a name is 'a\\x00b': a name must"),
         ("tasks: [toy]", "tasks: toy", "tasks is 'toy', not a list"),
         ("few-shot", "best", "selection is 'best', it must be few-shot or full-data"),
         (

@@ -1,11 +1,33 @@
-"""Augmented files by hand, as ``fairseq-scl backtranslate`` writes them."""
+"""Augmented files by hand, hostile names for files, and a disk that is full."""
 
 import json
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 
 from fairseq_scl.data.texts import Example
 
 NOISY = {"good": "fine", "bad": "dull", "the": "a", "is": "and"}
+
+HOSTILE = [
+    "with spaces and (brackets)",
+    'it\'s "quoted" `and` $HOME',
+    "Grüße 你好 🙂",
+    "-rf *",
+    "new\nline",
+    "." + "x" * 200,
+]
+
+
+@contextmanager
+def full_disk(limit=3000):
+    """Let this process write at most ``limit`` bytes to a file, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def noisy(text: str, copy: int) -> str:

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fairseq_scl.augment.parallel_text import clean, find_text, make_pieces
 from fairseq_scl.augment.publish import measure_bleu, publish
@@ -82,20 +83,27 @@ def _clean(arguments: argparse.Namespace) -> str:
 
 
 def _publish(arguments: argparse.Namespace) -> str:
+    source, target = _pair(arguments)
+    test = (
+        find_text(arguments.corpus, f"{arguments.test}.{source}"),
+        find_text(arguments.corpus, f"{arguments.test}.{target}"),
+    )
+    result: dict[str, Any] = {}
+
+    def measure(folder: Path) -> None:
+        result.update(
+            measure_bleu(
+                folder, (source, target), test, arguments.tokenizer, arguments.beam
+            )
+        )
+
     names = publish(
         arguments.checkpoints,
         arguments.last,
         arguments.data,
         arguments.pieces,
         arguments.to,
-    )
-    source, target = _pair(arguments)
-    test = (
-        find_text(arguments.corpus, f"{arguments.test}.{source}"),
-        find_text(arguments.corpus, f"{arguments.test}.{target}"),
-    )
-    result = measure_bleu(
-        arguments.to, (source, target), test, arguments.tokenizer, arguments.beam
+        measure,
     )
     return f"{arguments.to}/model.pt: mean of {', '.join(names)}\n{result['text']}"
 

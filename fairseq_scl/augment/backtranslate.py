@@ -7,7 +7,6 @@ renamed when it is complete, so that a process that is killed loses one chunk at
 
 import json
 import platform
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,12 +30,15 @@ from fairseq_scl.augment.sentences import (
     translate_texts,
 )
 from fairseq_scl.compat.versions import installed_version
-from fairseq_scl.data.files import read_json, write_json, write_then_rename
+from fairseq_scl.data.files import hold, read_json, write_json, write_then_rename
+from fairseq_scl.data.folders import check_holds_only
+from fairseq_scl.data.renames import discard, remove_leftovers
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 
 SCHEMA = 1
 SETTINGS = "settings.json"
+LOCK = "lock"
 VERSIONS = ("torch", "fairseq", "fairseq-fixed", "sacremoses", "sentencepiece")
 EXAMPLES_AT_ONCE = 512
 STAYS = {EMPTY, UNTRANSLATED, UNKNOWN}
@@ -86,6 +88,8 @@ def finished(target: Path, plan: Plan) -> bool:
     record, partial = target.with_suffix(".json"), partial_folder(target)
     if record.exists():
         _check_same(plan, read_json(record).get("settings"), record)
+    allowed = (LOCK, SETTINGS, "[0-9]*-[0-9]*.jsonl")
+    check_holds_only(partial, allowed if (partial / SETTINGS).exists() else (LOCK,))
     if (partial / SETTINGS).exists():
         _check_same(plan, read_json(partial / SETTINGS), partial)
     if target.exists() and not record.exists() and not partial.exists():
@@ -93,7 +97,7 @@ def finished(target: Path, plan: Plan) -> bool:
             f"{target} exists without {record.name}, which tells how it was made: "
             "choose another folder or delete it"
         )
-    return target.exists() and record.exists()
+    return target.exists() and record.exists() and not partial.exists()
 
 
 def partial_folder(target: Path) -> Path:
@@ -127,10 +131,30 @@ def backtranslate(
         the record.
 
     Raises:
-        InputError: another file is there, or chunks of one; the disk is full.
+        InputError: another file is there, or chunks of one; another process is making
+            it; the disk is full.
     """
-    if finished(target, plan):
-        return dict(read_json(target.with_suffix(".json")))
+    partial = partial_folder(target)
+    remove_leftovers(target.parent)
+    if not finished(target, plan):
+        with hold(partial / LOCK, target):
+            if not target.with_suffix(".json").exists():
+                arguments = examples, (forward, backward), plan, max_tokens
+                _write(target, *arguments, at_once, on_done)
+            discard(partial)
+    return dict(read_json(target.with_suffix(".json")))
+
+
+def _write(
+    target: Path,
+    examples: Sequence[Example],
+    directions: tuple[Direction, Direction],
+    plan: Plan,
+    max_tokens: int,
+    at_once: int,
+    on_done: Callable[[int], object],
+) -> None:
+    """Write the chunks that are missing, then the file, then its record."""
     partial = partial_folder(target)
     write_json(partial / SETTINGS, plan.settings())
     if not target.exists():
@@ -145,7 +169,7 @@ def backtranslate(
             rows = backtranslated(
                 examples[start:end],
                 names[start:end],
-                (forward, backward),
+                directions,
                 plan,
                 max_tokens,
                 on_done,
@@ -157,13 +181,12 @@ def backtranslate(
             for chunk in chunks:
                 file.write(chunk.read_text(encoding="utf-8"))
     record = describe(target, plan, len(examples))
+    forward = directions[0]
     record["sources"] = {
         UNKNOWN_PIECES: _numbers(examples, lambda s: has_unknown_pieces(forward, s)),
         ENTITIES: _numbers(examples, has_entities),
     }
     write_json(target.with_suffix(".json"), record)
-    shutil.rmtree(partial)
-    return record
 
 
 def backtranslated(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import sentencepiece
 
-from fairseq_scl.data.files import folder_then_rename, write_then_rename
+from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.data.folders import TEXT, folder_then_rename
 from fairseq_scl.errors import InputError
 
 MODEL = "spm.model"
@@ -45,7 +46,7 @@ def make_pieces(
     """
     pairs = {s: read_pairs(corpus, name, languages) for s, name in splits.items()}
     pairs[TRAIN] = [p for p in pairs[TRAIN] if all(side.strip() for side in p)]
-    with folder_then_rename(folder, replaces=MODEL) as new:
+    with folder_then_rename(folder, TEXT, [corpus]) as new:
         _learn((side for pair in pairs[TRAIN] for side in pair), pieces, new / MODEL)
         cutter = sentencepiece.SentencePieceProcessor(model_file=str(new / MODEL))
         for split, rows in pairs.items():
@@ -147,7 +148,7 @@ def clean(
         if not path.is_file():
             raise InputError(f"missing file: {path}")
     counts = {TRAIN: 0, VALID: 0, "left out": 0}
-    with folder_then_rename(folder) as new, ExitStack() as stack:
+    with folder_then_rename(folder, TEXT, paths) as new, ExitStack() as stack:
         texts = [stack.enter_context(path.open("rb")) for path in paths]
         files = {
             split: [

@@ -3,7 +3,7 @@
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from fairseq_scl.augment.parallel_text import read_lines
 from fairseq_scl.augment.segment import guess_bpe, load_segmenter
 from fairseq_scl.compat.checkpoints import load_checkpoint
-from fairseq_scl.data.files import folder_then_rename, write_json, write_then_rename
+from fairseq_scl.data.files import write_json, write_then_rename
+from fairseq_scl.data.folders import TRANSLATION, folder_then_rename
 from fairseq_scl.errors import InputError
 
 # What is needed to translate; the rest says where and how the model was trained.
@@ -25,7 +26,12 @@ INTERVAL = re.compile(r"checkpoint_\d+_(\d+)\.pt")
 
 
 def publish(
-    checkpoints: Path, last: int, data: Path, pieces: Path, folder: Path
+    checkpoints: Path,
+    last: int,
+    data: Path,
+    pieces: Path,
+    folder: Path,
+    measure: Callable[[Path], object] = lambda folder: None,
 ) -> list[str]:
     """Average the last checkpoints of a run and write the folder to translate with.
 
@@ -36,8 +42,9 @@ def publish(
             Where a run was too short for any, its ``checkpoint_last.pt``.
         data: what fairseq-preprocess wrote, with ``dict.LANGUAGE.txt``.
         pieces: the sentencepiece model or the BPE codes, which keep their name.
-        folder: gets ``model.pt``, the dictionaries and the pieces; replaced if it is
-            such a folder.
+        folder: gets ``model.pt``, the dictionaries and the pieces; replaced if it was
+            written by this function.
+        measure: called with the folder while it still has a temporary name.
 
     Returns:
         the names of the checkpoints.
@@ -50,11 +57,13 @@ def publish(
     if not dictionaries:
         raise InputError(f"{data} holds no dict.LANGUAGE.txt")
     state = average(chosen)
-    with folder_then_rename(folder, replaces="model.pt") as new:
+    inputs = [checkpoints, data, pieces]
+    with folder_then_rename(folder, TRANSLATION, inputs) as new:
         for path in (*dictionaries, pieces):
             shutil.copyfile(path, new / path.name)
         with write_then_rename(new / "model.pt", "wb") as file:
             torch.save(state, file)
+        measure(new)
     return [path.name for path in chosen]
 
 

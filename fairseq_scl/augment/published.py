@@ -18,7 +18,7 @@ from fairseq.models.transformer import TransformerModel
 
 from fairseq_scl.augment.segment import CODES_FILES
 from fairseq_scl.data.download import ARCHIVES, fetch_file
-from fairseq_scl.data.files import folder_then_rename
+from fairseq_scl.data.folders import TRANSLATION, folder_then_rename
 from fairseq_scl.data.packages import default_cache
 from fairseq_scl.data.tasks import Download
 from fairseq_scl.errors import InputError
@@ -129,7 +129,7 @@ def unpack(
         InputError: the archive is damaged or holds no model.
     """
     names = [*_needed(languages), *CODES_FILES, model.checkpoints]
-    with folder_then_rename(folder) as new:
+    with folder_then_rename(folder, TRANSLATION, [archive]) as new:
         try:
             parts = _take(archive, names, new)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:

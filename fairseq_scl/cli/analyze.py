@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_scl.cli.options import add_device, at_least, ends_in, named_folders
-from fairseq_scl.data.binarise import MANIFEST
+from fairseq_scl.cli.options import add_device, at_least, files_to_write, named_folders
 from fairseq_scl.data.files import sha256
+from fairseq_scl.data.folders import MANIFEST, verify
 from fairseq_scl.experiments.geometry import TOP
 from fairseq_scl.experiments.probe import Probe
 from fairseq_scl.report.analysis import (
@@ -64,11 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and print the tables."""
-    ends_in(".md", arguments.to)
+    files = files_to_write(arguments.to, ".md", ".json")
     at_least(1, arguments, "top")
     models = named_folders("--model", arguments.model)
     others = named_folders("--probe", arguments.probe)
     data, device = arguments.data, arguments.device
+    for folder in {data, *models.values(), *others.values()}:
+        verify(folder)
     found: dict[str, dict[str, float]] = {}
     probes: dict[str, dict[str, Probe]] = {title: {} for title in others}
     total = len(models) * (1 + len(others))
@@ -85,6 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
     made |= {"data": sha256(data / MANIFEST)}
     sheets = analysis_sheets(arguments.split, found, probes, arguments.top)
     print(write_analysis(arguments.to, sheets, made, models, found, probes), end="\n\n")
-    for suffix in (".md", ".json"):
-        print(f"wrote {arguments.to.with_suffix(suffix)}")
+    for file in files:
+        print(f"wrote {file}")
     return 0

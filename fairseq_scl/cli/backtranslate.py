@@ -27,6 +27,8 @@ from fairseq_scl.cli.options import (
     at_least,
 )
 from fairseq_scl.data.drawn import digest, read_drawn, read_every_row
+from fairseq_scl.data.files import check_name
+from fairseq_scl.data.renames import remove_leftovers
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 
@@ -176,6 +178,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the augmented files, one for each input and temperature."""
     _check(arguments)
     inputs = _inputs(arguments)
+    remove_leftovers(arguments.to)
     ways = _models(arguments)
     about: dict[str, Any] = {way: models.describe() for way, models in ways.items()}
     about = {"models": about, "precision": arguments.precision}
@@ -246,6 +249,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _inputs(arguments: argparse.Namespace) -> list[_Input]:
+    for path in arguments.sample or [arguments.table]:
+        check_name(path.resolve().name, f"{path}: its name")
     if arguments.table is not None:
         examples, notes = read_every_row(arguments.table, arguments.columns)
         return [_Input(arguments.table.stem, examples, notes)]

@@ -9,9 +9,10 @@ from fairseq_scl.cli.options import (
     MOST_TIMES,
     add_device,
     at_least,
-    ends_in,
+    files_to_write,
     named_folders,
 )
+from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.exits import CLOCKS, THRESHOLDS, measure_exits, write_exits
 
@@ -74,12 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the files and print the table."""
-    ends_in(".png", arguments.to)
+    files = files_to_write(arguments.to, ".png", ".pdf", ".md", ".json")
     at_least(1, arguments, "repeats", most=MOST_TIMES)
     at_least(1, arguments, "max_tokens")
     if arguments.clock == "cpu" and arguments.device != "cpu":
         raise InputError("--clock cpu does not see what a GPU does: use --device cpu")
     models = named_folders("--model", arguments.model)
+    for folder in {arguments.data, *models.values()}:
+        verify(folder)
     thresholds = _thresholds(arguments.thresholds)
     settings = {
         "split": arguments.split,
@@ -98,8 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
             **settings,
         )
     print(write_exits(points, arguments.data, models, arguments.to, settings))
-    for suffix in (".png", ".pdf", ".md", ".json"):
-        print(f"wrote {arguments.to.with_suffix(suffix)}")
+    for file in files:
+        print(f"wrote {file}")
     return 0
 
 

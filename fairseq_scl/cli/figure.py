@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_scl.cli.options import add_device, ends_in
+from fairseq_scl.cli.options import add_device, files_to_write
+from fairseq_scl.data.files import check_name
+from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.tsne import draw_features
 
@@ -46,16 +48,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draw the figure and print the silhouette scores."""
-    ends_in(".png", arguments.to)
+    files = files_to_write(arguments.to, ".png", ".pdf", ".json")
     if not 1 <= arguments.perplexity < float("inf"):
         raise InputError(
             f"--perplexity is {arguments.perplexity}: it must be at least 1"
         )
     if not 0 <= arguments.seed < 2**32:
         raise InputError(f"--seed is {arguments.seed}: it must be from 0 to 2^32 - 1")
+    models = _models(arguments.model)
+    for folder in {arguments.data, *models.values()}:
+        verify(folder)
     scores = draw_features(
         arguments.data,
-        _models(arguments.model),
+        models,
         arguments.split,
         arguments.to,
         arguments.device,
@@ -64,8 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for (row, name), score in scores.items():
         print(f"silhouette of {', '.join(filter(None, (row, name)))}: {score:.3f}")
-    for suffix in (".png", ".pdf", ".json"):
-        print(f"wrote {arguments.to.with_suffix(suffix)}")
+    for file in files:
+        print(f"wrote {file}")
     return 0
 
 
@@ -85,6 +90,7 @@ def _models(given: Sequence[str]) -> dict[tuple[str, str], Path]:
             raise InputError(
                 f"--model {value!r}: it must be NAME=FOLDER or ROW:NAME=FOLDER"
             )
+        check_name(name, f"--model {value!r}: NAME")
         row = f"N = {row}" if row.isdigit() else row
         if (row, name) in models:
             raise InputError(f"--model {value!r}: {title} is given twice")

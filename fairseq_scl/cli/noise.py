@@ -1,13 +1,15 @@
 """``fairseq-scl noise``."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_scl.augment.noise import noise_signature
+from fairseq_scl.augment.noise import Noise, noise_signature
 from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.data.files import sha256, write_then_rename
+from fairseq_scl.data.folders import check_files, list_files
 from fairseq_scl.data.readers import repeated
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.encoder_folder import sentence_embedder
@@ -23,6 +25,7 @@ from fairseq_scl.report.noise import (
     write_noise,
 )
 from fairseq_scl.report.rows import as_csv
+from fairseq_scl.report.sheets import Sheet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--html needs --to, the folder that noise.html goes to")
     if twice := repeated([str(file.resolve()) for file in arguments.files]):
         raise InputError(f"{twice} is named twice: its outputs would count twice")
+    check_files(_paths(arguments))
     found = read_files(arguments.files)
     sentences = sentences_sheet(found, arguments.temperatures, arguments.examples)
     encoder, line = arguments.encoder, noise_signature()
@@ -89,18 +93,32 @@ def run(arguments: argparse.Namespace) -> int:
         noise = measured(found, embed, bar.update)
     sheets = [noise_sheet(noise), sentences]
     text = report_as_markdown(sheets, [], [], line)
+    if arguments.to is not None:
+        _write(arguments, text, noise, sheets, line)
     print(text)
-    if arguments.to is None:
-        return 0
+    if arguments.to is not None:
+        print("", *(f"wrote {path}" for path in _paths(arguments)), sep="\n")
+    return 0
+
+
+def _paths(arguments: argparse.Namespace) -> list[Path]:
+    names = ["noise.md", "noise.csv", *["noise.html"] * arguments.html, NOISE]
+    return [arguments.to / name for name in names] if arguments.to else []
+
+
+def _write(
+    arguments: argparse.Namespace,
+    text: str,
+    noise: Mapping[str, Mapping[str, Noise]],
+    sheets: Sequence[Sheet],
+    line: str,
+) -> None:
     files = {"noise.md": f"{text}\n", "noise.csv": as_csv(noise_rows(noise))}
     if arguments.html:
         title = "How far back-translations are from their sources"
         files["noise.html"] = page_of_sheets(title, sheets, line)
+    list_files(_paths(arguments))
     for name, content in files.items():
         with write_then_rename(arguments.to / name) as file:
             file.write(content)
     write_noise(arguments.to / NOISE, sheets, line)
-    print("")
-    for name in (*files, NOISE):
-        print(f"wrote {arguments.to / name}")
-    return 0

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairseq_scl.data.files import check_name
+from fairseq_scl.data.folders import check_files
 from fairseq_scl.device import PRECISIONS, visible_gpus
 from fairseq_scl.errors import InputError
 
@@ -70,14 +72,22 @@ def at_least(
             raise InputError(f"--{flag} is {value}: it must be at most {most}")
 
 
-def ends_in(suffix: str, to: Path) -> None:
-    """Refuse a ``--to`` with another ending.
+def files_to_write(to: Path, *suffixes: str) -> list[Path]:
+    """Return the files of a ``--to`` that names the first of them.
+
+    Args:
+        to: the value of the option.
+        suffixes: of the files, that of ``to`` first.
 
     Raises:
-        InputError: names the path and the ending.
+        InputError: ``to`` has another ending, or one of the files is there and no
+            command wrote it.
     """
-    if to.suffix != suffix:
-        raise InputError(f"--to is {str(to)!r}: it must end in {suffix}")
+    if to.suffix != suffixes[0]:
+        raise InputError(f"--to is {str(to)!r}: it must end in {suffixes[0]}")
+    paths = [to.with_suffix(suffix) for suffix in suffixes]
+    check_files(paths)
+    return paths
 
 
 def named_folders(flag: str, given: Sequence[str]) -> dict[str, Path]:
@@ -97,5 +107,5 @@ def named_folders(flag: str, given: Sequence[str]) -> dict[str, Path]:
             raise InputError(f"{flag} {value!r}: it must be NAME=FOLDER")
         if name in found:
             raise InputError(f"{flag} {value!r}: {name} is given twice")
-        found[name] = Path(folder)
+        found[check_name(name, f"{flag} {value!r}: NAME")] = Path(folder)
     return found

@@ -17,7 +17,8 @@ from fairseq_scl.cli.options import (
     add_precision,
     at_least,
 )
-from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.data.files import hold, write_then_rename
+from fairseq_scl.data.folders import check_files, list_files
 from fairseq_scl.data.packages import default_cache
 from fairseq_scl.data.texts import read_split
 from fairseq_scl.device import check_device
@@ -38,6 +39,9 @@ from fairseq_scl.inference.predict import encode, features
 from fairseq_scl.report.figures import learning_curves, tsne_comparison
 from fairseq_scl.report.table import comparison_table, run_rows, signature
 from fairseq_scl.tasks.batching import BATCHING
+
+LOCK = ".lock"
+SHOWN = ("table.md", "runs.csv", "curves.png", "tsne.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +88,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, train, and show the table, the pictures and the classifier."""
-    start = time.monotonic()
     settings = _settings(arguments)
+    with hold(settings.output / LOCK, settings.output):
+        return _run(settings)
+
+
+def _run(settings: QuickStart) -> int:
+    start = time.monotonic()
+    shown = [settings.output / name for name in SHOWN]
+    check_files(shown)
     encoder = prepare_encoder(settings, _say)
     data = prepare_data(settings, encoder, _say)
     runs = planned_runs(settings, encoder, data)
@@ -93,10 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
     _say(f"training {len(runs)} runs; one of them, as you would type it:")
     _say(shlex.join(command(first, settings.output / "runs" / first.name)))
     records = _train(settings, runs)
+    list_files(shown)
     table = _report(settings, runs, records)
     print(f"\n{table}\n")
-    for name in ("table.md", "runs.csv", "curves.png", "tsne.png"):
-        print(f"wrote {settings.output / name}")
+    for path in shown:
+        print(f"wrote {path}")
     classifier = classifier_folder(settings)
     print(f"the best model on validation data is in {classifier}; try it:")
     print(

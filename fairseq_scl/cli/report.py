@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.data.folders import list_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.results import DONE, TableResult, collect, summarise
@@ -18,6 +19,7 @@ from fairseq_scl.report.table import table_signature
 from fairseq_scl.report.words import remarks, verdicts
 
 OUTPUTS = Path("outputs")
+FILES = ("table.md", "table.tex", "table.csv", "runs.csv", "report.html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,10 +89,12 @@ def write_report(folder: Path, target: Path, as_html: bool) -> int:
         from fairseq_scl.report.html import page  # matplotlib takes a second to load
 
         files["report.html"] = page(result, folder)
-    print(text, end="\n\n")
+    list_files(target / name for name in files)
     for name, content in files.items():
         with write_then_rename(target / name) as file:
             file.write(content)
+    print(text, end="\n\n")
+    for name in files:
         print(f"wrote {target / name}")
     return 0 if _finished(result) else 1
 

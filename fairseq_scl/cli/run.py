@@ -11,7 +11,8 @@ from typing import Any
 from tqdm import tqdm
 
 from fairseq_scl.cli.machine import Machine, add_machine, describe, find_machine
-from fairseq_scl.cli.report import write_report
+from fairseq_scl.cli.report import FILES, write_report
+from fairseq_scl.data.folders import check_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.plan import choose, planned_runs
@@ -131,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(shlex.join(command(one, run_folder(folder, one))))
         print(describe(machine), file=sys.stderr)
         return 0
+    check_files(folder / name for name in FILES)
     write_table(folder, table, arguments.data, models)
     for one in chosen:
         done_record(one, run_folder(folder, one))

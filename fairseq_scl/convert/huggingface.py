@@ -26,9 +26,10 @@ from fairseq_scl.convert.encoder_weights import (
 )
 from fairseq_scl.convert.source_tokenizer import TOKENIZER
 from fairseq_scl.convert.vocabulary import VOCABULARY_FILES, read_vocabulary
-from fairseq_scl.data.files import folder_then_rename, write_then_rename
+from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.data.folders import ENCODER as ENCODER_FOLDER
+from fairseq_scl.data.folders import folder_then_rename
 from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece
-from fairseq_scl.data.vocabulary_files import SETTINGS as TOKENIZER_SETTINGS
 from fairseq_scl.errors import InputError
 
 WEIGHT_FILES = (
@@ -95,7 +96,8 @@ def convert_encoder(
     Args:
         source: a folder with ``config.json``, the weights and the vocabulary, or these
             files one by one.
-        target: the encoder folder to write; replaced when all of it is there.
+        target: the encoder folder to write; one that was written there is replaced
+            when all of the new one is complete.
         lowercase: whether a WordPiece vocabulary is uncased; ``None`` takes
             ``do_lower_case`` of the source's ``tokenizer_config.json``, or what its
             ``tokenizer.json`` does.
@@ -107,14 +109,17 @@ def convert_encoder(
         InputError: files are missing or damaged, or the encoder or its tokenizer is
             one that we cannot compute.
     """
+    inputs: list[str | Path] = []
     if not isinstance(source, EncoderFiles):
+        inputs.append(source)
         source = find_encoder_files(source)
     config = read_config(source.config)
     tokenizer, symbols, rows = read_vocabulary(source.vocabulary, config, lowercase)
     weights, has_head, task_head = fairseq_weights(
         read_weights(source.weights), config, rows, source.weights
     )
-    with folder_then_rename(target, TOKENIZER_SETTINGS) as folder:
+    inputs += [source.weights, source.config, *source.vocabulary]
+    with folder_then_rename(target, ENCODER_FOLDER, inputs) as folder:
         with write_then_rename(folder / "model.pt", "wb") as file:
             torch.save(_checkpoint(weights, config), file)
         with write_then_rename(folder / "dict.txt") as file:

@@ -11,7 +11,6 @@ from fairseq.data import Dictionary
 from fairseq_scl.data.binarise import (
     DRAW,
     LABEL_MAP,
-    MANIFEST,
     encoded,
     link_split,
     load_dictionary,
@@ -20,13 +19,8 @@ from fairseq_scl.data.binarise import (
     rows_of,
     write_rows,
 )
-from fairseq_scl.data.files import (
-    folder_then_rename,
-    read_json,
-    sha256,
-    write_json,
-    write_then_rename,
-)
+from fairseq_scl.data.files import read_json, sha256, write_json, write_then_rename
+from fairseq_scl.data.folders import DATA, MANIFEST, folder_then_rename, verify
 from fairseq_scl.data.outputs import Output, read_outputs
 from fairseq_scl.data.texts import one_line
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
@@ -72,8 +66,7 @@ def add_outputs(
         raise InputError(
             f"there is no data folder {sample}: 'fairseq-scl prepare' makes it"
         )
-    if sample.resolve() == target.resolve():
-        raise InputError(f"--to {target} is the sample itself: choose another folder")
+    verify(sample)
     width = len(list(sample.glob("input?")))
     dictionary = _same_dictionary(sample, Path(encoder))
     tokenizer = load_tokenizer(encoder)
@@ -85,7 +78,7 @@ def add_outputs(
             "with --copies 2"
         )
     examples = dict(read_json(sample / MANIFEST)["examples"])
-    with folder_then_rename(target, MANIFEST) as folder:
+    with folder_then_rename(target, DATA, [sample, file, encoder]) as folder:
         for part in [*(f"input{number}" for number in range(width)), "label"]:
             (folder / part).mkdir()
             text = (sample / part / "dict.txt").read_bytes()

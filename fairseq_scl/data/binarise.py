@@ -11,13 +11,9 @@ from typing import Any
 import torch
 from fairseq.data import Dictionary, indexed_dataset
 
-from fairseq_scl.data.files import (
-    folder_then_rename,
-    read_json,
-    sha256,
-    write_json,
-    write_then_rename,
-)
+from fairseq_scl.data.files import read_json, write_json, write_then_rename
+from fairseq_scl.data.folders import DATA, MANIFEST, folder_then_rename
+from fairseq_scl.data.folders import manifest as folder_manifest
 from fairseq_scl.data.texts import (
     Example,
     check_known_labels,
@@ -28,7 +24,6 @@ from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, unknown_tokens
 from fairseq_scl.errors import InputError
 
-MANIFEST = "manifest.json"
 LABEL_MAP = "label_map.json"
 DRAW = "draw.json"
 EXAMPLES_AT_ONCE = 1024
@@ -42,6 +37,7 @@ def binarise(
     linked: Mapping[str, Path] | None = None,
     draw: Callable[[], object] | None = None,
     max_unknown: float = MAX_UNKNOWN,
+    inputs: Iterable[str | Path] = (),
 ) -> dict[str, int]:
     """Write a data folder: what ``fairseq-train`` takes as its first argument.
 
@@ -54,8 +50,8 @@ def binarise(
         splits: ``train`` and any of ``valid``, ``test``, not empty. Each is read in
             blocks, and more than once: a collection, or what can be iterated anew.
         encoder: an encoder folder (``dict.txt`` and tokeniser files).
-        target: the folder to write; an older data folder there is replaced when all of
-            the new one is complete.
+        target: the folder to write; a data folder that was written there is replaced
+            when all of the new one is complete.
         labels: in the order of their class ids; by default those of ``train``, which is
             read once more for them.
         linked: splits that another data folder of the same encoder and labels has
@@ -63,6 +59,7 @@ def binarise(
         draw: called when all splits are read; what it returns is written as
             ``draw.json``, which tells where the examples are from.
         max_unknown: the largest share of unknown tokens that a split may have.
+        inputs: folders and files of the splits; ``target`` must lie apart from these.
 
     Returns:
         the number of examples of each split.
@@ -78,7 +75,7 @@ def binarise(
     width = len(first["train"].sentences)
     tokenizer = load_tokenizer(encoder)
     dictionary = load_dictionary(Path(encoder, "dict.txt"))
-    with folder_then_rename(target, MANIFEST) as folder:
+    with folder_then_rename(target, DATA, [encoder, *inputs]) as folder:
         for number in range(width):
             (folder / f"input{number}").mkdir()
             shutil.copyfile(
@@ -259,12 +256,10 @@ def manifest(
         tokenizer: of the encoder.
     """
     pair = width == 2
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {
-        "schema": 1,
+    counts = {
         "examples": dict(examples),
         "pair": pair,
         "pair_separator": pair and tokenizer.pair_separator,
         "unknown": {split: unknown_tokens(folder, split) for split in examples},
-        "sha256": {str(p.relative_to(folder)): sha256(p) for p in files},
     }
+    return {**folder_manifest(folder, DATA), **counts}

@@ -4,15 +4,17 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock, Timeout
+
+from fairseq_scl.data.renames import temporary
 from fairseq_scl.errors import InputError
 
+LONGEST_NAME = 200
 CANNOT_WRITE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -45,67 +47,109 @@ def write_then_rename(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         InputError: the file cannot be written (disk full, no permission).
     """
     path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
-        with open(handle, mode, encoding=encoding, newline=newline) as file:
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    with (
+        explained(path),
+        temporary(path.parent) as (new, descriptor),
+    ):
+        with open(
+            descriptor, mode, encoding=encoding, newline=newline, closefd=False
+        ) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        _explain(error, path)
-        raise
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+            os.fsync(descriptor)
+        os.replace(new, path)
 
 
 @contextmanager
-def folder_then_rename(path: str | Path, replaces: str | None = None) -> Iterator[Path]:
-    """Make a temporary folder beside ``path`` and rename it to ``path`` at the end.
-
-    A folder that was at ``path`` is replaced only after the new one is complete.
-
-    Args:
-        path: the folder to write; its parent is made if it is missing.
-        replaces: name of a file by which a folder of the same kind is known. What is at
-            ``path`` without that file, other than an empty folder, is not replaced.
-
-    Yields:
-        the temporary folder.
+def explained(path: Path) -> Iterator[None]:
+    """Turn an error of the block that says ``path`` cannot be written into a sentence.
 
     Raises:
-        InputError: the folder cannot be written (disk full, no permission), or ``path``
-            holds something else.
+        InputError: names the path and the reason, such as a full disk.
     """
-    path = Path(path)
-    temporary = None
     try:
-        if replaces is not None and _is_other(path, replaces):
-            raise InputError(
-                f"{path} exists and has no {replaces}: it is not replaced, choose "
-                "another name or delete it"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        os.chmod(temporary, 0o777 & ~_umask())
-        yield temporary
-        if path.exists():
-            _exchange(temporary, path)
-        else:
-            os.replace(temporary, path)
-    except InputError as error:  # a file inside: name the place that the user gave
-        raise InputError(str(error).replace(str(temporary), str(path))) from error
+        yield
     except (OSError, RuntimeError) as error:
-        _explain(error, path)
+        # torch.save answers a full disk with a RuntimeError about its own bookkeeping.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
+            raise InputError(f"cannot write {path}: {cause.strerror}") from error
         raise
+
+
+@contextmanager
+def try_lock(path: Path) -> Iterator[bool]:
+    """Hold a lock file within the block; gives ``False`` if another process does.
+
+    The kernel drops the lock when its holder dies; the file stays.
+
+    Raises:
+        InputError: the lock file cannot be opened, or the disk has no locks.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except NotImplementedError as error:
+        raise InputError(
+            f"{path.parent} is on a disk without file locks: choose another folder"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"cannot lock {path}: {error.strerror or error}; make it writable or "
+            "choose another folder"
+        ) from error
+    try:
+        yield True
     finally:
-        if temporary is not None and temporary.exists():
-            shutil.rmtree(temporary)
+        lock.release()
+
+
+@contextmanager
+def hold(path: Path, what: str | Path) -> Iterator[None]:
+    """Hold a lock file within the block.
+
+    Raises:
+        InputError: another process holds it, which names ``what``; or see
+            :func:`try_lock`.
+    """
+    with try_lock(path) as mine:
+        if not mine:
+            raise InputError(
+                f"another process is writing {what}: wait for it to end, or choose "
+                "another folder"
+            )
+        yield
+
+
+def check_name(name: object, what: str) -> str:
+    """Return a name that becomes part of a path.
+
+    Args:
+        name: from a user, such as that of a loss.
+        what: it names, with its place, for the message.
+
+    Raises:
+        InputError: it is not a string of 1 to 200 bytes without ``/`` and NUL that
+            does not begin with a dot.
+    """
+    if (
+        not isinstance(name, str)
+        or not 1 <= len(os.fsencode(name)) <= LONGEST_NAME
+        or name.startswith(".")
+        or "/" in name
+        or "\0" in name
+    ):
+        shown = repr(name) if len(repr(name)) < LONGEST_NAME else f"{name!r:.40}…"
+        raise InputError(
+            f"{what} is {shown}: a name must have 1 to {LONGEST_NAME} bytes, no '/' "
+            "and no NUL, and must not begin with a dot"
+        )
+    return name
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -145,38 +189,3 @@ def sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _exchange(new: Path, path: Path) -> None:
-    """Put ``new`` in the place of ``path``; if that fails, ``path`` is as it was."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    old = aside / path.name
-    try:
-        os.replace(path, old)
-        os.replace(new, path)
-    except OSError:
-        if old.exists():
-            os.replace(old, path)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside)
-
-
-def _is_other(path: Path, marker: str) -> bool:
-    if path.is_dir():
-        return any(path.iterdir()) and not (path / marker).is_file()
-    return path.exists()
-
-
-def _explain(error: Exception, path: Path) -> None:
-    """Raise an InputError if what went wrong is that the file cannot be written."""
-    # torch.save answers a full disk with a RuntimeError about its own bookkeeping.
-    cause = error.__context__ if isinstance(error, RuntimeError) else error
-    if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
-        raise InputError(f"cannot write {path}: {cause.strerror}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -49,7 +49,9 @@ def prepare_splits(
             texts[split].add(line, example)
     for note in repeated_texts(texts):
         checks.note(note)
-    return binarise(splits, encoder, target, max_unknown=checks.max_unknown)
+    return binarise(
+        splits, encoder, target, max_unknown=checks.max_unknown, inputs=[source]
+    )
 
 
 def read_splits(folder: str | Path) -> tuple[dict[str, list[Example]], list[str]]:

@@ -213,6 +213,7 @@ def prepare_samples(
             linked,
             partial(_record, source.name, name, draw, parts, every, flipped),
             checks.max_unknown,
+            [table.path for table in source.files.values()],
         )
         linked = linked or dict.fromkeys(held_out, folder)
         on_written(folder, counts)

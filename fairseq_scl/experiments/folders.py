@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST, read_labels
+from fairseq_scl.data.binarise import LABEL_MAP, read_labels
 from fairseq_scl.data.files import sha256
+from fairseq_scl.data.folders import MANIFEST, verify
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.runner import Run, architecture_flags
 
@@ -12,9 +13,13 @@ def check_folders(runs: Sequence[Run]) -> None:
     """Refuse what would only fail later, in each of many runs.
 
     Raises:
-        InputError: data that is not there or has another dictionary than the encoder.
+        InputError: data that is not there or has another dictionary than the encoder;
+            a folder with a file that its manifest does not list so.
     """
-    for folder, encoder in sorted({(run.data, run.encoder) for run in runs}):
+    pairs = sorted({(run.data, run.encoder) for run in runs})
+    for one in sorted({one for pair in pairs for one in pair}):
+        verify(one)
+    for folder, encoder in pairs:
         if not (folder / MANIFEST).is_file():
             raise InputError(
                 f"there is no data folder {folder}: 'fairseq-scl prepare' makes it "

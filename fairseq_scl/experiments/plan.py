@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fairseq_scl.data.binarise import MANIFEST
-from fairseq_scl.data.files import read_json
+from fairseq_scl.data.files import check_name, read_json
+from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.objectives import settings_of, told_apart_by
 from fairseq_scl.experiments.runner import Run
@@ -132,7 +132,7 @@ def _run(
 
 def _name(table: Table, cell: Mapping[str, Any]) -> str:
     n = cell["n"]
-    parts = [cell["task"].replace("/", "_"), FULL if n == FULL else f"n{n}"]
+    parts = [cell["task"], FULL if n == FULL else f"n{n}"]
     if len(table.batch_sizes) > 1:
         parts.append(f"batch{cell['batch_size']}")
     parts += [variant.name(cell[variant.key]) for variant, _ in variants_of(table)]
@@ -142,7 +142,8 @@ def _name(table: Table, cell: Mapping[str, Any]) -> str:
         value = cell[key]
         text = f"{value:g}" if isinstance(value, float) else str(value)
         parts.append(f"{short.get(key, key)}{text}")
-    return "-".join([*parts, f"{table.repeated}{cell['seed']}"])
+    name = "-".join([*parts, f"{table.repeated}{cell['seed']}"])
+    return check_name(name, f"{table.name}: the name of a run")
 
 
 def _updates(folder: Path, batch_size: int, epochs: int) -> int:

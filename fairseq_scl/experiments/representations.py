@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_scl.data.binarise import MANIFEST, read_labels
+from fairseq_scl.data.binarise import read_labels
 from fairseq_scl.data.files import read_json
+from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.experiments.geometry import measures
 from fairseq_scl.inference.model_folder import Classifier

@@ -16,8 +16,9 @@ import torch
 
 import fairseq_scl
 from fairseq_scl.compat.checkpoints import load_checkpoint
-from fairseq_scl.data.binarise import MANIFEST, class_counts, fairseq_flags
+from fairseq_scl.data.binarise import class_counts, fairseq_flags
 from fairseq_scl.data.files import sha256, write_then_rename
+from fairseq_scl.data.folders import MANIFEST, check_holds_only
 from fairseq_scl.device import check_device, describe_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.objectives import CONTRASTIVE, option_flags
@@ -35,6 +36,7 @@ METRICS = "metrics.jsonl"
 LOG = "train.log"
 ERROR = "error.txt"
 BEST = "checkpoint_best.pt"
+LEFT = (METRICS, LOG, ERROR, REPRESENTATIONS, "checkpoint*.pt*", "crash.pt*")
 PRECISION_FLAGS = {
     "fp32": (),
     "tf32": ("--tf32",),
@@ -173,12 +175,13 @@ def run_training(
 
     Raises:
         InputError: training failed, there is no such device or it lacks the precision,
-            or the folder holds the record of another run.
+            or the folder holds the record of another run or other files.
     """
     if record := done_record(run, folder):
         return record
     check_device(run.device, run.precision)
     argv = command(run, folder)
+    check_holds_only(folder, LEFT)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)

@@ -19,9 +19,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-from filelock import FileLock, Timeout
 
-from fairseq_scl.data.files import read_json, write_json, write_then_rename
+from fairseq_scl.data.files import (
+    explained,
+    read_json,
+    try_lock,
+    write_json,
+    write_then_rename,
+)
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import threads_each, worker_environments
@@ -63,7 +68,8 @@ def is_failed(folder: Path, run: Run) -> bool:
 def forget_failures(runs: Sequence[Run], folder: Path) -> None:
     """Have failed runs tried again."""
     for run in runs:
-        (run_folder(folder, run) / ERROR).unlink(missing_ok=True)
+        with explained(run_folder(folder, run)):
+            (run_folder(folder, run) / ERROR).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -71,24 +77,10 @@ def claim(folder: Path, run: Run) -> Iterator[bool]:
     """Hold a run within the block; gives ``False`` if another process does.
 
     Raises:
-        InputError: the disk has no locks.
+        InputError: the lock cannot be opened, or the disk has no locks.
     """
-    path = folder / "locks" / f"{run.name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    except NotImplementedError as error:
-        raise InputError(
-            f"{folder} is on a disk without file locks, choose --results elsewhere"
-        ) from error
-    try:
-        yield True
-    finally:
-        lock.release()
+    with try_lock(folder / "locks" / f"{run.name}.lock") as mine:
+        yield mine
 
 
 def work(
@@ -163,7 +155,8 @@ def sweep(
         ignored: signals that workers ignore.
 
     Raises:
-        InputError: there is no such device, or it lacks the precision.
+        InputError: there is no such device, or it lacks the precision; a run cannot be
+            claimed or its folder cannot be written.
     """
     check_device(runs[0].device, runs[0].precision)
     plan = worker_environments(runs[0].device, jobs)
@@ -220,9 +213,11 @@ class _Worker:
             "fork" if runs[0].device == "cpu" else "spawn"
         )
         self._number = context.Value("i", -1)
+        self._refused = context.SimpleQueue()
+        told = self._number, self._refused
         self.process = context.Process(
             target=_work_alone,
-            args=(runs, folder, threads, ignored, self._number, os.getpid()),
+            args=(runs, folder, threads, ignored, told, os.getpid()),
         )
         # The environment has to be there before the process imports anything, and the
         # signals have to wait until it ignores them.
@@ -237,7 +232,13 @@ class _Worker:
         return int(self._number.value)
 
     def ended(self, runs: Sequence[Run], folder: Path) -> bool:
-        """Note why it died, if it did; tell whether it had found nothing to do."""
+        """Note why it died, if it did; tell whether it had found nothing to do.
+
+        Raises:
+            InputError: no worker could go on, as with a full disk.
+        """
+        if not self._refused.empty():
+            raise InputError(self._refused.get())
         status = self.process.exitcode
         if status and status < 0:
             time.sleep(1)  # whoever killed it may be about to kill this process, too
@@ -255,22 +256,26 @@ def _work_alone(
     folder: Path,
     threads: int,
     ignored: Collection[int],
-    number: Any,
+    told: tuple[Any, Any],
     parent: int,
 ) -> None:
     for which in ignored:
         signal.signal(which, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    number, refused = told
     torch.set_num_threads(threads)
 
     def note(claimed: int) -> None:
         number.value = claimed
 
-    while work(runs, folder, 1, note):
-        # After a failed run CUDA may fail in every run that follows in this process.
-        if runs[0].device == "cpu" or is_failed(folder, runs[number.value]):
-            break
+    try:
+        while work(runs, folder, 1, note):
+            # After a failed run CUDA may fail in every run that follows here.
+            if runs[0].device == "cpu" or is_failed(folder, runs[number.value]):
+                break
+    except InputError as error:
+        refused.put(str(error))
 
 
 def _die_with(parent: int) -> None:
@@ -298,6 +303,11 @@ def write_table(
                 f"{path} is of other settings ({', '.join(changed)}): choose another "
                 "--results or delete the folder"
             )
+    elif (folder / "runs").exists() or (folder / "locks").exists():
+        raise InputError(
+            f"{folder} holds runs or locks, but no {TABLE} that says of which table: "
+            "choose another --results"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     found = asdict(table)
     for key, value in found["training"].items():

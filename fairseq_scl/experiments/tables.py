@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 import fairseq_scl
+from fairseq_scl.data.files import check_name
 from fairseq_scl.data.tasks import TASKS
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.objectives import Grid, parse_loss
@@ -155,6 +156,7 @@ def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
     Raises:
         InputError: names file, key, value and what is allowed.
     """
+    check_name(name, f"{where}: the name of the table")
     _check_keys(found, Table, where, without=("name",))
     if found.get("protocol") != PROTOCOL:
         raise InputError(
@@ -167,6 +169,7 @@ def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
     if not isinstance(found.get("losses"), dict) or not found["losses"]:
         raise InputError(f"{where}: losses must name at least one loss")
     for loss, grid in found["losses"].items():
+        check_name(str(loss), f"{where}: losses: a name")
         losses[str(loss)] = parse_loss(str(loss), grid, where)
     table = Table(
         **{
@@ -271,6 +274,7 @@ def _check_values(table: Table, where: str) -> None:
     for task in table.tasks:
         if not isinstance(task, str):
             refuse("tasks", task, f"names like {', '.join(TASKS)}")
+        check_name(task, f"{where}: tasks: a name")
     for key, values in (
         ("repetitions", [table.repetitions]),
         ("batch_sizes", table.batch_sizes),

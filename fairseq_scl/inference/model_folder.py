@@ -23,12 +23,14 @@ from fairseq_scl.compat.checkpoints import LAYER_COPY, load_checkpoint, load_mod
 from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.convert.huggingface import fold_layer_norm_eps
-from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST, fairseq_flags, read_labels
-from fairseq_scl.data.files import (
+from fairseq_scl.data.binarise import LABEL_MAP, fairseq_flags, read_labels
+from fairseq_scl.data.files import read_json, write_json, write_then_rename
+from fairseq_scl.data.folders import (
+    ENCODER,
+    MANIFEST,
+    MODEL,
     folder_then_rename,
-    read_json,
-    write_json,
-    write_then_rename,
+    verify,
 )
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.device import check_device
@@ -102,6 +104,7 @@ def export_classifier(
         InputError: the checkpoint has no classification head or other classes than the
             data, a file is missing, or the disk is full.
     """
+    verify(data)
     state = load_checkpoint(checkpoint)
     labels = read_labels(data)
     weights = OrderedDict(
@@ -116,7 +119,7 @@ def export_classifier(
             f"{len(labels)}: give the data folder that it was trained on"
         )
     plain = _stock_checkpoint(state, weights)
-    with folder_then_rename(target, SETTINGS) as folder:
+    with folder_then_rename(target, MODEL, [checkpoint, data]) as folder:
         with write_then_rename(folder / "model.pt", "wb") as file:
             torch.save(plain, file)
         for part in ("input0", "label"):
@@ -150,13 +153,14 @@ def export_encoder(
     Raises:
         InputError: as :func:`export_classifier`.
     """
+    verify(data)
     state = load_checkpoint(checkpoint)
     weights = OrderedDict(
         (name, tensor.float())
         for name, tensor in _model(state, checkpoint).items()
         if not LAYER_COPY.search(name) and not name.startswith("classification_heads.")
     )
-    with folder_then_rename(target, "model.pt") as folder:
+    with folder_then_rename(target, ENCODER, [checkpoint, data]) as folder:
         shutil.copyfile(Path(data, "input0", "dict.txt"), folder / "dict.txt")
         load_tokenizer(data).save(folder)
         with write_then_rename(folder / "model.pt", "wb") as file:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_scl.data.binarise import MANIFEST, fairseq_flags
+from fairseq_scl.data.binarise import fairseq_flags
 from fairseq_scl.data.files import read_json, sha256, write_json, write_then_rename
+from fairseq_scl.data.folders import MANIFEST, list_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.geometry import MEASURES, TOP, Matrix, measures
 from fairseq_scl.experiments.probe import STRENGTHS, Probe, linear_probe
@@ -166,6 +167,7 @@ def write_analysis(
     Returns:
         the Markdown.
     """
+    list_files([path, path.with_suffix(".json")])
     text = "\n\n".join(map(sheet_as_markdown, sheets))
     with write_then_rename(path) as file:
         file.write(f"{text}\n")

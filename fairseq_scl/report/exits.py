@@ -11,8 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fairseq_scl.data.binarise import MANIFEST
 from fairseq_scl.data.files import sha256, write_json, write_then_rename
+from fairseq_scl.data.folders import MANIFEST, list_files
 from fairseq_scl.experiments.records import origin
 from fairseq_scl.inference.early_exit import (
     ExitRule,
@@ -180,6 +180,7 @@ def write_exits(
     Returns:
         the table as Markdown.
     """
+    list_files(path.with_suffix(suffix) for suffix in (".png", ".pdf", ".md", ".json"))
     figure = draw_exits(points, settings["clock"])
     for picture in (path, path.with_suffix(".pdf")):
         _save(figure, picture)

@@ -9,8 +9,9 @@ from fairseq.data import Dictionary, indexed_dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairseq_scl.data.binarise import MANIFEST, read_labels
+from fairseq_scl.data.binarise import read_labels
 from fairseq_scl.data.files import read_json, sha256, write_json
+from fairseq_scl.data.folders import MANIFEST, list_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import Classifier, load_classifier
 from fairseq_scl.inference.predict import features
@@ -61,6 +62,7 @@ def draw_features(
         _check_finite(matrices[place], folder)
         del classifier
     paths = [path, path.with_suffix(".pdf")]
+    list_files([*paths, path.with_suffix(".json")])
     scores = tsne_grid(matrices, labels, paths, seed, perplexity, split)
     panels = [
         {

@@ -1,0 +1,235 @@
+"""What commands write into folders: written whole, recognized, verified.
+
+A folder that a command writes as a whole holds ``manifest.json``: its kind and the
+SHA-256 of every other file. It is replaced only while it is just that. Commands that
+put a few files into a folder of the user list them in ``.fairseq-scl.json`` there.
+"""
+
+import fnmatch
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fairseq_scl.data.files import explained, read_json, sha256, write_json
+from fairseq_scl.data.renames import (
+    TEMPORARY,
+    restore,
+    take_place,
+    temporary,
+)
+from fairseq_scl.errors import InputError
+
+MANIFEST = "manifest.json"
+LISTED = ".fairseq-scl.json"
+SCHEMA = 1
+DATA, ENCODER, MODEL = "data folder", "encoder folder", "model folder"
+TEXT, TRANSLATION = "text folder", "translation model folder"
+
+
+@contextmanager
+def folder_then_rename(
+    path: str | Path, kind: str, inputs: Iterable[str | Path] = ()
+) -> Iterator[Path]:
+    """Make a temporary folder beside ``path`` and rename it to ``path`` at the end.
+
+    It gets ``manifest.json``, unless the block writes one by :func:`manifest`. A folder
+    that was at ``path`` is replaced only after the new one is complete.
+
+    Args:
+        path: the folder to write; its parent is made if it is missing.
+        kind: of the folder. What is at ``path``, other than an empty folder, is
+            replaced only if it is of this kind and holds nothing else.
+        inputs: files and folders that it is made from.
+
+    Yields:
+        the temporary folder.
+
+    Raises:
+        InputError: the folder cannot be written (disk full, no permission), ``path``
+            holds something else, or is, holds or lies in one of the inputs.
+    """
+    path = Path(path)
+    _refuse_overlap(path, inputs)
+    check_replaceable(path, kind)
+    with explained(path):
+        restore(path)
+    with explained(path), temporary(path.parent, folder=True) as (new, _):
+        try:
+            yield new
+            if not (new / MANIFEST).exists():
+                write_json(new / MANIFEST, manifest(new, kind))
+        except InputError as error:  # a file inside: name the place that the user gave
+            raise InputError(str(error).replace(str(new), str(path))) from error
+        check_replaceable(path, kind)  # the block may have taken hours
+        take_place(new, path)
+
+
+def manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """Return the manifest of a folder whose other files are all there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    checksums = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    return {"schema": SCHEMA, "kind": kind, "sha256": checksums}
+
+
+def verify(folder: str | Path) -> None:
+    """Compare the files of a folder with its manifest; without one, do nothing.
+
+    Raises:
+        InputError: names the first file that is missing or was changed.
+    """
+    path = Path(folder, MANIFEST)
+    if not path.is_file():
+        return
+    checksums = _checksums(read_json(path))
+    if checksums is None:
+        raise InputError(f"{path} is damaged: its sha256 must list files and checksums")
+    for name, expected in sorted(checksums.items()):
+        file = Path(folder, name)
+        if not file.is_file():
+            raise InputError(f"missing file: {file}, which {path} lists: make it again")
+        if sha256(file) != expected:
+            raise InputError(
+                f"{file} was changed after {path} was written (its SHA-256 differs): "
+                f"make {folder} again"
+            )
+
+
+def check_replaceable(path: Path, kind: str) -> None:
+    """Refuse to replace anything but a folder of this kind as a command wrote it.
+
+    Raises:
+        InputError: names the path and what is there.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path} is a symbolic link: give the folder itself")
+    if not path.exists():
+        return
+    here, real = Path.cwd(), path.resolve()
+    if real in (here, *here.parents):
+        raise InputError(
+            f"{str(path)!r} is the current folder or holds it: choose a new folder"
+        )
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder: choose another name")
+    with explained(path):
+        if reason := _foreign(path, kind):
+            raise InputError(
+                f"{path} is not replaced, since {reason}: delete it yourself or choose "
+                "another name"
+            )
+
+
+def check_holds_only(folder: Path, patterns: Iterable[str]) -> None:
+    """Refuse to clear a folder of unfinished work that holds anything else.
+
+    Args:
+        folder: may be missing.
+        patterns: of the names of all files that the work leaves, as for ``fnmatch``.
+
+    Raises:
+        InputError: names the first file or folder that no pattern matches.
+    """
+    if not folder.exists() and not folder.is_symlink():
+        return
+    with explained(folder):
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    for entry in found:
+        known = any(fnmatch.fnmatchcase(entry.name, pattern) for pattern in patterns)
+        if not TEMPORARY.fullmatch(entry.name) and not (
+            known and entry.is_file(follow_symlinks=False)
+        ):
+            raise InputError(
+                f"{folder} holds {entry.name}, which no command wrote: delete the "
+                "folder yourself or choose another one"
+            )
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Refuse to replace files that no command wrote.
+
+    Raises:
+        InputError: names the first of these files.
+    """
+    for path in paths:
+        if os.path.lexists(path) and path.name not in _listed(path.parent):
+            raise InputError(
+                f"{path} is not replaced, since {LISTED} does not say that a command "
+                "of fairseq-scl wrote it: delete it yourself or choose another name"
+            )
+
+
+def list_files(paths: Iterable[Path]) -> None:
+    """Note in their folders that these files, about to be written, are of a command.
+
+    Raises:
+        InputError: as :func:`check_files`, or the disk is full.
+    """
+    paths = list(paths)
+    check_files(paths)
+    for folder in {path.parent for path in paths}:
+        there = _listed(folder)
+        names = there | {path.name for path in paths if path.parent == folder}
+        if names != there:
+            content = {"schema": SCHEMA, "kind": "files", "files": sorted(names)}
+            write_json(folder / LISTED, content)
+
+
+def _listed(folder: Path) -> set[str]:
+    try:
+        found = read_json(folder / LISTED)
+    except InputError:
+        return set()
+    names = found.get("files") if isinstance(found, dict) else None
+    if not isinstance(names, list) or found.get("kind") != "files":
+        return set()
+    return {name for name in names if isinstance(name, str)}
+
+
+def _refuse_overlap(path: Path, inputs: Iterable[str | Path]) -> None:
+    target = path.resolve()
+    for given in inputs:
+        source = Path(given).resolve()
+        if target == source or target in source.parents or source in target.parents:
+            raise InputError(
+                f"{str(path)!r} is, holds or lies in {given}, which is read: choose "
+                "another folder to write"
+            )
+
+
+def _foreign(path: Path, kind: str) -> str | None:
+    """Say why a folder is not just what a command wrote; ``None`` if it is."""
+    found = sorted(os.scandir(path), key=lambda entry: entry.name)
+    if not found or all(TEMPORARY.fullmatch(entry.name) for entry in found):
+        return None
+    try:
+        content = read_json(path / MANIFEST)
+    except InputError:
+        content = None
+    checksums = _checksums(content)
+    if checksums is None or content.get("kind") != kind:
+        return f"it has no {MANIFEST} of a {kind} (earlier versions named no kind)"
+    folders = {parent.as_posix() for name in checksums for parent in Path(name).parents}
+    for at, inside, files in os.walk(path):
+        inside[:] = [name for name in inside if not TEMPORARY.fullmatch(name)]
+        for entry in sorted(Path(at, name) for name in (*inside, *files)):
+            name = entry.relative_to(path).as_posix()
+            if entry.is_dir() and not entry.is_symlink() and name in folders:
+                continue
+            if name == MANIFEST or TEMPORARY.fullmatch(entry.name):
+                continue
+            if name not in checksums or not entry.is_file() or entry.is_symlink():
+                return f"it holds {name}, which no command wrote"
+            if sha256(entry) != checksums[name]:
+                return f"{name} in it was changed after it was written"
+    return None
+
+
+def _checksums(content: Any) -> dict[str, str] | None:
+    found = content.get("sha256") if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not all(
+        isinstance(value, str) for value in found.values()
+    ):
+        return None
+    return found
