@@ -24,6 +24,7 @@ from fairseq_scl.augment.backtranslate import (
 from fairseq_scl.augment.race import Method
 from fairseq_scl.augment.sentences import Direction, has_entities, translate_texts
 from fairseq_scl.augment.translator import load_translator
+from fairseq_scl.data.files import hold
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 
@@ -277,6 +278,26 @@ def test_chunks_of_other_settings_are_refused(tmp_path):
         make(examples_of(6), target, plan(copies=2), at_once=2)
     with pytest.raises(InputError, match="was made with models = "):
         make(examples_of(6), target, plan(models="others"), at_once=2)
+
+
+def test_two_at_a_time_into_one_file_are_refused(tmp_path):
+    target = tmp_path / "a-bt1.jsonl"
+    with (
+        hold(partial_folder(target) / "lock", target),
+        pytest.raises(InputError, match=f"another process is writing {target}"),
+    ):
+        make(examples_of(3), target)
+    make(examples_of(3), target)
+
+
+def test_a_folder_of_others_is_not_taken_for_chunks(tmp_path):
+    target = tmp_path / "a-bt1.jsonl"
+    thesis = partial_folder(target) / "thesis.tex"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    with pytest.raises(InputError, match=r"holds thesis\.tex, which no command wrote"):
+        make(examples_of(3), target)
+    assert thesis.read_text() == "years of work"
 
 
 def stop_after(chunks, examples, target):

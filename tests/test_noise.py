@@ -1,9 +1,12 @@
 """The noise of back-translations: values worked out by hand, sheets and files."""
 
 import csv
+import errno
+import io
 import json
 import math
-from contextlib import redirect_stderr
+import os
+from contextlib import redirect_stderr, redirect_stdout, suppress
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.inference.encoder_folder import load_encoder, sentence_embedder
 from fairseq_scl.inference.predict import encode
 from fairseq_scl.report.noise import (
+    NOISE,
     measured,
     noise_sheet,
     read_files,
@@ -179,6 +183,33 @@ def test_sentences_stand_as_in_table_6(folder):
     assert sheet.rows[6][2] == singles[0].sentences[0]
     assert sheet.rows[9][2] == singles[4].sentences[0]
     assert " // " in sheet.rows[0][2]
+
+
+def test_files_are_written_before_anything_is_printed(folder, tmp_path):
+    table = make_table()
+    results = write_results(tmp_path / "r", table, attempts_of(table, {}))
+    for argv, name in ((["noise", folder, "--to"], NOISE), (["report"], "table.csv")):
+        with redirect_stdout(FullDisk()), suppress(OSError):
+            main([*map(str, argv), str(results)])
+        assert (results / name).is_file()
+
+
+def test_files_of_others_are_not_overwritten(folder, tmp_path, capfd):
+    table = make_table()
+    results = write_results(tmp_path / "r", table, attempts_of(table, {}))
+    for argv, name in ((["noise", folder, "--to"], NOISE), (["report"], "table.tex")):
+        (results / name).write_text("years of work")
+        assert main([*map(str, argv), str(results)]) == 2
+        assert f"{name} is not replaced" in capfd.readouterr().err
+        assert (results / name).read_text() == "years of work"
+    assert not (results / "table.md").exists()
+
+
+class FullDisk(io.StringIO):
+    """Standard output that cannot be written, such as ``/dev/full``."""
+
+    def write(self, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_the_command_writes_and_the_page_of_a_table_shows_it(folder, tmp_path, capfd):

@@ -11,7 +11,7 @@ from toy_encoder import make_encoder_wheel, make_review_archive, make_sentences
 
 from fairseq_scl.cli import main
 from fairseq_scl.data.binarise import MANIFEST
-from fairseq_scl.data.files import read_json, sha256
+from fairseq_scl.data.files import read_json, sha256, try_lock
 from fairseq_scl.data.texts import read_split
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import quickstart, runner
@@ -108,6 +108,7 @@ def test_one_command_makes_everything(first):
     assert first.first_fetched == [quickstart.ENCODER.name, quickstart.REVIEWS.name]
     assert first.first_trained == RUNS
     assert first.files_of() == [
+        *[".fairseq-scl.json", ".lock"],
         *["classifier", "curves.png", "data", "encoder", "models", "runs"],
         *["runs.csv", "table.md", "tsne.png"],
     ]
@@ -303,7 +304,15 @@ def test_without_network_the_first_time_it_says_so(again, capfd):
     assert "fairseq-scl: error: pip could not download: no network" in (
         capfd.readouterr().err
     )
-    assert not again.output.exists()
+    assert again.files_of() == [".lock"]
+
+
+def test_two_at_a_time_into_one_folder_are_refused(again, capfd):
+    with try_lock(again.output / ".lock"):
+        assert again.run() == 2
+    error = capfd.readouterr().err
+    assert f"another process is writing {again.output}" in error
+    assert again.trained == []
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ CANNOT_WRITE = {
     errno.EEXIST,
     errno.EISDIR,
     errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 
 # The largest that there are, tokenizer.json of many languages, have 20 MB.

@@ -51,9 +51,9 @@ def folder_then_rename(
             holds something else, or is, holds or lies in one of the inputs.
     """
     path = Path(path)
-    _refuse_overlap(path, inputs)
-    check_replaceable(path, kind)
     with explained(path):
+        _refuse_overlap(path, inputs)
+        check_replaceable(path, kind)
         restore(path)
     with explained(path), temporary(path.parent, folder=True) as (new, _):
         try:
@@ -113,12 +113,11 @@ def check_replaceable(path: Path, kind: str) -> None:
         )
     if not path.is_dir():
         raise InputError(f"{path} is not a folder: choose another name")
-    with explained(path):
-        if reason := _foreign(path, kind):
-            raise InputError(
-                f"{path} is not replaced, since {reason}: delete it yourself or choose "
-                "another name"
-            )
+    if reason := _foreign(path, kind):
+        raise InputError(
+            f"{path} is not replaced, since {reason}: delete it yourself or choose "
+            "another name"
+        )
 
 
 def check_holds_only(folder: Path, patterns: Iterable[str]) -> None:

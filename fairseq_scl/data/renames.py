@@ -64,10 +64,12 @@ def remove_leftovers(parent: Path) -> None:
 
 def take_place(new: Path, path: Path) -> None:
     """Give a temporary folder its name; what had that name is then at ``new``."""
-    if path.exists():
+    try:
+        os.replace(new, path)  # onto nothing, or an empty folder
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
         _exchange(new, path)
-    else:
-        os.replace(new, path)
 
 
 def discard(folder: Path) -> None:
