@@ -171,7 +171,8 @@ def test_the_last_checkpoints_are_those_of_most_updates(tmp_path):
     names = publish(tmp_path / "run", 2, *arguments)
     assert names == ["checkpoint_2_1000.pt", "checkpoint_10_1100.pt"]
     made = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert made == ["dict.de.txt", "dict.en.txt", "model.pt", "spm.model"]
+    parts = ["dict.de.txt", "dict.en.txt", "manifest.json", "model.pt", "spm.model"]
+    assert made == parts
     best = tmp_path / "run" / "checkpoint_best.pt"
     assert publish(best, 2, *arguments) == ["checkpoint_best.pt"]
 
@@ -207,8 +208,8 @@ def toy_run(tmp_path, updates):
 def test_the_script_goes_from_a_corpus_to_a_published_folder(tmp_path):
     folder, output = toy_run(tmp_path, 4)
     made = sorted(path.name for path in folder.iterdir())
-    parts = ["dict.de.txt", "dict.en.txt", "model.pt", "spm.model", "test.de"]
-    assert made == ["bleu.json", *parts]
+    parts = ["dict.de.txt", "dict.en.txt", "manifest.json", "model.pt", "spm.model"]
+    assert made == ["bleu.json", *parts, "test.de"]
     bleu = json.loads((folder / "bleu.json").read_text("utf-8"))
     assert bleu["signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|")
     assert bleu["text"] in output
