@@ -126,20 +126,22 @@ def test_the_page_shows_what_there_is(page):
 
 
 def test_everything_is_escaped(tmp_path):
-    losses = {"CE": {"scl_lambda": 0}, EVIL: make_table().losses["CE+SCL"]}
-    losses[EVIL] = {key: list(values) for key, values in losses[EVIL].items()}
+    name = EVIL.replace("/", "")  # with it, it is refused
+    losses = {"CE": {"scl_lambda": 0}, name: make_table().losses["CE+SCL"]}
+    losses[name] = {key: list(values) for key, values in losses[name].items()}
     result = small(
-        EVIL,
+        name,
         {("CE", None, None, 0): EVIL},
         losses=losses,
-        tasks=[EVIL],
+        tasks=[name],
         caption=EVIL,
         name="<mine>",
     )
     read = Reader(report_html.page(result, tmp_path))
     assert "script" not in read.tags
-    # Caption, task in the table, name of a cell, error, labels of charts.
-    assert read.text.count(EVIL) > 8
+    # Caption and error; task in the table, name of a cell, labels of charts.
+    assert read.text.count(EVIL) >= 2
+    assert read.text.count(name) > 6
 
 
 def test_nothing_finished_is_a_page_without_charts(tmp_path):

@@ -159,11 +159,12 @@ def test_the_average_is_the_mean_and_forgets_where_it_was_made(tmp_path):
 def test_the_last_checkpoints_are_those_of_most_updates(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "spm.model").write_bytes(b"pieces")
-    arguments = (tmp_path, tmp_path / "spm.model", tmp_path / "out")
+    (tmp_path / "data").mkdir()
+    arguments = (tmp_path / "data", tmp_path / "spm.model", tmp_path / "out")
     with pytest.raises(InputError, match="holds no dict"):
         publish(tmp_path / "run", 2, *arguments)
     for language in PAIR:
-        (tmp_path / f"dict.{language}.txt").write_text("a 1\n", "utf-8")
+        (tmp_path / "data" / f"dict.{language}.txt").write_text("a 1\n", "utf-8")
     with pytest.raises(InputError, match=r"missing checkpoint: .*run/checkpoint_last"):
         publish(tmp_path / "run", 2, *arguments)
     for name in ("best", "last", "2_1000", "1_900", "10_1100"):
