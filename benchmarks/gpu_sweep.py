@@ -8,6 +8,7 @@ loading the encoder is.
 """
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -126,7 +127,14 @@ def _seconds(folder: Path, jobs: int, on_gpu: bool) -> float:
         argv += ["--precision", "fp16"]
     else:
         argv += ["--device", "cpu", "--jobs", str(jobs), "--set", "updates=4"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    one_gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    done = subprocess.run(
+        argv,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": one_gpu},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     records = list(results.glob(f"runs/*/{RECORD}"))
     if done.returncode or len(records) != last + 1:
         said = (done.stdout + done.stderr).strip().splitlines()[-1:]

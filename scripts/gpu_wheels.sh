@@ -61,6 +61,7 @@ rm -r examples && mkdir examples # setup.py links them
 "${pip[@]}" wheel --no-deps --only-binary :all: --wheel-dir "$out" \
   --constraint "$root/constraints.txt" \
   hydra-core omegaconf bitarray sacremoses sacrebleu portalocker tabulate colorama lxml \
-  pooch platformdirs joblib pytest pytest-xdist execnet pluggy iniconfig pygments \
-  hypothesis sortedcontainers pyyaml regex filelock requests sentencepiece
+  pooch platformdirs msgspec nvidia-ml-py joblib pytest pytest-xdist execnet pluggy \
+  iniconfig pygments hypothesis sortedcontainers pyyaml regex filelock requests \
+  sentencepiece
 du -sh "$out"

@@ -8,13 +8,17 @@ import torch
 import transformers
 from test_packed import HEAD, LENGTH_CASES, assert_same, batch, build, results
 from toy import make_data, toy_model
+from toy_encoder import make_sentences
+from toy_encoder import toy_model as toy_classifier
 from toy_kernels import Flash, count
 
+from fairseq_scl.inference.model_folder import load_classifier
+from fairseq_scl.inference.predict import encode, probabilities
 from fairseq_scl.packing import attention as packed_attention
 from fairseq_scl.packing import encoder as packed
 from fairseq_scl.packing import kernel
 from fairseq_scl.packing.encoder import LENGTHS, pack
-from fairseq_scl.packing.kernel import find_problem, has_kernel
+from fairseq_scl.packing.kernel import HALF, find_problem, has_kernel
 from fairseq_scl.packing.layout import Layout
 
 CPU = torch.device("cpu")
@@ -134,6 +138,21 @@ def test_everything_dropped_does_not_need_the_kernel(data, like_cuda):
     stock = results(model, tokens)
     assert_same(stock, results(pack(copy.deepcopy(model)), tokens), 1e-5, 1e-4)
     assert like_cuda.calls == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+def test_predict_takes_the_kernel_in_half_precision(like_cuda, dtype, monkeypatch):
+    monkeypatch.setattr(packed_attention, "has_kernel", lambda _, d, __: d in HALF)
+    classifier = load_classifier(toy_classifier())
+    sentences = [example.sentences for example in make_sentences(12, seed=5)]
+    encoded, _ = encode(classifier, sentences)
+    exact = probabilities(classifier, encoded)
+    assert like_cuda.calls == 0
+    classifier.model.to(dtype)
+    found = probabilities(classifier, encoded)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, rtol=0, atol=0.05)
+    assert like_cuda.calls == (2 if dtype in HALF else 0)  # layers
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -139,7 +139,7 @@ def test_fused_adam_is_a_few_kernels_in_each_precision(device, dtype):
     parameters = [
         torch.nn.Parameter(torch.randn(8, device=device).to(dtype)) for _ in range(200)
     ]
-    adam = FusedAdam(parameters, lr=1e-3, weight_decay=0.1)
+    adam = FusedAdam(parameters, lr=0.1, weight_decay=0.1)
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     before = [parameter.clone() for parameter in parameters]
