@@ -18,6 +18,7 @@ from toy_tables import TOY_TABLE, make_toy_samples, write_toy_table
 
 from fairseq_scl.cli import main
 from fairseq_scl.cli import run as cli_run
+from fairseq_scl.cli.machine import Machine
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner, sweep
@@ -360,7 +361,7 @@ def test_data_is_checked_before_anything_starts(tmp_path, toy, data, capfd):
     status, error = refused("--jobs", "0")
     assert (status, "--jobs is 0: it must be at least 1" in error) == (2, True)
     status, error = refused("--model", "SCL=x")
-    assert (status, "'SCL' is no loss of toy" in error) == (2, True)
+    assert (status, "'SCL' is not a loss of toy" in error) == (2, True)
     assert not (tmp_path / "results").exists()
 
 
@@ -371,7 +372,7 @@ def test_progress_of_a_resumed_sweep_is_told_run_by_run(monkeypatch, capfd, tmp_
 
     monkeypatch.setattr(cli_run, "sweep", swept)
     monkeypatch.setattr(cli_run, "SECONDS_BETWEEN_LINES", 0)
-    cli_run._follow([None] * 75, tmp_path, 1, None)
+    cli_run._follow([None] * 75, tmp_path, Machine("cpu", 1))
     told = capfd.readouterr().err
     assert [f"{n}/75" in told for n in (29, 30, 31)] == [True] * 3
 
@@ -389,6 +390,35 @@ def test_data_of_another_vocabulary_is_refused(tmp_path, toy, capfd):
     assert main([*toy, "--model", str(tmp_path / "other")]) == 2
     error = capfd.readouterr().err
     assert "n8-sample0 was prepared with another vocabulary" in error
+
+
+@pytest.mark.parametrize("name", ["lr=1e-5/enc", "=", "CE=other"])
+def test_a_folder_with_an_equals_sign_is_a_folder_unless_a_loss_is_named(
+    tmp_path, data, capfd, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    encoder = Path(name)
+    encoder.parent.mkdir(exist_ok=True)
+    encoder.symlink_to(toy_encoder(), target_is_directory=True)
+    argv = ["run", str(write_toy_table(tmp_path)), "--data", str(data), "--dry-run"]
+    status = main([*argv, "--device", "cpu", "--model", name])
+    printed = capfd.readouterr()
+    if name == "CE=other":
+        assert (status, "--model is missing for CE+SCL" in printed.err) == (2, True)
+    else:
+        assert status == 0
+        assert printed.out.count(f"{tmp_path / name}/model.pt") == 9
+
+
+def test_data_of_another_vocabulary_is_refused(tmp_path, toy, data, capfd):
+    dictionary = data / "toy" / "n8-sample2" / "input0" / "dict.txt"
+    content = dictionary.read_text()
+    dictionary.write_text(content + "new 1\n")
+    try:
+        assert main(toy) == 2
+    finally:
+        dictionary.write_text(content)
+    assert "n8-sample2 was prepared with another vocabulary" in capfd.readouterr().err
 
 
 def test_records_of_other_data_are_refused(tmp_path, data):
