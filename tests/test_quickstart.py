@@ -8,6 +8,7 @@ import shutil
 import pytest
 import toy_encoder
 from toy_encoder import make_encoder_wheel, make_review_archive, make_sentences
+from toy_gpus import pretend
 
 from fairseq_scl.cli import main
 from fairseq_scl.data.binarise import MANIFEST
@@ -210,6 +211,15 @@ def test_the_second_time_needs_no_network_and_trains_nothing(again):
     assert again.run() == 0
     assert again.trained == []
     assert {name: sha256(again.output / name) for name in before} == before
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_it_asks_cuda_nothing_before_it_trains(again, monkeypatch, device):
+    pretend(monkeypatch, 2)
+    shutil.rmtree(again.output)
+    again.interrupted_at = 0
+    assert again.run("--device", device) == 130
+    assert again.files_of("runs") == RUNS[:1]
 
 
 def test_interrupted_it_goes_on_where_it_stopped(again, capfd):

@@ -104,8 +104,14 @@ def test_table5_goes_from_the_samples_to_the_report(tmp_path, augmented):
     assert done.returncode == 0, done.stderr
     assert "6 of 6 runs are done" in done.stdout
     assert "wrote outputs/table5/noise.json" in done.stdout
-    (row,) = [s for s in done.stdout.splitlines() if s.startswith("| SST-2 | CE+SCL |")]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    whole = (tmp_path / "outputs" / "table5-smoke" / "table.md").read_text("utf-8")
+    printed, cells = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for text in (done.stdout, whole)
+        for line in text.splitlines()
+        if line.startswith("| SST-2 | CE+SCL |")
+    )
+    assert (len(printed), printed[3]) == (4, "91.5 ± 1.0")  # only what was chosen
     assert cells[2:4] == ["– (0 of 3)", "92.8 ± 1.3"]
     assert "±" in cells[10]
     assert cells[-2:] == ["– (1 of 4)", "91.7 ± 1.0"]

@@ -410,17 +410,6 @@ def test_a_folder_with_an_equals_sign_is_a_folder_unless_a_loss_is_named(
         assert printed.out.count(f"{tmp_path / name}/model.pt") == 9
 
 
-def test_data_of_another_vocabulary_is_refused(tmp_path, toy, data, capfd):
-    dictionary = data / "toy" / "n8-sample2" / "input0" / "dict.txt"
-    content = dictionary.read_text()
-    dictionary.write_text(content + "new 1\n")
-    try:
-        assert main(toy) == 2
-    finally:
-        dictionary.write_text(content)
-    assert "n8-sample2 was prepared with another vocabulary" in capfd.readouterr().err
-
-
 def test_records_of_other_data_are_refused(tmp_path, data):
     run = plan(tmp_path, data)[0]
     run_training(run, tmp_path / "run", train=train_here)

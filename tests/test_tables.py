@@ -6,7 +6,7 @@ import pytest
 from toy_tables import TOY_TABLE, make_toy_samples, write_toy_table
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.plan import choose, planned_runs
+from fairseq_scl.experiments.plan import choose, narrowed, planned_runs
 from fairseq_scl.experiments.sweep import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.paper import paper_table
@@ -101,6 +101,20 @@ def test_smoke_goes_through_every_cell_with_one_point_of_the_grid():
 )
 def test_only_chooses(only, count):
     assert len(choose(plan(), only)) == count
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "only", ["", "task=SST-2", "lambda=0.9", "loss=CE+SCL,tau=0.1|0.3", "loss=CE"]
+)
+def test_a_narrowed_table_stands_for_the_chosen_runs(name, only):
+    if name == "table7":
+        only = only.replace("SST-2", "Yelp-2")
+    chosen = choose(plan(name), only)
+    table = narrowed(load_table(name), chosen)
+    assert (table == load_table(name)) == (only == "")
+    cells = [run.cell for run in planned_runs(table, Path("data"), MODELS)]
+    assert cells == [run.cell for run in chosen]
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 """``fairseq-scl report``."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.folders import list_files
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.plan import planned_runs
+from fairseq_scl.experiments.plan import narrowed, planned_runs
 from fairseq_scl.experiments.results import DONE, TableResult, collect, summarise
+from fairseq_scl.experiments.runner import Run
 from fairseq_scl.experiments.sweep import read_table
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.report.latex import report_as_latex
@@ -62,23 +64,26 @@ def run(arguments: argparse.Namespace) -> int:
     return write_report(folder, arguments.to or folder, arguments.html)
 
 
-def write_report(folder: Path, target: Path, as_html: bool) -> int:
+def write_report(
+    folder: Path, target: Path, as_html: bool, only: Sequence[Run] | None = None
+) -> int:
     """Print the table of a folder of results and write its files.
 
     Args:
         folder: of the results.
         target: folder to write.
         as_html: write the page too.
+        only: print what these runs are of; the files have the whole table.
 
     Returns:
         1 if no run has finished, else 0.
     """
     table, data, models = read_table(folder)
-    result = summarise(table, collect(folder, planned_runs(table, data, models)))
+    attempts = collect(folder, planned_runs(table, data, models))
+    result = summarise(table, attempts)
     found = sheets(result) + representation_sheets(result, folder)
     line = table_signature(table, result.records)
-    said = [sentence for _, sentence in verdicts(result)]
-    text = report_as_markdown(found, said, remarks(result), line)
+    text = _as_text(result, folder)
     files = {
         "table.md": f"{text}\n",
         "table.tex": report_as_latex(table.name, found, line),
@@ -90,6 +95,10 @@ def write_report(folder: Path, target: Path, as_html: bool) -> int:
 
         files["report.html"] = page(result, folder)
     list_files(target / name for name in files)
+    if only is not None:
+        names = {run.name for run in only}
+        chosen = [attempt for attempt in attempts if attempt.run.name in names]
+        text = _as_text(summarise(narrowed(table, only), chosen), folder)
     for name, content in files.items():
         with write_then_rename(target / name) as file:
             file.write(content)
@@ -97,6 +106,13 @@ def write_report(folder: Path, target: Path, as_html: bool) -> int:
     for name in files:
         print(f"wrote {target / name}")
     return 0 if _finished(result) else 1
+
+
+def _as_text(result: TableResult, folder: Path) -> str:
+    found = sheets(result) + representation_sheets(result, folder)
+    line = table_signature(result.table, result.records)
+    said = [sentence for _, sentence in verdicts(result)]
+    return report_as_markdown(found, said, remarks(result), line)
 
 
 def _results_folder(name: str, given: Path | None) -> Path:

@@ -195,7 +195,7 @@ def _follow(runs: Sequence[Run], folder: Path, machine: Machine) -> Tally:
 def _end(tally: Tally, runs: Sequence[Run], folder: Path) -> int:
     """Print the table, and what failed."""
     if tally.done:
-        write_report(folder, folder, as_html=True)
+        write_report(folder, folder, as_html=True, only=runs)
     print(f"{tally.done} of {tally.total} runs are done, in {folder}")
     failed = [run for run in runs if is_failed(folder, run)]
     for one in failed[:10]:

@@ -92,6 +92,25 @@ def choose(runs: Sequence[Run], only: str) -> list[Run]:
     return chosen
 
 
+def narrowed(table: Table, runs: Sequence[Run]) -> Table:
+    """Leave in a table what some of its runs are of: places, losses and their grids."""
+
+    def there(values: Any, key: str, cells: Sequence[Mapping[str, Any]]) -> Any:
+        known = {cell[key] for cell in cells if key in cell}
+        return tuple(value for value in values if not known or value in known)
+
+    cells = [run.cell for run in runs]
+    axes = {"tasks": "task", "sizes": "n", "batch_sizes": "batch_size"}
+    axes |= {"temperatures": "temperature", "flipped": "flipped"}
+    left = {name: there(getattr(table, name), key, cells) for name, key in axes.items()}
+    losses = {}
+    for loss in there(table.losses, "loss", cells):
+        mine = [cell for cell in cells if cell["loss"] == loss]
+        grid = table.losses[loss]
+        losses[loss] = {key: there(grid[key], key, mine) for key in grid}
+    return replace(table, losses=losses, **left)
+
+
 def data_folder(data: Path, cell: Mapping[str, Any]) -> Path:
     """Return the data folder of a run, as ``fairseq-scl prepare`` names it."""
     n, seed = cell["n"], cell["seed"]

@@ -246,6 +246,8 @@ class _Worker:
             run = runs[self.number]
             if not is_done(folder, run) and not is_failed(folder, run):
                 how = f"signal {-status}" if status < 0 else f"exit status {status}"
+                if -status == signal.SIGKILL:
+                    how += ", perhaps out of memory: lower --jobs or --jobs-per-gpu"
                 text = f"the process that trained it ended with {how}\n"
                 _note_error(run_folder(folder, run), text)
         return self.number < 0

@@ -5,11 +5,10 @@ never ends, and workers that wait for each other wait for half an hour. Present 
 version of fairseq.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
+from fairseq_scl.compat.patches.wrapping import wrap
 from fairseq_scl.errors import InputError
 
 # Of CUDA, and of PyTorch's allocator on the CPU on Linux and on Windows.
@@ -20,31 +19,25 @@ def apply() -> None:
     """Have running out of memory end the training with one sentence."""
     from fairseq.trainer import Trainer
 
-    if Trainer._log_oom is _raise:
-        return
-    Trainer._log_oom = _raise
+    wrap(Trainer, "_log_oom", _raise)
     for name in ("__init__", "load_checkpoint", "train_step", "valid_step"):
-        setattr(Trainer, name, _ending(getattr(Trainer, name)))
+        wrap(Trainer, name, _end)
 
 
-def _raise(trainer: Any, error: Exception) -> None:
+def _raise(original: Any, trainer: Any, error: Exception) -> None:
     """Stand for ``Trainer._log_oom``, which is called before a batch is skipped."""
     raise error
 
 
-def _ending(step: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(step)
-    def ending(trainer: Any, *args: Any, **kwargs: Any) -> Any:
-        with exit_on_input_error():
-            try:
-                return step(trainer, *args, **kwargs)
-            except (RuntimeError, MemoryError) as error:
-                text = str(error) or "out of memory"
-                if not any(sign in text for sign in SIGNS):
-                    raise
-                raise InputError(_sentence(trainer.cfg, text)) from error
-
-    return ending
+def _end(original: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    with exit_on_input_error():
+        try:
+            return original(trainer, *args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            text = str(error) or "out of memory"
+            if not any(sign in text for sign in SIGNS):
+                raise
+            raise InputError(_sentence(trainer.cfg, text)) from error
 
 
 def _sentence(cfg: Any, text: str) -> str:
