@@ -72,7 +72,10 @@ def backtranslate(folder):
         keys = {"copy": 0, "unchanged": True}
         return [{"origin": i, "source0": text, **keys} for i, text in numbered]
 
-    with mock.patch.object(augment, "backtranslated", rows):
+    with (
+        mock.patch.object(augment, "backtranslated", rows),
+        mock.patch.object(augment, "has_unknown_pieces", return_value=False),
+    ):
         target = folder / "a-bt1.jsonl"
         augment.backtranslate(examples, None, None, plan, target, at_once=2)
 

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from toy_encoder import PIECES, make_bert, toy_encoder, toy_run, train_in_fork
 from toy_tables import TOY_TABLE, make_toy_samples, write_toy_table
@@ -20,6 +21,8 @@ from fairseq_scl.cli import main
 from fairseq_scl.cli import run as cli_run
 from fairseq_scl.cli.machine import Machine
 from fairseq_scl.convert.huggingface import convert_encoder
+from fairseq_scl.data.files import read_json, sha256, write_json
+from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner, sweep
 from fairseq_scl.experiments.plan import planned_runs
@@ -153,9 +156,13 @@ def test_only_some_and_then_the_rest(tmp_path, toy):
 
 
 def test_a_failed_run_is_told_and_tried_again_on_demand(tmp_path, toy, data, capfd):
-    target = data / "toy" / "n8-sample1" / "label" / "test.bin"
-    content = target.read_bytes()
+    sample = data / "toy" / "n8-sample1"
+    target, listed = sample / "label" / "test.bin", sample / MANIFEST
+    content, manifest = target.read_bytes(), listed.read_bytes()
     target.write_bytes(b"")
+    found = read_json(listed)
+    found["sha256"]["label/test.bin"] = sha256(target)  # or it would be refused
+    write_json(listed, found)
     try:
         assert main([*toy, "--only", "loss=CE"]) == 1
         out = capfd.readouterr().out
@@ -166,6 +173,7 @@ def test_a_failed_run_is_told_and_tried_again_on_demand(tmp_path, toy, data, cap
         assert main([*toy, "--only", "loss=CE"]) == 1  # not tried again by itself
     finally:
         target.write_bytes(content)
+        listed.write_bytes(manifest)
     assert main([*toy, "--only", "loss=CE", "--retry-failed"]) == 0
     assert len(records(tmp_path / "results")) == 3
 
@@ -424,7 +432,7 @@ def test_a_setting_younger_than_a_record_was_at_its_default(tmp_path, data):
     run = plan(tmp_path, data)[0]
     record = run_training(run, tmp_path / "run", train=train_here)
     older = {k: v for k, v in record.settings.items() if k != "chunk"}
-    write_record(tmp_path / "run", replace(record, settings=older))
+    write_record(tmp_path / "run", msgspec.structs.replace(record, settings=older))
     assert runner.done_record(run, tmp_path / "run")
     with pytest.raises(InputError, match=r"other settings \(chunk\)"):
         runner.done_record(replace(run, chunk=2), tmp_path / "run")

@@ -135,14 +135,15 @@ def backtranslate(
             it; the disk is full.
     """
     partial = partial_folder(target)
+    record: dict[str, Any] | None = None
     remove_leftovers(target.parent)
     if not finished(target, plan):
         with hold(partial / LOCK, target):
             if not target.with_suffix(".json").exists():
                 arguments = examples, (forward, backward), plan, max_tokens
-                _write(target, *arguments, at_once, on_done)
+                record = _write(target, *arguments, at_once, on_done)
             discard(partial)
-    return dict(read_json(target.with_suffix(".json")))
+    return record or dict(read_json(target.with_suffix(".json")))
 
 
 def _write(
@@ -153,7 +154,7 @@ def _write(
     max_tokens: int,
     at_once: int,
     on_done: Callable[[int], object],
-) -> None:
+) -> dict[str, Any]:
     """Write the chunks that are missing, then the file, then its record."""
     partial = partial_folder(target)
     write_json(partial / SETTINGS, plan.settings())
@@ -187,6 +188,7 @@ def _write(
         ENTITIES: _numbers(examples, has_entities),
     }
     write_json(target.with_suffix(".json"), record)
+    return record
 
 
 def backtranslated(
