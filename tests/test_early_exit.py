@@ -27,13 +27,13 @@ from fairseq_scl.inference.early_exit import (
     early_probabilities,
 )
 from fairseq_scl.inference.model_folder import (
-    HEAD,
     SETTINGS,
     export_classifier,
     export_encoder,
     load_classifier,
 )
 from fairseq_scl.inference.predict import encode, features, probabilities
+from fairseq_scl.input_format import HEAD
 from fairseq_scl.models.exits import EXIT_LOGITS
 
 LAYERS = 4

@@ -7,11 +7,14 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from fairseq import checkpoint_utils
 from toy_encoder import (
+    PIECES,
+    make_bert,
     make_pairs,
     make_sentences,
     make_splits,
@@ -22,19 +25,21 @@ from toy_encoder import (
     trained,
 )
 
+from fairseq_scl.compat.checkpoints import load_checkpoint
+from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.protocol import result_at_best
 from fairseq_scl.experiments.runner import BEST
 from fairseq_scl.inference.model_folder import (
-    HEAD,
     export_classifier,
     export_encoder,
     load_classifier,
     plain_values,
 )
 from fairseq_scl.inference.predict import encode, features, probabilities
+from fairseq_scl.input_format import HEAD, KEY
 
 FILES = [
     "classifier.json",
@@ -182,6 +187,7 @@ def test_predictions_have_the_label_names_however_skewed(tmp_path, rare, common)
     binarise({"train": train}, toy_encoder(), tmp_path / "data")
     checkpoint = tmp_path / "checkpoint.pt"
     state = torch.load(exported()[1], weights_only=False)
+    del state["task_state"][KEY]  # which has the labels of another data folder
     weights = state["model"]
     for sign, label in ((1, min(rare, common)), (-1, max(rare, common))):
         weights[f"classification_heads.{HEAD}.out_proj.weight"].zero_()
@@ -258,18 +264,32 @@ def test_a_checkpoint_without_a_head_is_refused(tmp_path):
     )
 
 
-def test_a_checkpoint_of_other_classes_than_the_data_is_refused(tmp_path):
+@pytest.mark.parametrize("recorded", [True, False], ids=["our task", "stock task"])
+def test_a_data_folder_of_other_training_is_refused(tmp_path, recorded):
+    """Of a checkpoint of the stock task only numbers can be compared."""
     _, checkpoint, *_ = exported()
-    with pytest.raises(InputError) as error:
-        export_classifier(checkpoint, toy_data(pairs=True), tmp_path / "model")
-    assert str(error.value) == (
-        f"{checkpoint} has 2 classes, {toy_data(pairs=True) / 'label_map.json'} has 3: "
-        "give the data folder that it was trained on"
-    )
-    assert os.listdir(tmp_path) == []
+    state = load_checkpoint(checkpoint)
+    if not recorded:
+        del state["task_state"][KEY]
+    torch.save(state, tmp_path / "a.pt")
+    renamed = {
+        split: [replace(e, label={"positive": "ham"}.get(e.label, "a")) for e in rows]
+        for split, rows in make_splits().items()
+    }
+    binarise(renamed, toy_encoder(), tmp_path / "renamed")
+    pieces = (*PIECES[:6], "superb", *PIECES[6:])
+    convert_encoder(make_bert(tmp_path / "bert", pieces), tmp_path / "encoder")
+    binarise(make_splits(), tmp_path / "encoder", tmp_path / "larger")
+    cases = [("larger", "input0/dict.txt"), ("renamed", "label/dict.txt")]
+    for name, file in cases if recorded else cases[:1]:
+        with pytest.raises(InputError, match=f"{tmp_path / name / file} .*data folder"):
+            export_classifier(tmp_path / "a.pt", tmp_path / name, tmp_path / "model")
+    with pytest.raises(InputError, match=r"label/dict\.txt"):
+        export_classifier(tmp_path / "a.pt", toy_data(pairs=True), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("name", ["label_map.json", "manifest.json", "vocab.txt"])
+@pytest.mark.parametrize("name", ["label/dict.txt", "manifest.json", "vocab.txt"])
 def test_a_data_folder_without_its_files_is_refused(tmp_path, name):
     run, checkpoint, *_ = exported()
     data = shutil.copytree(run.data, tmp_path / "data")

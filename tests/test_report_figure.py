@@ -43,7 +43,7 @@ def test_binary_files_give_the_inputs_of_the_sentences(pairs, make):
 
 def test_pairs_are_joined_and_cut_as_for_prediction():
     classifier = load_classifier(toy_model(True))
-    classifier.pair_separator, classifier.max_positions = True, 9
+    classifier.separator_token, classifier.max_positions = 2, 9
     examples = make_splits(make_pairs)["test"]
     expected, cut = encode(classifier, [example.sentences for example in examples])
     found = read_split_tokens(toy_data(True), "test", classifier)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from toy import make_data, own_weights, toy_model, write_rows
 
 from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import label_names
 from fairseq_scl.tasks.batching import epoch_order
-from fairseq_scl.tasks.checks import class_names
 
 HEAD = "sentence_classification_head"
 
@@ -193,7 +193,7 @@ def test_class_ids_and_names_go_together_when_classes_are_skewed(tmp_path, weigh
     write_rows(folder / "label" / "train", rows, dictionary)
 
     task = toy_model([folder, "--num-classes", "3"]).task
-    names = class_names(task.label_dictionary)
+    names = label_names(task.label_dictionary.symbols)
     assert names == [word for word, _ in Counter(sorted(truth)).most_common()]
     plain = task.load_dataset("train").dataset
     found = [names[plain[i]["target"].item()] for i in range(len(plain))]

@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --checkpoint: data folder that it was trained on",
     )
     parser.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="FOLDER",
+        help="with --data from fairseq-preprocess: encoder folder whose tokenizer made "
+        "its text",
+    )
+    parser.add_argument(
         "--only",
         default="",
         metavar="CHOICE",
@@ -65,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.only:
         raise InputError(f"--only {arguments.only!r} goes with --results")
     export = export_encoder if arguments.encoder_only else export_classifier
-    export(checkpoint, data, arguments.to)
+    export(checkpoint, data, arguments.to, arguments.encoder)
     print(f"wrote {arguments.to}")
     return 0
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from fairseq_scl.cli.options import MOST_TIMES, at_least
 from fairseq_scl.data.augmented import add_outputs
-from fairseq_scl.data.binarise import MANIFEST, fairseq_flags, read_labels
+from fairseq_scl.data.binarise import fairseq_flags, read_labels
 from fairseq_scl.data.files import read_json
+from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.own_splits import prepare_splits
 from fairseq_scl.data.readers import QUOTED_TSV, own_table
 from fairseq_scl.data.samples import Draw, Source, prepare_samples

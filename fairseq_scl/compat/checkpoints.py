@@ -12,11 +12,12 @@ import importlib
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fairseq_scl.compat.settings import safe_settings
 from fairseq_scl.errors import InputError
@@ -172,8 +173,8 @@ def load_model(
         the model and the task.
 
     Raises:
-        InputError: as :func:`load_checkpoint`, or settings, weights and the files
-            beside them do not fit together.
+        InputError: as :func:`load_checkpoint` and :func:`check_finite`, or settings,
+            weights and the files beside them do not fit together.
     """
     from fairseq import checkpoint_utils
 
@@ -190,7 +191,24 @@ def load_model(
             f"{path} does not fit its settings or the dictionary beside it "
             f"({type(error).__name__}: {reason})"
         ) from error
+    check_finite(models[0].state_dict(), path)
     return models[0], task
+
+
+def check_finite(weights: Mapping[str, Tensor], origin: object) -> None:
+    """Refuse weights that are not numbers: what they compute looks like an answer.
+
+    Args:
+        weights: tensors by name, of any shape and dtype.
+        origin: the file that they are from, for the message.
+
+    Raises:
+        InputError: names the first tensor with a NaN or an infinite value.
+    """
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            kind = "NaN" if torch.isnan(tensor).any() else "an infinite value"
+            raise InputError(f"{origin} has {kind} in {name}: its training diverged")
 
 
 def load_error(path: str | Path, error: Exception) -> str:

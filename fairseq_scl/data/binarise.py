@@ -19,10 +19,12 @@ from fairseq_scl.data.texts import (
     check_known_labels,
     check_same_columns,
     class_labels,
+    one_line,
 )
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, unknown_tokens
 from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import tokens_wanted
 
 LABEL_MAP = "label_map.json"
 DRAW = "draw.json"
@@ -145,10 +147,10 @@ def fairseq_flags(folder: str | Path) -> list[str]:
     The number of classes, ``<s>`` before the first sentence and, where the encoder was
     trained so, an additional ``</s>`` before the second.
     """
-    manifest = read_json(Path(folder, MANIFEST))
-    flags = ["--num-classes", str(len(read_labels(folder))), "--init-token", "0"]
-    if manifest["pair_separator"]:
-        flags += ["--separator-token", "2"]
+    flags = ["--num-classes", str(len(read_labels(folder)))]
+    for name, token in tokens_wanted(read_json(Path(folder, MANIFEST))).items():
+        if token is not None:
+            flags += [f"--{name.replace('_', '-')}", str(token)]
     return flags
 
 
@@ -188,11 +190,13 @@ def _write_split(
 def encoded(
     texts: Sequence[str], tokenizer: Tokenizer, dictionary: Dictionary
 ) -> list[torch.Tensor]:
-    """Return the ids of each text, ``(T,)`` int32, with ``</s>`` at the end."""
-    rows = (
-        [dictionary.index(symbol) for symbol in symbols]
-        for symbols in tokenizer.encode_lines(texts)
-    )
+    """Return the ids of each text, ``(T,)`` int32, with ``</s>`` at the end.
+
+    Data and prediction both go this way, so that white space counts alike: none at the
+    ends, one blank for each run.
+    """
+    symbols_of_each = tokenizer.encode_lines([one_line(text) for text in texts])
+    rows = ([dictionary.index(s) for s in symbols] for symbols in symbols_of_each)
     return [torch.IntTensor([*row, dictionary.eos()]) for row in rows]
 
 

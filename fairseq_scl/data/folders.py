@@ -20,8 +20,8 @@ from fairseq_scl.data.renames import (
     temporary,
 )
 from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import MANIFEST
 
-MANIFEST = "manifest.json"
 LISTED = ".fairseq-scl.json"
 SCHEMA = 1
 DATA, ENCODER, MODEL = "data folder", "encoder folder", "model folder"

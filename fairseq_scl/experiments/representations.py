@@ -38,7 +38,7 @@ def measures_of_model(
         tokenizer=load_tokenizer(data),
         dictionary=task.source_dictionary,
         pair=made["pair"],
-        pair_separator=made["pair_separator"],
+        separator_token=task.cfg.separator_token,
         max_positions=task.max_positions(),
         exits={},
     )

@@ -10,8 +10,9 @@ from fairseq_scl.compat.checkpoints import load_model
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.model_folder import HEAD, Classifier
+from fairseq_scl.inference.model_folder import Classifier
 from fairseq_scl.inference.predict import encode, features
+from fairseq_scl.input_format import HEAD
 
 
 def is_encoder_folder(folder: Path) -> bool:
@@ -43,7 +44,7 @@ def load_encoder(folder: Path, device: str = "cpu") -> Classifier:
         tokenizer=load_tokenizer(folder),
         dictionary=task.source_dictionary,
         pair=False,
-        pair_separator=False,
+        separator_token=None,
         max_positions=int(model.max_positions()),
         exits={},
     )

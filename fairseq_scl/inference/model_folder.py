@@ -6,28 +6,27 @@ files and ``classifier.json``. ``RobertaModel.from_pretrained`` of a plain fairs
 it as well.
 """
 
-import argparse
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from fairseq.data import Dictionary
-from fairseq.tasks.sentence_prediction import SentencePredictionConfig
 from torch import Tensor, nn
 
-from fairseq_scl.compat.checkpoints import LAYER_COPY, load_checkpoint, load_model
-from fairseq_scl.convert.checkpoint import plain_checkpoint
-from fairseq_scl.convert.encoder_config import STOCK_EPS
-from fairseq_scl.convert.huggingface import fold_layer_norm_eps
-from fairseq_scl.data.binarise import LABEL_MAP, fairseq_flags, read_labels
+from fairseq_scl.compat.checkpoints import (
+    LAYER_COPY,
+    check_finite,
+    load_checkpoint,
+    load_model,
+)
+from fairseq_scl.data.binarise import LABEL_MAP, load_dictionary, read_labels
 from fairseq_scl.data.files import read_json, write_json, write_then_rename
 from fairseq_scl.data.folders import (
     ENCODER,
-    MANIFEST,
     MODEL,
     folder_then_rename,
     verify,
@@ -35,26 +34,28 @@ from fairseq_scl.data.folders import (
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.exits import SHALLOW_HEAD, exit_heads
+from fairseq_scl.inference.stock_checkpoint import (
+    exits_of,
+    plain_values,
+    stock_checkpoint,
+)
+from fairseq_scl.inference.trained_format import (
+    Source,
+    check_head,
+    check_sizes,
+    read_source,
+    trained_format,
+)
+from fairseq_scl.input_format import (
+    BOS,
+    EOS,
+    HEAD,
+    KEY,
+    InputFormat,
+    dictionary_checksum,
+)
 
 SETTINGS = "classifier.json"
-HEAD = "sentence_classification_head"
-LAYERS = "encoder.sentence_encoder.layers."
-# fairseq saves every flag of the training command with the model; these make the model.
-MODEL_SETTINGS = (
-    *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim"),
-    *("encoder_attention_heads", "max_positions", "max_source_positions"),
-    *("activation_fn", "pooler_activation_fn", "untie_weights_roberta"),
-    *("dropout", "attention_dropout", "activation_dropout", "pooler_dropout"),
-    *("encoder_layerdrop", "encoder_normalize_before", "encoder_learned_pos"),
-    *("layernorm_embedding", "no_scale_embedding", "no_token_positional_embeddings"),
-    *(
-        "spectral_norm_classification_head",
-        "quant_noise_pq",
-        "quant_noise_pq_block_size",
-    ),
-    *("quant_noise_scalar", "adaptive_input"),
-)
 
 
 @dataclass
@@ -67,11 +68,13 @@ class Classifier:
         tokenizer: text to dictionary symbols.
         dictionary: symbols to ids.
         pair: whether an example is two sentences.
-        pair_separator: whether an additional ``</s>`` stands before the second.
+        separator_token: id before the second sentence, ``None`` for none.
         max_positions: longest input in tokens, special tokens included.
         exits: name of the classification head after each layer that has one, layers
             counted from 1; the last is the top, of most models the only one.
         exit_pooling: what the heads below the top read, ``cls`` or ``mean``.
+        init_token: id before the first sentence, ``None`` for none.
+        head: name of the classification head.
     """
 
     model: nn.Module
@@ -79,69 +82,74 @@ class Classifier:
     tokenizer: Tokenizer
     dictionary: Dictionary
     pair: bool
-    pair_separator: bool
+    separator_token: int | None
     max_positions: int
     exits: dict[int, str]
     exit_pooling: str = "cls"
+    init_token: int | None = BOS
+    head: str = HEAD
 
 
 def export_classifier(
-    checkpoint: str | Path, data: str | Path, target: str | Path
+    checkpoint: str | Path,
+    data: str | Path,
+    target: str | Path,
+    encoder: str | Path | None = None,
 ) -> None:
     """Write a model folder from a training checkpoint and its data folder.
 
-    A ``roberta_bert`` encoder, whose layer norms use another epsilon than fairseq's
-    RoBERTa, is rewritten to the stock model that computes the same. The heads of a
-    multi-exit encoder are kept: to fairseq alone it is an ordinary classifier, that of
-    the deepest exit, with other heads beside it.
+    How text is read is taken from the checkpoint; the data folder gives dictionaries
+    and tokenizer, and has to be that of the training. A ``roberta_bert`` encoder, whose
+    layer norms use another epsilon than fairseq's RoBERTa, is rewritten to the stock
+    model that computes the same. The heads of a multi-exit encoder are kept: to fairseq
+    alone it is an ordinary classifier, that of the deepest exit, with other heads
+    beside it.
 
     Args:
         checkpoint: a checkpoint of ``fairseq-train`` with a classification head.
         data: the data folder that it was trained on.
         target: the model folder to write.
+        encoder: where ``data`` is from ``fairseq-preprocess``, the encoder folder whose
+            tokenizer made its text.
 
     Raises:
-        InputError: the checkpoint has no classification head or other classes than the
-            data, a file is missing, or the disk is full.
+        InputError: the checkpoint has no classification head or weights that are not
+            finite, or another dictionary, other labels or another tokenizer than the
+            data; a file is missing, or the disk is full.
     """
-    verify(data)
-    state = load_checkpoint(checkpoint)
-    labels = read_labels(data)
-    weights = OrderedDict(
-        (name, tensor.float())
-        for name, tensor in _model(state, checkpoint).items()
-        if not LAYER_COPY.search(name)
-    )
-    classes = len(weights[f"classification_heads.{HEAD}.out_proj.weight"])
-    if classes != len(labels):
-        raise InputError(
-            f"{checkpoint} has {classes} classes, {Path(data, LABEL_MAP)} has "
-            f"{len(labels)}: give the data folder that it was trained on"
-        )
-    plain = _stock_checkpoint(state, weights)
-    with folder_then_rename(target, MODEL, [checkpoint, data]) as folder:
+    state, task, source = _checkpoint(checkpoint, data, encoder)
+    if task.get("regression_target"):
+        raise InputError(f"{checkpoint} was trained for regression: it has no classes")
+    trained = trained_format(state, task, checkpoint, source)
+    weights = _weights(state)
+    check_sizes(weights, trained, checkpoint, source.data)
+    check_finite(weights, checkpoint)
+    plain = stock_checkpoint(state, weights, trained.head)
+    plain["cfg"]["task"] |= {
+        "init_token": trained.init_token,
+        "separator_token": trained.separator_token,
+    }
+    inputs = [checkpoint, source.data, source.tokenizer_folder]
+    with folder_then_rename(target, MODEL, inputs) as folder:
         with write_then_rename(folder / "model.pt", "wb") as file:
             torch.save(plain, file)
         for part in ("input0", "label"):
             (folder / part).mkdir()
             shutil.copyfile(Path(data, part, "dict.txt"), folder / part / "dict.txt")
-        load_tokenizer(data).save(folder)
-        write_json(folder / LABEL_MAP, {"labels": labels})
-        manifest = read_json(Path(data, MANIFEST))
-        settings = {
-            "schema": 1,
-            "pair": manifest["pair"],
-            "pair_separator": "--separator-token" in fairseq_flags(data),
-            "max_positions": int(plain["cfg"]["task"]["max_positions"]),
-        }
-        if len(_exits(weights)) > 1:
+        source.tokenizer.save(folder)
+        write_json(folder / LABEL_MAP, {"labels": trained.labels})
+        settings = {"schema": 2, KEY: trained.plain()}
+        if len(exits_of(weights, trained.head)) > 1:
             model = plain_values(state["cfg"]["model"])
             settings["exit_pooling"] = model.get("exit_pooling", "cls")
         write_json(folder / SETTINGS, settings)
 
 
 def export_encoder(
-    checkpoint: str | Path, data: str | Path, target: str | Path
+    checkpoint: str | Path,
+    data: str | Path,
+    target: str | Path,
+    encoder: str | Path | None = None,
 ) -> None:
     """Write an encoder folder from a training checkpoint: no classification head.
 
@@ -149,65 +157,50 @@ def export_encoder(
         checkpoint: a checkpoint of ``fairseq-train``.
         data: the data folder that it was trained on.
         target: the encoder folder to write, as ``fairseq-scl convert`` does.
+        encoder: as for :func:`export_classifier`.
 
     Raises:
         InputError: as :func:`export_classifier`.
     """
+    state, task, source = _checkpoint(checkpoint, data, encoder)
+    trained = trained_format(state, task, checkpoint, source)
+    weights = _weights(state)
+    check_sizes(weights, trained, checkpoint, source.data)
+    check_finite(weights, checkpoint)
+    for name in [n for n in weights if n.startswith("classification_heads.")]:
+        del weights[name]
+    inputs = [checkpoint, source.data, source.tokenizer_folder]
+    with folder_then_rename(target, ENCODER, inputs) as folder:
+        shutil.copyfile(Path(data, "input0", "dict.txt"), folder / "dict.txt")
+        source.tokenizer.save(folder)
+        with write_then_rename(folder / "model.pt", "wb") as file:
+            torch.save(stock_checkpoint(state, weights, trained.head), file)
+
+
+def _checkpoint(
+    checkpoint: str | Path, data: str | Path, encoder: str | Path | None
+) -> tuple[dict[str, Any], dict[str, Any], Source]:
+    """Return a checkpoint, the settings of its task, and its data folder."""
     verify(data)
     state = load_checkpoint(checkpoint)
-    weights = OrderedDict(
+    settings = state.get("cfg") or {}
+    if not settings.get("task") or not state.get("model"):
+        raise InputError(
+            f"{checkpoint} is not a checkpoint of fairseq-train: it lacks the settings "
+            "of a task"
+        )
+    task = plain_values(settings["task"])
+    head = task.get("classification_head_name", HEAD)
+    check_head(state["model"], head, checkpoint)
+    return state, task, read_source(data, encoder)
+
+
+def _weights(state: Mapping[str, Any]) -> "OrderedDict[str, Tensor]":
+    return OrderedDict(
         (name, tensor.float())
-        for name, tensor in _model(state, checkpoint).items()
-        if not LAYER_COPY.search(name) and not name.startswith("classification_heads.")
+        for name, tensor in state["model"].items()
+        if not LAYER_COPY.search(name)
     )
-    with folder_then_rename(target, ENCODER, [checkpoint, data]) as folder:
-        shutil.copyfile(Path(data, "input0", "dict.txt"), folder / "dict.txt")
-        load_tokenizer(data).save(folder)
-        with write_then_rename(folder / "model.pt", "wb") as file:
-            torch.save(_stock_checkpoint(state, weights), file)
-
-
-def _stock_checkpoint(
-    state: Mapping[str, Any], weights: "OrderedDict[str, Tensor]"
-) -> dict[str, Any]:
-    """Return what fairseq alone can load: stock model and task, plain values."""
-    model = plain_values(state["cfg"]["model"])
-    eps = float(model.get("layer_norm_eps", STOCK_EPS))
-    if eps != STOCK_EPS:
-        weights = _fold(weights, eps)
-    exits = _exits(weights)
-    model = {name: model[name] for name in MODEL_SETTINGS if name in model}
-    model |= {"_name": "roberta", "arch": "roberta"}
-    if len(exits) > 1:
-        model["load_checkpoint_heads"] = True
-    task = plain_values(state["cfg"]["task"])
-    stock = {one.name for one in fields(SentencePredictionConfig)}
-    task = {name: value for name, value in task.items() if name in stock}
-    task |= {"_name": "sentence_prediction", "data": "."}
-    return plain_checkpoint(model, task, weights)
-
-
-def _fold(
-    weights: "OrderedDict[str, Tensor]", eps: float
-) -> "OrderedDict[str, Tensor]":
-    """Go to the stock epsilon; heads below the top read states that have grown."""
-    folded = fold_layer_norm_eps(weights, eps)
-    for name, tensor in folded.items():
-        part, _, rest = name.removeprefix("classification_heads.").partition(".")
-        if SHALLOW_HEAD.search(part) and rest == "dense.weight":
-            folded[name] = (tensor.double() * (eps / STOCK_EPS) ** 0.5).float()
-    return folded
-
-
-def _exits(weights: Iterable[str]) -> dict[int, str]:
-    """Find the exits of a model by the names of its weights."""
-    heads, layers = set(), set()
-    for name in weights:
-        if name.startswith("classification_heads."):
-            heads.add(name.split(".")[1])
-        elif name.startswith(LAYERS):
-            layers.add(int(name.removeprefix(LAYERS).split(".")[0]))
-    return exit_heads(heads, HEAD, len(layers))
 
 
 def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
@@ -230,37 +223,40 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
                 "makes one from a checkpoint"
             )
     settings = read_json(folder / SETTINGS)
+    trained = _folder_format(settings, folder)
     model, task = load_model(folder / "model.pt", {"data": str(folder)})
     return Classifier(
         model=model.to(device).eval(),
-        labels=read_labels(folder),
+        labels=trained.labels,
         tokenizer=load_tokenizer(folder),
         dictionary=task.source_dictionary,
-        pair=settings["pair"],
-        pair_separator=settings["pair_separator"],
-        max_positions=settings["max_positions"],
-        exits=_exits(model.state_dict()),
+        pair=trained.pair,
+        separator_token=trained.separator_token,
+        max_positions=trained.max_positions,
+        exits=exits_of(model.state_dict(), trained.head),
         exit_pooling=settings.get("exit_pooling", "cls"),
+        init_token=trained.init_token,
+        head=trained.head,
     )
 
 
-def plain_values(settings: Any) -> dict[str, Any]:
-    """Return settings (a namespace or mapping) without anything that is not plain."""
-    if isinstance(settings, argparse.Namespace):
-        settings = vars(settings)
-    plain = (str, int, float, bool, type(None))
-    return {
-        name: value
-        for name, value in dict(settings).items()
-        if isinstance(value, plain) and name not in ("data", "user_dir", "save_dir")
-    }
-
-
-def _model(state: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Tensor]:
-    weights = state.get("model", {})
-    if f"classification_heads.{HEAD}.out_proj.weight" not in weights:
-        raise InputError(
-            f"{checkpoint} has no classification head {HEAD!r}: give a checkpoint that "
-            "was fine-tuned with a sentence prediction criterion"
+def _folder_format(settings: dict[str, Any], folder: Path) -> InputFormat:
+    """Read how a model folder reads text, and check that its files still say so."""
+    labels, dictionary = read_labels(folder), folder / "input0" / "dict.txt"
+    if settings.get("schema") == 1:
+        return InputFormat(
+            init_token=BOS,
+            separator_token=EOS if settings["pair_separator"] else None,
+            pair=settings["pair"],
+            max_positions=settings["max_positions"],
+            head=HEAD,
+            labels=labels,
+            dictionary="",
+            tokenizer={},
         )
-    return dict(weights)
+    trained = InputFormat.from_plain(settings.get(KEY), folder / SETTINGS)
+    if trained.labels != labels:
+        raise InputError(f"{folder / LABEL_MAP} has other labels than {SETTINGS}")
+    if dictionary_checksum(load_dictionary(dictionary).symbols) != trained.dictionary:
+        raise InputError(f"{dictionary} is not the dictionary that {SETTINGS} names")
+    return trained

@@ -7,7 +7,8 @@ import torch
 from fairseq.data import data_utils
 from torch import Tensor
 
-from fairseq_scl.inference.model_folder import HEAD, Classifier
+from fairseq_scl.data.binarise import encoded as token_ids
+from fairseq_scl.inference.model_folder import Classifier
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from fairseq_scl.models.pretrained import (
     captured_kind,
@@ -27,26 +28,24 @@ def encode(
         examples: one or two sentences each, as the classifier takes.
 
     Returns:
-        one ``(T,)`` int64 tensor for each example: ``<s> a </s>`` or
-        ``<s> a </s> [</s>] b </s>``, cut to ``classifier.max_positions`` tokens; and
-        the number of examples that were cut.
+        one ``(T,)`` int64 tensor for each example: ``[<s>] a </s>`` or
+        ``[<s>] a </s> [</s>] b </s>``, with the special tokens of the training, cut to
+        ``classifier.max_positions`` tokens; and the number of examples that were cut.
     """
-    dictionary = classifier.dictionary
     columns = [
-        classifier.tokenizer.encode_lines(texts)
+        token_ids(texts, classifier.tokenizer, classifier.dictionary)
         for texts in zip(*examples, strict=True)
     ]
-    encoded, cut = [], 0
+    starts = [classifier.init_token, classifier.separator_token]
+    first, *between = [[] if start is None else [start] for start in starts]
+    rows, cut = [], 0
     for parts in zip(*columns, strict=True):
-        ids = [dictionary.bos()]
-        for number, symbols in enumerate(parts):
-            if number and classifier.pair_separator:
-                ids.append(dictionary.eos())
-            ids += [dictionary.index(symbol) for symbol in symbols]
-            ids.append(dictionary.eos())
-        encoded.append(torch.tensor(ids[: classifier.max_positions]))
+        ids = first + parts[0].tolist()
+        for joint, part in zip(between, parts[1:], strict=False):
+            ids += joint + part.tolist()
+        rows.append(torch.tensor(ids[: classifier.max_positions]))
         cut += len(ids) > classifier.max_positions
-    return encoded, cut
+    return rows, cut
 
 
 def probabilities(
@@ -65,7 +64,9 @@ def probabilities(
     result = torch.zeros(len(encoded), len(classifier.labels))
     for rows, batch in batches(classifier, encoded, max_tokens):
         with torch.inference_mode():
-            logits, _ = classifier.model(**batch, classification_head_name=HEAD)
+            logits, _ = classifier.model(
+                **batch, classification_head_name=classifier.head
+            )
         result[rows] = torch.softmax(logits.float(), dim=-1).cpu()
     return result
 
@@ -89,14 +90,14 @@ def features(
         ``(N, D)`` float32 on the CPU, in the order of ``encoded``.
     """
     found: dict[int, Tensor] = {}
-    pad = classifier.dictionary.pad()
+    pad, head = classifier.dictionary.pad(), classifier.head
     for rows, batch in batches(classifier, encoded, max_tokens):
         with (
             torch.inference_mode(),
-            classification_features(classifier.model, HEAD, captured_kind(kind)),
+            classification_features(classifier.model, head, captured_kind(kind)),
         ):
             _, extra = classifier.model(
-                **batch, classification_head_name=HEAD, **states_arguments(kind)
+                **batch, classification_head_name=head, **states_arguments(kind)
             )
         states = sentence_states(extra[EXTRA_KEY], batch["src_tokens"], pad)
         found |= dict(zip(rows, states.float().cpu(), strict=True))

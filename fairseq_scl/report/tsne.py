@@ -110,17 +110,17 @@ def read_split_tokens(data: Path, split: str, classifier: Classifier) -> list[Te
     if read_json(data / MANIFEST)["pair"] != classifier.pair:
         there = "single sentences" if classifier.pair else "pairs"
         raise InputError(f"{data} has {there}, the model was not trained on such")
-    dictionary = classifier.dictionary
-    joint = [dictionary.eos()] if classifier.pair_separator else []
+    starts = (classifier.init_token, classifier.separator_token)
+    first, joint = ([] if start is None else [start] for start in starts)
     rows = [row.tolist() for row in _rows(data, "input0", split)]
     if classifier.pair:
         seconds = _rows(data, "input1", split)
         rows = [
-            [*first, *joint, *second.tolist()]
-            for first, second in zip(rows, seconds, strict=True)
+            [*one, *joint, *other.tolist()]
+            for one, other in zip(rows, seconds, strict=True)
         ]
     longest = classifier.max_positions
-    return [torch.tensor([dictionary.bos(), *row][:longest]) for row in rows]
+    return [torch.tensor([*first, *row][:longest]) for row in rows]
 
 
 def _rows(data: Path, part: str, split: str) -> list[Tensor]:

@@ -1,17 +1,28 @@
 """Checks of a prepared data folder, and of a checkpoint against the model."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fairseq.data import Dictionary, indexed_dataset
+from fairseq.data import indexed_dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fairseq_scl.compat.checkpoints import LAYER_COPY
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import (
+    InputFormat,
+    check_tokens,
+    dictionary_checksum,
+    label_names,
+    read_manifest,
+    tokenizer_files,
+)
+
+logger = logging.getLogger(__name__)
 
 
 def check_data_folder(folder: str, num_classes: int) -> None:
@@ -33,13 +44,54 @@ def check_data_folder(folder: str, num_classes: int) -> None:
         )
 
 
-def class_names(label_dictionary: Dictionary) -> list[str]:
-    """Return the labels of a dictionary in the order of their class ids.
+def settle_tokens(cfg: Any) -> None:
+    """Set the special tokens as a prepared data folder asks for them.
 
-    Leaves out what fairseq adds itself: special symbols, padding words and ``<mask>``.
+    Args:
+        cfg: the task's settings; ``init_token`` and ``separator_token`` are set. Those
+            of a folder that ``fairseq-preprocess`` made stay as given.
+
+    Raises:
+        InputError: a token was given that is not the folder's, or examples are to be
+            cut at random places, where prediction cuts off the end.
     """
-    symbols = label_dictionary.symbols[label_dictionary.nspecial :]
-    return [s for s in symbols if s != "<mask>" and not s.startswith("madeupword")]
+    if str(cfg.shorten_method) == "random_crop" and not cfg.shorten_data_split_list:
+        raise InputError(
+            "--shorten-method random_crop also crops validation at random places, and "
+            "prediction cuts off the end: give truncate, or --shorten-data-split-list "
+            "train"
+        )
+    manifest = read_manifest(cfg.data)
+    if manifest is not None:
+        given = {"init_token": cfg.init_token, "separator_token": cfg.separator_token}
+        for name, token in check_tokens(given, manifest, "--{flag}").items():
+            setattr(cfg, name, token)
+    elif cfg.init_token is None:
+        logger.warning(
+            "--init-token is missing and %s does not say what it takes: the head reads "
+            "the first word of each example, not <s> (--init-token 0)",
+            cfg.data,
+        )
+
+
+def input_format(task: Any) -> InputFormat:
+    """Record how a task reads text, for its checkpoints.
+
+    Args:
+        task: with dictionaries and settled ``cfg``.
+    """
+    cfg = task.cfg
+    pair = Path(cfg.data, "input1").is_dir()
+    return InputFormat(
+        init_token=cfg.init_token,
+        separator_token=cfg.separator_token if pair else None,
+        pair=pair,
+        max_positions=int(cfg.max_positions),
+        head=str(cfg.classification_head_name),
+        labels=label_names(task.label_dictionary.symbols),
+        dictionary=dictionary_checksum(task.source_dictionary.symbols),
+        tokenizer=tokenizer_files(read_manifest(cfg.data) or {"sha256": {}}),
+    )
 
 
 def check_class_count(task: Any) -> None:
@@ -51,7 +103,7 @@ def check_class_count(task: Any) -> None:
     Raises:
         InputError: names both numbers and the labels.
     """
-    names = class_names(task.label_dictionary)
+    names = label_names(task.label_dictionary.symbols)
     if len(names) != task.cfg.num_classes:
         raise InputError(
             f"--num-classes is {task.cfg.num_classes}, but "

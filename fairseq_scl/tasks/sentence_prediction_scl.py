@@ -18,6 +18,7 @@ from torch import nn
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.device import allow_tf32
 from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import KEY
 from fairseq_scl.large_batch import gradient_cache
 from fairseq_scl.large_batch.gather import IGNORED
 from fairseq_scl.packing.encoder import LENGTHS, keep_memory, pack, right_padded_lengths
@@ -27,7 +28,9 @@ from fairseq_scl.tasks.checks import (
     check_sizes,
     check_split,
     class_ids,
+    input_format,
     refuse_other_checkpoints,
+    settle_tokens,
 )
 from fairseq_scl.tasks.views import WITH_VIEWS, ViewsDataset, load_views
 
@@ -105,8 +108,14 @@ class SentencePredictionSCLTask(SentencePredictionTask):
                     f"{', '.join(BATCHING)}"
                 )
             _check_batch(cfg.contrastive_batch, cfg.chunk)
+            settle_tokens(cfg)
         allow_tf32("tf32" if cfg.tf32 else "fp32")
-        return super().setup_task(cfg, **kwargs)
+        task: SentencePredictionSCLTask = super().setup_task(cfg, **kwargs)
+        if not cfg.regression_target:  # which has no labels, and is not exported
+            with exit_on_input_error():
+                record = input_format(task).plain()
+            task.state.merge_state_dict({KEY: record})
+        return task
 
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
         """Load a split and set the order of its examples.

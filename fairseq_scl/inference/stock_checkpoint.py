@@ -1,0 +1,87 @@
+"""What fairseq alone can load of a checkpoint: stock model and task, plain values."""
+
+import argparse
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from fairseq.tasks.sentence_prediction import SentencePredictionConfig
+from torch import Tensor
+
+from fairseq_scl.convert.checkpoint import plain_checkpoint
+from fairseq_scl.convert.encoder_config import STOCK_EPS
+from fairseq_scl.convert.huggingface import fold_layer_norm_eps
+from fairseq_scl.models.exits import SHALLOW_HEAD, exit_heads
+
+LAYERS = "encoder.sentence_encoder.layers."
+# fairseq saves every flag of the training command with the model; these make the model.
+MODEL_SETTINGS = (
+    *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim"),
+    *("encoder_attention_heads", "max_positions", "max_source_positions"),
+    *("activation_fn", "pooler_activation_fn", "untie_weights_roberta"),
+    *("dropout", "attention_dropout", "activation_dropout", "pooler_dropout"),
+    *("encoder_layerdrop", "encoder_normalize_before", "encoder_learned_pos"),
+    *("layernorm_embedding", "no_scale_embedding", "no_token_positional_embeddings"),
+    *(
+        "spectral_norm_classification_head",
+        "quant_noise_pq",
+        "quant_noise_pq_block_size",
+    ),
+    *("quant_noise_scalar", "adaptive_input"),
+)
+
+
+def stock_checkpoint(
+    state: Mapping[str, Any], weights: "OrderedDict[str, Tensor]", head: str
+) -> dict[str, Any]:
+    """Return what fairseq alone can load: stock model and task, plain values."""
+    model = plain_values(state["cfg"]["model"])
+    eps = float(model.get("layer_norm_eps", STOCK_EPS))
+    if eps != STOCK_EPS:
+        weights = _fold(weights, eps)
+    exits = exits_of(weights, head)
+    model = {name: model[name] for name in MODEL_SETTINGS if name in model}
+    model |= {"_name": "roberta", "arch": "roberta"}
+    if len(exits) > 1:
+        model["load_checkpoint_heads"] = True
+    task = plain_values(state["cfg"]["task"])
+    stock = {one.name for one in fields(SentencePredictionConfig)}
+    task = {name: value for name, value in task.items() if name in stock}
+    task |= {"_name": "sentence_prediction", "data": "."}
+    return plain_checkpoint(model, task, weights)
+
+
+def _fold(
+    weights: "OrderedDict[str, Tensor]", eps: float
+) -> "OrderedDict[str, Tensor]":
+    """Go to the stock epsilon; heads below the top read states that have grown."""
+    folded = fold_layer_norm_eps(weights, eps)
+    for name, tensor in folded.items():
+        part, _, rest = name.removeprefix("classification_heads.").partition(".")
+        if SHALLOW_HEAD.search(part) and rest == "dense.weight":
+            folded[name] = (tensor.double() * (eps / STOCK_EPS) ** 0.5).float()
+    return folded
+
+
+def exits_of(weights: Iterable[str], head: str) -> dict[int, str]:
+    """Find the exits of a model by the names of its weights."""
+    heads, layers = set(), set()
+    for name in weights:
+        if name.startswith("classification_heads."):
+            heads.add(name.split(".")[1])
+        elif name.startswith(LAYERS):
+            layers.add(int(name.removeprefix(LAYERS).split(".")[0]))
+    return exit_heads(heads, head, len(layers))
+
+
+def plain_values(settings: Any) -> dict[str, Any]:
+    """Return settings (a namespace or mapping) without anything that is not plain."""
+    if isinstance(settings, argparse.Namespace):
+        settings = vars(settings)
+    plain = (str, int, float, bool, type(None))
+    return {
+        name: value
+        for name, value in dict(settings).items()
+        if isinstance(value, plain) and name not in ("data", "user_dir", "save_dir")
+    }

@@ -1,0 +1,187 @@
+"""How a checkpoint's texts were read, compared with the data folder of an export."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fairseq_scl.data.binarise import load_dictionary
+from fairseq_scl.data.files import sha256
+from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
+from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import (
+    HEAD,
+    KEY,
+    MANIFEST,
+    InputFormat,
+    check_tokens,
+    dictionary_checksum,
+    label_names,
+    read_manifest,
+)
+
+EMBEDDING = "encoder.sentence_encoder.embed_tokens.weight"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data folder with the tokenizer that made it."""
+
+    data: Path
+    tokenizer: Tokenizer
+    tokenizer_folder: Path
+
+
+def read_source(data: str | Path, encoder: str | Path | None = None) -> Source:
+    """Find the tokenizer of a data folder.
+
+    Args:
+        data: from ``fairseq-scl prepare``, which has its tokenizer, or from
+            ``fairseq-preprocess``.
+        encoder: for the latter, the encoder folder whose tokenizer made the text.
+
+    Raises:
+        InputError: there is no tokenizer, or it is of another dictionary.
+    """
+    prepared = read_manifest(data) is not None
+    if not prepared and encoder is None:
+        raise InputError(
+            f"missing file: {Path(data, MANIFEST)}; for data from fairseq-preprocess, "
+            "which lacks the tokenizer, name its encoder folder with --encoder"
+        )
+    folder = Path(data) if encoder is None else Path(encoder)
+    if encoder is not None:
+        wanted = Path(data, "input0", "dict.txt")
+        if _checksum(folder / "dict.txt") != _checksum(wanted):
+            raise InputError(
+                f"--encoder is {folder}, whose dict.txt has other symbols than {wanted}"
+            )
+    return Source(Path(data), load_tokenizer(folder), folder)
+
+
+def trained_format(
+    state: Mapping[str, Any],
+    task: Mapping[str, Any],
+    checkpoint: str | Path,
+    source: Source,
+) -> InputFormat:
+    """Return how a checkpoint's texts were read.
+
+    What our task recorded counts; of a checkpoint of the stock task, which records
+    nothing, its settings count.
+
+    Args:
+        state: the checkpoint.
+        task: settings of its task, plain values.
+        checkpoint: its file, for messages.
+        source: the data folder that is said to be that of its training.
+
+    Raises:
+        InputError: the folder is another than that of the training; says in what.
+    """
+    record = (state.get("task_state") or {}).get(KEY)
+    here = _folder_format(task, source, checkpoint, record is None)
+    trained = here
+    if record is not None:
+        trained = InputFormat.from_plain(record, checkpoint)
+    for name, what in (
+        ("dictionary", source.data / "input0" / "dict.txt"),
+        ("labels", source.data / "label" / "dict.txt"),
+        ("pair", f"{source.data / 'input1'} (the second sentence of pairs)"),
+        ("tokenizer", f"the tokenizer in {source.tokenizer_folder}"),
+    ):
+        then, now = getattr(trained, name), getattr(here, name)
+        if then != now and not (name == "tokenizer" and not then):
+            seen = f" ({_listed(now)}, not {_listed(then)})" if name == "labels" else ""
+            raise InputError(
+                f"{what} is not what {checkpoint} was trained on{seen}: give the data "
+                "folder of its training"
+            )
+    return trained
+
+
+def check_head(weights: Mapping[str, Tensor], head: str, checkpoint: object) -> None:
+    """Refuse a checkpoint that lacks its classification head.
+
+    Raises:
+        InputError: names the head, and those that are there.
+    """
+    if f"classification_heads.{head}.out_proj.weight" not in weights:
+        found = sorted({n.split(".")[1] for n in weights if n.startswith("classifi")})
+        raise InputError(
+            f"{checkpoint} has no classification head {head!r}"
+            + (f", only {', '.join(found)}" if found else "")
+            + ": give a checkpoint that was fine-tuned with a sentence prediction "
+            "criterion"
+        )
+
+
+def check_sizes(
+    weights: Mapping[str, Tensor], trained: InputFormat, checkpoint: object, data: Path
+) -> None:
+    """Refuse weights whose head or embedding is of another size than the data's.
+
+    Raises:
+        InputError: names both numbers.
+    """
+    classes = len(weights[f"classification_heads.{trained.head}.out_proj.weight"])
+    symbols, words = data / "input0" / "dict.txt", data / "label" / "dict.txt"
+    for what, found, path, wanted in (
+        ("classes", classes, words, len(trained.labels)),
+        ("symbols", len(weights[EMBEDDING]), symbols, len(load_dictionary(symbols))),
+    ):
+        if found != wanted:
+            raise InputError(
+                f"{checkpoint} has {found} {what}, {path} has {wanted}: give the data "
+                "folder that it was trained on"
+            )
+
+
+def _folder_format(
+    task: Mapping[str, Any], source: Source, checkpoint: object, settings_count: bool
+) -> InputFormat:
+    """Describe a data folder; the tokens are those of the settings."""
+    data, manifest = source.data, read_manifest(source.data)
+    tokens = {name: task.get(name) for name in ("init_token", "separator_token")}
+    if settings_count and manifest is not None:
+        _check_stock_tokens(tokens, manifest, checkpoint)
+    labels = load_dictionary(data / "label" / "dict.txt")
+    folder = source.tokenizer_folder
+    pair = (data / "input1").is_dir()
+    return InputFormat(
+        init_token=tokens["init_token"],
+        separator_token=tokens["separator_token"] if pair else None,
+        pair=pair,
+        max_positions=int(task["max_positions"]),
+        head=str(task.get("classification_head_name", HEAD)),
+        labels=label_names(labels.symbols),
+        dictionary=_checksum(data / "input0" / "dict.txt"),
+        tokenizer={
+            name: sha256(folder / name)
+            for name in source.tokenizer.file_names
+            if (folder / name).is_file()
+        },
+    )
+
+
+def _check_stock_tokens(
+    tokens: Mapping[str, int | None], manifest: Mapping[str, Any], checkpoint: object
+) -> None:
+    wanted = check_tokens(tokens, manifest, f"the --{{flag}} of {checkpoint}")
+    for name, token in wanted.items():
+        if token != tokens[name] and (name == "init_token" or manifest["pair"]):
+            raise InputError(
+                f"{checkpoint} was trained without --{name.replace('_', '-')} {token}, "
+                "which its data folder asks for: train it again with "
+                "--task sentence_prediction_scl, which sets it"
+            )
+
+
+def _checksum(path: Path) -> str:
+    return dictionary_checksum(load_dictionary(path).symbols)
+
+
+def _listed(labels: list[str]) -> str:
+    return ", ".join(map(repr, labels[:5])) + (", …" if len(labels) > 5 else "")
