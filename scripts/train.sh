@@ -9,8 +9,8 @@
 #
 # Settings: ENCODER and DATA, folders; ARCH (roberta_large); UPDATES (200); LR (1e-5);
 #           BATCH (16); LAMBDA (0.9); TAU (0.3); CLASSES (2); SEED (0);
-#           PRECISION (fp32; or tf32, bf16, fp16); SAVE_DIR (checkpoints). Pairs of sentences
-#           also need: --separator-token 2
+#           PRECISION (fp32; or tf32, bf16, fp16); SAVE_DIR (checkpoints); given again, it
+#           goes on from the last checkpoint there.
 set -euo pipefail
 ENCODER=${ENCODER:?name an encoder folder} DATA=${DATA:?name a data folder}
 UPDATES=${UPDATES:-200} SAVE_DIR=${SAVE_DIR:-checkpoints}
@@ -22,10 +22,9 @@ fp16) precision=(--fp16 --fp16-init-scale 4 --threshold-loss-scale 1 --fp16-scal
 esac
 mkdir -p "$SAVE_DIR"
 fairseq-train "$DATA" --user-dir "$(fairseq-scl user-dir)" \
-  --restore-file "$ENCODER/model.pt" \
-  --reset-optimizer --reset-dataloader --reset-meters --shorten-method truncate \
+  --finetune-from-model "$ENCODER/model.pt" --shorten-method truncate \
   --arch "${ARCH:-roberta_large}" --max-positions 512 \
-  --task sentence_prediction_scl --num-classes "${CLASSES:-2}" --init-token 0 \
+  --task sentence_prediction_scl --num-classes "${CLASSES:-2}" \
   --metrics-file "$SAVE_DIR/metrics.jsonl" --packed \
   --criterion sentence_prediction_scl \
   --scl-lambda "${LAMBDA:-0.9}" --scl-temperature "${TAU:-0.3}" \
@@ -33,7 +32,6 @@ fairseq-train "$DATA" --user-dir "$(fairseq-scl user-dir)" \
   --optimizer adam --adam-betas "(0.9, 0.98)" --adam-eps 1e-06 --seed "${SEED:-0}" \
   --lr "${LR:-1e-5}" --lr-scheduler polynomial_decay --total-num-update "$UPDATES" \
   --warmup-updates "$((UPDATES * 6 / 100))" --max-update "$UPDATES" \
-  --batch-size "${BATCH:-16}" --required-batch-size-multiple 1 \
-  --no-epoch-checkpoints --no-last-checkpoints --save-dir "$SAVE_DIR" \
+  --batch-size "${BATCH:-16}" --no-epoch-checkpoints --save-dir "$SAVE_DIR" \
   --best-checkpoint-metric n_correct --maximize-best-checkpoint-metric \
   --distributed-world-size 1 ${precision[@]+"${precision[@]}"} "$@"

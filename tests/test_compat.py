@@ -276,6 +276,22 @@ def test_a_missing_file_to_restore_is_refused(tmp_path):
         checkpoint_utils.load_checkpoint(cfg, trainer)
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_starting_over_beside_a_last_checkpoint_is_warned_of(tmp_path, caplog, there):
+    encoder = tmp_path / "encoder.pt"
+    for path in (encoder, *([tmp_path / "checkpoint_last.pt"] if there else [])):
+        path.touch()
+    cfg = SimpleNamespace(
+        **{"restore_file": str(encoder), "finetune_from_model": None},
+        **{"reset_optimizer": True, "reset_lr_scheduler": False},
+        **{"reset_dataloader": True, "optimizer_overrides": "{}"},
+        **{"save_dir": str(tmp_path), "reset_meters": True},
+    )
+    with pytest.raises(AttributeError, match="load_checkpoint"):  # of the trainer
+        checkpoint_utils.load_checkpoint(cfg, SimpleNamespace(checkpoint_suffix=""))
+    assert ("--finetune-from-model" in caplog.text) == there
+
+
 def test_patching_twice_is_patching_once():
     before = checkpoint_utils.load_checkpoint_to_cpu, checkpoint_utils.load_checkpoint
     patches.patch_fairseq()

@@ -2,20 +2,26 @@
 
 import json
 import shutil
+import warnings
 from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from fairseq import options
 from fairseq.data import Dictionary, SortDataset, indexed_dataset
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.logging import metrics
+from fairseq.tasks import setup_task
 from hypothesis import given
 from hypothesis import strategies as st
-from toy import make_data, own_weights, toy_model, write_rows
+from toy import command_line, make_data, own_weights, toy_model, write_rows
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.input_format import label_names
+from fairseq_scl.input_format import KEY, InputFormat, label_names
 from fairseq_scl.tasks.batching import epoch_order
+from fairseq_scl.tasks.counts import ClassNumbers, answers_of
 
 HEAD = "sentence_classification_head"
 
@@ -444,3 +450,180 @@ def test_a_metrics_file_that_cannot_be_written_is_named_before_training(data, tm
     assert str(caught.value) == (
         f"--metrics-file: cannot write {file}: No such file or directory"
     )
+
+
+# Every example takes part, and every one is counted
+
+
+@pytest.mark.parametrize("batching", ["fixed", "balanced"])
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_every_example_takes_part_whatever_the_batch_size_multiple(
+    data, batching, multiple
+):
+    task = toy_model([data, "--batching", batching]).task
+    for split, size in (("train", 22), ("valid", 10)):
+        task.load_dataset(split)
+        iterator = task.get_batch_iterator(
+            task.dataset(split),
+            max_sentences=16,
+            max_positions=task.max_positions(),
+            required_batch_size_multiple=multiple,
+        )
+        batches = iterator.next_epoch_itr(shuffle=False)
+        ids = sorted(int(i) for batch in batches for i in batch["id"])
+        assert ids == list(range(size))
+
+
+def test_an_example_beyond_max_tokens_is_named(data):
+    task = toy_model([data]).task
+    task.load_dataset("valid")
+    dataset = task.dataset("valid")
+    lengths = [int(dataset.num_tokens(i)) for i in range(len(dataset))]
+    most = max(lengths) - 1
+    longest = lengths.index(max(lengths))
+    task.get_batch_iterator(dataset, max_tokens=most + 1)
+    where = rf"input0/valid, line {longest + 1}: {most + 1} tokens.* at most {most} "
+    with pytest.raises(InputError, match=f"{where}.*--max-tokens"):
+        task.get_batch_iterator(dataset, max_tokens=most)
+
+
+@pytest.mark.parametrize("criterion", ["sentence_prediction", "multi exit", "scl"])
+def test_a_validation_is_counted_whatever_the_criterion(data, criterion):
+    flags = {
+        "sentence_prediction": ["--criterion", "sentence_prediction"],
+        "multi exit": [
+            *["--criterion", "sentence_prediction_multi_exit", "--packed"],
+            *["--arch", "roberta_multi_exit", "--exit-layers", "1,2"],
+        ],
+    }
+    toy = toy_model([data, *flags.get(criterion, [])])
+    log = toy.task.valid_step(toy.batch(10, "valid"), toy.model, toy.criterion)[2]
+    with metrics.aggregate() as logged:
+        toy.task.reduce_metrics([log, log], toy.criterion)
+    assert logged["n_total"].sum == 20
+    assert logged["n_correct"].sum == 2 * log["ncorrect"]
+    answers = answers_of(logged)
+    assert sum(answers) == 20
+    targets = toy.batch(10, "valid")["target"].flatten()
+    if 20 in answers:
+        assert logged["n_correct"].sum == 2 * (targets == answers.index(20)).sum()
+
+
+@pytest.mark.parametrize(
+    "criterion", ["sentence_prediction", "sentence_prediction_scl"]
+)
+def test_mcc_and_f1_are_those_of_the_class_ids_whatever_the_labels(data, criterion):
+    flags = ["--criterion", f"sentence_prediction{criterion}", "--report-mcc"]
+    flags += ["--report-acc-and-f1"]
+    toy = toy_model([data, *flags])
+    batch = toy.batch(10, "valid")
+    log = toy.task.valid_step(batch, toy.model, toy.criterion)[2]
+    assert log["targ"] == batch["target"].flatten().tolist()
+    assert sum(map(int.__eq__, log["pred"], log["targ"])) == log["ncorrect"]
+    with metrics.aggregate() as logged:
+        toy.task.reduce_metrics([log], toy.criterion)
+    hits = sum(p and t for p, t in zip(log["pred"], log["targ"], strict=True))
+    f1 = 200 * hits / max(1, sum(log["pred"]) + sum(log["targ"]))
+    assert logged.get_smoothed_values()["f1"] == pytest.approx(f1, abs=0.06)
+
+
+def test_labels_that_are_0_and_1_keep_their_numbers():
+    assert ClassNumbers(["1", "0"]).string(torch.tensor([0, 1, 1])) == "1 0 0"
+    assert ClassNumbers(["no", "yes"]).string(torch.tensor([0, 1, 1])) == "0 1 1"
+
+
+def test_f1_of_three_classes_is_refused(tmp_path):
+    folder = make_data(tmp_path / "bin", {"train": 4}, classes=3)
+    flags = ["--num-classes", "3", "--report-acc-and-f1"]
+    with pytest.raises(InputError, match=r"--report-acc-and-f1 .* the data has 3"):
+        toy_model([folder, *flags])
+
+
+# What is not a number
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused(data, value):
+    toy = toy_model([data])
+    state = {name: w.clone() for name, w in toy.model.state_dict().items()}
+    state["encoder.sentence_encoder.layers.1.fc1.bias"][3] = value
+    with pytest.raises(InputError, match=r"--restore-file has .*fc1\.bias"):
+        toy.model.load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["loss", "ce_loss", "scl_loss"])
+def test_a_validation_that_is_not_a_number_ends_the_run(data, name):
+    task = toy_model([data]).task
+    task.load_dataset("valid")
+    task.dataset("valid")
+    with metrics.aggregate() as logged:
+        metrics.log_scalar(name, float("nan"))
+    with pytest.raises(InputError, match=f"{name} of valid is nan after 7 updates"):
+        task.post_validate(None, {"num_updates": 7}, logged)
+
+
+# The special tokens of a prepared folder
+
+
+@pytest.fixture
+def prepared(data, tmp_path):
+    """A function that writes a manifest as ``prepare`` does for pairs or sentences."""
+
+    def write(pair, separated):
+        folder = shutil.copytree(data, tmp_path / "bin")
+        if pair:
+            shutil.copytree(folder / "input0", folder / "input1")
+        manifest = {"pair": pair, "pair_separator": separated, "sha256": {"a": "1"}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return folder
+
+    return write
+
+
+def toy_task(arguments):
+    """Build the task with the given flags for special tokens and no others."""
+    line = command_line(arguments)
+    at = line.index("--init-token")
+    parser = options.get_training_parser()
+    known = options.parse_args_and_arch(parser, line[:at] + line[at + 2 :])
+    with warnings.catch_warnings():  # fairseq calls Hydra by its old names
+        warnings.simplefilter("ignore")
+        return setup_task(convert_namespace_to_omegaconf(known).task)
+
+
+@pytest.mark.parametrize(
+    ("pair", "separated", "expected"),
+    [(False, True, (0, None)), (True, True, (0, 2)), (True, False, (0, None))],
+)
+def test_tokens_left_out_are_those_of_the_data(prepared, pair, separated, expected):
+    task = toy_task([prepared(pair, separated)])
+    assert (task.cfg.init_token, task.cfg.separator_token) == expected
+    record = InputFormat.from_plain(task.state_dict()[KEY], "here")
+    assert (record.init_token, record.separator_token) == expected
+    assert (record.pair, record.tokenizer) == (pair, {"a": "1"})
+    assert record.labels == ["label0", "label1"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "token", "separated"),
+    [
+        ("--separator-token", 2, False),
+        ("--separator-token", 0, True),
+        ("--init-token", 2, True),
+    ],
+)
+def test_tokens_other_than_those_of_the_data_are_refused(
+    prepared, flag, token, separated
+):
+    with pytest.raises(InputError, match=f"{flag} is {token}, .*"):
+        toy_task([prepared(True, separated), flag, str(token)])
+
+
+def test_a_missing_init_token_is_warned_of_where_the_data_does_not_say(data, caplog):
+    assert toy_task([data]).cfg.init_token is None
+    assert "--init-token" in caplog.text
+
+
+def test_crops_at_random_places_are_refused_in_validation(data):
+    with pytest.raises(InputError, match="--shorten-method random_crop"):
+        toy_task([data, "--shorten-method", "random_crop"])

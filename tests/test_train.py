@@ -303,6 +303,31 @@ def test_a_real_run_resumes_from_its_last_checkpoint(legacy, data, tmp_path):
     )
 
 
+def test_the_stock_criterion_is_counted_and_reports_mcc_and_f1(data, tmp_path):
+    flags = ["--criterion", "sentence_prediction", "--report-mcc"]
+    flags += ["--report-acc-and-f1", "--metrics-file", tmp_path / "metrics.jsonl"]
+    flags += ["--best-checkpoint-metric", "n_correct", "--max-update", "3"]
+    done = train_fast(
+        [data, "--save-dir", tmp_path, "--maximize-best-checkpoint-metric", *flags]
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert row["n_total"] == sum(row["answers"]) == 10
+    assert '"valid_mcc"' in done.stdout
+    assert '"valid_f1"' in done.stdout
+    assert load_checkpoint(tmp_path / "checkpoint_best.pt")["task_state"]["answers"]
+
+
+def test_a_run_that_diverges_ends_with_one_sentence(data, tmp_path):
+    flags = ["--lr", "1e30", "--save-dir", tmp_path]
+    done = train_fast([data, *flags])
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("fairseq-scl: error: ")
+    assert "--lr" in done.stderr
+
+
 # fairseq-hydra-train
 
 

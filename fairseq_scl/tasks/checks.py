@@ -10,7 +10,7 @@ from fairseq.data import indexed_dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fairseq_scl.compat.checkpoints import LAYER_COPY
+from fairseq_scl.compat.checkpoints import LAYER_COPY, check_finite
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import (
@@ -202,6 +202,23 @@ def check_sizes(
         )
 
 
+def check_max_tokens(dataset: Any, most: int, folder: str, split: str) -> None:
+    """Refuse a ``--max-tokens`` that is below the longest example of a split.
+
+    Raises:
+        InputError: names the first line that is too long (lines count from 1).
+    """
+    long = [row for row in range(len(dataset)) if dataset.num_tokens(row) > most]
+    if long:
+        raise InputError(
+            f"{Path(folder, 'input0', split)}, line {long[0] + 1}: "
+            f"{dataset.num_tokens(long[0])} tokens, but a batch has at most {most} "
+            f"({len(long)} such examples): raise --max-tokens or --max-tokens-valid, "
+            "or shorten the examples with --shorten-method truncate and a lower "
+            "--max-positions"
+        )
+
+
 def refuse_other_checkpoints(model: nn.Module) -> None:
     """Have ``model.load_state_dict`` refuse other shapes with one clear sentence.
 
@@ -211,9 +228,11 @@ def refuse_other_checkpoints(model: nn.Module) -> None:
     wanted = _shapes(model.state_dict())
 
     def check(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
-        message = _mismatch(wanted, _shapes(state))
-        if message and not prefix:
+        if prefix:
+            return
+        if message := _mismatch(wanted, _shapes(state)):
             raise InputError(message)
+        check_finite(state, "the checkpoint of --restore-file")
 
     model.register_load_state_dict_pre_hook(_exiting(check))
 

@@ -1,12 +1,12 @@
 """Sentence prediction with batches for contrast, checks and a metrics file."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import numpy as np
 import torch.distributed
 from fairseq.data import BaseWrapperDataset, SortDataset
+from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import (
     SentencePredictionConfig,
@@ -25,12 +25,22 @@ from fairseq_scl.packing.encoder import LENGTHS, keep_memory, pack, right_padded
 from fairseq_scl.tasks.batching import BATCHING, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
     check_data_folder,
+    check_max_tokens,
     check_sizes,
     check_split,
     class_ids,
     input_format,
     refuse_other_checkpoints,
     settle_tokens,
+)
+from fairseq_scl.tasks.counts import (
+    answers_of,
+    append_metrics,
+    check_divergence,
+    check_validation,
+    counted_answers,
+    log_counts,
+    number_classes,
 )
 from fairseq_scl.tasks.views import WITH_VIEWS, ViewsDataset, load_views
 
@@ -131,7 +141,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
             plain = dataset.dataset if isinstance(dataset, SortDataset) else dataset
             labels = class_ids(plain, self.cfg.data, split, self.cfg.num_classes)
             if split.startswith("train"):  # before hours of training, not after
-                self._append_metrics("")
+                append_metrics(self.cfg.metrics_file, {})
             if split.startswith("train") and self.takes_views:
                 views = load_views(self, split, len(plain))
                 plain = ViewsDataset(plain, views, self.source_dictionary.pad())
@@ -167,6 +177,9 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     def build_criterion(self, cfg: Any) -> Any:
         """Build the criterion; ``--chunk`` needs one that can be split."""
         criterion = super().build_criterion(cfg)
+        if not self.cfg.regression_target:
+            with exit_on_input_error():
+                number_classes(criterion, self.label_dictionary.symbols)
         self.takes_views = getattr(criterion, "scl_views", False)
         if self.cfg.chunk and not isinstance(criterion, gradient_cache.SplitCriterion):
             with exit_on_input_error():
@@ -177,9 +190,14 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         return criterion
 
     def get_batch_iterator(self, dataset: Any, **kwargs: Any) -> Any:
-        """Cut a split into batches; the training split by ``--contrastive-batch``."""
+        """Cut a split into batches; the training split by ``--contrastive-batch``.
+
+        Every example takes part: stock fairseq leaves out what does not fill a multiple
+        of 8.
+        """
         size = self.cfg.contrastive_batch
-        if size is not None and self._is_for_training(dataset):
+        kwargs["required_batch_size_multiple"] = 1
+        if size is not None and self._split(dataset).startswith("train"):
             if kwargs.get("max_tokens") is not None:
                 with exit_on_input_error():
                     raise InputError(
@@ -187,7 +205,10 @@ class SentencePredictionSCLTask(SentencePredictionTask):
                         "--contrastive-batch, which counts examples; give --batch-size "
                         "for validation"
                     )
-            kwargs |= {"max_sentences": size, "required_batch_size_multiple": 1}
+            kwargs["max_sentences"] = size
+        if kwargs.get("max_tokens") is not None and (split := self._split(dataset)):
+            with exit_on_input_error():
+                check_max_tokens(dataset, kwargs["max_tokens"], self.cfg.data, split)
         return super().get_batch_iterator(dataset, **kwargs)
 
     def filter_indices_by_size(
@@ -198,8 +219,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         ignore_invalid_inputs: bool = False,
     ) -> Any:
         """Refuse examples that are too long by name, or leave them out if asked to."""
-        known = (s for s, loaded in self.datasets.items() if loaded is dataset)
-        if not ignore_invalid_inputs and (split := next(known, None)):
+        if not ignore_invalid_inputs and (split := self._split(dataset)):
             with exit_on_input_error():
                 check_sizes(dataset, indices, max_positions, self.cfg.data, split)
         return super().filter_indices_by_size(
@@ -221,6 +241,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         if ignore_grad:
             sample = {**sample, IGNORED: True}
         with exit_on_input_error():
+            check_divergence(update_num)
             if prepare := getattr(criterion, "before_update", None):
                 prepare(model, update_num)
             if not cached or ignore_grad:
@@ -235,12 +256,23 @@ class SentencePredictionSCLTask(SentencePredictionTask):
                 sample, model, criterion, optimizer, chunk
             )
 
-    def _is_for_training(self, dataset: Any) -> bool:
-        return any(
-            loaded is dataset
-            for split, loaded in self.datasets.items()
-            if split.startswith("train")
-        )
+    def _split(self, dataset: Any) -> str:
+        """Return the name of a split that was loaded, ``""`` for anything else."""
+        known = (s for s, loaded in self.datasets.items() if loaded is dataset)
+        return next(known, "")
+
+    def valid_step(self, sample: Any, model: Any, criterion: Any) -> Any:
+        """Compute the loss of a validation batch and count the answers."""
+        answers: dict[str, Any] = {}
+        with counted_answers(model, self.cfg.classification_head_name, answers):
+            loss, size, log = super().valid_step(sample, model, criterion)
+        return loss, size, log | answers
+
+    def reduce_metrics(self, logging_outputs: list[Any], criterion: Any) -> None:
+        """Log what the criterion does, and exact counts of any criterion."""
+        with metrics.aggregate() as counted:
+            super().reduce_metrics(logging_outputs, criterion)
+        log_counts(logging_outputs, counted)
 
     def dataset(self, split: str) -> Any:
         """Return a loaded split; fairseq asks for each subset before validating it."""
@@ -248,32 +280,19 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         return super().dataset(split)
 
     def post_validate(self, model: nn.Module, stats: dict[str, Any], agg: Any) -> None:
-        """Append what one validation measured to ``--metrics-file``."""
+        """Note the answers of a validation, and append it to ``--metrics-file``."""
+        subset, update = self._last_asked, int(stats["num_updates"])
         distributed = torch.distributed.is_initialized()
-        if not self.cfg.metrics_file or (
-            distributed and torch.distributed.get_rank() > 0
-        ):
-            return
-        line = {
-            key: _number(meter.sum if key.startswith("n_") else meter.avg)
-            for key, meter in agg.items()
-            if key.startswith(("n_", "ce_", "scl_", "acl_"))
-        }
-        line |= {"subset": self._last_asked, "update": int(stats["num_updates"])}
         with exit_on_input_error():
-            self._append_metrics(json.dumps(line, sort_keys=True) + "\n")
-
-    def _append_metrics(self, text: str) -> None:
-        if not self.cfg.metrics_file:
-            return
-        try:
-            with open(self.cfg.metrics_file, "a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise InputError(
-                f"--metrics-file: cannot write {self.cfg.metrics_file}: "
-                f"{error.strerror}"
-            ) from error
+            check_validation(agg, subset, update)
+            answers = answers_of(agg)
+            if answers:  # for 'export'
+                seen = self.state.state_dict.get("answers", {})
+                self.state.merge_state_dict({"answers": {**seen, subset: answers}})
+            if not distributed or torch.distributed.get_rank() == 0:
+                more = {"answers": answers} if answers else {}
+                path = self.cfg.metrics_file
+                append_metrics(path, agg, subset=subset, update=update, **more)
 
 
 class _CountedDataset(BaseWrapperDataset):
@@ -304,7 +323,3 @@ def _check_batch(contrastive_batch: int | None, chunk: int) -> None:
             f"--chunk is {chunk}, but --contrastive-batch is missing: it says how many "
             "examples a batch has that is computed in chunks"
         )
-
-
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, torch.Tensor) else value

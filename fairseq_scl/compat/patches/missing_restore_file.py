@@ -4,12 +4,15 @@ The same where ``--restore-file`` or ``--finetune-from-model`` is a folder. fair
 so in one line of its log. Present in every version of fairseq.
 """
 
+import logging
 import os
 from typing import Any
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.compat.patches.wrapping import wrap
 from fairseq_scl.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def apply() -> None:
@@ -33,4 +36,11 @@ def _load_checkpoint(original: Any, cfg: Any, trainer: Any, **kwargs: Any) -> An
         what = "it is not a" if PathManager.exists(path) else "there is no such"
         with exit_on_input_error():
             raise InputError(f"{flag} is {path}: {what} file")
+    if flag == "--restore-file" and path != last and cfg.reset_dataloader:
+        if PathManager.exists(last):
+            logger.warning(
+                "starting over from %s: %s will be overwritten; to go on from it, give "
+                "--finetune-from-model instead of --restore-file and --reset-*",
+                *(path, last),
+            )
     return original(cfg, trainer, **kwargs)

@@ -1,0 +1,167 @@
+"""What a validation answered, whatever the criterion, and whether it is a number."""
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from fairseq.logging import metrics
+from torch import Tensor, nn
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import label_names
+
+# fairseq prints what has no underscore before it.
+ANSWERS = "_answers_"
+
+
+class ClassNumbers:
+    """Replaces a criterion's label dictionary: stock fairseq reads names as integers.
+
+    ``--report-mcc`` and ``--report-acc-and-f1`` need numbers. Labels named 0 and 1 are
+    those; otherwise the class id stands for the name, so that F1 is that of class 1.
+    """
+
+    nspecial = 0
+
+    def __init__(self, names: list[str]) -> None:
+        self.numbers = list(map(str, range(len(names))))
+        if set(names) == {"0", "1"}:
+            self.numbers = names
+
+    def string(self, classes: Tensor) -> str:
+        """Return the numbers of class ids, ``(N,)`` int64, with blanks between."""
+        return " ".join(self.numbers[c] for c in classes.tolist())
+
+
+def number_classes(criterion: Any, label_symbols: list[str]) -> None:
+    """Have a criterion report MCC and F1 of labels with any names.
+
+    Raises:
+        InputError: F1 of a number of classes other than two.
+    """
+    names = label_names(label_symbols)
+    if getattr(criterion, "report_acc_and_f1", False) and len(names) != 2:
+        raise InputError(
+            f"--report-acc-and-f1 needs two classes, the data has {len(names)}"
+        )
+    if hasattr(criterion, "label_dict"):
+        criterion.label_dict = ClassNumbers(names)
+
+
+@contextmanager
+def counted_answers(model: Any, head: str, log: dict[str, Any]) -> Iterator[None]:
+    """Count how often each class has the largest logit in the calls of a head.
+
+    Args:
+        model: whose head is called inside the block, bare or wrapped.
+        head: its name.
+        log: gets ``_answers_0`` and so on, int64 scalars.
+    """
+    heads = getattr(model, "classification_heads", {})
+    if head not in heads:
+        yield
+        return
+
+    def count(_: nn.Module, __: Any, logits: Tensor) -> None:
+        found = torch.bincount(logits.argmax(-1).flatten(), minlength=logits.shape[-1])
+        for number, answers in enumerate(found):
+            log[f"{ANSWERS}{number}"] = log.get(f"{ANSWERS}{number}", 0) + answers
+
+    handle = heads[head].register_forward_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def log_counts(logs: list[dict[str, Any]], counted: Mapping[str, Any]) -> None:
+    """Log exact counts that the criterion did not log itself.
+
+    Args:
+        logs: of all workers and batches.
+        counted: what the criterion has logged.
+    """
+    if "n_correct" not in counted and any("ncorrect" in log for log in logs):
+        metrics.log_scalar_sum("n_correct", sum(log.get("ncorrect", 0) for log in logs))
+        total = sum(log.get("nsentences", 0) for log in logs)
+        metrics.log_scalar_sum("n_total", total)
+    for name in {name for log in logs for name in log if name.startswith(ANSWERS)}:
+        metrics.log_scalar_sum(name, sum(log.get(name, 0) for log in logs))
+
+
+def answers_of(logged: Mapping[str, Any]) -> list[int]:
+    """Return how often each class was the answer in a validation; none if unknown."""
+    names = [name for name in logged if name.startswith(ANSWERS)]
+    names.sort(key=lambda name: int(name.removeprefix(ANSWERS)))
+    answers = [int(logged[name].sum) for name in names]
+    # A criterion may call the head more than once.
+    complete = bool(answers) and sum(answers) == logged["n_total"].sum
+    return answers if complete else []
+
+
+def check_validation(logged: Mapping[str, Any], subset: str, update: int) -> None:
+    """Refuse a validation whose loss is not a number.
+
+    Raises:
+        InputError: names the loss, its value, the subset and the update.
+    """
+    for name, meter in logged.items():
+        if name == "loss" or name.endswith("_loss"):
+            value = float(meter.avg)
+            if not math.isfinite(value):
+                raise InputError(
+                    f"{name} of {subset} is {value} after {update} updates: the model "
+                    "diverged, lower --lr or train without --fp16"
+                )
+
+
+def check_divergence(update: int) -> None:
+    """End a training that fairseq repeats a step of, to find what is not a number.
+
+    Raises:
+        InputError: this is that repeated step; says what fairseq saw.
+    """
+    seen = sys.exc_info()[1]
+    # fairseq raises the same where workers disagree, which is not divergence.
+    if isinstance(seen, FloatingPointError) and "workers" not in str(seen):
+        reason = str(seen).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"the loss or its gradient is not finite after {update} updates "
+            f"({reason}): the model diverged, lower --lr or train without --fp16"
+        )
+
+
+def append_metrics(path: str, logged: Mapping[str, Any], **more: Any) -> None:
+    """Append a line of exact counts and unrounded losses to ``--metrics-file``.
+
+    Args:
+        path: the file; nothing happens if it is empty.
+        logged: meters of a validation; without them the file is only opened.
+        more: what else the line holds.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if not path:
+        return
+    line = {
+        key: _number(meter.sum if key.startswith("n_") else meter.avg)
+        for key, meter in logged.items()
+        if key.startswith(("n_", "ce_", "scl_", "acl_"))
+    } | more
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            if line:
+                file.write(json.dumps(line, sort_keys=True) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"--metrics-file: cannot write {path}: {error.strerror}"
+        ) from error
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
