@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from toy_encoder import BAD, GOOD, POSITIONS, make_pairs, make_sentences, toy_mo
 
 from fairseq_scl.cli import main
 from fairseq_scl.cli import predict as predict_verb
+from fairseq_scl.inference.inputs import arriving_lines
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode, features, probabilities
 
@@ -22,10 +26,8 @@ PAIRS = ["\t".join(e.sentences) for e in make_pairs(6, seed=5)]
 def predict(monkeypatch, capfd):
     """Run the verb on bytes from standard input; return status, lines and notes."""
 
-    def run(content, *arguments, pairs=False, terminal=False):
-        stream = io.BytesIO(content)
-        stream.isatty = lambda: terminal
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
+    def run(content, *arguments, pairs=False):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
         argv = ["predict", "--model", str(toy_model(pairs)), "--device", "cpu"]
         status = main([*argv, *map(str, arguments)])
         printed = capfd.readouterr()
@@ -81,10 +83,9 @@ def test_order_is_kept_over_mixed_lengths_and_small_batches(predict):
         assert expected(texts) == [parsed(row) for row in rows]
 
 
-def test_order_is_kept_over_several_chunks(predict, monkeypatch):
-    monkeypatch.setattr(predict_verb, "CHUNK", 3)
+def test_order_is_kept_over_several_chunks(predict):
     texts = [TEXTS[0], "", *TEXTS[1:8], "", ""]
-    _, rows, notes = predict(lines(*texts))
+    _, rows, notes = predict(lines(*texts), "--buffer-size", "3")
     assert [row == "\t" for row in rows] == [not text for text in texts]
     assert expected([t for t in texts if t]) == [parsed(r) for r in rows if r != "\t"]
     assert notes == ["fairseq-scl: 3 lines empty"]
@@ -170,18 +171,149 @@ def test_a_tab_in_a_single_sentence_is_white_space(predict):
     assert predict(b"a\tgood film\n")[1] == predict(b"a good film\n")[1]
 
 
-def test_at_a_terminal_each_line_is_answered_at_once(predict, monkeypatch):
-    sizes = []
-    one_chunk = predict_verb._predicted
+@pytest.mark.parametrize("white", [" {}", "{} ", "\t{}\u00a0", "{}\x0b"])
+def test_white_space_does_not_change_an_answer(predict, white):
+    doubled = [text.replace(" ", "  ") for text in TEXTS]
+    spaced = predict(lines(*(white.format(text) for text in doubled)))
+    assert spaced == predict(lines(*TEXTS))
 
-    def note(classifier, chunk, *more):
-        sizes.append(len(chunk))
-        return one_chunk(classifier, chunk, *more)
 
-    monkeypatch.setattr(predict_verb, "_predicted", note)
-    predict(lines(*TEXTS[:3]), terminal=True)
-    predict(lines(*TEXTS[:3]))
-    assert sizes == [1, 1, 1, 3]
+def test_a_pipe_is_answered_when_no_more_comes(capfd):
+    """The reader of ``predict FILE`` waits for answers before it writes more."""
+    ours, theirs = os.pipe()
+    argv = ["predict", "--model", str(toy_model()), "--device", "cpu"]
+    thread = threading.Thread(target=main, args=([*argv, f"/dev/fd/{ours}"],))
+    thread.start()
+    found = []
+    for count in (1, 3, 1):
+        os.write(theirs, lines(*TEXTS[len(found) : len(found) + count]))
+        wanted, end = len(found) + count, time.monotonic() + 100
+        while len(found) < wanted and time.monotonic() < end:
+            found += capfd.readouterr().out.splitlines()
+            time.sleep(0.02)
+        assert len(found) == wanted
+    os.write(theirs, TEXTS[5].encode())
+    os.close(theirs)
+    thread.join(100)
+    os.close(ours)
+    found += capfd.readouterr().out.splitlines()
+    assert expected(TEXTS[:6]) == [parsed(row) for row in found]
+
+
+def test_lines_are_the_same_however_they_arrive():
+    content = b"".join(b"%d" % i * (i % 5) + b"\n" for i in range(99)) + b"x" * 200_000
+    ours, theirs = os.pipe()
+    writer = threading.Thread(target=_write_slowly, args=(theirs, content))
+    writer.start()
+    with open(ours, "rb") as stream:
+        found = [line for line in arriving_lines(stream) if line is not None]
+    writer.join()
+    assert found == io.BytesIO(content).readlines()
+
+
+def _write_slowly(descriptor, content):
+    with open(descriptor, "wb", buffering=0) as file:
+        for start in range(0, len(content), 30_000):
+            file.write(content[start : start + 30_000])
+            time.sleep(0.02)
+
+
+TABLES = {
+    "csv": 'id,text\r\n7,"{}"\r\n8,"{}"\r\n9,""\r\n',
+    "tsv": "id\ttext\n7\t{}\n8\t{}\n9\t \n",
+    "jsonl": '{{"id": 7, "text": "{}"}}\n\n{{"id": 8, "text": "{}"}}\n'
+    '{{"id": 9, "text": ""}}\n',
+}
+
+
+@pytest.mark.parametrize("format", TABLES)
+def test_tables_are_read_and_columns_echoed(predict, tmp_path, format):
+    content = TABLES[format].format(TEXTS[0], TEXTS[1]).encode()
+    file = tmp_path / f"a table.{format}"
+    file.write_bytes(content)
+    wanted = ["--echo", "id", "--columns", "text"]
+    status, rows, notes = predict(b"", *wanted, "--format", "json", "--", file)
+    assert (status, notes) == (0, ["fairseq-scl: 1 line empty"])
+    found = [json.loads(row) for row in rows]
+    assert [int(row["input"]["id"]) for row in found] == [7, 8, 9]
+    assert [row["label"] for row in found] == [e[0] for e in expected(TEXTS[:2])] + [
+        None
+    ]
+    _, piped, _ = predict(content, *wanted, "--input-format", format)
+    assert [row.split("\t")[:2] for row in piped] == [
+        [str(row["input"]["id"]), row["label"] or ""] for row in found
+    ]
+
+
+def test_a_quoted_field_may_hold_line_breaks_and_quotes(predict):
+    text = f'{TEXTS[0]}\n""{TEXTS[1]}""'
+    content = f'text,n\n"{text}",1\n{TEXTS[2]},2\n'.encode()
+    wanted = ["--columns", "text", "--input-format", "csv", "--echo", "n", "text"]
+    _, rows, _ = predict(content, *wanted)
+    plain = text.replace('""', '"').replace("\n", " ")
+    assert [row.split("\t")[:2] for row in rows] == [["1", plain], ["2", TEXTS[2]]]
+    assert expected([plain, TEXTS[2]]) == [
+        parsed("\t".join(row.split("\t")[2:])) for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("format", "content", "message"),
+    [
+        ("csv", 'text\n"a', "line 2 opens a quote"),
+        ("csv", "words\na", "line 1: there is no column 'text', only 'words'"),
+        ("tsv", "text\ta\nb\n", "line 2 has 1 columns, expected 2 (text, a)"),
+        ("jsonl", '{"text": "a"}\n[1]\n', "line 2 is not a JSON object"),
+        ("jsonl", '{"text": NaN}', "line 1 is not JSONL: NaN is not"),
+        ("jsonl", '{"text": ["a"]}', "line 1: text is ['a'], expected a text"),
+        ("jsonl", '{"text": "\\ud800"}', "line 1: text holds half a surrogate"),
+        ("jsonl", "[" * 100_000, "line 1 is not JSONL: "),
+    ],
+)
+def test_a_damaged_table_is_refused_by_line(predict, format, content, message):
+    wanted = ["--columns", "text", "--input-format", format]
+    status, _, notes = predict(content.encode(), *wanted)
+    assert (status, len(notes)) == (2, 1)
+    assert message in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--columns", "text"], "--columns needs --input-format"),
+        (["--input-format", "csv"], "--input-format csv needs --columns"),
+        (["--echo", "id"], "--echo id names a column"),
+        (["--buffer-size", "0"], "--buffer-size is 0"),
+        (["--columns", "a", "b", "--input-format", "csv"], "--columns names 2 columns"),
+        (
+            ["--columns", "a", "--input-format", "csv", "--echo", "z"],
+            "line 2: there is no column 'z'",
+        ),
+    ],
+)
+def test_options_for_tables_are_checked(predict, arguments, message):
+    status, _, notes = predict(b"a\nb\n", *arguments)
+    assert (status, len(notes)) == (2, 1)
+    assert message in notes[0]
+
+
+def test_lines_are_echoed_as_text(predict):
+    _, rows, _ = predict(lines(TEXTS[0], ""), "--echo", "text", "--format", "json")
+    assert [json.loads(row)["input"]["text"] for row in rows] == [TEXTS[0], ""]
+
+
+def test_an_answer_that_is_not_a_number_is_refused(predict, monkeypatch):
+    monkeypatch.setattr(
+        predict_verb,
+        "early_probabilities",
+        lambda _, encoded, *__: (
+            torch.full((len(encoded), 2), float("nan")),
+            torch.full((len(encoded),), 2),
+        ),
+    )
+    status, rows, notes = predict(lines("", TEXTS[0]), "--format", "json")
+    assert (status, len(rows)) == (2, 1)
+    assert "line 2: the model's answer is not a number" in notes[0]
 
 
 @pytest.mark.parametrize(

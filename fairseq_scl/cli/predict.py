@@ -1,17 +1,19 @@
 """``fairseq-scl predict``."""
 
 import argparse
-import codecs
+import ctypes
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from fairseq_scl.cli.options import add_device, add_precision, at_least
+from fairseq_scl.data.texts import one_line
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.early_exit import (
@@ -20,10 +22,9 @@ from fairseq_scl.inference.early_exit import (
     check_rule,
     early_probabilities,
 )
+from fairseq_scl.inference.inputs import FORMATS, Row, rows
 from fairseq_scl.inference.model_folder import Classifier, load_classifier
 from fairseq_scl.inference.predict import encode
-
-CHUNK = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,15 +37,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="FILE",
         default="-",
-        help="one sentence a line, or two with a tab between them where the model was "
-        "trained on pairs; - is standard input",
+        help="one sentence per line, or two with a tab between them where the model "
+        "was trained on pairs, or a table (--columns); - is standard input",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="the file is a table: names of the columns with the one or two sentences",
+    )
+    parser.add_argument(
+        "--input-format",
+        choices=FORMATS,
+        help="with --columns: format of the table, by default the file's suffix",
+    )
+    parser.add_argument(
+        "--echo",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="print these columns too, before the answer; without --columns, text is "
+        "the line",
     )
     parser.add_argument(
         "--format",
         choices=("tsv", "json"),
         default="tsv",
-        help="tsv: label, tab, probability; json: one object a line with the "
+        help="tsv: label, tab, probability; json: one object per line with the "
         "probabilities of all labels",
+    )
+    parser.add_argument(
+        "--buffer-size",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="most lines that are answered at a time; fewer when no more comes",
     )
     parser.add_argument(
         "--max-tokens",
@@ -70,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show-exit",
         action="store_true",
-        help="print the layer of the exit too, counted from 1: a third column, or "
+        help="print the layer of the exit too, counted from 1: a further column, or "
         "exit_layer",
     )
     add_device(parser)
@@ -79,102 +107,146 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line for each line read, in the same order; empty for an empty one."""
-    at_least(1, arguments, "max_tokens")
-    if arguments.file != "-" and not Path(arguments.file).is_file():
-        raise InputError(f"missing file: {arguments.file}")
+    at_least(1, arguments, "max_tokens", "buffer_size")
+    format = _table_format(arguments)
     rule = ExitRule(arguments.exit_threshold, arguments.exit_patience)
     check_rule(rule)
     check_device(arguments.device, arguments.precision)
-    classifier = load_classifier(arguments.model, arguments.device)
-    classifier.model.to(DTYPES[arguments.precision])
-    allow_tf32(arguments.precision)
-    check_exits(classifier, rule, arguments.model)
-    notes = dict.fromkeys(("empty", "not UTF-8", "cut to the model's length"), 0)
     with _opened(arguments.file) as stream:
-        lines = _decoded(stream, notes)
-        for chunk in _chunks(lines, stream.isatty()):
-            for row, layer in _predicted(
-                classifier, chunk, arguments.max_tokens, notes, rule
-            ):
-                exits = [layer] if arguments.show_exit else []
-                print(_formatted(row, exits, classifier.labels, arguments.format))
+        classifier = load_classifier(arguments.model, arguments.device)
+        classifier.model.to(DTYPES[arguments.precision])
+        allow_tf32(arguments.precision)
+        check_exits(classifier, rule, arguments.model)
+        notes: Counter[str] = Counter()
+        read = rows(stream, notes, classifier.pair, arguments.columns, format)
+        for chunk in _chunks(read, arguments.buffer_size):
+            answers = _predicted(classifier, chunk, arguments.max_tokens, notes, rule)
+            for row, (answer, layer) in zip(chunk, answers, strict=True):
+                line = _formatted(row, answer, layer, classifier.labels, arguments)
+                print(line.encode("utf-8", "replace").decode("utf-8"))
             sys.stdout.flush()
-    for note, count in notes.items():
-        if count:
+            _return_memory()
+    for note in ("empty", "not UTF-8", "cut to the model's length"):
+        if count := notes[note]:
             noun = "line" if count == 1 else "lines"
             print(f"fairseq-scl: {count} {noun} {note}", file=sys.stderr)
     return 0
 
 
+def _table_format(arguments: argparse.Namespace) -> str:
+    """Return the format of the table, ``""`` where each line is an example."""
+    if not arguments.columns:
+        if arguments.input_format:
+            raise InputError(
+                f"--input-format {arguments.input_format} needs --columns, which names "
+                "the columns with text"
+            )
+        if other := [name for name in arguments.echo if name != "text"]:
+            raise InputError(
+                f"--echo {other[0]} names a column of a table, which needs --columns; "
+                "without it there is text"
+            )
+        return ""
+    suffix = Path(arguments.file).suffix.lower().removeprefix(".")
+    format = str(arguments.input_format or suffix)
+    if format not in FORMATS:
+        raise InputError(
+            f"--columns needs --input-format, one of {', '.join(FORMATS)}, since "
+            f"{arguments.file} does not end in one of them"
+        )
+    return format
+
+
 def _opened(file: str) -> BinaryIO:
-    return sys.stdin.buffer if file == "-" else open(file, "rb")
+    if file == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed: name a file")
+        return sys.stdin.buffer
+    if not Path(file).exists() or Path(file).is_dir():
+        raise InputError(f"missing file: {file}")
+    try:
+        return open(file, "rb", buffering=0)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
 
 
-def _decoded(stream: Iterable[bytes], notes: dict[str, int]) -> Iterator[str]:
-    for number, line in enumerate(stream):
-        line = line if number else line.removeprefix(codecs.BOM_UTF8)
-        text = line.rstrip(b"\r\n").decode("utf-8", errors="replace")
-        notes["not UTF-8"] += "\ufffd" in text and b"\xef\xbf\xbd" not in line
-        yield text
-
-
-def _chunks(lines: Iterator[str], at_once: bool) -> Iterator[list[tuple[int, str]]]:
-    """Group numbered lines; a person at a terminal gets an answer to each line."""
-    numbered = enumerate(lines, start=1)
-    while chunk := list(itertools.islice(numbered, 1 if at_once else CHUNK)):
-        yield chunk
+def _chunks(read: Iterator[Row | None], size: int) -> Iterator[list[Row]]:
+    """Group rows: so many at a time, fewer when no more comes for a moment."""
+    chunk: list[Row] = []
+    for row in itertools.chain(read, [None]):
+        if row is not None:
+            chunk.append(row)
+        if chunk and (row is None or len(chunk) == size):
+            yield chunk
+            chunk = []
 
 
 def _predicted(
     classifier: Classifier,
-    chunk: list[tuple[int, str]],
+    chunk: list[Row],
     max_tokens: int,
-    notes: dict[str, int],
+    notes: Counter[str],
     rule: ExitRule,
 ) -> Iterator[tuple[torch.Tensor | None, int | None]]:
-    """Yield probabilities and exit of each line, ``None`` where there is no text."""
-    examples = [_columns(classifier, number, text) for number, text in chunk]
-    texts = [example for example in examples if example is not None]
-    notes["empty"] += len(examples) - len(texts)
+    """Yield probabilities and exit of each row, ``None`` where there is no text."""
+    texts = [row.sentences for row in chunk if row.sentences is not None]
     encoded, cut = encode(classifier, texts)
     notes["cut to the model's length"] += cut
-    rows, layers = early_probabilities(classifier, encoded, rule, max_tokens)
-    found = zip(rows, layers.tolist(), strict=True)
-    for example in examples:
-        yield (None, None) if example is None else next(found)
-
-
-def _columns(classifier: Classifier, number: int, text: str) -> tuple[str, ...] | None:
-    if not text.strip():
-        return None
-    if not classifier.pair:
-        return (text,)
-    columns = tuple(text.split("\t"))
-    if len(columns) != 2:
-        raise InputError(
-            f"line {number} has {len(columns)} columns: this model takes two sentences "
-            "with a tab between them"
-        )
-    return columns
+    found, layers = early_probabilities(classifier, encoded, rule, max_tokens)
+    answers = zip(found, layers.tolist(), strict=True)
+    for row in chunk:
+        if row.sentences is None:
+            yield None, None
+            continue
+        answer, layer = next(answers)
+        if not torch.isfinite(answer).all():
+            raise InputError(
+                f"line {row.number}: the model's answer is not a number, its weights "
+                "are too large"
+            )
+        yield answer, layer
 
 
 def _formatted(
-    row: torch.Tensor | None, exits: list[int | None], labels: list[str], format: str
+    row: Row,
+    answer: torch.Tensor | None,
+    layer: int | None,
+    labels: list[str],
+    arguments: argparse.Namespace,
 ) -> str:
-    """Set an answer as a line; ``exits`` holds the layer if it is asked for."""
+    """Set an answer as a line, with what is echoed and the layer if asked for."""
+    echoed = {}
+    for name in arguments.echo:
+        if name not in row.fields:
+            raise InputError(
+                f"line {row.number}: there is no column {name!r}, only "
+                f"{', '.join(map(repr, row.fields))}"
+            )
+        echoed[name] = row.fields[name]
     label, probability, every = "", "", None
-    if row is not None:
-        best = int(row.argmax())
-        label, probability = labels[best], f"{row[best]:.4f}"
-        every = {name: round(float(p), 6) for name, p in zip(labels, row, strict=True)}
-    if format == "tsv":
-        layers = ["" if layer is None else str(layer) for layer in exits]
-        return "\t".join([label, probability, *layers])
-    answer: dict[str, Any] = {
+    if answer is not None:
+        best = int(answer.argmax())
+        label, probability = labels[best], f"{answer[best]:.4f}"
+        every = {
+            name: round(float(p), 6) for name, p in zip(labels, answer, strict=True)
+        }
+    if arguments.format == "tsv":
+        before = [one_line(str(value)) for value in echoed.values()]
+        after = ["" if layer is None else str(layer)] if arguments.show_exit else []
+        return "\t".join([*before, label, probability, *after])
+    found: dict[str, Any] = {"input": echoed} if echoed else {}
+    found |= {
         "label": label or None,
         "probability": every[label] if every else None,
         "probabilities": every,
     }
-    if exits:
-        answer["exit_layer"] = exits[0]
-    return json.dumps(answer, ensure_ascii=False)
+    if arguments.show_exit:
+        found["exit_layer"] = layer
+    return json.dumps(found, ensure_ascii=False, allow_nan=False)
+
+
+def _return_memory() -> None:
+    """Give freed memory back: glibc keeps the holes between batches of many lengths."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,202 @@
+"""What prediction reads: lines of text, or rows of a table, as they arrive."""
+
+import codecs
+import csv
+import json
+import os
+import select
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from fairseq_scl.data.readers import text_of
+from fairseq_scl.data.texts import one_line
+from fairseq_scl.errors import InputError
+
+FORMATS = ("csv", "tsv", "jsonl")
+MOMENT_SECONDS = 0.05
+BLOCK_BYTES = 1 << 16
+EMPTY, NOT_UTF8 = "empty", "not UTF-8"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example to label.
+
+    Attributes:
+        number: of the line that it begins in, from 1.
+        sentences: one or two; ``None`` where there is no text.
+        fields: the columns of a table; ``text`` of a line.
+    """
+
+    number: int
+    sentences: tuple[str, ...] | None
+    fields: dict[str, Any]
+
+
+def arriving_lines(stream: BinaryIO) -> Iterator[bytes | None]:
+    """Yield the lines of a stream, and ``None`` when no more comes for a moment.
+
+    Args:
+        stream: a file, a pipe or a terminal, of which nothing was read yet. Something
+            that is not one of the system's files (as in a test) is read line by line.
+    """
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        yield from stream
+        return
+    parts: list[bytes] = []
+    while True:
+        if not select.select([descriptor], [], [], MOMENT_SECONDS)[0]:
+            yield None
+            select.select([descriptor], [], [])
+        block = os.read(descriptor, BLOCK_BYTES)
+        if not block:
+            break
+        first, *more = block.split(b"\n")
+        parts.append(first)
+        for line in more:
+            yield b"".join(parts) + b"\n"
+            parts = [line]
+    if last := b"".join(parts):
+        yield last
+
+
+def rows(
+    stream: BinaryIO,
+    notes: Counter[str],
+    pair: bool,
+    columns: Sequence[str] = (),
+    format: str = "",
+) -> Iterator[Row | None]:
+    """Read what is to be labelled.
+
+    Args:
+        stream: as for :func:`arriving_lines`; UTF-8.
+        notes: counts what is ``empty`` and ``not UTF-8`` (its bytes are replaced).
+        pair: whether two sentences are wanted: two columns, or a line with a tab.
+        columns: names of the columns with text; none where each line is an example.
+        format: of a table: ``csv`` or ``tsv``, with names in the first line, ``jsonl``.
+
+    Yields:
+        rows in order; ``None`` when no more comes for a moment.
+
+    Raises:
+        InputError: a row does not hold what is wanted; names its line.
+    """
+    if columns and len(columns) != 1 + pair:
+        raise InputError(
+            f"--columns names {len(columns)} columns: this model takes "
+            f"{'two sentences' if pair else 'one sentence'}"
+        )
+    lines = _decoded(arriving_lines(stream), notes)
+    read = _of_table(lines, columns, format) if columns else _of_lines(lines, pair)
+    for row in read:
+        if row is not None and row.sentences is None:
+            notes[EMPTY] += 1
+        yield row
+
+
+def _decoded(
+    lines: Iterator[bytes | None], notes: Counter[str]
+) -> Iterator[tuple[int, str] | None]:
+    number = 0
+    for line in lines:
+        if line is None:
+            yield None
+            continue
+        number += 1
+        line = line if number > 1 else line.removeprefix(codecs.BOM_UTF8)
+        text = line.rstrip(b"\r\n").decode("utf-8", errors="replace")
+        notes[NOT_UTF8] += "\ufffd" in text and b"\xef\xbf\xbd" not in line
+        yield number, text
+
+
+def _of_lines(
+    lines: Iterator[tuple[int, str] | None], pair: bool
+) -> Iterator[Row | None]:
+    for line in lines:
+        if line is None:
+            yield None
+            continue
+        number, text = line
+        sentences = tuple(text.split("\t")) if pair else (text,)
+        if text.strip() and len(sentences) != 1 + pair:
+            raise InputError(
+                f"line {number} has {len(sentences)} columns: this model takes two "
+                "sentences with a tab between them"
+            )
+        yield Row(number, sentences if text.strip() else None, {"text": text})
+
+
+def _of_table(
+    lines: Iterator[tuple[int, str] | None], columns: Sequence[str], format: str
+) -> Iterator[Row | None]:
+    names: list[str] = []
+    for record in _records(lines, format):
+        if record is None:
+            yield None
+            continue
+        number, values = record
+        if format != "jsonl" and not names:
+            names = [str(value) for value in values]
+            _check_columns(number, columns, names)
+            continue
+        if format != "jsonl" and len(values) != len(names):
+            raise InputError(
+                f"line {number} has {len(values)} columns, expected {len(names)} "
+                f"({', '.join(names)})"
+            )
+        named = values if format == "jsonl" else dict(zip(names, values, strict=True))
+        _check_columns(number, columns, named)
+        texts = tuple(text_of(named, column, f"line {number}") for column in columns)
+        yield Row(number, texts if any(map(one_line, texts)) else None, named)
+
+
+def _records(
+    lines: Iterator[tuple[int, str] | None], format: str
+) -> Iterator[tuple[int, Any] | None]:
+    """Cut a table into its rows: values, or the object of a JSON line."""
+    start, text = 0, ""
+    for line in lines:
+        if line is None:
+            yield None
+            continue
+        number, more = line
+        start, text = (start, f"{text}\n{more}") if text else (number, more)
+        if format == "csv" and text.count('"') % 2:  # the row goes on
+            continue
+        if text.strip():
+            yield start, _record(start, text, format)
+        text = ""
+    if text:
+        raise InputError(f"line {start} opens a quote that is not closed")
+
+
+def _record(number: int, text: str, format: str) -> Any:
+    if format == "tsv":
+        return text.split("\t")
+    try:
+        if format == "csv":
+            return next(csv.reader([text], strict=True))
+        found = json.loads(text, parse_constant=_not_json)
+    except (csv.Error, ValueError, RecursionError) as error:
+        raise InputError(f"line {number} is not {format.upper()}: {error}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"line {number} is not a JSON object with names and values")
+    return found
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _check_columns(number: int, wanted: Sequence[str], found: Any) -> None:
+    for column in wanted:
+        if column not in found:
+            raise InputError(
+                f"line {number}: there is no column {column!r}, only "
+                f"{', '.join(map(repr, found))}"
+            )
