@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.models.roberta import RobertaModel
 from toy_encoder import (
     PIECES,
     make_bert,
@@ -25,6 +26,7 @@ from toy_encoder import (
     trained,
 )
 
+from fairseq_scl.cli import main
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
@@ -287,6 +289,100 @@ def test_a_data_folder_of_other_training_is_refused(tmp_path, recorded):
     with pytest.raises(InputError, match=r"label/dict\.txt"):
         export_classifier(tmp_path / "a.pt", toy_data(pairs=True), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_weights_that_are_not_numbers_are_refused_on_export_and_on_loading(tmp_path):
+    run, checkpoint, folder, _ = exported()
+    name = "encoder.sentence_encoder.layers.0.fc2.bias"
+    state = load_checkpoint(checkpoint)
+    state["model"][name][1] = float("nan")
+    torch.save(state, tmp_path / "a.pt")
+    for export in (export_classifier, export_encoder):
+        with pytest.raises(InputError, match=rf"{tmp_path / 'a.pt'} has NaN in {name}"):
+            export(tmp_path / "a.pt", run.data, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    shutil.copytree(folder, tmp_path / "model")
+    state = torch.load(folder / "model.pt", weights_only=True)
+    state["model"][name][1] = float("inf")
+    torch.save(state, tmp_path / "model" / "model.pt")
+    with pytest.raises(InputError, match=f"model.pt has an infinite value in {name}"):
+        load_classifier(tmp_path / "model")
+
+
+@pytest.mark.parametrize("counts", [[0, 8], [8, 0], [1, 7]])
+def test_a_model_of_one_answer_says_so(tmp_path, counts, capsys):
+    run, checkpoint, *_ = exported()
+    state = load_checkpoint(checkpoint)
+    assert sum(state["task_state"]["answers"]["valid"]) == 8
+    state["task_state"]["answers"] = {"valid": counts, "test": [4, 4]}
+    torch.save(state, tmp_path / "a.pt")
+    arguments = ["--checkpoint", tmp_path / "a.pt", "--data", run.data]
+    assert main(["export", *map(str, arguments), "--to", str(tmp_path / "model")]) == 0
+    said = capsys.readouterr().err
+    label = {0: "negative", 8: "positive"}.get(counts[1])
+    assert (f"answered {label!r} to all 8 examples of valid" in said) == (
+        label is not None
+    )
+
+
+def test_the_head_keeps_its_name(tmp_path):
+    """A checkpoint of --classification-head-name, here by renaming weights."""
+    run, checkpoint, folder, _ = exported()
+    state = load_checkpoint(checkpoint)
+    state["model"] = {n.replace(HEAD, "mine"): w for n, w in state["model"].items()}
+    state["cfg"]["task"]["classification_head_name"] = "mine"
+    state["task_state"][KEY]["head"] = "mine"
+    torch.save(state, tmp_path / "a.pt")
+    export_classifier(tmp_path / "a.pt", run.data, tmp_path / "model")
+    classifiers = [load_classifier(place) for place in (folder, tmp_path / "model")]
+    examples = [e.sentences for e in held_out(False)]
+    found = [probabilities(c, encode(c, examples)[0]) for c in classifiers]
+    assert torch.equal(*found)
+    hub = RobertaModel.from_pretrained(str(tmp_path / "model"), bpe=None).eval()
+    tokens = encode(classifiers[0], examples)[0][0]
+    with torch.no_grad():
+        expected = hub.predict("mine", tokens).exp()[0]
+    torch.testing.assert_close(found[0][0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("token", [0, None])
+def test_data_of_fairseq_preprocess_needs_the_encoder_folder(tmp_path, token):
+    """Which has no manifest, no tokenizer, no label_map.json, and says no tokens."""
+    run, checkpoint, folder, _ = exported()
+    data = shutil.copytree(run.data, tmp_path / "data")
+    for path in [p for p in data.iterdir() if p.is_file()]:
+        path.unlink()
+    state = load_checkpoint(checkpoint)
+    state["task_state"][KEY] |= {"tokenizer": {}, "init_token": token}
+    torch.save(state, tmp_path / "a.pt")
+    arguments = (tmp_path / "a.pt", data, tmp_path / "model")
+    with pytest.raises(InputError, match=r"manifest\.json; .*--encoder"):
+        export_classifier(*arguments)
+    pieces = (*PIECES[:6], "superb", *PIECES[6:])
+    convert_encoder(make_bert(tmp_path / "bert", pieces), tmp_path / "encoder")
+    with pytest.raises(InputError, match=f"--encoder is {tmp_path / 'encoder'}, "):
+        export_classifier(*arguments, tmp_path / "encoder")
+    export_classifier(*arguments, toy_encoder())
+    ours, theirs = load_classifier(folder), load_classifier(tmp_path / "model")
+    assert theirs.labels == ours.labels
+    (row,), (other,) = (encode(c, [("a good film",)])[0] for c in (ours, theirs))
+    assert other.tolist() == row.tolist()[token is None :]
+
+
+def test_a_checkpoint_of_other_special_tokens_than_its_data_is_refused(tmp_path):
+    """Of the stock task, which does not set them by the data."""
+    run, checkpoint, *_ = exported()
+    state = load_checkpoint(checkpoint)
+    del state["task_state"][KEY]
+    for name, token in (("init_token", None), ("init_token", 2)):
+        state["cfg"]["task"][name] = token
+        torch.save(state, tmp_path / "a.pt")
+        with pytest.raises(InputError, match="--init-token"):
+            export_classifier(tmp_path / "a.pt", run.data, tmp_path / "model")
+    state["cfg"]["task"] |= {"init_token": 0, "separator_token": 2}
+    torch.save(state, tmp_path / "a.pt")  # of single sentences it changes nothing
+    export_classifier(tmp_path / "a.pt", run.data, tmp_path / "model")
+    assert load_classifier(tmp_path / "model").separator_token is None
 
 
 @pytest.mark.parametrize("name", ["label/dict.txt", "manifest.json", "vocab.txt"])

@@ -115,6 +115,18 @@ def test_words_say_whether_it_helped(gain, said):
     assert sentence.startswith(f"{start} {said}")
 
 
+@pytest.mark.parametrize("lost", [0, 3])
+def test_words_say_how_many_runs_learned_nothing(lost):
+    """Toy results are of 200 validation and 400 test examples in two even classes."""
+    counts = {
+        ("CE+SCL", 0.9, 0.3, seed): (100, 200) if number < lost else (160, test)
+        for number, ((_, _, _, seed), (_, test)) in enumerate(CE.items())
+    }
+    ((_, sentence),) = verdicts(results({**CE, **counts}))
+    assert ("3 of 4 runs of CE+SCL" in sentence) == bool(lost)
+    assert ("Beware" in sentence) == bool(lost)
+
+
 def test_words_say_what_is_not_known():
     assert verdicts(results(CE, sizes=[20, 100])) == [
         (

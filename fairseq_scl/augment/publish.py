@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairseq_scl.augment.parallel_text import read_lines
 from fairseq_scl.augment.segment import guess_bpe, load_segmenter
-from fairseq_scl.compat.checkpoints import load_checkpoint
+from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint
 from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.folders import TRANSLATION, folder_then_rename
 from fairseq_scl.errors import InputError
@@ -98,6 +98,7 @@ def average(paths: Sequence[Path]) -> dict[str, Any]:
         if missing:
             raise InputError(f"{path} is not a training checkpoint: no {missing[0]!r}")
         weights = {name: w.double() for name, w in state["model"].items()}
+        check_finite(weights, path)
         if total and {n: w.shape for n, w in total.items()} != {
             n: w.shape for n, w in weights.items()
         }:

@@ -11,6 +11,7 @@ from fairseq import checkpoint_utils, tasks
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 
+from fairseq_scl.compat.checkpoints import check_finite
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 
@@ -167,6 +168,7 @@ def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
     model = models[0]
+    check_finite(model.state_dict(), path)
     if not isinstance(model, FairseqEncoderDecoderModel) or not isinstance(
         model.decoder, FairseqIncrementalDecoder
     ):

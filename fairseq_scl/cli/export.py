@@ -1,6 +1,7 @@
 """``fairseq-scl export``."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from fairseq_scl.errors import InputError
@@ -71,8 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--checkpoint needs --data, the folder it was trained on")
     elif arguments.only:
         raise InputError(f"--only {arguments.only!r} goes with --results")
-    export = export_encoder if arguments.encoder_only else export_classifier
-    export(checkpoint, data, arguments.to, arguments.encoder)
+    where = (checkpoint, data, arguments.to, arguments.encoder)
+    if arguments.encoder_only:
+        export_encoder(*where)
+    elif remark := export_classifier(*where):
+        print(f"fairseq-scl: warning: {remark}", file=sys.stderr)
     print(f"wrote {arguments.to}")
     return 0
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import fairseq_scl
-from fairseq_scl.compat.checkpoints import load_checkpoint
+from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint
 from fairseq_scl.data.binarise import class_counts, fairseq_flags
 from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.data.folders import MANIFEST, check_holds_only
@@ -281,6 +281,7 @@ def architecture_flags(encoder: Path, max_positions: int) -> list[str]:
     name = str(model.get("_name") or model.get("arch"))
     if not name.startswith("roberta") or not positions:
         raise InputError(f"{encoder / 'model.pt'} is a {name!r}, not a RoBERTa encoder")
+    check_finite(state["model"], encoder / "model.pt")
     flags = ["--arch", name]
     for setting in (
         "encoder_layers",

@@ -43,6 +43,7 @@ from fairseq_scl.inference.trained_format import (
     Source,
     check_head,
     check_sizes,
+    one_answer,
     read_source,
     trained_format,
 )
@@ -95,7 +96,7 @@ def export_classifier(
     data: str | Path,
     target: str | Path,
     encoder: str | Path | None = None,
-) -> None:
+) -> str | None:
     """Write a model folder from a training checkpoint and its data folder.
 
     How text is read is taken from the checkpoint; the data folder gives dictionaries
@@ -111,6 +112,9 @@ def export_classifier(
         target: the model folder to write.
         encoder: where ``data`` is from ``fairseq-preprocess``, the encoder folder whose
             tokenizer made its text.
+
+    Returns:
+        a remark if the checkpoint had one answer to all examples of a validation.
 
     Raises:
         InputError: the checkpoint has no classification head or weights that are not
@@ -143,6 +147,7 @@ def export_classifier(
             model = plain_values(state["cfg"]["model"])
             settings["exit_pooling"] = model.get("exit_pooling", "cls")
         write_json(folder / SETTINGS, settings)
+    return one_answer(state, trained.labels)
 
 
 def export_encoder(

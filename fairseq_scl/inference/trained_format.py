@@ -102,6 +102,27 @@ def trained_format(
     return trained
 
 
+def one_answer(state: Mapping[str, Any], labels: list[str]) -> str | None:
+    """Say so if a checkpoint gave one answer to all examples of its last validation.
+
+    Args:
+        state: the checkpoint; of our task, which notes its answers.
+        labels: label of each class id.
+
+    Returns:
+        a sentence, or ``None``.
+    """
+    noted = (state.get("task_state") or {}).get("answers")
+    for subset, counts in noted.items() if isinstance(noted, dict) else ():
+        if len(counts) == len(labels) and max(counts) == sum(counts) > 0:
+            label = labels[counts.index(max(counts))]
+            return (
+                f"in training this model answered {label!r} to all {sum(counts)} "
+                f"examples of {subset}: it has learned nothing else"
+            )
+    return None
+
+
 def check_head(weights: Mapping[str, Tensor], head: str, checkpoint: object) -> None:
     """Refuse a checkpoint that lacks its classification head.
 

@@ -34,7 +34,7 @@ def verdicts(result: TableResult) -> list[tuple[str, str]]:
         :func:`~fairseq_scl.experiments.results.verdict` has it; one for all those that
         have no pair of finished runs.
     """
-    others = list(result.table.losses)[1:]
+    first, *others = result.table.losses
     found, without = [], []
     for cell in result.cells:
         name, unknown = cell_name(result, cell), []
@@ -45,6 +45,7 @@ def verdicts(result: TableResult) -> list[tuple[str, str]]:
                 continue
             kind = verdict(one.comparison)
             sentence = f"{name}: {loss}{_chosen(one)} {_said(one.comparison)}"
+            sentence += _degenerate([cell.losses[first], one])
             found.append((kind, sentence))
         if unknown:
             all_of_them = unknown == others
@@ -117,6 +118,19 @@ def _said(found: Comparison) -> str:
         UNKNOWN: f"is unknown, {gain}; an interval needs two.",
     }
     return sentences[verdict(found)]
+
+
+def _degenerate(losses: list[LossResult]) -> str:
+    """Say how many runs learned nothing; their difference tells nothing either."""
+    found = [one for one in losses if one.degenerate]
+    if not found:
+        return ""
+    counts = ", ".join(
+        f"{one.degenerate} of {sum(a.record is not None for a in one.chosen_attempts)} "
+        f"runs of {one.loss}"
+        for one in found
+    )
+    return f" Beware: no better than one answer to everything were {counts}."
 
 
 def _chosen(one: LossResult) -> str:

@@ -36,11 +36,11 @@ def _load_checkpoint(original: Any, cfg: Any, trainer: Any, **kwargs: Any) -> An
         what = "it is not a" if PathManager.exists(path) else "there is no such"
         with exit_on_input_error():
             raise InputError(f"{flag} is {path}: {what} file")
-    if flag == "--restore-file" and path != last and cfg.reset_dataloader:
-        if PathManager.exists(last):
-            logger.warning(
-                "starting over from %s: %s will be overwritten; to go on from it, give "
-                "--finetune-from-model instead of --restore-file and --reset-*",
-                *(path, last),
-            )
+    over = flag == "--restore-file" and path != last and cfg.reset_dataloader
+    if over and PathManager.exists(last):
+        logger.warning(
+            "starting over from %s: %s will be overwritten; to go on from it, give "
+            "--finetune-from-model instead of --restore-file and --reset-*",
+            *(path, last),
+        )
     return original(cfg, trainer, **kwargs)
