@@ -327,7 +327,10 @@ def test_two_workers_train_as_one_with_twice_the_batch(data, chunk, tmp_path):
         (["--capcort-mlp-layers", "0"], "--capcort-mlp-layers is 0: it must be at lea"),
         (["--capcort-mlp-width", "-2"], "--capcort-mlp-width is -2: it must be at lea"),
         (
-            ["--shorten-method", "random_crop"],
+            [
+                *["--shorten-method", "random_crop"],
+                *["--shorten-data-split-list", "train"],
+            ],
             "--capcort-targets stored does not go with --shorten-method random_crop",
         ),
         (

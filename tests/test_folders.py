@@ -248,11 +248,18 @@ def test_a_symbolic_link_is_not_replaced(tmp_path, target):
 def test_a_folder_that_is_read_is_not_written(tmp_path, to, given):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "file").write_text("mine")
+    (tmp_path / "a" / "manifest.json").write_text("{}")
     (tmp_path / "link").symlink_to("a")
     before = tree(tmp_path)
     with pytest.raises(InputError, match=f"{to}' is, holds or lies in .*{given}"):
         write_folder(tmp_path / to, [tmp_path / given], new="1")
     assert tree(tmp_path) == before
+
+
+def test_a_new_folder_may_lie_among_texts_that_are_read(tmp_path):
+    (tmp_path / "train.input0").write_text("mine")
+    write_folder(tmp_path / "data", [tmp_path], new="1")
+    assert (tmp_path / "data" / "new").read_text() == "1"
 
 
 # What killed processes leave

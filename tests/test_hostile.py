@@ -25,6 +25,8 @@ from fairseq_scl.augment.publish import average
 from fairseq_scl.cli import main
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.encoder_weights import read_weights
+from fairseq_scl.data.files import read_json, sha256, write_json
+from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.runner import BEST, architecture_flags
@@ -162,7 +164,12 @@ def test_no_verb_runs_or_resolves_what_a_file_says(
 ):
     folder, argv = VERBS[verb]
     path = poisoned(copied(folder(), tmp_path / "m"), kind, marker)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("a fine film\n"))
+    text = io.TextIOWrapper(io.BytesIO(b"a fine film\n"), "utf-8")
+    monkeypatch.setattr(sys, "stdin", text)
+    if (path.parent / MANIFEST).is_file():  # whoever changes a file changes this too
+        manifest = read_json(path.parent / MANIFEST)
+        manifest["sha256"][path.name] = sha256(path)
+        write_json(path.parent / MANIFEST, manifest)
     words = [str(word) for word in argv(tmp_path, outputs)]
     assert main(words) == 2
     assert not marker.exists()

@@ -513,7 +513,7 @@ def test_a_validation_is_counted_whatever_the_criterion(data, criterion):
     "criterion", ["sentence_prediction", "sentence_prediction_scl"]
 )
 def test_mcc_and_f1_are_those_of_the_class_ids_whatever_the_labels(data, criterion):
-    flags = ["--criterion", f"sentence_prediction{criterion}", "--report-mcc"]
+    flags = ["--criterion", criterion, "--report-mcc"]
     flags += ["--report-acc-and-f1"]
     toy = toy_model([data, *flags])
     batch = toy.batch(10, "valid")

@@ -187,10 +187,12 @@ def _listed(folder: Path) -> set[str]:
 
 
 def _refuse_overlap(path: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuse to write over what is read; a new folder among a user's texts is fine."""
     target = path.resolve()
     for given in inputs:
         source = Path(given).resolve()
-        if target == source or target in source.parents or source in target.parents:
+        inside = source in target.parents and (source / MANIFEST).is_file()
+        if target == source or target in source.parents or inside:
             raise InputError(
                 f"{str(path)!r} is, holds or lies in {given}, which is read: choose "
                 "another folder to write"

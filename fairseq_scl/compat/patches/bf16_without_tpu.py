@@ -33,7 +33,8 @@ def _parse(
             raise InputError(f"{half[0]} does not go with {half[1]}: choose one")
     parsed = original(parser, input_args, **kwargs)
     args = parsed[0] if isinstance(parsed, tuple) else parsed
-    args.tpu = args.tpu and "--tpu" in words
+    if getattr(args, "tpu", False):  # fairseq-validate parses without defaults
+        args.tpu = "--tpu" in words
     return parsed
 
 
