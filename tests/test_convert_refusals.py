@@ -385,17 +385,3 @@ def test_weights_that_are_not_finite_are_refused_by_name(source, tmp_path, value
     change_weights(source, lambda w: w[name][3].fill_(value))
     with pytest.raises(InputError, match=f"{name} holds NaN or infinite"):
         convert_encoder(source, tmp_path / "encoder")
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_numbers_are_refused(source, tmp_path, value):
-    def change(weights):
-        name = next(n for n in weights if n.endswith("layer.1.output.dense.weight"))
-        weights[name][2, 3] = value
-
-    change_weights(source, change)
-    with pytest.raises(
-        InputError, match=r"model\.safetensors: .*layer\.1\.output.* NaN or inf"
-    ):
-        convert_encoder(source, tmp_path / "encoder")
-    assert not (tmp_path / "encoder").exists()

@@ -619,9 +619,12 @@ def test_tokens_other_than_those_of_the_data_are_refused(
         toy_task([prepared(True, separated), flag, str(token)])
 
 
-def test_a_missing_init_token_is_warned_of_where_the_data_does_not_say(data, caplog):
-    assert toy_task([data]).cfg.init_token is None
-    assert "--init-token" in caplog.text
+@pytest.mark.parametrize(("flags", "token"), [([], 0), (["--init-token", "2"], 2)])
+def test_an_init_token_left_out_is_the_start_where_the_data_does_not_say(
+    data, flags, token
+):
+    task = toy_task([data, *flags])
+    assert task.cfg.init_token == task.state_dict()[KEY]["init_token"] == token
 
 
 def test_crops_at_random_places_are_refused_in_validation(data):

@@ -117,6 +117,7 @@ def test_the_metrics_file_holds_what_the_checkpoint_computes(legacy, data):
     toy.model.load_state_dict(weights(legacy.folder / "checkpoint_last.pt"))
     toy.model.eval()
     for line in lines[2:]:
+        assert sum(line.pop("answers")) == line["n_total"]
         expected = evaluate(toy, line["subset"])
         assert line.keys() == {"subset", "update", *expected}
         assert (line["n_correct"], line["n_total"]) == (expected["n_correct"], 10)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_scl.compat.checkpoints import LAYER_COPY, check_finite
+from fairseq_scl.compat.checkpoints import LAYER_COPY
 from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS, EncoderConfig, read_config
 from fairseq_scl.convert.encoder_weights import (
@@ -118,7 +118,6 @@ def convert_encoder(
     weights, has_head, task_head = fairseq_weights(
         read_weights(source.weights), config, rows, source.weights
     )
-    check_finite(weights, source.weights)
     inputs += [source.weights, source.config, *source.vocabulary]
     with folder_then_rename(target, ENCODER_FOLDER, inputs) as folder:
         with write_then_rename(folder / "model.pt", "wb") as file:

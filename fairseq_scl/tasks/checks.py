@@ -1,6 +1,5 @@
 """Checks of a prepared data folder, and of a checkpoint against the model."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from fairseq_scl.compat.checkpoints import LAYER_COPY, check_finite
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import (
+    BOS,
     InputFormat,
     check_tokens,
     dictionary_checksum,
@@ -21,8 +21,6 @@ from fairseq_scl.input_format import (
     read_manifest,
     tokenizer_files,
 )
-
-logger = logging.getLogger(__name__)
 
 
 def check_data_folder(folder: str, num_classes: int) -> None:
@@ -48,8 +46,9 @@ def settle_tokens(cfg: Any) -> None:
     """Set the special tokens as a prepared data folder asks for them.
 
     Args:
-        cfg: the task's settings; ``init_token`` and ``separator_token`` are set. Those
-            of a folder that ``fairseq-preprocess`` made stay as given.
+        cfg: the task's settings; ``init_token`` and ``separator_token`` are set. With
+            a folder that ``fairseq-preprocess`` made they stay as given, but for an
+            init token that was left out: it is ``<s>``.
 
     Raises:
         InputError: a token was given that is not the folder's, or examples are to be
@@ -66,12 +65,8 @@ def settle_tokens(cfg: Any) -> None:
         given = {"init_token": cfg.init_token, "separator_token": cfg.separator_token}
         for name, token in check_tokens(given, manifest, "--{flag}").items():
             setattr(cfg, name, token)
-    elif cfg.init_token is None:
-        logger.warning(
-            "--init-token is missing and %s does not say what it takes: the head reads "
-            "the first word of each example, not <s> (--init-token 0)",
-            cfg.data,
-        )
+    elif cfg.init_token is None:  # the head reads <s>, whatever made the data
+        cfg.init_token = BOS
 
 
 def input_format(task: Any) -> InputFormat:
