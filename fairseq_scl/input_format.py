@@ -169,3 +169,25 @@ def check_tokens(
                 "leave the flag out"
             )
     return wanted
+
+
+def check_shortening(method: object, splits: object, what: str) -> None:
+    """Refuse validation texts that are cropped at random places.
+
+    Prediction cuts off the end.
+
+    Args:
+        method: the value of ``--shorten-method``.
+        splits: that of ``--shorten-data-split-list``, empty for all splits.
+        what: names the first of them in the message.
+
+    Raises:
+        InputError: random cropping is not limited to splits for training.
+    """
+    names = str(splits or "").split(",")
+    if str(method) == "random_crop" and not all(n.startswith("train") for n in names):
+        raise InputError(
+            f"{what} is random_crop, which also crops validation at random places, "
+            "where prediction cuts off the end: train with --shorten-method truncate, "
+            "or with --shorten-data-split-list train"
+        )

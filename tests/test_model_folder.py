@@ -385,6 +385,21 @@ def test_a_checkpoint_of_other_special_tokens_than_its_data_is_refused(tmp_path)
     assert load_classifier(tmp_path / "model").separator_token is None
 
 
+@pytest.mark.parametrize(("splits", "refused"), [("", True), ("train", False)])
+def test_a_stock_checkpoint_of_cropped_validation_is_refused(tmp_path, splits, refused):
+    run, checkpoint, *_ = exported()
+    state = load_checkpoint(checkpoint)
+    del state["task_state"][KEY]
+    state["cfg"]["task"] |= {
+        "shorten_method": "random_crop",
+        "shorten_data_split_list": splits,
+    }
+    torch.save(state, tmp_path / "a.pt")
+    arguments = ["--checkpoint", tmp_path / "a.pt", "--data", run.data]
+    code = main(["export", *map(str, arguments), "--to", str(tmp_path / "model")])
+    assert (code != 0) == refused == (not (tmp_path / "model").exists())
+
+
 @pytest.mark.parametrize("name", ["label/dict.txt", "manifest.json", "vocab.txt"])
 def test_a_data_folder_without_its_files_is_refused(tmp_path, name):
     run, checkpoint, *_ = exported()

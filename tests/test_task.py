@@ -627,6 +627,9 @@ def test_an_init_token_left_out_is_the_start_where_the_data_does_not_say(
     assert task.cfg.init_token == task.state_dict()[KEY]["init_token"] == token
 
 
-def test_crops_at_random_places_are_refused_in_validation(data):
-    with pytest.raises(InputError, match="--shorten-method random_crop"):
-        toy_task([data, "--shorten-method", "random_crop"])
+@pytest.mark.parametrize("splits", ["", "valid", "train,valid"])
+def test_crops_at_random_places_are_refused_in_validation(data, splits):
+    flags = ["--shorten-method", "random_crop", "--shorten-data-split-list"]
+    with pytest.raises(InputError, match="--shorten-method is random_crop"):
+        toy_task([data, *flags, splits])
+    assert toy_task([data, *flags, "train,train1"])

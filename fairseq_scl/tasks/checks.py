@@ -15,6 +15,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import (
     BOS,
     InputFormat,
+    check_shortening,
     check_tokens,
     dictionary_checksum,
     label_names,
@@ -54,12 +55,9 @@ def settle_tokens(cfg: Any) -> None:
         InputError: a token was given that is not the folder's, or examples are to be
             cut at random places, where prediction cuts off the end.
     """
-    if str(cfg.shorten_method) == "random_crop" and not cfg.shorten_data_split_list:
-        raise InputError(
-            "--shorten-method random_crop also crops validation at random places, and "
-            "prediction cuts off the end: give truncate, or --shorten-data-split-list "
-            "train"
-        )
+    check_shortening(
+        cfg.shorten_method, cfg.shorten_data_split_list, "--shorten-method"
+    )
     manifest = read_manifest(cfg.data)
     if manifest is not None:
         given = {"init_token": cfg.init_token, "separator_token": cfg.separator_token}
