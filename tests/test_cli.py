@@ -1,11 +1,14 @@
 """``fairseq-scl``: help, versions, exit statuses, sentences instead of tracebacks."""
 
+import gzip
 import importlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -178,6 +181,95 @@ def test_control_c_ends_with_status_130(run, monkeypatch):
     assert run("doctor") == (130, "", "fairseq-scl: interrupted")
 
 
+def end_with(error, monkeypatch):
+    def raised(arguments):
+        raise error
+
+    monkeypatch.setattr(
+        importlib.import_module("fairseq_scl.cli.doctor"), "run", raised
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "a/b"), ("a/b", "Permission denied")),
+        (OSError(40, "Too many levels of symbolic links", b"x"), ("x: Too many",)),
+        (OSError(18, "Invalid cross-device link", "x", None, "y"), ("x -> y",)),
+        (OSError(28, "No space left on device"), ("No space left",)),
+        (gzip.BadGzipFile("Not a gzipped file"), ("Not a gzipped file",)),
+        (UnicodeDecodeError("utf-8", b"ab\xff", 2, 3, "invalid start"), ("byte 3",)),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogate"), ("'\\udcff'",)),
+        (MemoryError(), ("memory",)),
+        (RuntimeError("can't allocate memory: 9 bytes"), ("memory",)),
+    ],
+)
+def test_foreseeable_errors_end_with_one_sentence(run, monkeypatch, error, words):
+    end_with(error, monkeypatch)
+    status, out, line = run("doctor")
+    assert (status, out) == (2, "")
+    assert line.startswith("fairseq-scl: error: ")
+    assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), RuntimeError("b"), ValueError("c")])
+def test_a_bug_shows_its_traceback_and_where_to_report_it(monkeypatch, capfd, error):
+    end_with(error, monkeypatch)
+    assert main(["doctor"]) == 1
+    first, *_, raised, last = capfd.readouterr().err.splitlines()
+    assert first.startswith("Traceback")
+    assert raised == f"{type(error).__name__}: {error}"
+    assert "issue tracker" in last
+    assert "fairseq-scl doctor" in last
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "words"),
+    [
+        ("< /dev/null >&-", 2, "Bad file descriptor"),
+        ("<&- > /dev/full", 2, "No space left on device"),
+        ("<&- >&- 2>&-", 2, ""),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirection, status, words):
+    line = f'"{sys.executable}" -m fairseq_scl.cli user-dir {redirection}'
+    ended = subprocess.run(line, shell=True, capture_output=True, text=True)
+    assert ended.returncode == status
+    assert words in ended.stderr
+    assert len(ended.stderr.splitlines()) == bool(words)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5])
+def test_control_c_while_starting(seconds):
+    """Among the imports, which take longer."""
+    command = [sys.executable, "-m", "fairseq_scl.cli", "predict", "--help"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while "/torch/" not in Path(f"/proc/{started.pid}/maps").read_text():
+        assert started.poll() is None
+        time.sleep(0.01)
+    time.sleep(seconds)
+    started.send_signal(signal.SIGINT)
+    assert started.communicate()[1] == "fairseq-scl: interrupted\n"
+    assert started.returncode == 130
+
+
+def test_output_is_utf_8_whatever_the_locale():
+    code = (
+        "import sys; from fairseq_scl import cli\n"
+        "from fairseq_scl.cli import doctor\n"
+        "doctor.run = lambda _: print('\\u00e9 \\u20ac')\n"
+        "cli.main(['doctor'])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""},
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("é €\n".encode(), b"")
+
+
 def test_convert_prepare_and_export_go_hand_in_hand(run, tmp_path):
     """The flags that two verbs print are those with which the run was trained."""
     _, checkpoint_folder, record = trained()
@@ -232,7 +324,7 @@ def test_bad_input_of_prepare_ends_with_one_sentence(run, tmp_path):
     def prepare(**files):
         for name, content in files.items():
             (tmp_path / name.replace("_", ".")).write_text(content, "utf-8")
-        target = tmp_path / "data"
+        target = tmp_path.with_name("data")
         status, out, error = run(
             *["prepare", "--text", tmp_path, "--encoder", toy_encoder()],
             *["--to", target],

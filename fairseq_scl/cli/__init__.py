@@ -5,9 +5,17 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import fairseq_scl
+from fairseq_scl.cli.endings import (
+    REPORT,
+    discard_output,
+    fail,
+    open_standard_streams,
+    sentence_of,
+)
 from fairseq_scl.compat.versions import import_problems, problems
 from fairseq_scl.errors import InputError
 
@@ -38,32 +46,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after ``fairseq-scl``; those of the process by default.
 
     Returns:
-        the exit status: 0, 1 (done, but something was found wrong), 2 (bad input),
-        130 (interrupted) or 141 (the reader of the output went away).
+        the exit status: 0, 1 (done, but something was found wrong, or a bug), 2 (bad
+        input), 130 (interrupted) or 141 (the reader of the output went away).
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
+    open_standard_streams()
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else list(argv))
+        finally:
+            sys.stdout.flush()  # here, so that a full disk is a sentence, too
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
+    except BrokenPipeError:
+        discard_output()
+        return 141
+    except Exception as error:
+        discard_output()
+        if sentence := sentence_of(error):
+            return fail(f"error: {sentence}", 2)
+        traceback.print_exc()
+        return fail(REPORT, 1)
+
+
+def _run(argv: list[str]) -> int:
     logging.getLogger().setLevel(logging.WARNING)
     verb = argv[0] if argv and argv[0] in VERBS else None
     if verb not in (None, *WITHOUT_FAIRSEQ) and (
         found := problems() or import_problems()
     ):
-        return _fail(found[0])
+        raise InputError(found[0])
     if problem := _bad_word(argv):
-        return _fail(problem)
+        raise InputError(problem)
     arguments = _parse(argv, verb)
-    try:
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
-        return status
-    except InputError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print("fairseq-scl: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit: let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    status: int = arguments.run(arguments)
+    return status
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -108,10 +124,9 @@ def _bad_word(argv: Sequence[str]) -> str | None:
         if not word:
             return f"the argument after {before!r} is empty: is a variable not set?"
         if not word.isascii() and any("\ud800" <= c <= "\udfff" for c in word):
-            return f"the argument {word!a} is not UTF-8: rename the file"
+            try:
+                os.fsencode(word).decode("utf-8")
+            except UnicodeError:
+                return f"the argument {word!a} is not UTF-8: rename the file"
+            return f"the locale cannot read the argument {word!a}: set PYTHONUTF8=1"
     return None
-
-
-def _fail(message: str) -> int:
-    print(f"fairseq-scl: error: {message}", file=sys.stderr)
-    return 2

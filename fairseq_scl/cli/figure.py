@@ -91,7 +91,7 @@ def _models(given: Sequence[str]) -> dict[tuple[str, str], Path]:
                 f"--model {value!r}: it must be NAME=FOLDER or ROW:NAME=FOLDER"
             )
         check_name(name, f"--model {value!r}: NAME")
-        row = f"N = {row}" if row.isdigit() else row
+        row = f"N = {row}" if row.isascii() and row.isdecimal() else row
         if (row, name) in models:
             raise InputError(f"--model {value!r}: {title} is given twice")
         models[row, name] = Path(folder)

@@ -179,7 +179,8 @@ def sweep(
                 return tally
             if len(workers) < min(jobs, open_runs) and not (idle and workers):
                 place = next(p for p in range(jobs) if p not in workers)
-                work = (runs, folder, threads, tuple(ignored))
+                # Ctrl-C reaches them, too; this process ends them.
+                work = (runs, folder, threads, (*ignored, signal.SIGINT))
                 workers[place] = _Worker(*work, plan[place])
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
@@ -347,4 +348,4 @@ def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:
 
 
 def _size(text: str) -> int | str:
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isascii() and text.isdecimal() else text
