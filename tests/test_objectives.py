@@ -161,11 +161,23 @@ def test_a_record_of_another_objective_is_refused(tmp_path):
     [
         ("_capcort,", "_cap,", "MLP: criterion is 'sentence_prediction_cap', it must"),
         ("capcort_map", "capcort_phi", "MLP is {'criterion': 'sentence_prediction_cap"),
-        ("[0.1, 1]", "[0.1, one]", "capcort_lambda is 'one', it must be a number"),
+        (
+            "[0.1, 1]",
+            "[0.1, one]",
+            "capcort_lambda: [1]: expected float, got str, found 'one'",
+        ),
         ("[0.1, 1]", "[0.1, 0.10]", "capcort_lambda is [0.1, 0.1], it must be values"),
         ("[0.1, 1]", "[]", "capcort_lambda is [], it must be values that differ"),
-        ("acl_embed: true", "acl_embed: 1", "acl_embed is 1, it must be true or false"),
-        ("features: pooled", "features: 1", "scl_features is 1, it must be a word"),
+        (
+            "acl_embed: true",
+            "acl_embed: 1",
+            "acl_embed: [0]: expected bool, got int, found 1",
+        ),
+        (
+            "features: pooled",
+            "features: 1",
+            "scl_features: [0]: expected str, got int, found 1",
+        ),
         ("CE: {scl_lambda: 0}", "CE: 0", "losses: CE is 0, it must be a mapping of"),
     ],
 )
@@ -180,10 +192,10 @@ def test_a_wrong_loss_gets_one_sentence(tmp_path, old, new, message):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("[0, 1]", "flipped is 1, it must be from 0 up to 1"),
-        ("[-0.1]", "flipped is -0.1, it must be from 0 up to 1"),
+        ("[0, 1]", "flipped[1]: expected float < 1.0, found 1"),
+        ("[-0.1]", "flipped[0]: expected float >= 0.0, found -0.1"),
         ("[0.1, 0.10]", "flipped is [0.1, 0.1], each must be there once"),
-        ("0.1", "flipped is 0.1, not a list"),
+        ("0.1", "flipped: expected array, got float, found 0.1"),
     ],
 )
 def test_wrong_shares_of_flipped_labels_are_refused(tmp_path, value, message):

@@ -84,9 +84,12 @@ def test_smoke_keeps_every_column():
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("[original, 0]", "temperatures is 0, it must be above 0"),
-        ("[orignal]", "temperatures is 'orignal', it must be above 0"),
-        ("0.3", "temperatures is 0.3, not a list"),
+        ("[original, 0]", "temperatures[1]: expected float > 0.0, found 0"),
+        (
+            "[orignal]",
+            "temperatures[0]: invalid enum value 'orignal', allowed are original",
+        ),
+        ("0.3", "temperatures: expected array, got float, found 0.3"),
         ("[0.3, 0.30]", "temperatures is [0.3, 0.3], each must be there once"),
         ("[original, original]", "each must be there once"),
     ],

@@ -1,5 +1,6 @@
 """Tables as data: the paper's grids, the plans they stand for, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -136,71 +137,119 @@ def test_only_refuses(only, message):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("old", "new", "words"),
     [
-        ("caption:", "captoin:", "unknown key 'captoin', known are caption, selection"),
-        ("  updates: 6", "  update: 6", "training: unknown key 'update', known are"),
-        (
-            "protocol: 1",
-            "protocol: 2",
-            "protocol is 2, this version of fairseq-scl know",
-        ),
-        ("tasks: [toy]", "", "tasks is missing"),
-        ("tasks: [toy]", "tasks: [../toy]", "tasks: a name is '../toy': a name must"),
-        ("  CE:", '  "a\\0b":', "losses: a name is 'a\\x00b': a name must"),
-        ("tasks: [toy]", "tasks: toy", "tasks is 'toy', not a list"),
-        ("few-shot", "best", "selection is 'best', it must be few-shot or full-data"),
-        (
-            "\nsizes: [8]",
-            "\nsizes: [full]",
-            "sizes is 'full', it must be numbers of example",
-        ),
-        (
-            "few-shot",
-            "full-data",
-            "sizes is [8], it must be [full] where selection is f",
-        ),
-        (
-            "repetitions: 3",
-            "repetitions: 0.5",
-            "repetitions is 0.5, it must be a number",
-        ),
-        ("[0.5, 0.9]", "[0.5, 1.9]", "scl_lambda is 1.9, it must be from 0 to 1"),
-        ("[0.3]", "[0]", "scl_temperature is 0, it must be above 0"),
-        ("[0.3]", "[true]", "scl_temperature is True, it must be above 0"),
-        (
-            "scl_temperature:",
-            "tau:",
-            "losses: CE+SCL is {'scl_lambda': [0.5, 0.9], 'tau",
-        ),
-        ("updates: 6", "updates: {20: 6}", "training: updates has none for the size 8"),
-        (
-            "updates: 6",
-            "updates: -6",
-            "training: updates is -6, it must be a number abo",
-        ),
-        ("updates: 6", "updates: 6\n  chunk: 0", "training: chunk is 0, it must be a"),
+        ("caption:", "captoin:", "captoin; caption, selection"),
+        ("caption: Toy table", "caption: 3", "caption; 3"),
+        ("  updates: 6", "  update: 6", "training; update; updates, epochs"),
+        ("protocol: 1", "protocol: 2", "protocol is 2; knows 1"),
+        ("protocol: 1", "protocol: true", "protocol; True"),
+        ("protocol: 1", "", "protocol"),
+        ("protocol: 1", "protocol: 1\nname: toy", "name"),
+        ("tasks: [toy]", "", "tasks"),
+        ("tasks: [toy]", "tasks: []", "tasks; []"),
+        ("tasks: [toy]", "tasks: [../toy]", "tasks; '../toy'"),
+        ("tasks: [toy]", 'tasks: [""]', "tasks; ''"),
+        ("tasks: [toy]", "tasks: [null]", "tasks[0]; None"),
+        ("tasks: [toy]", "tasks: [toy, 3]", "tasks[1]; 3"),
+        ("tasks: [toy]", "tasks: [toy, a, toy]", "tasks; ['toy', 'a', 'toy']; once"),
+        ("tasks: [toy]", "tasks: toy", "tasks; 'toy'"),
+        ("  CE:", '  "a\\0b":', r"losses; 'a\x00b'"),
+        ("  CE:", '  "":', "losses; ''"),
+        ("  CE:", "  .hidden:", "losses; '.hidden'"),
+        ("  CE:", "  1:", "losses; 1"),
+        ("  CE+SCL:", "  CE:", "the key 'CE'; twice"),
+        ("protocol: 1", "protocol: 1\nprotocol: 1", "the key 'protocol'; twice"),
+        ("few-shot", "best", "selection; 'best'; few-shot, full-data"),
+        ("\nsizes: [8]", "\nsizes: [full]", "sizes; ['full']; numbers"),
+        ("\nsizes: [8]", "\nsizes: [8, 8]", "sizes; [8, 8]; once"),
+        ("\nsizes: [8]", "\nsizes: [8.5]", "sizes[0]; 8.5"),
+        ("\nsizes: [8]", "\nsizes: [most]", "sizes[0]; 'most'; full"),
+        ("\nsizes: [8]", "\nsizes: [0x9999999999999999]", "sizes[0]; 110680464"),
+        ("few-shot", "full-data", "sizes; [8]; [full]"),
+        ("batch_sizes: [8]", "batch_sizes: [8, 4, 8]", "batch_sizes; [8, 4, 8]"),
+        ("batch_sizes: [8]", "batch_sizes: [true]", "batch_sizes[0]; True"),
+        ("batch_sizes: [8]", "batch_sizes: null", "batch_sizes; None"),
+        ("repetitions: 3", "repetitions: 0.5", "repetitions; 0.5"),
+        ("repetitions: 3", "repetitions: null", "repetitions; None"),
+        ("repetitions: 3", "repetitions: true", "repetitions; True"),
+        ("repetitions: 3", "repetitions: !!int ''", "not YAML"),
+        ("repetitions: 3", "repetitions: 2026-31-31", "not YAML"),
+        ("repetitions: 3", f"repetitions: {'9' * 5000}", "not YAML"),
+        ("[0.5, 0.9]", "[0.5, 1.9]", "CE+SCL; scl_lambda; [1]; 1.9; <= 1.0"),
+        ("[0.5, 0.9]", "[0.5, .nan]", "CE+SCL; scl_lambda; [1]; nan"),
+        ("[0.3]", "[0]", "CE+SCL; scl_temperature; > 0.0; found 0"),
+        ("[0.3]", "[true]", "CE+SCL; scl_temperature; True"),
+        ("[0.3]", "[null]", "CE+SCL; scl_temperature; None"),
+        ("scl_temperature:", "tau:", "losses: CE+SCL; 'tau'"),
+        ("updates: 6", "updates: {20: 6}", "training; updates; the size 8"),
+        ("updates: 6", "updates: {8: 6, -1: 3}", "training.updates; >= 1"),
+        ("updates: 6", "updates: {8: null}", "training.updates; {8: None}"),
+        ("updates: 6", "updates: -6", "training.updates; -6"),
+        ("updates: 6", "updates: 6\n  chunk: 0", "training.chunk; found 0"),
+        ("updates: 6", "updates: 6\n  chunk: .inf", "training.chunk; inf"),
+        ("updates: 6", "updates: 6\n  representations: 1", "representations; found 1"),
+        ("batching: resh", "batching: x", "training.batching; fixed, reshuffled, "),
         ("  updates: 6\n", "", "training needs either updates or epochs"),
-        (
-            "updates: 6",
-            "updates: 6\n  epochs: 1",
-            "training needs either updates or ep",
-        ),
-        ("losses:", "losses: [", "is no YAML: while parsing"),
-        (
-            "1e-2",
-            "fast",
-            "training: learning_rate is 'fast', it must be a number above",
-        ),
+        ("updates: 6", "updates: 6\n  epochs: 1", "needs either updates or epochs"),
+        ("training:", "training: 3\nother:", "training; 3"),
+        ("losses:", "losses: [", "is not YAML: while parsing"),
+        ("1e-2", "fast", "training.learning_rate; 'fast'"),
+        ("1e-2", ".nan", "training.learning_rate; nan"),
+        ("1e-2", ".inf", "training.learning_rate; inf"),
+        ("1e-2", "-1e-2", "training.learning_rate; -0.01"),
+        ("1e-2", "1e999", "training.learning_rate; inf"),
+        ("1e-2", "'1e-2'", "training.learning_rate; '1e-2'"),
+        ("1e-2", "null", "training.learning_rate; None"),
+        ("1e-2", "true", "training.learning_rate; True"),
+        ("1e-2", "{8: true}", "training.learning_rate; {8: True}"),
     ],
 )
-def test_a_wrong_file_gets_one_sentence(tmp_path, old, new, message):
+def test_a_wrong_file_gets_one_sentence(tmp_path, old, new, words):
     with pytest.raises(InputError) as error:
         load(tmp_path, old, new)
     text = str(error.value)
     assert text.startswith(f"{tmp_path / 'toy.yaml'}")
-    assert message in text
+    assert all(word in text for word in words.split("; ")), text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("text", ["", "3", "- 1", "{}", "null", "a: b"])
+def test_a_file_that_is_no_table_is_refused(tmp_path, text):
+    path = write_toy_table(tmp_path, text)
+    with pytest.raises(InputError, match=str(path)):
+        load_table(str(path))
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_bytes(TOY_TABLE.replace("Toy", "Tür").encode("latin-1"))
+    with pytest.raises(InputError, match=rf"{path}: .*utf-8"):
+        load_table(str(path))
+
+
+@pytest.mark.parametrize("text", ["1e-2", "1E-2", "+1e-02", "0.01", "1.e-2", ".1e-1"])
+def test_numbers_are_read_as_python_reads_them(tmp_path, text):
+    assert load(tmp_path, "1e-2", text).training.learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("learning_rate=-1e-3", "training.learning_rate; -0.001"),
+        ("learning_rate=", "training.learning_rate; None"),
+        ("learning_rate={20: 1, 20: 2}", "the key 20; twice"),
+        ("updates=true", "training.updates; True"),
+        ("validations=0", "training.validations; found 0"),
+        ("updates={20: 3}", "updates; the size 100"),
+        ("epochs=null", "needs either updates or epochs"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, words):
+    with pytest.raises(InputError) as error:
+        load_table("table4", [setting])
+    text = str(error.value)
+    assert all(word in text for word in ["--set", setting, *words.split("; ")]), text
 
 
 def test_unknown_tables_and_settings_are_refused(tmp_path):
@@ -210,7 +259,7 @@ def test_unknown_tables_and_settings_are_refused(tmp_path):
         load_table("table9")
     with pytest.raises(InputError, match="--set 'lr=1': it must be KEY=VALUE with one"):
         load_table("table4", ["lr=1"])
-    with pytest.raises(InputError, match=r"--set 'updates=\[' is no YAML"):
+    with pytest.raises(InputError, match=r"--set 'updates=\[' is not YAML"):
         load_table("table4", ["updates=["])
 
 
@@ -225,11 +274,51 @@ def test_a_results_folder_keeps_its_table(tmp_path):
         write_table(tmp_path / "r", load_table("table4"), tmp_path, MODELS)
 
 
-def test_results_of_another_protocol_are_refused(tmp_path):
+def _set(*keys_and_value):
+    *keys, last, value = keys_and_value
+
+    def change(found):
+        for key in keys:
+            found = found[key]
+        found[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_set("schema", 2), "schema is 2"),
+        (_set("table", 3), "table; 3"),
+        (_set("data", 3), "data; 3"),
+        (_set("models", "CE", None), "models; 'CE': None"),
+        (_set("models", {"CE": "there"}), "models; CE+SCL"),
+        (_set("order", ["CE", "CE"]), "order; CE+SCL"),
+        (_set("order", "CE"), "order; 'CE'"),
+        (_set("more", 1), "more"),
+        (_set("table", "losses", []), "losses; []"),
+        (_set("table", "losses", "CE", {}), "losses: CE; {}"),
+        (_set("table", "name", "../x"), "name; '../x'"),
+        (_set("table", "sizes", [20, "20"]), "sizes[1]; '20'"),
+        (_set("table", "protocol", 7), "protocol is 7"),
+        (_set("table", "training", "updates", {"20": 0, "100": 1}), "updates; '20': 0"),
+        (_set("table", "training", "updates", {"x": 0}), "training.updates; 'x'"),
+        (_set("table", "training", "learning_rate", float("nan")), "learning_rate"),
+    ],
+)
+def test_a_damaged_folder_of_results_is_refused(tmp_path, change, words):
     write_table(tmp_path, load_table("table4"), tmp_path, MODELS)
     path = tmp_path / "table.json"
-    path.write_text(path.read_text().replace('"protocol": 1', '"protocol": 7'))
-    with pytest.raises(InputError, match=r"table\.json: protocol is 7, this version"):
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(InputError) as error:
         read_table(tmp_path)
+    text = str(error.value)
+    assert text.startswith(str(path))
+    assert all(word in text for word in words.split("; ")), text
+
+
+def test_a_folder_without_a_table_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"table\.json is missing"):
-        read_table(tmp_path / "none")
+        read_table(tmp_path)

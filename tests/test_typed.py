@@ -20,6 +20,8 @@ class Whole(msgspec.Struct, forbid_unknown_fields=True):
     kind: Literal["a", "b"]
     parts: list[Part] = []
     rates: dict[str, Annotated[float, msgspec.Meta(gt=0)]] = {}
+    choices: tuple[int | Literal["c"], ...] = ()
+    sizes: dict[Annotated[int, msgspec.Meta(ge=1)], int] = {}
 
 
 GOOD = {"kind": "a", "parts": [{"correct": 1, "total": 2}], "rates": {"x": 0.5}}
@@ -38,10 +40,12 @@ def test_values_of_the_type_are_returned():
         ({"parts": [{"correct": 1.5, "total": 2}]}, ["parts[0].correct", "1.5"]),
         ({"parts": [{"total": 2}]}, ["parts[0]", "correct"]),
         ({"parts": {}}, ["parts", "{}"]),
-        ({"kind": "c"}, ["kind", "'c'"]),
+        ({"kind": "c"}, ["kind", "'c'", "allowed are a, b"]),
+        ({"choices": [1, "d"]}, ["choices[1]", "'d'", "allowed are c"]),
+        ({"sizes": {"0": 1}}, ["sizes", ">= 1"]),
         ({"kind": None}, ["kind", "None"]),
         ({"rates": {"x": float("nan")}}, ["rates", "> 0"]),
-        ({"other": 1}, ["other"]),
+        ({"other": 1}, ["other", "kind, parts, rates"]),
     ],
 )
 def test_a_refusal_names_file_field_and_value(change, words):

@@ -8,16 +8,33 @@ depends on several fields is checked in the ``__post_init__`` of the type, which
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
+from msgspec import Meta
 
 from fairseq_scl.data.files import read_json
 from fairseq_scl.errors import InputError
 
 T = TypeVar("T")
-PLACE = re.compile(r"(?P<what>.*?)(?: - at `(?P<place>[^`]*)`)?", re.DOTALL)
+PLACE = re.compile(
+    r"(?P<what>.*?)(?: - at (?:`key` in )?`(?P<place>[^`]*)`)?", re.DOTALL
+)
 SHOWN = 60  # characters of a value in a message
+
+Name = Annotated[str, Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=0, le=10**15)]
+Positive = Annotated[int, Meta(ge=1, le=10**15)]
+# A NaN is not comparable, so the bounds refuse it, too.
+Finite = Annotated[float, Meta(gt=-1e30, lt=1e30)]
 
 
 def read_as(path: str | Path, kind: type[T]) -> T:
@@ -59,25 +76,44 @@ def as_type(value: Any, kind: type[T], where: str) -> T:
         InputError: names ``where``, the field, its value and what is allowed.
     """
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, str_keys=True)  # JSON has no other keys
     except msgspec.ValidationError as error:
         found = PLACE.fullmatch(str(error))
         what, place = (found["what"], found["place"]) if found else (str(error), None)
         what = what.replace("`", "")
         names = (place or "$").removeprefix("$").removeprefix(".")
-        shown = _shown(value, names) if what.startswith("Expected") else ""
+        if what.startswith("Expected"):
+            what += _shown(value, names)
+        elif what.startswith(("Invalid enum", "Object contains")):
+            what += _allowed(kind, names)
         raise InputError(
-            f"{where}: {names + ': ' if names else ''}"
-            f"{what[0].lower()}{what[1:]}{shown}"
+            f"{where}: {names + ': ' if names else ''}{what[0].lower()}{what[1:]}"
         ) from None
 
 
 def _shown(value: Any, place: str) -> str:
     """Return the value at a place such as ``valid[0].correct``, cut if it is long."""
     for name, number in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", place):
+        if number == "...":  # any key of a mapping, which is shown as a whole
+            break
         try:
             value = value[int(number)] if number else value[name]
-        except (KeyError, IndexError, TypeError, ValueError):
-            return ""  # "[...]" stands for any key of a mapping
+        except (KeyError, IndexError, TypeError):
+            return ""
     text = repr(value)
     return f", found {text if len(text) <= SHOWN else text[:SHOWN] + '…'}"
+
+
+def _allowed(kind: Any, place: str) -> str:
+    """Return the fields or words that a type has at a place, where that is simple."""
+    for name in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
+        kind = get_type_hints(kind).get(name) if isinstance(kind, type) else None
+    allowed = list(getattr(kind, "__struct_fields__", ()))
+    parts = [kind]
+    while parts:
+        part = parts.pop(0)
+        if get_origin(part) is Literal:
+            allowed += get_args(part)
+        else:
+            parts += get_args(part)
+    return f", allowed are {', '.join(map(str, allowed))}" if allowed else ""

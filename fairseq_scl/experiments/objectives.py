@@ -1,24 +1,24 @@
 """The losses of a table: of each its criterion, and values of its options to try."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Annotated, Any
 
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig
+from msgspec import Meta
 
+from fairseq_scl.data.typed import Finite, Name, as_type
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.selection import GRID
 
 CRITERION = "criterion"
 CONTRASTIVE = "sentence_prediction_scl"
 Grid = dict[str, tuple[Any, ...]]
-ALLOWED = {
-    bool: "true or false",
-    float: "a number",
-    int: "a whole number",
-    str: "a word",
+KINDS: dict[type, Any] = {bool: bool, float: Finite, int: int, str: Name}
+RANGES: dict[str, Any] = {
+    "scl_lambda": Annotated[float, Meta(ge=0, le=1)],
+    "scl_temperature": Annotated[float, Meta(gt=0, le=1e6)],
 }
 
 
@@ -55,7 +55,9 @@ def parse_loss(loss: str, found: Any, where: str) -> Grid:
     grid: Grid = {CRITERION: (name,)} if CRITERION in found else {}
     for key, (kind, _) in kinds.items():
         if key in found:
-            grid[key] = _values(key, kind, found[key], where)
+            grid[key] = _values(
+                key, kind, found[key], f"{where}: losses: {loss}: {key}"
+            )
     return grid
 
 
@@ -113,33 +115,18 @@ def _options(name: str) -> dict[str, tuple[type, Any]]:
     return {
         field.name: (field.type, field.default)
         for field in fields(CRITERION_DATACLASS_REGISTRY[name])
-        if field.name not in stock and field.type in ALLOWED
+        if field.name not in stock and field.type in KINDS
     }
 
 
 def _values(key: str, kind: type, found: Any, where: str) -> tuple[Any, ...]:
     values = found if isinstance(found, (list, tuple)) else [found]
-    for value in values:
-        if allowed := _refused(key, kind, value):
-            raise InputError(f"{where}: {key} is {value!r}, it must be {allowed}")
+    one: Any = RANGES.get(key, KINDS[kind])
+    several: Any = tuple[one, ...]
+    values = as_type(values, several, where)
     if not values or len(set(values)) < len(values):
-        raise InputError(
-            f"{where}: {key} is {list(values)}, it must be values that differ"
-        )
-    return tuple(kind(value) for value in values)
-
-
-def _refused(key: str, kind: type, value: Any) -> str | None:
-    """Say what is allowed where a value is not."""
-    if kind is float:
-        good = _is_number(value) and math.isfinite(value)
-        if key == "scl_lambda":
-            return None if good and 0 <= value <= 1 else "from 0 to 1"
-        if key == "scl_temperature":
-            return None if good and value > 0 else "above 0"
-    else:
-        good = type(value) is kind and value != ""
-    return None if good else ALLOWED[kind]
+        raise InputError(f"{where} is {list(values)}, it must be values that differ")
+    return tuple(values)
 
 
 def _is_number(value: Any) -> bool:

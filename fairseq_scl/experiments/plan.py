@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fairseq_scl.data.files import check_name, read_json
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.objectives import settings_of, told_apart_by
 from fairseq_scl.experiments.runner import Run
-from fairseq_scl.experiments.tables import FULL, Table, for_size, is_number
+from fairseq_scl.experiments.tables import FULL, Table, for_size
 from fairseq_scl.experiments.variants import suffixes, variants_of
 
 
@@ -108,7 +110,7 @@ def narrowed(table: Table, runs: Sequence[Run]) -> Table:
         mine = [cell for cell in cells if cell["loss"] == loss]
         grid = table.losses[loss]
         losses[loss] = {key: there(grid[key], key, mine) for key in grid}
-    return replace(table, losses=losses, **left)
+    return msgspec.structs.replace(table, losses=losses, **left)
 
 
 def data_folder(data: Path, cell: Mapping[str, Any]) -> Path:
@@ -182,6 +184,14 @@ def _spread(value: str, there: set[str]) -> list[str]:
         numbers = (one for one in there if re.fullmatch("[0-9]{1,18}", one))
         return [one for one in numbers if low <= int(one) <= high]
     for known in there:
-        if is_number(known) and is_number(value) and float(known) == float(value):
+        if _is_number(known) and _is_number(value) and float(known) == float(value):
             return [known]
     return [value]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

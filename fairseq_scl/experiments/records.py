@@ -14,14 +14,11 @@ from msgspec import Meta
 import fairseq_scl
 from fairseq_scl.compat.versions import installed_version
 from fairseq_scl.data.files import write_json
-from fairseq_scl.data.typed import as_type, read_as
+from fairseq_scl.data.typed import Count, Finite, Positive, as_type, read_as
 from fairseq_scl.errors import InputError
 
 RECORD = "record.json"
 REPRESENTATIONS = "representations.json"
-Count = Annotated[int, Meta(ge=0)]
-# A NaN is not comparable, so the bound refuses it too.
-Nats = Annotated[float, Meta(gt=-1e30, lt=1e30)]
 
 
 class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,9 +26,9 @@ class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     update: Count
     correct: Count
-    total: Annotated[int, Meta(ge=1)]
-    ce_loss: Nats
-    scl_loss: Nats
+    total: Positive
+    ce_loss: Finite
+    scl_loss: Finite
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be."""
@@ -67,14 +64,14 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: Annotated[float, Meta(ge=0)]
     argv: list[str]
     origin: dict[str, Any]
-    representations: dict[str, float] | None = None
+    representations: dict[str, Finite] | None = None
 
 
 class _Settings(msgspec.Struct):
     """The settings that reports read; a record has more."""
 
     seed: Count
-    updates: Annotated[int, Meta(ge=1)]
+    updates: Positive
     scl_lambda: Annotated[float, Meta(ge=0, le=1)]
     scl_temperature: Annotated[float, Meta(gt=0)]
     learning_rate: Annotated[float, Meta(gt=0)]
@@ -96,8 +93,8 @@ class _MetricsLine(msgspec.Struct):
     update: Count
     n_correct: float
     n_total: float
-    ce_loss: Nats
-    scl_loss: Nats
+    ce_loss: Finite
+    scl_loss: Finite
 
 
 def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
@@ -128,9 +125,9 @@ def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
     return {subset: [rows[u] for u in sorted(rows)] for subset, rows in found.items()}
 
 
-def read_representations(path: Path) -> dict[str, float] | None:
+def read_representations(path: Path) -> dict[str, Finite] | None:
     """Read what a run measured of its representations; ``None`` if it did not."""
-    return read_as(path, dict[str, float]) if path.is_file() else None
+    return read_as(path, dict[str, Finite]) if path.is_file() else None
 
 
 def write_record(folder: str | Path, record: Record) -> None:

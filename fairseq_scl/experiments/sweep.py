@@ -13,20 +13,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
+import msgspec
 import torch
 
 from fairseq_scl.data.files import (
     explained,
-    read_json,
     try_lock,
     write_json,
     write_then_rename,
 )
+from fairseq_scl.data.typed import Name, as_type, read_as
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import threads_each, worker_environments
@@ -35,9 +36,19 @@ from fairseq_scl.experiments.runner import ERROR, Run, run_training
 from fairseq_scl.experiments.tables import Table, parse_table
 from fairseq_scl.experiments.warm import encoder_state, train_here
 
-SCHEMA = 1
 TABLE = "table.json"
 SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
+    """What a folder of results says of its table."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    table: dict[str, Any]
+    data: Name
+    models: dict[str, Name]
+    order: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -299,8 +310,8 @@ def write_table(
     path = folder / TABLE
     if path.exists():
         there, _, _ = read_table(folder)
-        old, new = asdict(there), asdict(table)
-        changed = [key for key in new if old[key] != new[key]]
+        keys = Table.__struct_fields__
+        changed = [key for key in keys if getattr(there, key) != getattr(table, key)]
         if changed:
             raise InputError(
                 f"{path} is of other settings ({', '.join(changed)}): choose another "
@@ -312,14 +323,13 @@ def write_table(
             "choose another --results"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    found = asdict(table)
-    for key, value in found["training"].items():
-        if isinstance(value, dict):  # JSON has no numbers as keys
-            found["training"][key] = {str(n): v for n, v in value.items()}
-    row = {"schema": SCHEMA, "table": found, "data": str(data.absolute())}
-    row["models"] = {loss: str(model.absolute()) for loss, model in models.items()}
-    row["order"] = list(table.losses)  # files of JSON are sorted, the first loss is one
-    write_json(path, row)
+    row = _TableFile(
+        msgspec.to_builtins(table, str_keys=True),
+        str(data.absolute()),
+        {loss: str(model.absolute()) for loss, model in models.items()},
+        list(table.losses),  # files of JSON are sorted, the first loss is one
+    )
+    write_json(path, {"schema": _TableFile.SCHEMA, **msgspec.to_builtins(row)})
 
 
 def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:
@@ -333,19 +343,17 @@ def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:
         raise InputError(
             f"{path} is missing: 'fairseq-scl run' writes it with its results"
         )
-    row = read_json(path)
-    if not isinstance(row, dict) or row.get("schema") != SCHEMA:
-        raise InputError(f"{path} is of another version than schema {SCHEMA}")
-    found = dict(row["table"])
-    name = found.pop("name")
-    for key, value in found["training"].items():
-        if isinstance(value, dict):
-            found["training"][key] = {_size(n): v for n, v in value.items()}
-    order = row.get("order", sorted(found["losses"]))
-    found["losses"] = {loss: found["losses"][loss] for loss in order}
-    models = {loss: Path(model) for loss, model in row["models"].items()}
-    return parse_table(name, found, str(path)), Path(row["data"]), models
-
-
-def _size(text: str) -> int | str:
-    return int(text) if text.isascii() and text.isdecimal() else text
+    row = read_as(path, _TableFile)
+    found = dict(row.table)
+    name = found.pop("name", None)
+    losses = as_type(found.get("losses"), dict[str, Any], f"{path}: table.losses")
+    order = sorted(losses) if row.order is None else row.order
+    for key, there in (("order", order), ("models", row.models)):
+        if set(there) != set(losses):
+            raise InputError(
+                f"{path}: {key} has {', '.join(there)}, it must have the losses "
+                f"{', '.join(losses)}"
+            )
+    found["losses"] = {loss: losses[loss] for loss in order}
+    models = {loss: Path(model) for loss, model in row.models.items()}
+    return parse_table(name, found, str(path)), Path(row.data), models

@@ -1,20 +1,24 @@
 """A table of the paper as data: what ``conf/tableN.yaml`` may say."""
 
+import collections
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import yaml
+from msgspec import Meta
+from msgspec.structs import replace
 
 import fairseq_scl
 from fairseq_scl.data.files import check_name
-from fairseq_scl.data.tasks import TASKS
+from fairseq_scl.data.typed import Name, Positive, as_type
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.objectives import Grid, parse_loss
-from fairseq_scl.experiments.variants import VARIANTS, variants_of
+from fairseq_scl.experiments.variants import variants_of
 
 PROTOCOL = 1
 FULL = "full"
@@ -23,10 +27,12 @@ MOST_RUNS = 100_000
 FEW_SHOT, FULL_DATA = "few-shot", "full-data"
 CONF = Path(fairseq_scl.__file__).parent / "conf"
 DEFAULT_POINT = {"scl_lambda": 0.9, "scl_temperature": 0.3}
+Size = Positive | Literal["full"]
+Rate = Annotated[float, Meta(gt=0, le=1)]
+Temperature = Annotated[float, Meta(gt=0, le=1000)]
 
 
-@dataclass(frozen=True)
-class Training:
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How every run of a table trains; what is a mapping goes by size of the data.
 
     Attributes:
@@ -42,19 +48,23 @@ class Training:
         representations: measure what the best model makes of the test examples.
     """
 
-    learning_rate: Any = 1e-5
-    updates: Any = None
-    epochs: Any = None
-    validations: Any = 10
-    batching: str = "fixed"
-    max_positions: int = 512
-    chunk: int | None = None
-    max_valid_steps: int | None = None
+    learning_rate: Rate | dict[Size, Rate] = 1e-5
+    updates: Positive | dict[Size, Positive] | None = None
+    epochs: Positive | dict[Size, Positive] | None = None
+    validations: Positive | dict[Size, Positive] = 10
+    batching: Literal["fixed", "reshuffled", "balanced"] = "fixed"
+    max_positions: Positive = 512
+    chunk: Positive | None = None
+    max_valid_steps: Positive | None = None
     representations: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse no budget and two of them."""
+        if (self.updates is None) == (self.epochs is None):
+            raise ValueError("training needs either updates or epochs")
 
-@dataclass(frozen=True)
-class Table:
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a YAML file says; the runs of it are made in ``plan.py``.
 
     Attributes:
@@ -76,17 +86,46 @@ class Table:
     """
 
     name: str
-    caption: str
-    selection: str
-    repetitions: int
-    tasks: tuple[str, ...]
-    sizes: tuple[int | str, ...]
-    losses: dict[str, Grid]
-    batch_sizes: tuple[int, ...] = (16,)
-    temperatures: tuple[float | str, ...] = ()
-    flipped: tuple[float, ...] = ()
-    training: Training = field(default_factory=Training)
-    protocol: int = PROTOCOL
+    caption: Name
+    selection: Literal["few-shot", "full-data"]
+    repetitions: Positive
+    tasks: Annotated[tuple[str, ...], Meta(min_length=1)]
+    sizes: Annotated[tuple[Size, ...], Meta(min_length=1)]
+    losses: Annotated[dict[str, Grid], Meta(min_length=1)]
+    batch_sizes: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (16,)
+    temperatures: tuple[Temperature | Literal["original"], ...] = ()
+    flipped: tuple[Annotated[float, Meta(ge=0, lt=1)], ...] = ()
+    training: Training
+    protocol: int
+
+    def __post_init__(self) -> None:
+        """Refuse what the type of one field alone cannot."""
+        if self.protocol != PROTOCOL:
+            raise ValueError(
+                f"protocol is {self.protocol}, this version of fairseq-scl knows "
+                f"{PROTOCOL}"
+            )
+        for task in self.tasks:
+            check_name(task, "tasks: a name")
+        names = {key: getattr(self, key) for key in ("tasks", "sizes", "batch_sizes")}
+        for variant, chosen in variants_of(self):
+            names[variant.setting] = tuple(map(variant.name, chosen))
+        for key, values in names.items():
+            if len(set(values)) < len(values):
+                shown = list(getattr(self, key))
+                raise ValueError(f"{key} is {shown}, each must be there once")
+        full = self.selection == FULL_DATA
+        if any((size == FULL) != full for size in self.sizes):
+            allowed = f"[{FULL}]" if full else "numbers of examples"
+            raise ValueError(
+                f"sizes is {list(self.sizes)}, it must be {allowed} where selection is "
+                f"{self.selection}"
+            )
+        for key in Training.__struct_fields__:
+            value = getattr(self.training, key)
+            for n in self.sizes:
+                if isinstance(value, dict) and n not in value:
+                    raise ValueError(f"training: {key} has none for the size {n}")
 
     @property
     def repeated(self) -> str:
@@ -126,23 +165,28 @@ def load_table(name: str, settings: Sequence[str] = ()) -> Table:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in CONF.glob("*.yaml")))
         raise InputError(f"there is no table {name!r}: choose of {known}, or a file")
-    found = _read_yaml(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds no settings")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    found = as_type(_read_yaml(text, str(path)), dict[str, Any], str(path))
     training = found.get("training", {})
-    if not isinstance(training, dict):
-        raise InputError(f"{path}: training is {training!r}, it must be a mapping")
+    where = str(path)
     for setting in settings:
+        training = as_type(training, dict[str, Any], f"{path}: training")
         key, sign, value = setting.partition("=")
-        if not sign or key not in Training.__annotations__:
+        if not sign or key not in Training.__struct_fields__:
             raise InputError(
                 f"--set {setting!r}: it must be KEY=VALUE with one of the keys "
-                f"{', '.join(Training.__annotations__)}"
+                f"{', '.join(Training.__struct_fields__)}"
             )
+        where = f"{path} with --set {' '.join(settings)}"
         training = {**training, key: _read_yaml(value, f"--set {setting!r}")}
         if key in ("updates", "epochs"):  # the one replaces the other
             training["epochs" if key == "updates" else "updates"] = None
-    return parse_table(path.stem, {**found, "training": training}, str(path))
+    if "training" in found or settings:
+        found["training"] = training
+    return parse_table(path.stem, found, where)
 
 
 def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
@@ -157,36 +201,15 @@ def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
         InputError: names file, key, value and what is allowed.
     """
     check_name(name, f"{where}: the name of the table")
-    _check_keys(found, Table, where, without=("name",))
-    if found.get("protocol") != PROTOCOL:
-        raise InputError(
-            f"{where}: protocol is {found.get('protocol')!r}, this version of "
-            f"fairseq-scl knows {PROTOCOL}"
-        )
-    training = found.get("training") or {}
-    _check_keys(training, Training, f"{where}: training")
-    losses = {}
-    if not isinstance(found.get("losses"), dict) or not found["losses"]:
-        raise InputError(f"{where}: losses must name at least one loss")
-    for loss, grid in found["losses"].items():
-        check_name(str(loss), f"{where}: losses: a name")
-        losses[str(loss)] = parse_loss(str(loss), grid, where)
-    table = Table(
-        **{
-            **found,
-            "name": name,
-            "losses": losses,
-            "training": Training(**training),
-            "tasks": tuple(found["tasks"]),
-            "sizes": tuple(found["sizes"]),
-            "batch_sizes": tuple(found.get("batch_sizes", (16,))),
-            **{
-                variant.setting: variant.parse(found.get(variant.setting, ()), where)
-                for variant in VARIANTS
-            },
-        }
-    )
-    _check_values(table, where)
+    if "name" in found:
+        raise InputError(f"{where}: unknown key 'name': a table is named by its file")
+    losses = found.get("losses")
+    if isinstance(losses, dict):
+        for loss in losses:
+            check_name(loss, f"{where}: losses: a name")
+        losses = {loss: parse_loss(loss, grid, where) for loss, grid in losses.items()}
+        found = {**found, "losses": losses}
+    table = as_type({**found, "name": name}, Table, where)
     _check_count(table, where)
     return table
 
@@ -225,89 +248,32 @@ class _Loader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = collections.Counter(self.construct_object(key) for key, _ in node.value)
+        for key, times in keys.items():
+            if times > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is there twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 takes 1e-4 for a text and asks for 1.0e-4.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
 
 def _read_yaml(text: str, where: str) -> Any:
     try:
-        return _numeric(yaml.load(text, _Loader))
+        return yaml.load(text, _Loader)
     except RecursionError:
-        raise InputError(f"{where} is no YAML: it is too deeply nested") from None
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"{where} is no YAML: {' '.join(str(error).split())}"
-        ) from None
-
-
-def _numeric(value: Any) -> Any:
-    """Read ``1e-4`` as the number it is meant to be; YAML 1.1 asks for ``1.0e-4``."""
-    if isinstance(value, dict):
-        return {key: _numeric(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_numeric(v) for v in value]
-    return float(value) if isinstance(value, str) and is_number(value) else value
-
-
-def _check_keys(
-    found: Mapping[str, Any], kind: type, where: str, without: Sequence[str] = ()
-) -> None:
-    allowed = [key for key in kind.__annotations__ if key not in without]
-    unknown = [key for key in found if key not in allowed]
-    if unknown:
-        raise InputError(
-            f"{where}: unknown key {unknown[0]!r}, known are {', '.join(allowed)}"
-        )
-    if kind is Table:
-        for key in ("caption", "selection", "repetitions", "tasks", "sizes"):
-            if not found.get(key):
-                raise InputError(f"{where}: {key} is missing")
-        lists = (variant.setting for variant in VARIANTS)
-        for key in ("tasks", "sizes", "batch_sizes", *lists):
-            if not isinstance(found.get(key, []), (list, tuple)):
-                raise InputError(f"{where}: {key} is {found[key]!r}, not a list")
-
-
-def _check_values(table: Table, where: str) -> None:
-    def refuse(key: str, value: Any, allowed: str) -> None:
-        raise InputError(f"{where}: {key} is {value!r}, it must be {allowed}")
-
-    if table.selection not in (FEW_SHOT, FULL_DATA):
-        refuse("selection", table.selection, f"{FEW_SHOT} or {FULL_DATA}")
-    for task in table.tasks:
-        if not isinstance(task, str):
-            refuse("tasks", task, f"names like {', '.join(TASKS)}")
-        check_name(task, f"{where}: tasks: a name")
-    for key, values in (
-        ("repetitions", [table.repetitions]),
-        ("batch_sizes", table.batch_sizes),
-        ("sizes", [size for size in table.sizes if size != FULL]),
-    ):
-        for value in values:
-            if not isinstance(value, int) or value < 1:
-                refuse(key, value, "a number of at least 1")
-    if table.selection == FEW_SHOT and FULL in table.sizes:
-        refuse("sizes", FULL, "numbers of examples where selection is few-shot")
-    if table.selection == FULL_DATA and set(table.sizes) != {FULL}:
-        refuse("sizes", list(table.sizes), f"[{FULL}] where selection is full-data")
-    training = table.training
-    if (training.updates is None) == (training.epochs is None):
-        raise InputError(f"{where}: training needs either updates or epochs")
-    for key in ("chunk", "max_positions", "max_valid_steps"):
-        value = getattr(training, key)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            refuse(f"training: {key}", value, "a number of at least 1")
-    if not isinstance(training.representations, bool):
-        value = training.representations
-        refuse("training: representations", value, "true or false")
-    for key in ("updates", "epochs", "validations", "learning_rate"):
-        value = getattr(training, key)
-        for n in table.sizes:
-            if isinstance(value, dict) and n not in value:
-                raise InputError(f"{where}: training: {key} has none for the size {n}")
-            one = for_size(value, n)
-            whole = key != "learning_rate"
-            if one is not None and (
-                not isinstance(one, int if whole else (int, float)) or one <= 0
-            ):
-                refuse(f"training: {key}", one, "a number above 0")
+        raise InputError(f"{where} is not YAML: it is too deeply nested") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as e:
+        # A tag with another value, such as !!bool 3, gives errors of all kinds.
+        raise InputError(f"{where} is not YAML: {' '.join(str(e).split())}") from None
 
 
 def _check_count(table: Table, where: str) -> None:
@@ -320,12 +286,3 @@ def _check_count(table: Table, where: str) -> None:
             f"{where}: tasks, sizes, losses and the {table.repetitions} repetitions "
             f"multiply to {runs:,} runs, at most {MOST_RUNS:,} are planned"
         )
-
-
-def is_number(text: str) -> bool:
-    """Tell whether a text is a number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
