@@ -139,6 +139,7 @@ def test_an_update_that_a_resumed_run_validated_again_counts_once(tmp_path):
         '{"subset": "valid", "update": 20}',
         '{"subset": "valid", "update": 20, "n_correct": null, "n_total": 10}',
         metrics_line(correct=11).strip(),
+        metrics_line(correct=float("nan")).strip(),
         metrics_line(ce_loss=float("nan")).strip(),
     ],
 )

@@ -177,7 +177,7 @@ def test_bad_input_is_one_sentence(folder, tmp_path, monkeypatch, capfd):
     record.write_text("{", "utf-8")
     assert f"cannot read {record}" in refused(folder)
     (folder / "table.json").write_text("[]", "utf-8")
-    assert "another version" in refused(folder)
+    assert "table.json: expected object" in refused(folder)
 
 
 def test_a_record_of_another_version_is_refused(folder, capfd):

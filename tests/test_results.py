@@ -1,6 +1,7 @@
 """From records to cells: choices, counts and gains that are known beforehand."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -219,6 +220,62 @@ def test_the_record_of_another_run_is_refused(tmp_path):
     write_results(tmp_path, table, [Attempt(run, make_record(other, 150, 300))])
     with pytest.raises(InputError, match="is the record of another run"):
         collect(tmp_path, [run])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", 2e-5),
+        ("updates", 41),
+        ("validations", 3),
+        ("scl_lambda", 0.25),
+        ("seed", 3),
+        ("batch_size", 8),
+        ("options", {"scl_features": "pooled"}),
+        ("name", "other"),
+    ],
+)
+def test_a_record_of_other_settings_is_refused(tmp_path, key, value):
+    table = make_table()
+    run = runs_of(table)[0]
+    record = make_record(run, 150, 300)
+    record.settings[key] = value
+    write_results(tmp_path, table, [Attempt(run, record)])
+    with pytest.raises(
+        InputError, match=rf"{RECORD} .*{key} is {re.escape(repr(value))}"
+    ):
+        collect(tmp_path, [run])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data", "/moved"),
+        ("encoder", "/moved"),
+        ("device", "cuda"),
+        ("precision", "bf16"),
+        ("keep_checkpoint", True),
+        ("chunk", None),  # older records lack it
+    ],
+)
+def test_where_and_how_fast_a_run_was_done_may_differ(tmp_path, key, value):
+    table = make_table()
+    run = runs_of(table)[0]
+    record = make_record(run, 150, 300)
+    record.settings[key] = value
+    if value is None:
+        del record.settings[key]
+    write_results(tmp_path, table, [Attempt(run, record)])
+    assert collect(tmp_path, [run])[0].record == record
+
+
+def test_epochs_of_data_that_is_not_here_are_not_compared(tmp_path):
+    table = make_table(training={"epochs": 3})
+    run = runs_of(table)[0]
+    assert run.updates == 0
+    record = make_record(replace(run, updates=30, validations=10), 150, 300)
+    write_results(tmp_path, table, [Attempt(run, record)])
+    assert collect(tmp_path, [run])[0].record == record
 
 
 def test_a_damaged_record_is_refused(tmp_path):

@@ -37,7 +37,6 @@ from fairseq_scl.experiments.sweep import (
     write_table,
 )
 from fairseq_scl.experiments.tables import Table, load_table, smoke
-from fairseq_scl.tasks.batching import BATCHING
 
 # Where nobody looks at a terminal.
 SECONDS_BETWEEN_LINES = 30
@@ -108,11 +107,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do what is missing of a table; 0 if every run is done, 1 if some failed."""
     table = load_table(arguments.table, arguments.set)
-    if table.training.batching not in BATCHING:
-        raise InputError(
-            f"{arguments.table}: training: batching is {table.training.batching!r}, it "
-            f"must be one of {', '.join(BATCHING)}"
-        )
     if arguments.smoke:
         table = smoke(table)
     models = _models(arguments.model, table)

@@ -91,8 +91,8 @@ class _MetricsLine(msgspec.Struct):
 
     subset: str
     update: Count
-    n_correct: float
-    n_total: float
+    n_correct: Finite
+    n_total: Finite
     ce_loss: Finite
     scl_loss: Finite
 
@@ -110,9 +110,10 @@ def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
     for number, line in enumerate(text.splitlines(), start=1):
         where = f"{path}, line {number}"
         try:
-            row = as_type(json.loads(line), _MetricsLine, where)
+            found_there = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is not a metrics line") from error
+        row = as_type(found_there, _MetricsLine, where)
         values = {
             "update": row.update,
             "correct": int(row.n_correct),

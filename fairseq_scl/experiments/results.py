@@ -13,7 +13,13 @@ from typing import Any
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.comparison import Comparison, compare, degenerate_runs
 from fairseq_scl.experiments.records import RECORD, Record, read_record
-from fairseq_scl.experiments.runner import ERROR, METRICS, Run, last_line
+from fairseq_scl.experiments.runner import (
+    ERROR,
+    METRICS,
+    Run,
+    changed_settings,
+    last_line,
+)
 from fairseq_scl.experiments.selection import (
     Outcome,
     Selection,
@@ -160,23 +166,33 @@ def collect(folder: Path, runs: Sequence[Run]) -> list[Attempt]:
 
     Raises:
         InputError: a record is damaged, or it is of another run than its folder's.
+            Where it was trained and in which precision may differ.
     """
     attempts = []
     for run in runs:
         place = run_folder(folder, run)
         record = read_record(place)
         if record is not None:
-            if record.settings.get("cell") != run.cell:
-                raise InputError(
-                    f"{place / RECORD} is the record of another run "
-                    f"({record.settings.get('cell')}): delete its folder"
-                )
+            _check_of(record, run, place / RECORD)
             attempts.append(Attempt(run, record, None, _floors(place / METRICS)))
         elif (place / ERROR).is_file():
             attempts.append(Attempt(run, None, last_line(place / ERROR)))
         else:
             attempts.append(Attempt(run))
     return attempts
+
+
+def _check_of(record: Record, run: Run, path: Path) -> None:
+    ignored = ["device", "precision"]
+    if not run.updates:  # counted in epochs of data that is not here
+        ignored += ["updates", "validations"]
+    if changed := changed_settings(run, record, ignored):
+        key = changed[0]
+        raise InputError(
+            f"{path} is the record of another run ({', '.join(changed)}: {key} is "
+            f"{record.settings.get(key)!r}, planned is {getattr(run, key)!r}): delete "
+            "its folder"
+        )
 
 
 def summarise(table: Table, attempts: Sequence[Attempt]) -> TableResult:

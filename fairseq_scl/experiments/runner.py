@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -221,8 +221,7 @@ def run_training(
 def done_record(run: Run, folder: Path) -> Record | None:
     """Return the record of a run that has been done, ``None`` if it has not.
 
-    Data and encoder folders may have moved since, but not changed. A setting that the
-    record does not know came later, and its default is what was done before.
+    Data and encoder folders may have moved since, but not changed.
 
     Raises:
         InputError: the folder holds the record of another run; names what differs.
@@ -230,17 +229,8 @@ def done_record(run: Run, folder: Path) -> Record | None:
     record = read_record(folder)
     if record is None:
         return None
+    changed = changed_settings(run, record)
     checksums = _checksums(run)
-    defaults = {
-        f.name: f.default if f.default_factory is MISSING else f.default_factory()
-        for f in fields(run)
-    }
-    changed = [
-        key
-        for key, value in _settings(run).items()
-        if key not in (*checksums, "keep_checkpoint")
-        and record.settings.get(key, defaults[key]) != value
-    ]
     done_with = record.origin.get("sha256", {})
     changed += [key for key, value in checksums.items() if done_with.get(key) != value]
     if changed:
@@ -249,6 +239,26 @@ def done_record(run: Run, folder: Path) -> Record | None:
             "another output folder or delete it"
         )
     return record
+
+
+def changed_settings(
+    run: Run, record: Record, ignored: Collection[str] = ()
+) -> list[str]:
+    """Return the settings in which a record differs from a run, folders left out.
+
+    A setting that the record does not know came later, and its default is what was
+    done before.
+    """
+    defaults = {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(run)
+    }
+    ignored = {"data", "encoder", "keep_checkpoint", *ignored}
+    return [
+        key
+        for key, value in _settings(run).items()
+        if key not in ignored and record.settings.get(key, defaults[key]) != value
+    ]
 
 
 def _settings(run: Run) -> dict[str, Any]:
