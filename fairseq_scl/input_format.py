@@ -6,13 +6,15 @@ checkpoint; ``export`` takes it from there, and prediction uses nothing else.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
 
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import Checksum, Count, Name, Positive, read_as
 
 KEY = "input_format"  # in the task's state, and in the settings of a model folder
 MANIFEST = "manifest.json"
@@ -22,8 +24,7 @@ BOS, EOS = 0, 2  # of every fairseq dictionary
 NOT_THE_TOKENIZER = ("label_map.json", "draw.json", MANIFEST)
 
 
-@dataclass(frozen=True)
-class InputFormat:
+class InputFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How texts were read in training.
 
     Attributes:
@@ -41,48 +42,15 @@ class InputFormat:
             blank for each run.
     """
 
-    init_token: int | None
-    separator_token: int | None
+    init_token: Count | None
+    separator_token: Count | None
     pair: bool
-    max_positions: int
-    head: str
-    labels: list[str]
+    max_positions: Positive
+    head: Name
+    labels: Annotated[list[Name], Meta(min_length=1)]
     dictionary: str
-    tokenizer: dict[str, str]
-    white_space: str = "single"
-
-    def plain(self) -> dict[str, Any]:
-        """Return the record as plain values, for a checkpoint or for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_plain(cls, plain: Any, origin: object) -> "InputFormat":
-        """Read a record back.
-
-        Args:
-            plain: what :meth:`plain` returned.
-            origin: the file that it was in, for the message.
-
-        Raises:
-            InputError: a field is missing, unknown or of another type.
-        """
-        kinds = {
-            **dict.fromkeys(("init_token", "separator_token"), (int, type(None))),
-            **dict.fromkeys(("head", "dictionary", "white_space"), (str,)),
-            **{"pair": (bool,), "max_positions": (int,)},
-            **{"labels": (list,), "tokenizer": (dict,)},
-        }
-        found = dict(plain) if isinstance(plain, Mapping) else {}
-        wanted = {one.name for one in fields(cls)}
-        wrong = sorted(found.keys() ^ wanted) or [
-            name for name, value in found.items() if type(value) not in kinds[name]
-        ]
-        if wrong:
-            raise InputError(
-                f"{origin} has a damaged {KEY}: {wrong[0]} is "
-                f"{found.get(wrong[0], 'missing')!r}"
-            )
-        return cls(**found)
+    tokenizer: dict[str, Checksum]
+    white_space: Literal["single"] = "single"
 
 
 def label_names(label_symbols: Iterable[str]) -> list[str]:
@@ -106,42 +74,55 @@ def dictionary_checksum(symbols: Iterable[str]) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any] | None:
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``fairseq-scl prepare`` noted of a data folder.
+
+    Attributes:
+        sha256: of each file.
+        examples: the number of each split.
+        pair: whether an example is two sentences.
+        pair_separator: whether the encoder takes another ``</s>`` between these.
+        unknown: unknown tokens of each split; older folders do not have it.
+        kind: of the folder, see :mod:`fairseq_scl.data.folders`; older ones lack it.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    sha256: dict[str, Checksum]
+    examples: dict[str, Positive]
+    pair: bool
+    pair_separator: bool
+    unknown: dict[str, dict[str, Count]] = {}
+    kind: Literal["data folder"] = "data folder"
+
+
+def read_manifest(folder: str | Path) -> Manifest | None:
     """Read what ``fairseq-scl prepare`` noted of a data folder; ``None`` if it did not.
 
     Raises:
-        InputError: the file is damaged.
+        InputError: the file is damaged; names it and the field.
     """
     path = Path(folder, MANIFEST)
-    if not path.is_file():
-        return None
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        tokens_wanted(manifest), tokenizer_files(manifest)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}): prepare the data again"
-        ) from error
-    return dict(manifest)
+    return read_as(path, Manifest) if path.is_file() else None
 
 
-def tokens_wanted(manifest: Mapping[str, Any]) -> dict[str, int | None]:
+def tokens_wanted(manifest: Manifest) -> dict[str, int | None]:
     """Return the init and separator tokens that a prepared data folder asks for."""
-    separated = manifest["pair"] and manifest["pair_separator"]
+    separated = manifest.pair and manifest.pair_separator
     return {"init_token": BOS, "separator_token": EOS if separated else None}
 
 
-def tokenizer_files(manifest: Mapping[str, Any]) -> dict[str, str]:
+def tokenizer_files(manifest: Manifest) -> dict[str, str]:
     """Return the tokenizer's files of a prepared data folder and their SHA-256."""
     return {
         name: checksum
-        for name, checksum in manifest["sha256"].items()
+        for name, checksum in manifest.sha256.items()
         if "/" not in name and name not in NOT_THE_TOKENIZER
     }
 
 
 def check_tokens(
-    given: Mapping[str, int | None], manifest: Mapping[str, Any], what: str
+    given: Mapping[str, int | None], manifest: Manifest, what: str
 ) -> dict[str, int | None]:
     """Settle the special tokens of a prepared data folder.
 
@@ -159,7 +140,7 @@ def check_tokens(
     """
     wanted = tokens_wanted(manifest)
     for name, token in wanted.items():
-        if name == "separator_token" and not manifest["pair"]:
+        if name == "separator_token" and not manifest.pair:
             continue
         if given[name] is not None and given[name] != token:
             flag = name.replace("_", "-")

@@ -8,6 +8,7 @@ import pytest
 from toy_encoder import toy_encoder
 from toy_tasks import write
 
+from fairseq_scl import typed
 from fairseq_scl.augment.published import MODELS, unpack
 from fairseq_scl.cli import main
 from fairseq_scl.data import files
@@ -61,9 +62,9 @@ def test_a_json_file_larger_than_any_is_refused_before_it_is_read(
 ):
     path = tmp_path / "large.json"
     with path.open("wb") as file:
-        file.truncate(files.LARGEST_JSON + 1)  # takes no room on the disk
+        file.truncate(typed.LARGEST_JSON + 1)  # takes no room on the disk
     monkeypatch.setattr(files.Path, "read_text", lambda *_, **__: pytest.fail("read"))
-    with pytest.raises(InputError, match=f"large.json has {files.LARGEST_JSON + 1:,}"):
+    with pytest.raises(InputError, match=f"large.json has {typed.LARGEST_JSON + 1:,}"):
         read_json(path)
 
 

@@ -48,7 +48,7 @@ def test_a_folder_that_tells_nothing_is_refused(prepared, tmp_path):
     with pytest.raises(InputError, match=r"missing file: .*draw\.json"):
         read_drawn(tmp_path, prepared / "glue")
     (tmp_path / "draw.json").write_text('{"source": "SST-2"}')
-    with pytest.raises(InputError, match="does not tell file and lines"):
+    with pytest.raises(InputError, match=r"draw\.json: schema is None"):
         read_drawn(tmp_path, prepared / "glue")
     draw = json.loads((prepared / "data/n12-sample0/draw.json").read_text())
     (tmp_path / "draw.json").write_text(json.dumps({**draw, "source": "own.tsv"}))

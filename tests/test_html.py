@@ -76,7 +76,10 @@ def page(big, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     (folder / "figures").mkdir()
     (folder / "figures" / "figure <2>.png").write_bytes(PIXEL)
-    scores = {"panels": [{"row": "N = 20", "name": "CE", "silhouette": 0.1234}]}
+    scores = {
+        "schema": 1,
+        "panels": [{"row": "N = 20", "name": "CE", "silhouette": 0.1234}],
+    }
     (folder / "figures" / "figure <2>.json").write_text(json.dumps(scores), "utf-8")
     return report_html.page(big, folder)
 
@@ -217,7 +220,7 @@ def test_a_damaged_figure_file_is_refused(tmp_path, capfd):
     for content in ('{"panels": [{"row": 3}]}', '{"panels": 3}', "[]"):
         (folder / "figures" / "a.json").write_text(content, "utf-8")
         assert main(["report", str(folder), "--html"]) == 2
-        assert "a.json is not what" in capfd.readouterr().err
+        assert "a.json: " in capfd.readouterr().err
     assert not (folder / "report.html").exists()
 
 

@@ -22,6 +22,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import KEY, InputFormat, label_names
 from fairseq_scl.tasks.batching import epoch_order
 from fairseq_scl.tasks.counts import ClassNumbers, answers_of
+from fairseq_scl.typed import as_type
 
 HEAD = "sentence_classification_head"
 
@@ -573,7 +574,8 @@ def prepared(data, tmp_path):
         folder = shutil.copytree(data, tmp_path / "bin")
         if pair:
             shutil.copytree(folder / "input0", folder / "input1")
-        manifest = {"pair": pair, "pair_separator": separated, "sha256": {"a": "1"}}
+        manifest = {"pair": pair, "pair_separator": separated}
+        manifest |= {"schema": 1, "examples": {}, "sha256": {"a": "1" * 64}}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder
 
@@ -598,9 +600,9 @@ def toy_task(arguments):
 def test_tokens_left_out_are_those_of_the_data(prepared, pair, separated, expected):
     task = toy_task([prepared(pair, separated)])
     assert (task.cfg.init_token, task.cfg.separator_token) == expected
-    record = InputFormat.from_plain(task.state_dict()[KEY], "here")
+    record = as_type(task.state_dict()[KEY], InputFormat, "here")
     assert (record.init_token, record.separator_token) == expected
-    assert (record.pair, record.tokenizer) == (pair, {"a": "1"})
+    assert (record.pair, record.tokenizer) == (pair, {"a": "1" * 64})
     assert record.labels == ["label0", "label1"]
 
 

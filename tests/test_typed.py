@@ -3,8 +3,8 @@ from typing import Annotated, Literal
 import msgspec
 import pytest
 
-from fairseq_scl.data.typed import as_type, read_as
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import as_type, read_as
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):

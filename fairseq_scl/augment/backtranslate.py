@@ -30,11 +30,12 @@ from fairseq_scl.augment.sentences import (
     translate_texts,
 )
 from fairseq_scl.compat.versions import installed_version
-from fairseq_scl.data.files import hold, read_json, write_json, write_then_rename
+from fairseq_scl.data.files import hold, write_json, write_then_rename
 from fairseq_scl.data.folders import check_holds_only
 from fairseq_scl.data.renames import discard, remove_leftovers
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import as_type, read_as
 
 SCHEMA = 1
 SETTINGS = "settings.json"
@@ -87,11 +88,11 @@ def finished(target: Path, plan: Plan) -> bool:
     """
     record, partial = target.with_suffix(".json"), partial_folder(target)
     if record.exists():
-        _check_same(plan, read_json(record).get("settings"), record)
+        _check_same(plan, read_as(record, dict[str, Any]).get("settings"), record)
     allowed = (LOCK, SETTINGS, "[0-9]*-[0-9]*.jsonl")
     check_holds_only(partial, allowed if (partial / SETTINGS).exists() else (LOCK,))
     if (partial / SETTINGS).exists():
-        _check_same(plan, read_json(partial / SETTINGS), partial)
+        _check_same(plan, read_as(partial / SETTINGS, dict[str, Any]), partial)
     if target.exists() and not record.exists() and not partial.exists():
         raise InputError(
             f"{target} exists without {record.name}, which tells how it was made: "
@@ -143,7 +144,7 @@ def backtranslate(
                 arguments = examples, (forward, backward), plan, max_tokens
                 record = _write(target, *arguments, at_once, on_done)
             discard(partial)
-    return record or dict(read_json(target.with_suffix(".json")))
+    return record or read_as(target.with_suffix(".json"), dict[str, Any])
 
 
 def _write(
@@ -322,9 +323,9 @@ def _texts(examples: Sequence[Example]) -> int:
     return sum(len(example.sentences) for example in examples)
 
 
-def _check_same(plan: Plan, found: Any, place: Path) -> None:
+def _check_same(plan: Plan, found: dict[str, Any] | None, place: Path) -> None:
     wanted = plan.settings()
-    found = found if isinstance(found, dict) else {}
+    found = as_type(found, dict[str, Any], f"{place}: settings")
     for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
             raise InputError(

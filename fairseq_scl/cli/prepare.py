@@ -9,7 +9,6 @@ from pathlib import Path
 from fairseq_scl.cli.options import MOST_TIMES, at_least
 from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarise import fairseq_flags, read_labels
-from fairseq_scl.data.files import read_json
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.own_splits import prepare_splits
 from fairseq_scl.data.readers import QUOTED_TSV, own_table
@@ -19,6 +18,8 @@ from fairseq_scl.data.tasks import TASKS, find_task
 from fairseq_scl.data.texts import SPLITS
 from fairseq_scl.data.unknown import MAX_UNKNOWN, share_unknown
 from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import Manifest
+from fairseq_scl.typed import read_as
 
 DRAWING = {
     "few_shot": None,
@@ -303,7 +304,7 @@ def _tell(folder: Path, counts: Mapping[str, int]) -> None:
     """Print what a data folder has: examples and unknown tokens of each split."""
     splits = [split for split in SPLITS if split in counts]
     print(f"wrote {folder}: {', '.join(f'{counts[s]} {s}' for s in splits)}")
-    unknown = read_json(folder / MANIFEST)["unknown"]
+    unknown = read_as(folder / MANIFEST, Manifest).unknown
     shares = [f"{share_unknown(unknown[s]):.2%} {s}" for s in splits]
     print(f"unknown tokens: {', '.join(shares)}", flush=True)
     for split in splits:

@@ -19,13 +19,15 @@ from fairseq_scl.data.binarise import (
     rows_of,
     write_rows,
 )
-from fairseq_scl.data.files import read_json, sha256, write_json, write_then_rename
+from fairseq_scl.data.files import sha256, write_json, write_then_rename
 from fairseq_scl.data.folders import DATA, MANIFEST, folder_then_rename, verify
 from fairseq_scl.data.outputs import Output, read_outputs
 from fairseq_scl.data.texts import one_line
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown
 from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import Manifest
+from fairseq_scl.typed import read_as
 
 VIEWS = ("view0", "view1")
 
@@ -77,7 +79,7 @@ def add_outputs(
             f"{file} has one output an example, two views need at least 2: make them "
             "with --copies 2"
         )
-    examples = dict(read_json(sample / MANIFEST)["examples"])
+    examples = dict(read_as(sample / MANIFEST, Manifest).examples)
     with folder_then_rename(target, DATA, [sample, file, encoder]) as folder:
         for part in [*(f"input{number}" for number in range(width)), "label"]:
             (folder / part).mkdir()
@@ -207,7 +209,11 @@ def _draw(
     sample: Path, file: Path, outputs: Sequence[Sequence[Output]], views: bool
 ) -> dict[str, Any]:
     """Return the sample's ``draw.json``, if it has one, with what was added."""
-    draw = read_json(sample / DRAW) if (sample / DRAW).is_file() else {"schema": 1}
+    draw = (
+        read_as(sample / DRAW, dict[str, Any])
+        if (sample / DRAW).is_file()
+        else {"schema": 1}
+    )
     every = [output for group in outputs for output in group]
     added = {
         "file": file.name,
@@ -222,6 +228,6 @@ def _draw(
     made = file.with_suffix(".json")
     if made.is_file():
         # The rest of the record is of the machine, not of the bytes.
-        record = read_json(made)
+        record = read_as(made, dict[str, Any])
         added |= {key: record.get(key) for key in ("settings", "counts")}
     return {**draw, "augmented": added}

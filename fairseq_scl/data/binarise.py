@@ -6,12 +6,14 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from fairseq.data import Dictionary, indexed_dataset
+from msgspec import Meta
 
-from fairseq_scl.data.files import read_json, write_json, write_then_rename
+from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.folders import DATA, MANIFEST, folder_then_rename
 from fairseq_scl.data.folders import manifest as folder_manifest
 from fairseq_scl.data.texts import (
@@ -24,11 +26,20 @@ from fairseq_scl.data.texts import (
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, unknown_tokens
 from fairseq_scl.errors import InputError
-from fairseq_scl.input_format import tokens_wanted
+from fairseq_scl.input_format import Manifest, tokens_wanted
+from fairseq_scl.typed import Name, read_as
 
 LABEL_MAP = "label_map.json"
 DRAW = "draw.json"
 EXAMPLES_AT_ONCE = 1024
+
+
+class _LabelMap(msgspec.Struct, forbid_unknown_fields=True):
+    labels: Annotated[list[Name], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels is {self.labels}, each must be there once")
 
 
 def binarise(
@@ -123,16 +134,16 @@ def read_labels(folder: str | Path) -> list[str]:
     """Return the labels of a data or model folder in the order of their class ids.
 
     Raises:
-        InputError: the folder has no ``label_map.json``.
+        InputError: the folder has no ``label_map.json``, or it is damaged.
     """
-    return list(read_json(Path(folder, LABEL_MAP))["labels"])
+    return read_as(Path(folder, LABEL_MAP), _LabelMap).labels
 
 
 def class_counts(folder: str | Path, split: str) -> dict[str, int]:
     """Count the examples of each class in a split of a data folder.
 
     Raises:
-        InputError: the folder has no ``label_map.json``.
+        InputError: the folder has no ``label_map.json``, or it is damaged.
     """
     names = read_labels(folder)
     rows = rows_of(Path(folder), "label", split)
@@ -148,7 +159,7 @@ def fairseq_flags(folder: str | Path) -> list[str]:
     trained so, an additional ``</s>`` before the second.
     """
     flags = ["--num-classes", str(len(read_labels(folder)))]
-    for name, token in tokens_wanted(read_json(Path(folder, MANIFEST))).items():
+    for name, token in tokens_wanted(read_as(Path(folder, MANIFEST), Manifest)).items():
         if token is not None:
             flags += [f"--{name.replace('_', '-')}", str(token)]
     return flags
@@ -239,7 +250,7 @@ def link_split(source: Path, folder: Path, split: str) -> int:
                 os.link(file, link)
             except OSError:  # another disk, or one without hard links
                 shutil.copyfile(file, link)
-    return int(read_json(source / MANIFEST)["examples"][split])
+    return read_as(source / MANIFEST, Manifest).examples[split]
 
 
 def _first(examples: Iterable[Example], split: str) -> Example:

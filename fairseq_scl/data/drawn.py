@@ -7,18 +7,66 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
 
 from fairseq_scl.data.binarise import DRAW
-from fairseq_scl.data.files import read_json, sha256
+from fairseq_scl.data.files import sha256
 from fairseq_scl.data.official_files import task_table
 from fairseq_scl.data.readers import TableFile, own_table
 from fairseq_scl.data.tasks import TASKS, TRAIN
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import Checksum, Count, Name, read_as
 
 NOT_UTF8 = "not UTF-8"
 NO_TEXT = "without a text"
+MOST_LINES = 10**7
+RANGES = r"^[0-9]{1,12}(-[0-9]{1,12})?(,[0-9]{1,12}(-[0-9]{1,12})?)*$"
+
+
+class _File(msgspec.Struct):
+    sha256: Checksum
+
+
+class _Part(msgspec.Struct):
+    lines: Annotated[str, Meta(pattern=RANGES)]
+    sha256: Checksum
+
+    def __post_init__(self) -> None:
+        ends = [part.split("-") for part in self.lines.split(",")]
+        if sum(max(int(end[-1]) - int(end[0]), 0) for end in ends) > MOST_LINES:
+            raise ValueError(f"lines are more than {MOST_LINES:,}")
+
+
+class _Files(msgspec.Struct):
+    train: _File
+
+
+class _Parts(msgspec.Struct):
+    train: _Part
+
+
+class _Flip(msgspec.Struct):
+    row: Count
+    label: Name = msgspec.field(name="is")
+
+
+class _Flips(msgspec.Struct):
+    rows: list[_Flip] = []
+
+
+class _Draw(msgspec.Struct):
+    """What is read of ``draw.json``, which has more."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    source: str
+    files: _Files
+    splits: _Parts
+    flipped: _Flips = msgspec.field(default_factory=_Flips)
 
 
 def read_drawn(folder: str | Path, source: str | Path) -> list[Example]:
@@ -36,16 +84,8 @@ def read_drawn(folder: str | Path, source: str | Path) -> list[Example]:
             a task of the paper, or the official file is another one.
     """
     folder = Path(folder)
-    draw = read_json(folder / DRAW)
-    try:
-        name, train = draw["source"], draw["splits"][TRAIN]
-        lines, of_texts = train["lines"], train["sha256"]
-        of_file = draw["files"][TRAIN]["sha256"]
-    except (KeyError, TypeError):
-        raise InputError(
-            f"{folder / DRAW} does not tell file and lines of the training examples: "
-            "it must be one that fairseq-scl prepare wrote"
-        ) from None
+    draw = read_as(folder / DRAW, _Draw)
+    name, train, of_file = draw.source, draw.splits.train, draw.files.train.sha256
     if name not in TASKS:
         raise InputError(
             f"{folder} was drawn from {name}, which is no task of the paper: give your "
@@ -57,11 +97,12 @@ def read_drawn(folder: str | Path, source: str | Path) -> list[Example]:
             f"{table.path} is not the file that {folder} was drawn from: its SHA-256 "
             f"is {found}, {folder / DRAW} has {of_file}"
         )
-    wanted = line_numbers(lines)
+    wanted = line_numbers(train.lines)
     examples = [example for line, example in table if line in wanted]
-    for flip in draw.get("flipped", {}).get("rows", []):
-        examples[flip["row"]] = replace(examples[flip["row"]], label=flip["is"])
-    if digest(examples) != of_texts:
+    for flip in draw.flipped.rows:
+        if flip.row < len(examples):  # else the texts differ, too
+            examples[flip.row] = replace(examples[flip.row], label=flip.label)
+    if digest(examples) != train.sha256:
         raise InputError(
             f"the examples in {table.path} are not those that {folder / DRAW} lists: "
             "their SHA-256 differs"

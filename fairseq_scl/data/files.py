@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from fairseq_scl.data.renames import temporary
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import read_json as read_json
 
 LONGEST_NAME = 200
 CANNOT_WRITE = {
@@ -28,9 +29,6 @@ CANNOT_WRITE = {
     errno.ENAMETOOLONG,
     errno.ELOOP,
 }
-
-# The largest that there are, tokenizer.json of many languages, have 20 MB.
-LARGEST_JSON = 1 << 28
 
 
 @contextmanager
@@ -158,29 +156,6 @@ def write_json(path: str | Path, value: Any) -> None:
     with write_then_rename(path) as file:
         json.dump(value, file, indent=2, sort_keys=True, ensure_ascii=False)
         file.write("\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing, is not JSON, or is larger or nested deeper than
-            any that this package reads; the message names it.
-    """
-    try:
-        if (size := os.path.getsize(path)) > LARGEST_JSON:
-            raise InputError(
-                f"{path} has {size:,} bytes, at most {LARGEST_JSON:,} are read"
-            )
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except RecursionError:
-        raise InputError(f"cannot read {path} as JSON: too deeply nested") from None
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"missing file: {path}") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"cannot read {path} as JSON: {error}") from error
 
 
 def sha256(path: str | Path) -> str:

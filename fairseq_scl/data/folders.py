@@ -10,9 +10,11 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from fairseq_scl.data.files import explained, read_json, sha256, write_json
+import msgspec
+
+from fairseq_scl.data.files import explained, sha256, write_json
 from fairseq_scl.data.renames import (
     TEMPORARY,
     restore,
@@ -21,11 +23,24 @@ from fairseq_scl.data.renames import (
 )
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import MANIFEST
+from fairseq_scl.typed import Checksum, read_as
 
 LISTED = ".fairseq-scl.json"
 SCHEMA = 1
 DATA, ENCODER, MODEL = "data folder", "encoder folder", "model folder"
 TEXT, TRANSLATION = "text folder", "translation model folder"
+
+
+class _Listing(msgspec.Struct):
+    """What the manifest of any folder has."""
+
+    sha256: dict[str, Checksum]
+    kind: str | None = None
+
+
+class _Files(msgspec.Struct):
+    kind: Literal["files"]
+    files: list[str]
 
 
 @contextmanager
@@ -82,10 +97,7 @@ def verify(folder: str | Path) -> None:
     path = Path(folder, MANIFEST)
     if not path.is_file():
         return
-    checksums = _checksums(read_json(path))
-    if checksums is None:
-        raise InputError(f"{path} is damaged: its sha256 must list files and checksums")
-    for name, expected in sorted(checksums.items()):
+    for name, expected in sorted(read_as(path, _Listing).sha256.items()):
         file = Path(folder, name)
         if not file.is_file():
             raise InputError(f"missing file: {file}, which {path} lists: make it again")
@@ -177,13 +189,9 @@ def list_files(paths: Iterable[Path]) -> None:
 
 def _listed(folder: Path) -> set[str]:
     try:
-        found = read_json(folder / LISTED)
+        return set(read_as(folder / LISTED, _Files).files)
     except InputError:
         return set()
-    names = found.get("files") if isinstance(found, dict) else None
-    if not isinstance(names, list) or found.get("kind") != "files":
-        return set()
-    return {name for name in names if isinstance(name, str)}
 
 
 def _refuse_overlap(path: Path, inputs: Iterable[str | Path]) -> None:
@@ -205,12 +213,12 @@ def _foreign(path: Path, kind: str) -> str | None:
     if not found or all(TEMPORARY.fullmatch(entry.name) for entry in found):
         return None
     try:
-        content = read_json(path / MANIFEST)
+        listing = read_as(path / MANIFEST, _Listing)
     except InputError:
-        content = None
-    checksums = _checksums(content)
-    if checksums is None or content.get("kind") != kind:
+        listing = _Listing({})
+    if listing.kind != kind:
         return f"it has no {MANIFEST} of a {kind} (earlier versions named no kind)"
+    checksums = listing.sha256
     folders = {parent.as_posix() for name in checksums for parent in Path(name).parents}
     for at, inside, files in os.walk(path):
         inside[:] = [name for name in inside if not TEMPORARY.fullmatch(name)]
@@ -225,12 +233,3 @@ def _foreign(path: Path, kind: str) -> str | None:
             if sha256(entry) != checksums[name]:
                 return f"{name} in it was changed after it was written"
     return None
-
-
-def _checksums(content: Any) -> dict[str, str] | None:
-    found = content.get("sha256") if isinstance(content, dict) else None
-    if not isinstance(found, dict) or not all(
-        isinstance(value, str) for value in found.values()
-    ):
-        return None
-    return found

@@ -11,6 +11,7 @@ from typing import Any
 
 from fairseq_scl.data.readers import json_rows, text_of
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import Count, as_type
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,12 @@ def read_outputs(path: str | Path) -> list[list[Output]]:
 
 
 def _output(row: dict[str, Any], place: str) -> Output:
-    if not isinstance(row["origin"], int) or isinstance(row["origin"], bool):
-        raise InputError(f"{place}: origin is {row['origin']!r}, it must be a number")
     names = ("0", "1") if "input1" in row or "source1" in row else ("0",)
     for name in (f"{kind}{n}" for kind in ("source", "input") for n in names):
         if name not in row:
             raise InputError(f"{place}: there is no {name!r}")
     return Output(
-        row["origin"],
+        as_type(row["origin"], Count, f"{place}: origin"),
         text_of(row, "label", place),
         tuple(text_of(row, f"source{n}", place) for n in names),
         tuple(text_of(row, f"input{n}", place) for n in names),

@@ -8,9 +8,9 @@ from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig
 from msgspec import Meta
 
-from fairseq_scl.data.typed import Finite, Name, as_type
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.selection import GRID
+from fairseq_scl.typed import Finite, Name, as_type
 
 CRITERION = "criterion"
 CONTRASTIVE = "sentence_prediction_scl"

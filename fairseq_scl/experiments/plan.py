@@ -10,13 +10,14 @@ from typing import Any
 
 import msgspec
 
-from fairseq_scl.data.files import check_name, read_json
+from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.objectives import settings_of, told_apart_by
 from fairseq_scl.experiments.runner import Run
 from fairseq_scl.experiments.tables import FULL, Table, for_size
 from fairseq_scl.experiments.variants import suffixes, variants_of
+from fairseq_scl.input_format import read_manifest
 
 
 def planned_runs(
@@ -169,11 +170,11 @@ def _name(table: Table, cell: Mapping[str, Any]) -> str:
 
 def _updates(folder: Path, batch_size: int, epochs: int) -> int:
     """Return the updates of some epochs; 0 if the data is not there yet."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
+    if (manifest := read_manifest(folder)) is None:
         return 0
-    examples = int(read_json(manifest)["examples"]["train"])
-    return math.ceil(examples / batch_size) * epochs
+    if "train" not in manifest.examples:
+        raise InputError(f"{folder / MANIFEST}: examples has no train")
+    return math.ceil(manifest.examples["train"] / batch_size) * epochs
 
 
 def _spread(value: str, there: set[str]) -> list[str]:

@@ -14,8 +14,8 @@ from msgspec import Meta
 import fairseq_scl
 from fairseq_scl.compat.versions import installed_version
 from fairseq_scl.data.files import write_json
-from fairseq_scl.data.typed import Count, Finite, Positive, as_type, read_as
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import Count, Finite, Positive, as_type, read_as
 
 RECORD = "record.json"
 REPRESENTATIONS = "representations.json"

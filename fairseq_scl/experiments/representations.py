@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from fairseq_scl.data.binarise import read_labels
-from fairseq_scl.data.files import read_json
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.experiments.geometry import measures
 from fairseq_scl.inference.model_folder import Classifier
 from fairseq_scl.inference.predict import features
+from fairseq_scl.input_format import Manifest
+from fairseq_scl.typed import read_as
 
 
 def measures_of_model(
@@ -31,13 +32,13 @@ def measures_of_model(
     Raises:
         InputError: see there.
     """
-    names, made = read_labels(data), read_json(data / MANIFEST)
+    names, made = read_labels(data), read_as(data / MANIFEST, Manifest)
     classifier = Classifier(
         model=model.eval(),
         labels=names,
         tokenizer=load_tokenizer(data),
         dictionary=task.source_dictionary,
-        pair=made["pair"],
+        pair=made.pair,
         separator_token=task.cfg.separator_token,
         max_positions=task.max_positions(),
         exits={},

@@ -27,7 +27,6 @@ from fairseq_scl.data.files import (
     write_json,
     write_then_rename,
 )
-from fairseq_scl.data.typed import Name, as_type, read_as
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import threads_each, worker_environments
@@ -35,6 +34,7 @@ from fairseq_scl.experiments.records import RECORD
 from fairseq_scl.experiments.runner import ERROR, Run, run_training
 from fairseq_scl.experiments.tables import Table, parse_table
 from fairseq_scl.experiments.warm import encoder_state, train_here
+from fairseq_scl.typed import Name, as_type, read_as
 
 TABLE = "table.json"
 SECONDS_BETWEEN_LOOKS = 0.2

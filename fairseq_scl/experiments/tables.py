@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 import fairseq_scl
 from fairseq_scl.data.files import check_name
-from fairseq_scl.data.typed import Name, Positive, as_type
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.objectives import Grid, parse_loss
 from fairseq_scl.experiments.variants import variants_of
+from fairseq_scl.typed import Name, Positive, as_type
 
 PROTOCOL = 1
 FULL = "full"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor, nn
@@ -55,6 +56,7 @@ from fairseq_scl.input_format import (
     InputFormat,
     dictionary_checksum,
 )
+from fairseq_scl.typed import as_type
 
 SETTINGS = "classifier.json"
 
@@ -142,7 +144,7 @@ def export_classifier(
             shutil.copyfile(Path(data, part, "dict.txt"), folder / part / "dict.txt")
         source.tokenizer.save(folder)
         write_json(folder / LABEL_MAP, {"labels": trained.labels})
-        settings = {"schema": 2, KEY: trained.plain()}
+        settings = {"schema": 2, KEY: msgspec.to_builtins(trained)}
         if len(exits_of(weights, trained.head)) > 1:
             model = plain_values(state["cfg"]["model"])
             settings["exit_pooling"] = model.get("exit_pooling", "cls")
@@ -259,7 +261,7 @@ def _folder_format(settings: dict[str, Any], folder: Path) -> InputFormat:
             dictionary="",
             tokenizer={},
         )
-    trained = InputFormat.from_plain(settings.get(KEY), folder / SETTINGS)
+    trained = as_type(settings.get(KEY), InputFormat, f"{folder / SETTINGS}: {KEY}")
     if trained.labels != labels:
         raise InputError(f"{folder / LABEL_MAP} has other labels than {SETTINGS}")
     if dictionary_checksum(load_dictionary(dictionary).symbols) != trained.dictionary:

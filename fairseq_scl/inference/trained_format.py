@@ -16,12 +16,14 @@ from fairseq_scl.input_format import (
     KEY,
     MANIFEST,
     InputFormat,
+    Manifest,
     check_shortening,
     check_tokens,
     dictionary_checksum,
     label_names,
     read_manifest,
 )
+from fairseq_scl.typed import as_type
 
 EMBEDDING = "encoder.sentence_encoder.embed_tokens.weight"
 
@@ -86,7 +88,7 @@ def trained_format(
     here = _folder_format(task, source, checkpoint, record is None)
     trained = here
     if record is not None:
-        trained = InputFormat.from_plain(record, checkpoint)
+        trained = as_type(record, InputFormat, f"{checkpoint}: {KEY}")
     for name, what in (
         ("dictionary", source.data / "input0" / "dict.txt"),
         ("labels", source.data / "label" / "dict.txt"),
@@ -195,11 +197,11 @@ def _folder_format(
 
 
 def _check_stock_tokens(
-    tokens: Mapping[str, int | None], manifest: Mapping[str, Any], checkpoint: object
+    tokens: Mapping[str, int | None], manifest: Manifest, checkpoint: object
 ) -> None:
     wanted = check_tokens(tokens, manifest, f"the --{{flag}} of {checkpoint}")
     for name, token in wanted.items():
-        if token != tokens[name] and (name == "init_token" or manifest["pair"]):
+        if token != tokens[name] and (name == "init_token" or manifest.pair):
             raise InputError(
                 f"{checkpoint} was trained without --{name.replace('_', '-')} {token}, "
                 "which its data folder asks for: train it again with "

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_scl.data.files import read_json, sha256, write_json, write_then_rename
+from fairseq_scl.data.files import sha256, write_json, write_then_rename
 from fairseq_scl.data.folders import MANIFEST, list_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.geometry import MEASURES, TOP, Matrix, measures
@@ -18,11 +18,12 @@ from fairseq_scl.experiments.probe import STRENGTHS, Probe, linear_probe
 from fairseq_scl.inference.encoder_folder import is_encoder_folder, load_encoder
 from fairseq_scl.inference.model_folder import SETTINGS, Classifier, load_classifier
 from fairseq_scl.inference.predict import features
-from fairseq_scl.input_format import tokens_wanted
+from fairseq_scl.input_format import Manifest, tokens_wanted
 from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.representations import ENCODER, MEASURED, MODEL
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.report.tsne import read_split_labels, read_split_tokens
+from fairseq_scl.typed import read_as
 
 
 def kind_of(folder: Path) -> str:
@@ -58,11 +59,10 @@ def load_frozen(folder: Path, data: Path, device: str = "cpu") -> Classifier:
         raise InputError(
             f"{data} was prepared with another vocabulary than that of {folder}"
         )
-    manifest = read_json(data / MANIFEST)
-    pair = bool(manifest["pair"])
+    manifest = read_as(data / MANIFEST, Manifest)
     separator = tokens_wanted(manifest)["separator_token"]
     load = load_classifier if kind == MODEL else load_encoder
-    return replace(load(folder, device), pair=pair, separator_token=separator)
+    return replace(load(folder, device), pair=manifest.pair, separator_token=separator)
 
 
 def split_features(classifier: Classifier, data: Path, split: str) -> Matrix:

@@ -6,9 +6,10 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
-from fairseq_scl.data.files import read_json
-from fairseq_scl.errors import InputError
+import msgspec
+
 from fairseq_scl.experiments.results import (
     FAILED,
     CellResult,
@@ -22,6 +23,7 @@ from fairseq_scl.report.sheets import Sheet, sheets
 from fairseq_scl.report.style import STYLE
 from fairseq_scl.report.table import table_signature
 from fairseq_scl.report.words import cell_name, remarks, verdicts
+from fairseq_scl.typed import Finite, read_as
 
 FIGURES = "figures"
 LONGEST_LIST = 200
@@ -185,18 +187,25 @@ def _features(folder: Path) -> str:
     return "\n".join(["<h2>Features (t-SNE)</h2>", *parts]) if parts else ""
 
 
+class _Panel(msgspec.Struct):
+    row: str
+    name: str
+    silhouette: Finite
+
+
+class _Picture(msgspec.Struct):
+    """What is read of the file of ``fairseq-scl figure``."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    panels: list[_Panel]
+
+
 def _silhouettes(path: Path) -> str:
-    found = read_json(path)
-    try:
-        scores = [
-            f"{' '.join(filter(None, (one['row'], one['name'])))} "
-            f"{float(one['silhouette']):.3f}"
-            for one in found["panels"]
-        ]
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{path} is not what 'fairseq-scl figure' writes: delete it"
-        ) from None
+    scores = [
+        f"{' '.join(filter(None, (one.row, one.name)))} {one.silhouette:.3f}"
+        for one in read_as(path, _Picture).panels
+    ]
     return f"silhouette {', '.join(scores)}"
 
 

@@ -4,13 +4,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+import msgspec
 
 from fairseq_scl.augment.noise import Embed, Noise, Outputs, measure
-from fairseq_scl.data.files import read_json, write_json
+from fairseq_scl.data.files import write_json
 from fairseq_scl.data.outputs import Output, read_outputs
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.sheets import Sheet
+from fairseq_scl.typed import read_as
 
 NOISE = "noise.json"
 SCHEMA = 1
@@ -194,6 +197,20 @@ def noise_rows(noise: Mapping[str, Mapping[str, Noise]]) -> list[dict[str, Any]]
     return rows
 
 
+class _Noise(msgspec.Struct, forbid_unknown_fields=True):
+    SCHEMA: ClassVar[int] = SCHEMA
+
+    sheets: list[Sheet]
+    signature: str
+
+    def __post_init__(self) -> None:
+        for sheet in self.sheets:
+            if any(len(row) != len(sheet.header) for row in sheet.rows):
+                raise ValueError(
+                    f"rows of {sheet.name!r} are not as long as its header"
+                )
+
+
 def write_noise(path: Path, sheets: Sequence[Sheet], line: str) -> None:
     """Write sheets and signature so that the page of a table can show them."""
     found = [asdict(sheet) for sheet in sheets]
@@ -206,18 +223,8 @@ def read_noise(path: Path) -> tuple[list[Sheet], str]:
     Raises:
         InputError: the file is damaged or of another version.
     """
-    found = read_json(path)
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise InputError(
-            f"{path} is of another version than schema {SCHEMA}: delete it"
-        )
-    sheets = []
-    for sheet in found["sheets"]:
-        lists = {key: tuple(sheet[key]) for key in ("header", "groups", "notes")}
-        sheets.append(
-            Sheet(**{**sheet, **lists, "rows": tuple(map(tuple, sheet["rows"]))})
-        )
-    return sheets, str(found["signature"])
+    found = read_as(path, _Noise)
+    return found.sheets, found.signature
 
 
 def _degrees(temperature: str) -> tuple[float, ...]:

@@ -3,16 +3,17 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from fairseq_scl.data.files import read_json
-from fairseq_scl.errors import InputError
+import msgspec
+
 from fairseq_scl.experiments.geometry import MEASURES, TOP
 from fairseq_scl.experiments.protocol import Summary, summary
 from fairseq_scl.experiments.results import LossResult, TableResult
 from fairseq_scl.report import layout
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.report.words import NONE
+from fairseq_scl.typed import Finite, read_as
 
 ANALYSIS = "analysis.json"
 ENCODER, MODEL = "encoder", "model"
@@ -103,19 +104,32 @@ def measure_columns(one: LossResult) -> dict[str, Any]:
     return row
 
 
+_Measures: Any = msgspec.defstruct("_Measures", [(key, Finite) for key in MEASURES])
+
+
+class _Model(msgspec.Struct):
+    name: str
+    kind: str
+    measures: _Measures
+
+
+class _Analysis(msgspec.Struct):
+    """What is read of the file of ``fairseq-scl analyze``."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    models: list[_Model]
+
+
 def _before(path: Path) -> Mapping[str, Mapping[str, float]]:
     if not path.is_file():
         return {}
-    try:
-        return {
-            one["name"]: {key: float(one["measures"][key]) for key in MEASURES}
-            for one in read_json(path)["models"]
-            if one["kind"] == ENCODER
-        }
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{path} is not what 'fairseq-scl analyze' writes: delete it"
-        ) from None
+    models = read_as(path, _Analysis).models
+    return {
+        one.name: msgspec.structs.asdict(one.measures)
+        for one in models
+        if one.kind == ENCODER
+    }
 
 
 def _text(value: Summary) -> str:

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairseq_scl.data.binarise import read_labels
-from fairseq_scl.data.files import read_json, sha256, write_json
+from fairseq_scl.data.files import sha256, write_json
 from fairseq_scl.data.folders import MANIFEST, list_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import Classifier, load_classifier
 from fairseq_scl.inference.predict import features
+from fairseq_scl.input_format import Manifest
 from fairseq_scl.report.figures import tsne_grid
+from fairseq_scl.typed import read_as
 
 
 def draw_features(
@@ -107,7 +109,7 @@ def read_split_tokens(data: Path, split: str, classifier: Classifier) -> list[Te
     Raises:
         InputError: there is no such split, or one has pairs and the other has not.
     """
-    if read_json(data / MANIFEST)["pair"] != classifier.pair:
+    if read_as(data / MANIFEST, Manifest).pair != classifier.pair:
         there = "single sentences" if classifier.pair else "pairs"
         raise InputError(f"{data} has {there}, the model was not trained on such")
     starts = (classifier.init_token, classifier.separator_token)

@@ -75,6 +75,7 @@ def input_format(task: Any) -> InputFormat:
     """
     cfg = task.cfg
     pair = Path(cfg.data, "input1").is_dir()
+    manifest = read_manifest(cfg.data)
     return InputFormat(
         init_token=cfg.init_token,
         separator_token=cfg.separator_token if pair else None,
@@ -83,7 +84,7 @@ def input_format(task: Any) -> InputFormat:
         head=str(cfg.classification_head_name),
         labels=label_names(task.label_dictionary.symbols),
         dictionary=dictionary_checksum(task.source_dictionary.symbols),
-        tokenizer=tokenizer_files(read_manifest(cfg.data) or {"sha256": {}}),
+        tokenizer=tokenizer_files(manifest) if manifest else {},
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+import msgspec
 import numpy as np
 import torch.distributed
 from fairseq.data import BaseWrapperDataset, SortDataset
@@ -123,7 +124,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         task: SentencePredictionSCLTask = super().setup_task(cfg, **kwargs)
         if not cfg.regression_target:  # which has no labels, and is not exported
             with exit_on_input_error():
-                record = input_format(task).plain()
+                record = msgspec.to_builtins(input_format(task))
             task.state.merge_state_dict({KEY: record})
         return task
 

@@ -6,6 +6,8 @@ depends on several fields is checked in the ``__post_init__`` of the type, which
 ``ValueError``.
 """
 
+import json
+import os
 import re
 from pathlib import Path
 from typing import (
@@ -21,20 +23,45 @@ from typing import (
 import msgspec
 from msgspec import Meta
 
-from fairseq_scl.data.files import read_json
 from fairseq_scl.errors import InputError
 
 T = TypeVar("T")
 PLACE = re.compile(
     r"(?P<what>.*?)(?: - at (?:`key` in )?`(?P<place>[^`]*)`)?", re.DOTALL
 )
+# The largest that there are, tokenizer.json of many languages, have 20 MB.
+LARGEST_JSON = 1 << 28
 SHOWN = 60  # characters of a value in a message
 
+Checksum = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
 # A NaN is not comparable, so the bounds refuse it, too.
 Finite = Annotated[float, Meta(gt=-1e30, lt=1e30)]
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or is larger or nested deeper than
+            any that this package reads; the message names it.
+    """
+    try:
+        if (size := os.path.getsize(path)) > LARGEST_JSON:
+            raise InputError(
+                f"{path} has {size:,} bytes, at most {LARGEST_JSON:,} are read"
+            )
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise InputError(f"cannot read {path} as JSON: too deeply nested") from None
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"missing file: {path}") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"cannot read {path} as JSON: {error}") from error
 
 
 def read_as(path: str | Path, kind: type[T]) -> T:
