@@ -236,7 +236,7 @@ def test_an_encoder_folder_without_its_files_is_refused_by_name(tmp_path, name):
 def test_a_damaged_dictionary_is_refused_by_name(tmp_path, content):
     path = tmp_path / "dict.txt"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"^{path} is no fairseq dictionary: "):
+    with pytest.raises(InputError, match=rf"^{path} is not a fairseq dictionary: "):
         load_dictionary(path)
 
 

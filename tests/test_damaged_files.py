@@ -6,7 +6,13 @@ import shutil
 import pytest
 from toy_encoder import make_sentences, toy_encoder
 
-from fairseq_scl.data.binarise import binarise, fairseq_flags, read_labels
+from fairseq_scl.data.binarise import (
+    binarise,
+    fairseq_flags,
+    load_dictionary,
+    read_labels,
+    rows_of,
+)
 from fairseq_scl.data.drawn import read_drawn
 from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
@@ -17,6 +23,7 @@ from fairseq_scl.report.html import _silhouettes
 from fairseq_scl.report.noise import read_noise, write_noise
 from fairseq_scl.report.representations import ENCODER, _before
 from fairseq_scl.report.sheets import Sheet
+from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import as_type
 
 MISSING = object()
@@ -249,3 +256,55 @@ def test_an_edited_picture_is_refused(tmp_path, place, value, words):
     assert _silhouettes(path) == "silhouette SST-2 CE 0.250"
     edit(path, place, value)
     refused(path, words, _silhouettes, path)
+
+
+def _cut(count):
+    return lambda content: content[:count]
+
+
+def _at(place, content):
+    return lambda old: old[:place] + content + old[place + len(content) :]
+
+
+@pytest.mark.parametrize(
+    ("ending", "change", "words"),
+    [
+        ("idx", _cut(0), "begin"),
+        ("idx", _cut(20), "20 bytes"),
+        ("idx", _cut(-1), "217 bytes; 218 belong; 16 rows"),
+        ("idx", lambda old: old + b"x", "219 bytes"),
+        ("idx", _at(0, b"PK"), "begin"),
+        ("idx", _at(9, b"\2"), "version"),
+        ("idx", _at(17, b"\7"), "numbers"),
+        ("idx", _at(17, b"\xff"), "numbers"),
+        ("idx", _at(18, b"\xff" * 8), "rows"),
+        ("idx", _at(26, b"\xff" * 4), "follow"),
+        ("idx", _at(90, b"\1"), "follow"),
+        ("bin", _cut(0), "0 bytes"),
+        ("bin", _cut(-2), "bytes; train.idx"),
+        ("bin", lambda old: old + b"xx", "bytes; train.idx"),
+    ],
+)
+def test_damaged_ids_are_refused(data, ending, change, words):
+    path = data / "input0" / f"train.{ending}"
+    assert len(rows_of(data, "input0", "train")) == 16
+    path.write_bytes(change(path.read_bytes()))
+    refused(path, words, rows_of, data, "input0", "train")
+
+
+def test_ids_above_the_dictionary_are_refused(data):
+    path = data / "input0" / "train.bin"
+    symbols = len(load_dictionary(data / "input0" / "dict.txt"))
+    assert len(open_rows(path.with_suffix(""), symbols)) == 16
+    path.write_bytes(symbols.to_bytes(2, "little") + path.read_bytes()[2:])
+    refused(path, str(symbols), open_rows, path.with_suffix(""), symbols)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a 1\na 2\n", b"a\n", b"a b\n", b"\xff\xfe 1\n", b"a 1\n\nb 2\n"],
+)
+def test_damaged_dictionaries_are_refused(data, content):
+    path = data / "input0" / "dict.txt"
+    path.write_bytes(content)
+    refused(path, "", load_dictionary, path)

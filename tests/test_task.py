@@ -635,3 +635,19 @@ def test_crops_at_random_places_are_refused_in_validation(data, splits):
     with pytest.raises(InputError, match="--shorten-method is random_crop"):
         toy_task([data, *flags, splits])
     assert toy_task([data, *flags, "train,train1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("input0/train.bin", b"", "train.bin has 0 bytes"),
+        ("input0/train.idx", b"MMIDIDX\0\0", "train.idx is damaged"),
+        ("input0/dict.txt", b"a\n", "input0/dict.txt"),
+        ("label/dict.txt", b"\xff 1\n", "label/dict.txt"),
+    ],
+)
+def test_damaged_files_of_a_data_folder_are_named(copied, name, content, named):
+    (copied / name).write_bytes(content)
+    with pytest.raises(InputError, match=named) as error:
+        toy_task([copied]).load_dataset("train")
+    assert "\n" not in str(error.value)

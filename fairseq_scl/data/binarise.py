@@ -27,6 +27,8 @@ from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, unknown_tokens
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import Manifest, tokens_wanted
+from fairseq_scl.rows import load_dictionary as load_dictionary
+from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import Name, read_as
 
 LABEL_MAP = "label_map.json"
@@ -112,22 +114,6 @@ def binarise(
         check_unknown(found["unknown"], encoder, max_unknown)
         write_json(folder / MANIFEST, found)
     return examples
-
-
-def load_dictionary(path: str | Path) -> Dictionary:
-    """Load a fairseq dictionary with the ``<mask>`` that the task appends.
-
-    Raises:
-        InputError: the file is missing or no dictionary.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"missing dictionary: {path}")
-    try:
-        dictionary = Dictionary.load(str(path))
-    except Exception as error:  # fairseq has no narrower one for a wrong encoding
-        raise InputError(f"{path} is no fairseq dictionary: {error}") from error
-    dictionary.add_symbol("<mask>")
-    return dictionary
 
 
 def read_labels(folder: str | Path) -> list[str]:
@@ -220,10 +206,7 @@ def rows_of(folder: Path, part: str, split: str) -> Any:
     path = folder / part / split
     if path.name != split:
         raise InputError(f"{split!r} is not the name of a split, such as train or test")
-    if not Path(f"{path}.idx").is_file():
-        raise InputError(f"missing file: {path}.idx")
-    kind = indexed_dataset.infer_dataset_impl(str(path))
-    return indexed_dataset.make_dataset(str(path), impl=kind)
+    return open_rows(path)
 
 
 def write_rows(path: Path, rows: Iterable[torch.Tensor], vocabulary: int) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fairseq.data import Dictionary, indexed_dataset
+from fairseq.data import Dictionary
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairseq_scl.data.binarise import read_labels
+from fairseq_scl.data.binarise import read_labels, rows_of
 from fairseq_scl.data.files import sha256, write_json
 from fairseq_scl.data.folders import MANIFEST, list_files
 from fairseq_scl.errors import InputError
@@ -126,11 +126,7 @@ def read_split_tokens(data: Path, split: str, classifier: Classifier) -> list[Te
 
 
 def _rows(data: Path, part: str, split: str) -> list[Tensor]:
-    path = data / part / split
-    if not path.with_name(f"{split}.idx").is_file():
-        raise InputError(f"{data} has no {split} split: {path}.idx is missing")
-    kind = indexed_dataset.infer_dataset_impl(str(path))
-    dataset = indexed_dataset.make_dataset(str(path), impl=kind)
+    dataset = rows_of(data, part, split)
     return [dataset[number] for number in range(len(dataset))]
 
 

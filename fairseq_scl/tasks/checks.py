@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fairseq.data import indexed_dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from fairseq_scl.input_format import (
     read_manifest,
     tokenizer_files,
 )
+from fairseq_scl.rows import open_rows
 
 
 def check_data_folder(folder: str, num_classes: int) -> None:
@@ -128,9 +128,7 @@ def check_split(folder: str, split: str) -> None:
 
 
 def _count(folder: str, part: str, split: str) -> int:
-    path = str(Path(folder, part, split))
-    kind = indexed_dataset.infer_dataset_impl(path)
-    return len(indexed_dataset.make_dataset(path, impl=kind))
+    return len(open_rows(Path(folder, part, split)))
 
 
 def class_ids(

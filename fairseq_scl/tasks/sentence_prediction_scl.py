@@ -1,6 +1,7 @@
 """Sentence prediction with batches for contrast, checks and a metrics file."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional
 
 import msgspec
@@ -23,6 +24,7 @@ from fairseq_scl.input_format import KEY
 from fairseq_scl.large_batch import gradient_cache
 from fairseq_scl.large_batch.gather import IGNORED
 from fairseq_scl.packing.encoder import LENGTHS, keep_memory, pack, right_padded_lengths
+from fairseq_scl.rows import load_dictionary, open_rows
 from fairseq_scl.tasks.batching import BATCHING, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
     check_data_folder,
@@ -120,6 +122,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
                 )
             _check_batch(cfg.contrastive_batch, cfg.chunk)
             settle_tokens(cfg)
+            for part in ("input0", "label"):  # else fairseq's own errors of them
+                load_dictionary(Path(cfg.data, part, "dict.txt"))
         allow_tf32("tf32" if cfg.tf32 else "fp32")
         task: SentencePredictionSCLTask = super().setup_task(cfg, **kwargs)
         if not cfg.regression_target:  # which has no labels, and is not exported
@@ -136,6 +140,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         """
         with exit_on_input_error():
             check_split(self.cfg.data, split)
+            for part in sorted(Path(self.cfg.data).glob("input?")):
+                open_rows(part / split, len(self.source_dictionary))
             dataset = super().load_dataset(split, combine, **kwargs)
             if self.cfg.regression_target:
                 return dataset

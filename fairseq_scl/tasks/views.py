@@ -14,6 +14,7 @@ from fairseq.data import (
 from fairseq.data.shorten_dataset import maybe_shorten_dataset
 
 from fairseq_scl.errors import InputError
+from fairseq_scl.rows import open_rows
 
 # What a batch calls the examples with their views, and a data folder the views.
 WITH_VIEWS = "with_views"
@@ -77,7 +78,7 @@ def load_views(task: Any, split: str, examples: int) -> list[Any]:
                     "missing: 'fairseq-scl prepare --sample … --augmented … --views' "
                     "makes a data folder with views"
                 )
-            part = data_utils.load_indexed_dataset(str(path), task.source_dictionary)
+            part = open_rows(path, len(task.source_dictionary))
             if len(part) != examples:
                 raise InputError(
                     f"{path} has {len(part)} lines, {split} has {examples}"

@@ -1,0 +1,91 @@
+"""Data folders as fairseq writes them: dictionaries, ``.bin`` and ``.idx``, checked."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fairseq.data import Dictionary, indexed_dataset
+
+from fairseq_scl.errors import InputError
+
+MAGIC = b"MMIDIDX\0\0"
+OLDER = b"TNTIDX\0\0"  # of fairseq-preprocess --dataset-impl cached or lazy
+HEADER = len(MAGIC) + 8 + 1 + 8  # version, kind of number, count
+PER_ROW = 4 + 8  # its size, its place
+
+
+def load_dictionary(path: str | Path) -> Dictionary:
+    """Load a fairseq dictionary with the ``<mask>`` that the task appends.
+
+    Raises:
+        InputError: the file is missing or no dictionary.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"missing dictionary: {path}")
+    try:
+        dictionary = Dictionary.load(str(path))
+    except Exception as error:  # fairseq has no narrower one for a wrong encoding
+        why = " ".join(str(error).split())
+        raise InputError(f"{path} is not a fairseq dictionary: {why}") from error
+    dictionary.add_symbol("<mask>")
+    return dictionary
+
+
+def open_rows(path: str | Path, symbols: int | None = None) -> Any:
+    """Open the rows of a split: ids by number, ``(T,)`` int32.
+
+    Args:
+        path: without ``.bin`` and ``.idx``.
+        symbols: size of the dictionary, which no id may reach; ``None`` for any.
+
+    Raises:
+        InputError: a file is missing, or its content does not fit the other's; names
+            the file and what was found.
+    """
+    index, content = Path(f"{path}.idx"), Path(f"{path}.bin")
+    for file in (index, content):
+        if not file.is_file():
+            raise InputError(f"missing file: {file}")
+    with index.open("rb") as opened:
+        header = opened.read(HEADER)
+    kind = "mmap"
+    if header.startswith(MAGIC):
+        _check(index, content, header, symbols)
+    elif header.startswith(OLDER):
+        kind = "cached"
+    else:
+        raise InputError(f"{index} is damaged: it does not begin as fairseq's indexes")
+    return indexed_dataset.make_dataset(str(path), impl=kind)
+
+
+def _check(index: Path, content: Path, header: bytes, symbols: int | None) -> None:
+    if len(header) < HEADER:
+        raise InputError(f"{index} is damaged: it has {len(header)} bytes")
+    count = int.from_bytes(header[-8:], "little")
+    size = index.stat().st_size
+    if size != HEADER + PER_ROW * count:
+        raise InputError(
+            f"{index} is damaged: it has {size} bytes, {HEADER + PER_ROW * count} "
+            f"belong to the {count} rows that it names"
+        )
+    number = indexed_dataset._code_to_dtype.get(header[len(MAGIC) + 8])
+    if header[len(MAGIC)] != 1 or number is None or np.dtype(number).kind not in "iu":
+        raise InputError(f"{index} is damaged: unknown version or kind of numbers")
+    sizes = np.fromfile(index, np.int32, count, offset=HEADER).astype(np.int64)
+    starts = np.fromfile(index, np.int64, count, offset=HEADER + 4 * count)
+    ends = np.cumsum(sizes) * np.dtype(number).itemsize
+    if (sizes < 1).any() or (starts[1:] != ends[:-1]).any() or starts[:1].any():
+        raise InputError(f"{index} is damaged: its rows do not follow each other")
+    wanted, there = int(ends[-1]) if count else 0, content.stat().st_size
+    if wanted != there:
+        raise InputError(
+            f"{content} has {there} bytes, {wanted} belong to the rows of {index.name}"
+        )
+    if symbols is None or not count:
+        return
+    ids = np.memmap(content, number, mode="r")
+    if (least := int(ids.min())) < 0 or (most := int(ids.max())) >= symbols:
+        found = least if least < 0 else most
+        raise InputError(
+            f"{content} has the id {found}, its dictionary has {symbols} symbols"
+        )
