@@ -14,6 +14,7 @@ from toy_encoder import BAD, GOOD, POSITIONS, make_pairs, make_sentences, toy_mo
 
 from fairseq_scl.cli import main
 from fairseq_scl.cli import predict as predict_verb
+from fairseq_scl.data.readers import own_table
 from fairseq_scl.inference.inputs import arriving_lines
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode, features, probabilities
@@ -134,7 +135,7 @@ def test_a_line_of_ten_thousand_words_is_cut_as_in_training(predict):
 
 
 def test_bytes_that_are_not_utf8_are_replaced_and_counted(predict):
-    content = b"caf\xe9 film\n\xff\xfe\x00\n" + lines(TEXTS[0], "a \ufffd b")
+    content = b"caf\xe9 film\n\xff\xfea\n" + lines(TEXTS[0], "a \ufffd b")
     status, rows, notes = predict(content)
     assert (status, len(rows)) == (0, 4)
     assert notes == ["fairseq-scl: 2 lines not UTF-8"]
@@ -261,6 +262,8 @@ def test_a_quoted_field_may_hold_line_breaks_and_quotes(predict):
     ("format", "content", "message"),
     [
         ("csv", 'text\n"a', "line 2 opens a quote"),
+        ("csv", "text,n,text\na,1,b", "line 1: 2 columns are named 'text'"),
+        ("jsonl", '{"text": "a", "text": "b"}', "the name 'text' is there twice"),
         ("csv", "words\na", "line 1: there is no column 'text', only 'words'"),
         ("tsv", "text\ta\nb\n", "line 2 has 1 columns, expected 2 (text, a)"),
         ("jsonl", '{"text": "a"}\n[1]\n', "line 2 is not a JSON object"),
@@ -295,6 +298,57 @@ def test_options_for_tables_are_checked(predict, arguments, message):
     status, _, notes = predict(b"a\nb\n", *arguments)
     assert (status, len(notes)) == (2, 1)
     assert message in notes[0]
+
+
+def test_a_tsv_is_quoted_where_prepare_takes_it_so(predict, tmp_path):
+    cases = [('"a ""good"" film"', 'a "good" film'), ('"a', '"a'), ('5" x', '5" x')]
+    for quote, plain in cases:
+        file = tmp_path / "a.tsv"
+        file.write_text(f"text\tn\n{quote}\t1\n{TEXTS[0]}\t2\n")
+        (_, example), *_ = own_table(file, ["text", "n"])
+        _, rows, _ = predict(b"", file, "--echo", "text", "--columns", "text")
+        assert rows[0].split("\t")[0] == example.sentences[0] == plain
+
+
+def test_a_quote_inside_a_csv_field_that_is_not_quoted_is_text(predict):
+    content = b'text,n\n5" of film,1\ngood,2\n'
+    wanted = ["--columns", "text", "--input-format", "csv", "--echo", "text"]
+    _, rows, _ = predict(content, *wanted)
+    assert [row.split("\t")[0] for row in rows] == ['5" of film', "good"]
+
+
+def test_a_table_that_is_read_line_by_line_is_pointed_out(predict, tmp_path):
+    for suffix, noted in (("csv", True), ("jsonl", True), ("txt", False)):
+        file = tmp_path / f"a.{suffix}"
+        file.write_bytes(lines(TEXTS[0]))
+        status, rows, notes = predict(b"", file)
+        assert (status, len(rows)) == (0, 1)
+        assert any("--columns" in note for note in notes) == noted
+
+
+def test_a_file_that_is_taken_for_a_column_is_named(predict, tmp_path):
+    file = tmp_path / "a.tsv"
+    file.write_text(f"text\tid\n{TEXTS[0]}\t7\n")
+    for names in (["--columns", "text"], ["--columns", "text", "--echo", "id"]):
+        status, _, notes = predict(b"", *names, file)
+        assert (status, len(notes)) == (2, 1)
+        assert str(file) in notes[0]
+        status, rows, _ = predict(b"", file, *names)
+        assert (status, len(rows)) == (0, 1)
+
+
+def test_lines_without_a_known_token_are_counted(predict):
+    status, rows, notes = predict(lines("\u4f60", TEXTS[0], f"{TEXTS[0]} \u4f60", ""))
+    assert (status, len(rows)) == (0, 4)
+    assert notes == [
+        "fairseq-scl: 1 line empty",
+        "fairseq-scl: 1 line of unknown tokens only",
+    ]
+
+
+def test_utf16_is_pointed_out(predict):
+    _, _, notes = predict("a film\n".encode("utf-16-le"))
+    assert any("NUL" in note and "UTF-16" in note for note in notes)
 
 
 def test_lines_are_echoed_as_text(predict):

@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 import torch
 
 from fairseq_scl.cli.options import add_device, add_precision, at_least
+from fairseq_scl.data.quotes import is_quoted
+from fairseq_scl.data.readers import QUOTED_TSV
 from fairseq_scl.data.texts import one_line
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
@@ -22,9 +24,18 @@ from fairseq_scl.inference.early_exit import (
     check_rule,
     early_probabilities,
 )
-from fairseq_scl.inference.inputs import FORMATS, Row, rows
+from fairseq_scl.inference.inputs import (
+    EMPTY,
+    FORMATS,
+    NOT_UTF8,
+    WITH_NUL,
+    Row,
+    rows,
+)
 from fairseq_scl.inference.model_folder import Classifier, load_classifier
 from fairseq_scl.inference.predict import encode
+
+UNKNOWN, CUT = "of unknown tokens only", "cut to the model's length"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(line.encode("utf-8", "replace").decode("utf-8"))
             sys.stdout.flush()
             _return_memory()
-    for note in ("empty", "not UTF-8", "cut to the model's length"):
+    for note in (EMPTY, NOT_UTF8, WITH_NUL, UNKNOWN, CUT):
         if count := notes[note]:
             noun = "line" if count == 1 else "lines"
             print(f"fairseq-scl: {count} {noun} {note}", file=sys.stderr)
@@ -135,7 +146,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _table_format(arguments: argparse.Namespace) -> str:
     """Return the format of the table, ``""`` where each line is an example."""
+    last = [*arguments.columns[-1:], *arguments.echo[-1:]]
+    if arguments.file == "-" and (files := [n for n in last if Path(n).is_file()]):
+        raise InputError(
+            f"{files[0]} is taken for the name of a column: name the file before "
+            "--columns and --echo"
+        )
+    suffix = Path(arguments.file).suffix.lower().removeprefix(".")
     if not arguments.columns:
+        if suffix in ("csv", "jsonl"):
+            print(
+                f"fairseq-scl: note: every line of {arguments.file} is read as a "
+                "sentence; to read it as a table, name its text with --columns",
+                file=sys.stderr,
+            )
         if arguments.input_format:
             raise InputError(
                 f"--input-format {arguments.input_format} needs --columns, which names "
@@ -147,13 +171,14 @@ def _table_format(arguments: argparse.Namespace) -> str:
                 "without it there is text"
             )
         return ""
-    suffix = Path(arguments.file).suffix.lower().removeprefix(".")
     format = str(arguments.input_format or suffix)
     if format not in FORMATS:
         raise InputError(
             f"--columns needs --input-format, one of {', '.join(FORMATS)}, since "
             f"{arguments.file} does not end in one of them"
         )
+    if format == "tsv" and is_quoted(Path(arguments.file)):
+        return QUOTED_TSV
     return format
 
 
@@ -191,7 +216,9 @@ def _predicted(
     """Yield probabilities and exit of each row, ``None`` where there is no text."""
     texts = [row.sentences for row in chunk if row.sentences is not None]
     encoded, cut = encode(classifier, texts)
-    notes["cut to the model's length"] += cut
+    notes[CUT] += cut
+    unk = classifier.dictionary.unk()  # below it are <s>, <pad> and </s>
+    notes[UNKNOWN] += sum(not (row > unk).any() for row in encoded)
     found, layers = early_probabilities(classifier, encoded, rule, max_tokens)
     answers = zip(found, layers.tolist(), strict=True)
     for row in chunk:

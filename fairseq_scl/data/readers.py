@@ -77,7 +77,7 @@ class TableFile:
         names = [str(column) for column in range(1, self.layout.width + 1)]
         if self.layout.header:
             names = next(rows, (1, [""]))[1]
-            _check_header(f"{self.path}, line 1", self._columns(), names)
+            check_header(f"{self.path}, line 1", self._columns(), names)
         for number, values in rows:
             if len(values) != len(names):
                 raise InputError(
@@ -207,16 +207,21 @@ def json_rows(
     for number, line in decoded_lines(path):
         origin = f"{path}, line {number}"
         try:
-            row = json.loads(line, object_pairs_hook=_object)
+            row = json.loads(line, object_pairs_hook=json_object)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{origin} is no JSON: {error}") from None
         if not isinstance(row, dict):
             raise InputError(f"{origin} is no JSON object with names and values")
-        _check_columns(origin, columns, row)
+        check_columns(origin, columns, row)
         yield number, row
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, as ``object_pairs_hook``.
+
+    Raises:
+        ValueError: a name is there twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError(f"the name {repeated([n for n, _ in pairs])!r} is there twice")
@@ -228,9 +233,14 @@ def repeated(names: Sequence[str]) -> str | None:
     return next((n for i, n in enumerate(names) if n in names[:i]), None)
 
 
-def _check_columns(
+def check_columns(
     origin: str, wanted: Iterable[str], found: Collection[str], hint: str = ""
 ) -> None:
+    """Refuse a row or header that lacks a column.
+
+    Raises:
+        InputError: names ``origin``, the column and those that are there.
+    """
     for column in wanted:
         if column not in found:
             raise InputError(
@@ -239,15 +249,19 @@ def _check_columns(
             )
 
 
-def _check_header(origin: str, wanted: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a first line that lacks a column, or has it twice."""
+def check_header(origin: str, wanted: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a first line that lacks a column, or has it twice.
+
+    Raises:
+        InputError: names ``origin`` and the column.
+    """
     hint = "; the first line must name the columns"
     if len(names) == 1 and (cut := re.search(r"[,;|\t]", names[0])):
         hint = (
             f"; the columns seem to be separated by {cut[0]!r}, but a .tsv needs tabs "
             "and a .csv commas"
         )
-    _check_columns(origin, wanted, names, hint)
+    check_columns(origin, wanted, names, hint)
     for column in wanted:
         if (count := names.count(column)) > 1:
             raise InputError(

@@ -10,14 +10,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from fairseq_scl.data.readers import text_of
+from fairseq_scl.data.readers import (
+    LARGEST_FIELD,
+    QUOTED_TSV,
+    check_columns,
+    check_header,
+    json_object,
+    text_of,
+)
 from fairseq_scl.data.texts import one_line
 from fairseq_scl.errors import InputError
 
 FORMATS = ("csv", "tsv", "jsonl")
+DELIMITERS = {"csv": ",", QUOTED_TSV: "\t"}
 MOMENT_SECONDS = 0.05
 BLOCK_BYTES = 1 << 16
 EMPTY, NOT_UTF8 = "empty", "not UTF-8"
+WITH_NUL = "with NUL characters, as UTF-16 has"
 
 
 @dataclass(frozen=True)
@@ -75,10 +84,12 @@ def rows(
 
     Args:
         stream: as for :func:`arriving_lines`; UTF-8.
-        notes: counts what is ``empty`` and ``not UTF-8`` (its bytes are replaced).
+        notes: counts what is ``empty`` and ``not UTF-8`` (its bytes are replaced),
+            and lines with NUL characters.
         pair: whether two sentences are wanted: two columns, or a line with a tab.
         columns: names of the columns with text; none where each line is an example.
-        format: of a table: ``csv`` or ``tsv``, with names in the first line, ``jsonl``.
+        format: of a table: ``csv``, ``tsv`` or ``quoted tsv``, with names in the first
+            line, or ``jsonl``.
 
     Yields:
         rows in order; ``None`` when no more comes for a moment.
@@ -110,6 +121,7 @@ def _decoded(
         number += 1
         line = line if number > 1 else line.removeprefix(codecs.BOM_UTF8)
         text = line.rstrip(b"\r\n").decode("utf-8", errors="replace")
+        notes[WITH_NUL] += "\0" in text
         notes[NOT_UTF8] += "\ufffd" in text and b"\xef\xbf\xbd" not in line
         yield number, text
 
@@ -142,7 +154,7 @@ def _of_table(
         number, values = record
         if format != "jsonl" and not names:
             names = [str(value) for value in values]
-            _check_columns(number, columns, names)
+            check_header(f"line {number}", columns, names)
             continue
         if format != "jsonl" and len(values) != len(names):
             raise InputError(
@@ -150,7 +162,7 @@ def _of_table(
                 f"({', '.join(names)})"
             )
         named = values if format == "jsonl" else dict(zip(names, values, strict=True))
-        _check_columns(number, columns, named)
+        check_columns(f"line {number}", columns, named)
         texts = tuple(text_of(named, column, f"line {number}") for column in columns)
         yield Row(number, texts if any(map(one_line, texts)) else None, named)
 
@@ -166,23 +178,32 @@ def _records(
             continue
         number, more = line
         start, text = (start, f"{text}\n{more}") if text else (number, more)
-        if format == "csv" and text.count('"') % 2:  # the row goes on
+        if start < number and '"' not in more:  # still in the quote
             continue
-        if text.strip():
-            yield start, _record(start, text, format)
-        text = ""
+        record = _record(start, text, format) if text.strip() else None
+        if record is not None:
+            yield start, record
+        if record is not None or not text.strip():
+            text = ""
     if text:
         raise InputError(f"line {start} opens a quote that is not closed")
 
 
 def _record(number: int, text: str, format: str) -> Any:
+    """Read the row that begins in a line; ``None`` if it goes on after ``text``."""
     if format == "tsv":
         return text.split("\t")
     try:
-        if format == "csv":
-            return next(csv.reader([text], strict=True))
-        found = json.loads(text, parse_constant=_not_json)
+        if format in DELIMITERS:
+            csv.field_size_limit(LARGEST_FIELD)
+            delimiter = DELIMITERS[format]
+            return next(csv.reader([text], strict=True, delimiter=delimiter))
+        found = json.loads(
+            text, parse_constant=_not_json, object_pairs_hook=json_object
+        )
     except (csv.Error, ValueError, RecursionError) as error:
+        if "unexpected end of data" in str(error):
+            return None
         raise InputError(f"line {number} is not {format.upper()}: {error}") from None
     if not isinstance(found, dict):
         raise InputError(f"line {number} is not a JSON object with names and values")
@@ -191,12 +212,3 @@ def _record(number: int, text: str, format: str) -> Any:
 
 def _not_json(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON number")
-
-
-def _check_columns(number: int, wanted: Sequence[str], found: Any) -> None:
-    for column in wanted:
-        if column not in found:
-            raise InputError(
-                f"line {number}: there is no column {column!r}, only "
-                f"{', '.join(map(repr, found))}"
-            )
