@@ -400,6 +400,24 @@ def test_a_stock_checkpoint_of_cropped_validation_is_refused(tmp_path, splits, r
     assert (code != 0) == refused == (not (tmp_path / "model").exists())
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_labels_that_a_checkpoint_does_not_record_are_warned_of(tmp_path, recorded):
+    run, checkpoint, *_ = exported()
+    state = load_checkpoint(checkpoint)
+    if not recorded:
+        del state["task_state"][KEY]
+    torch.save(state, tmp_path / "a.pt")
+    remarks = export_classifier(tmp_path / "a.pt", run.data, tmp_path / "model")
+    assert any(str(run.data) in r and "'negative'" in r for r in remarks) != recorded
+
+
+def test_another_kind_of_folder_is_no_data_folder(tmp_path):
+    _, checkpoint, model, _ = exported()
+    for folder, kind in ((model, "model folder"), (toy_encoder(), "encoder folder")):
+        with pytest.raises(InputError, match=f"{folder}/manifest.json: .*{kind}"):
+            export_classifier(checkpoint, folder, tmp_path / "model")
+
+
 @pytest.mark.parametrize("name", ["label/dict.txt", "manifest.json", "vocab.txt"])
 def test_a_data_folder_without_its_files_is_refused(tmp_path, name):
     run, checkpoint, *_ = exported()

@@ -75,8 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     where = (checkpoint, data, arguments.to, arguments.encoder)
     if arguments.encoder_only:
         export_encoder(*where)
-    elif remark := export_classifier(*where):
-        print(f"fairseq-scl: warning: {remark}", file=sys.stderr)
+    else:
+        for remark in export_classifier(*where):
+            print(f"fairseq-scl: warning: {remark}", file=sys.stderr)
     print(f"wrote {arguments.to}")
     return 0
 

@@ -209,15 +209,15 @@ def _refuse_overlap(path: Path, inputs: Iterable[str | Path]) -> None:
 
 def _foreign(path: Path, kind: str) -> str | None:
     """Say why a folder is not just what a command wrote; ``None`` if it is."""
-    found = sorted(os.scandir(path), key=lambda entry: entry.name)
-    if not found or all(TEMPORARY.fullmatch(entry.name) for entry in found):
+    if all(TEMPORARY.fullmatch(entry.name) for entry in os.scandir(path)):
         return None
     try:
         listing = read_as(path / MANIFEST, _Listing)
     except InputError:
-        listing = _Listing({})
+        return f"it has no {MANIFEST} that lists its files"
     if listing.kind != kind:
-        return f"it has no {MANIFEST} of a {kind} (earlier versions named no kind)"
+        named = f"{listing.kind!r}" if listing.kind else "no kind, as earlier versions"
+        return f"its {MANIFEST} says {named}, where {kind!r} is wanted"
     checksums = listing.sha256
     folders = {parent.as_posix() for name in checksums for parent in Path(name).parents}
     for at, inside, files in os.walk(path):

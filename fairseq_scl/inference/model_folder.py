@@ -47,6 +47,7 @@ from fairseq_scl.inference.trained_format import (
     one_answer,
     read_source,
     trained_format,
+    unrecorded,
 )
 from fairseq_scl.input_format import (
     BOS,
@@ -98,7 +99,7 @@ def export_classifier(
     data: str | Path,
     target: str | Path,
     encoder: str | Path | None = None,
-) -> str | None:
+) -> list[str]:
     """Write a model folder from a training checkpoint and its data folder.
 
     How text is read is taken from the checkpoint; the data folder gives dictionaries
@@ -116,7 +117,8 @@ def export_classifier(
             tokenizer made its text.
 
     Returns:
-        a remark if the checkpoint had one answer to all examples of a validation.
+        remarks: that the checkpoint had one answer to all examples of a validation, or
+        does not record how its texts were read.
 
     Raises:
         InputError: the checkpoint has no classification head or weights that are not
@@ -149,7 +151,8 @@ def export_classifier(
             model = plain_values(state["cfg"]["model"])
             settings["exit_pooling"] = model.get("exit_pooling", "cls")
         write_json(folder / SETTINGS, settings)
-    return one_answer(state, trained.labels)
+    remarks = (unrecorded(state, source), one_answer(state, trained.labels))
+    return [remark for remark in remarks if remark]
 
 
 def export_encoder(

@@ -105,6 +105,22 @@ def trained_format(
     return trained
 
 
+def unrecorded(state: Mapping[str, Any], source: Source) -> str | None:
+    """Say so if a checkpoint does not record how its texts were read.
+
+    Returns:
+        a sentence, or ``None``.
+    """
+    if KEY in (state.get("task_state") or {}):
+        return None
+    names = label_names(load_dictionary(source.data / "label" / "dict.txt").symbols)
+    return (
+        "the checkpoint does not record its labels and tokenizer, as those of "
+        f"--task sentence_prediction_scl do: {_listed(names)} and the tokenizer are "
+        f"taken from {source.data}, which must be the data of its training"
+    )
+
+
 def one_answer(state: Mapping[str, Any], labels: list[str]) -> str | None:
     """Say so if a checkpoint gave one answer to all examples of its last validation.
 
