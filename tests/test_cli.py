@@ -200,6 +200,7 @@ def end_with(error, monkeypatch):
         (gzip.BadGzipFile("Not a gzipped file"), ("Not a gzipped file",)),
         (UnicodeDecodeError("utf-8", b"ab\xff", 2, 3, "invalid start"), ("byte 3",)),
         (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogate"), ("'\\udcff'",)),
+        (RuntimeError("Symlink loop from 'a'"), ("loop from 'a'",)),
         (MemoryError(), ("memory",)),
         (RuntimeError("can't allocate memory: 9 bytes"), ("memory",)),
     ],

@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import stat
+from pathlib import Path
 
 import pytest
 from toy_outputs import HOSTILE, full_disk
@@ -348,3 +349,10 @@ def test_unfinished_work_is_cleared_only_where_nothing_else_is(tmp_path):
     (tmp_path / "folder.log").mkdir()
     with pytest.raises(InputError, match=r"holds folder\.log, which no command wrote"):
         check_holds_only(tmp_path, ["b.json", "*.log"])
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, lambda path: path.symlink_to(path.name)])
+def test_a_manifest_that_cannot_be_read_is_not_a_missing_one(tmp_path, put):
+    put(tmp_path / MANIFEST)
+    with pytest.raises(InputError, match=MANIFEST):
+        verify(tmp_path)

@@ -167,3 +167,9 @@ def test_origin_is_told_without_git(monkeypatch):
     found = origin({})
     assert found["commit"] is None
     assert found["changed_files"] is None
+
+
+def test_a_record_that_is_a_link_to_itself_is_not_a_missing_one(tmp_path):
+    (tmp_path / RECORD).symlink_to(RECORD)
+    with pytest.raises(InputError, match=RECORD):
+        read_record(tmp_path)

@@ -56,6 +56,13 @@ def test_missing_files_are_named(folder, tmp_path):
         load_translator([folder], "en", "de")
 
 
+@pytest.mark.parametrize("content", [b"A", b"A x\n", b"\xff 1\n"])
+def test_a_damaged_dictionary_is_named(folder, content):
+    (folder / "dict.de.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"dict\.de\.txt is no fairseq dictionary"):
+        load_translator([folder], "en", "de")
+
+
 def test_the_wrong_direction_is_refused(folder):
     with pytest.raises(InputError, match="translates en to de, but de to en is needed"):
         load_translator([folder], "de", "en")

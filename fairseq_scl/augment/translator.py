@@ -12,6 +12,7 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 
 from fairseq_scl.compat.checkpoints import check_finite
+from fairseq_scl.data.binarise import load_dictionary
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 
@@ -151,11 +152,7 @@ def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
             "needed"
         )
     for language in names:
-        if not (path.parent / f"dict.{language}.txt").is_file():
-            raise InputError(
-                f"missing dictionary: {path.parent / f'dict.{language}.txt'} must be "
-                "beside the checkpoint"
-            )
+        load_dictionary(path.parent / f"dict.{language}.txt")
     task = tasks.setup_task(cfg.task)
     try:
         models, _ = checkpoint_utils.load_model_ensemble(

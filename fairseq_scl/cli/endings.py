@@ -72,6 +72,8 @@ def sentence_of(error: Exception) -> str | None:
         ]
         where = " -> ".join(names) or "standard input, standard output or a file"
         return f"cannot use {where}: {reason}"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return str(error)  # of pathlib, before Python 3.13
     if isinstance(error, UnicodeDecodeError):
         return (
             f"a file that should be text in UTF-8 is not: {error.reason}, "

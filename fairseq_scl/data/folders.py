@@ -95,7 +95,7 @@ def verify(folder: str | Path) -> None:
         InputError: names the first file that is missing or was changed.
     """
     path = Path(folder, MANIFEST)
-    if not path.is_file():
+    if not os.path.lexists(path):
         return
     for name, expected in sorted(read_as(path, _Listing).sha256.items()):
         file = Path(folder, name)

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -144,7 +145,7 @@ def read_record(folder: str | Path) -> Record | None:
         InputError: the record is damaged or of another version of this format.
     """
     path = Path(folder, RECORD)
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     record = read_as(path, Record)
     as_type(record.settings, _Settings, f"{path}: settings")
