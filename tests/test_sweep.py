@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -97,12 +98,17 @@ def test_a_warm_run_leaves_this_process_as_it_was(tmp_path, capfd):
     assert sys.argv == argv
     assert capfd.readouterr().out == ""
     assert (tmp_path / "run" / BEST).exists()
-    assert "done training" in (tmp_path / "run" / LOG).read_text()
+    log = (tmp_path / "run" / LOG).read_text()
+    assert "done training" in log
+    assert log.count("| loss ") >= 3  # of training and validations
+    assert not re.search("[Hh]ydra|tensorboard|_name|TransformerSentence", log)
 
 
 def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
     assert main([*toy, "--jobs", "2"]) == 0
-    assert "9 of 9 runs are done" in capfd.readouterr().out
+    told = capfd.readouterr()
+    assert "9 of 9 runs are done" in told.out
+    assert re.search(r"latest=\d+\.\d% of toy-n8-CE", told.err)
     folder = tmp_path / "results"
     times = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
     assert len(records(folder)) == 9

@@ -51,7 +51,8 @@ def discard_output() -> None:
 def fail(message: str, status: int) -> int:
     """Print a line to stderr, if it is still there, and return the status."""
     with suppress(OSError):
-        print(f"fairseq-scl: {message}", file=sys.stderr, flush=True)
+        line = " ".join(message.splitlines())  # those of libraries have several
+        print(f"fairseq-scl: {line}", file=sys.stderr, flush=True)
     return status
 
 

@@ -16,6 +16,8 @@ from fairseq_scl.data.folders import check_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.plan import choose, planned_runs
+from fairseq_scl.experiments.protocol import result_at_best
+from fairseq_scl.experiments.records import RECORD, read_record
 from fairseq_scl.experiments.runner import (
     ERROR,
     Run,
@@ -31,6 +33,7 @@ from fairseq_scl.experiments.slurm import (
 from fairseq_scl.experiments.sweep import (
     Tally,
     forget_failures,
+    is_done,
     is_failed,
     run_folder,
     sweep,
@@ -167,6 +170,7 @@ def _follow(runs: Sequence[Run], folder: Path, machine: Machine) -> Tally:
     """Do the runs under a progress bar."""
     tqdm.monitor_interval = 0  # its thread would not survive a fork
     start: list[Any] = []
+    latest: dict[str, str] = {}
     seconds = 0.5 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
     settings = {"unit": "run", "smoothing": 0, "mininterval": seconds}
     # By itself tqdm would wait for as many runs as were there at the start.
@@ -178,12 +182,28 @@ def _follow(runs: Sequence[Run], folder: Path, machine: Machine) -> Tally:
                 start.append(ended)
                 bar.initial = bar.n = ended
                 bar.start_t = bar.last_print_t = time.time()
-            bar.set_postfix(running=tally.running, failed=tally.failed, refresh=False)
+            if ended > bar.n:
+                latest.update(_latest_accuracy(runs, folder))
+            told = {"running": tally.running, "failed": tally.failed, **latest}
+            bar.set_postfix(told, refresh=False)
             bar.update(ended - bar.n)
 
         if machine.slurm is not None:
             return sweep_on_slurm(runs, folder, machine.slurm, show)
         return sweep(runs, folder, machine.jobs, show)
+
+
+def _latest_accuracy(runs: Sequence[Run], folder: Path) -> dict[str, str]:
+    """Return the test accuracy of the run that ended last, to be shown."""
+    records = [run_folder(folder, run) / RECORD for run in runs if is_done(folder, run)]
+    if not records:
+        return {}
+    latest = max(records, key=lambda path: path.stat().st_mtime).parent
+    record = read_record(latest)
+    if record is None:
+        return {}
+    test = result_at_best(record)
+    return {"latest": f"{100 * test.correct / test.total:.1f}% of {latest.name}"}
 
 
 def _end(tally: Tally, runs: Sequence[Run], folder: Path) -> int:

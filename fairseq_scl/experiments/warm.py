@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq_cli import train as fairseq_train
 from torch import Tensor
 
+from fairseq_scl.compat.quiet import quieten
 from fairseq_scl.data.files import write_json
 from fairseq_scl.experiments.records import REPRESENTATIONS
 from fairseq_scl.experiments.representations import measures_of_model
@@ -160,8 +162,10 @@ def _output_to(path: Path) -> Iterator[None]:
         with (
             contextlib.redirect_stdout(file),
             contextlib.redirect_stderr(file),
+            warnings.catch_warnings(),
         ):
             logging.basicConfig(level=logging.INFO, stream=file, force=True)
+            quieten()
             try:
                 yield
             finally:
