@@ -45,7 +45,7 @@ def toy(tmp_path, data):
     ]
 
 
-class Started(Exception):
+class Started(BaseException):  # not an error, which main would tell as a bug
     """A worker was about to start."""
 
 
@@ -185,10 +185,8 @@ def test_a_job_uses_the_gpus_that_it_got(monkeypatch, tmp_path, device, visible,
 def test_a_command_has_one_device_and_its_precision(tmp_path, precision, flags):
     argv = command(toy_run(device="cuda", precision=precision), tmp_path)
     assert argv[argv.index("--distributed-world-size") + 1] == "1"
-    assert {f for f in argv if "16" in f or "tf32" in f or "threshold" in f} - {
-        "--fp16-scale-window",
-        "16",
-    } == flags
+    given = {f for f in argv if f.startswith("--")} - {"--fp16-scale-window"}
+    assert {f for f in given if "16" in f or "tf32" in f or "threshold" in f} == flags
 
 
 def run_table(toy, count, *words, **more):

@@ -122,7 +122,10 @@ def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
     assert times == {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
 
 
-def test_the_best_model_of_each_loss_is_trained_on(tmp_path, toy, data, capfd):
+def test_the_best_model_of_each_loss_is_trained_on(
+    tmp_path, toy, data, capfd, monkeypatch
+):
+    monkeypatch.setenv("FAIRSEQ_SCL_LOG", "all")  # fairseq tells what it loads
     assert main([*toy, "--only", "lambda=0.9", "--keep-checkpoints"]) == 0
     results, models = tmp_path / "results", []
     export = ["export", "--results", str(results), "--to"]
@@ -386,6 +389,7 @@ def test_progress_of_a_resumed_sweep_is_told_run_by_run(monkeypatch, capfd, tmp_
 
     monkeypatch.setattr(cli_run, "sweep", swept)
     monkeypatch.setattr(cli_run, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(cli_run, "_latest_accuracy", lambda *_: {})
     cli_run._follow([None] * 75, tmp_path, Machine("cpu", 1))
     told = capfd.readouterr().err
     assert [f"{n}/75" in told for n in (29, 30, 31)] == [True] * 3

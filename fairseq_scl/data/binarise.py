@@ -206,6 +206,8 @@ def rows_of(folder: Path, part: str, split: str) -> Any:
     path = folder / part / split
     if path.name != split:
         raise InputError(f"{split!r} is not the name of a split, such as train or test")
+    if not path.with_name(f"{split}.idx").is_file():
+        raise InputError(f"{folder} has no {split} split: missing file: {path}.idx")
     return open_rows(path)
 
 
