@@ -165,6 +165,8 @@ def _of_table(
         check_columns(f"line {number}", columns, named)
         texts = tuple(text_of(named, column, f"line {number}") for column in columns)
         yield Row(number, texts if any(map(one_line, texts)) else None, named)
+    if format != "jsonl" and not names:
+        raise InputError("the table is empty: its first line must name the columns")
 
 
 def _records(
