@@ -6,6 +6,8 @@ import resource
 import shutil
 
 import pytest
+import torch
+from fairseq.data import Dictionary
 from fairseq.tasks.sentence_prediction import (
     SentencePredictionConfig,
     SentencePredictionTask,
@@ -20,6 +22,7 @@ from fairseq_scl.data.binarise import (
     load_dictionary,
     read_labels,
     rows_of,
+    write_rows,
 )
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.texts import Example
@@ -252,3 +255,11 @@ def test_a_split_is_known_by_its_name_alone(tmp_path, split):
     (tmp_path / "data" / "label" / "sub").mkdir()
     with pytest.raises(InputError, match=r"is not the name of a split|missing file"):
         rows_of(tmp_path / "data", "label", split)
+
+
+def test_ids_that_the_dictionary_lacks_are_refused(tmp_path):
+    (tmp_path / "input0").mkdir()
+    write_rows(tmp_path / "input0" / "test", [torch.IntTensor([5, 400])], 9)
+    Dictionary().save(str(tmp_path / "input0" / "dict.txt"))
+    with pytest.raises(InputError, match=r"test\.bin.* 400"):
+        rows_of(tmp_path, "input0", "test")

@@ -262,6 +262,7 @@ def test_a_quoted_field_may_hold_line_breaks_and_quotes(predict):
     ("format", "content", "message"),
     [
         ("csv", 'text\n"a', "line 2 opens a quote"),
+        ("tsv", "", "the table is empty"),
         ("csv", "text,n,text\na,1,b", "line 1: 2 columns are named 'text'"),
         ("jsonl", '{"text": "a", "text": "b"}', "the name 'text' is there twice"),
         ("csv", "words\na", "line 1: there is no column 'text', only 'words'"),

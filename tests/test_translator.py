@@ -59,7 +59,7 @@ def test_missing_files_are_named(folder, tmp_path):
 @pytest.mark.parametrize("content", [b"A", b"A x\n", b"\xff 1\n"])
 def test_a_damaged_dictionary_is_named(folder, content):
     (folder / "dict.de.txt").write_bytes(content)
-    with pytest.raises(InputError, match=r"dict\.de\.txt is no fairseq dictionary"):
+    with pytest.raises(InputError, match=r"dict\.de\.txt is not a fairseq dictionary"):
         load_translator([folder], "en", "de")
 
 

@@ -201,14 +201,15 @@ def rows_of(folder: Path, part: str, split: str) -> Any:
     """Open what a data folder has of a split: ids by number, ``(T,)`` int32.
 
     Raises:
-        InputError: there is none, or the split's name is a path.
+        InputError: there is none, it has ids that its dictionary lacks, or the split's
+            name is a path.
     """
     path = folder / part / split
     if path.name != split:
         raise InputError(f"{split!r} is not the name of a split, such as train or test")
     if not path.with_name(f"{split}.idx").is_file():
         raise InputError(f"{folder} has no {split} split: missing file: {path}.idx")
-    return open_rows(path)
+    return open_rows(path, len(load_dictionary(path.with_name("dict.txt"))))
 
 
 def write_rows(path: Path, rows: Iterable[torch.Tensor], vocabulary: int) -> None:
