@@ -15,7 +15,7 @@ import torch
 from toy_encoder import toy_data, toy_encoder, toy_run, trained
 
 import fairseq_scl
-from fairseq_scl.data.binarise import MANIFEST
+from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner
@@ -156,7 +156,7 @@ def test_a_missing_encoder_or_data_folder_is_named_and_nothing_is_made(tmp_path)
     nothing = tmp_path / "nothing here"
     for settings, file in (
         ({"encoder": nothing}, nothing / "model.pt"),
-        ({"data": nothing}, nothing / MANIFEST),
+        ({"data": nothing}, nothing / LABEL_MAP),
     ):
         with pytest.raises(InputError, match=rf"^missing .*{file}$"):
             run_training(toy_run(**settings), tmp_path / "run")
