@@ -153,7 +153,7 @@ CHANGES = {
     "line 5: origin is 3, it must be 1 or 2: the": lambda rows: rows[4].update(
         origin=3
     ),
-    "line 5: origin is '1', it must be a number": lambda rows: rows[4].update(
+    "line 5: origin: expected int, got str, found '1'": lambda rows: rows[4].update(
         origin="1"
     ),
     "the example 15 has 2 outputs, the first has 3": lambda rows: rows.pop(),

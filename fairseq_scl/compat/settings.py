@@ -40,7 +40,7 @@ OTHERS = {
 }
 # Paths, and how a translation model was scored in training: nothing is built from them.
 LEFT_OUT = re.compile(
-    r"(^data|^eval_\w+|_path|_dir|_file|_json|_codes|_model|vocab_bpe)$"
+    r"(^data|^eval_\w+|_path|_dir|_file|_json|_codes|_model|_pretrained|vocab_bpe)$"
 )
 # None of these can call anything, whatever evaluates them.
 WORDS = re.compile(r"[\w@,+-]{0,80}")

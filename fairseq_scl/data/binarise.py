@@ -209,7 +209,9 @@ def rows_of(folder: Path, part: str, split: str) -> Any:
         raise InputError(f"{split!r} is not the name of a split, such as train or test")
     if not path.with_name(f"{split}.idx").is_file():
         raise InputError(f"{folder} has no {split} split: missing file: {path}.idx")
-    return open_rows(path, len(load_dictionary(path.with_name("dict.txt"))))
+    dictionary = path.with_name("dict.txt")  # views have none of their own
+    symbols = len(load_dictionary(dictionary)) if dictionary.is_file() else None
+    return open_rows(path, symbols)
 
 
 def write_rows(path: Path, rows: Iterable[torch.Tensor], vocabulary: int) -> None:
