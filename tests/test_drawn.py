@@ -6,8 +6,14 @@ import pytest
 from toy_encoder import toy_encoder
 from toy_tasks import mnli_row, write, write_sst2
 
-from fairseq_scl.data.drawn import digest, line_numbers, read_drawn, read_every_row
-from fairseq_scl.data.samples import Draw, Source, line_ranges, prepare_samples
+from fairseq_scl.data.drawn import (
+    digest,
+    line_numbers,
+    line_ranges,
+    read_drawn,
+    read_every_row,
+)
+from fairseq_scl.data.samples import Draw, Source, prepare_samples
 from fairseq_scl.data.tasks import TASKS
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError

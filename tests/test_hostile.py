@@ -29,7 +29,8 @@ from fairseq_scl.data.files import read_json, sha256, write_json
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.runner import BEST, architecture_flags
+from fairseq_scl.experiments.architecture import architecture_flags
+from fairseq_scl.experiments.runner import BEST
 
 
 def code(marker):

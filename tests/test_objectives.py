@@ -11,7 +11,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import Attempt, summarise
 from fairseq_scl.experiments.runner import command, done_record
-from fairseq_scl.experiments.sweep import read_table, write_table
+from fairseq_scl.experiments.table_file import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.html import page
 from fairseq_scl.report.rows import attempt_rows, cell_rows

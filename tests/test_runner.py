@@ -19,6 +19,7 @@ from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner
+from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.protocol import best_validation
 from fairseq_scl.experiments.records import RECORD, read_metrics, read_record
 from fairseq_scl.experiments.runner import (
@@ -26,7 +27,6 @@ from fairseq_scl.experiments.runner import (
     ERROR,
     LOG,
     METRICS,
-    architecture_flags,
     command,
     run_training,
 )

@@ -13,13 +13,13 @@ from toy_encoder import toy_encoder
 from toy_tasks import write, write_sst2, write_yelp
 
 from fairseq_scl.data.binarise import DRAW, MANIFEST
+from fairseq_scl.data.drawn import line_ranges
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.samples import (
     Chosen,
     Draw,
     Source,
-    line_ranges,
     prepare_samples,
 )
 from fairseq_scl.data.splits import stratified_ranks, stratified_split

@@ -13,7 +13,7 @@ from toy_tables import TOY_TABLE, write_toy_table
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import Attempt, summarise
-from fairseq_scl.experiments.sweep import read_table, write_table
+from fairseq_scl.experiments.table_file import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.html import page
 from fairseq_scl.report.latex import report_as_latex

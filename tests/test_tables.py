@@ -8,7 +8,7 @@ from toy_tables import TOY_TABLE, make_toy_samples, write_toy_table
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, narrowed, planned_runs
-from fairseq_scl.experiments.sweep import read_table, write_table
+from fairseq_scl.experiments.table_file import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.paper import paper_table
 

@@ -8,7 +8,8 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import best_attempt, collect, summarise
 from fairseq_scl.experiments.runner import BEST
-from fairseq_scl.experiments.sweep import read_table, run_folder
+from fairseq_scl.experiments.sweep import run_folder
+from fairseq_scl.experiments.table_file import read_table
 from fairseq_scl.inference.model_folder import export_classifier, export_encoder
 
 

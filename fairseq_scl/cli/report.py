@@ -10,7 +10,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import narrowed, planned_runs
 from fairseq_scl.experiments.results import DONE, TableResult, collect, summarise
 from fairseq_scl.experiments.runner import Run
-from fairseq_scl.experiments.sweep import read_table
+from fairseq_scl.experiments.table_file import read_table
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.report.latex import report_as_latex
 from fairseq_scl.report.markdown import report_as_markdown

@@ -37,8 +37,8 @@ from fairseq_scl.experiments.sweep import (
     is_failed,
     run_folder,
     sweep,
-    write_table,
 )
+from fairseq_scl.experiments.table_file import write_table
 from fairseq_scl.experiments.tables import Table, load_table, smoke
 
 # Where nobody looks at a terminal.

@@ -200,3 +200,14 @@ def _mended(path: Path, copy: Path) -> Path:
     ):
         shutil.copyfileobj(file, mended)
     return copy
+
+
+def line_ranges(lines: Iterable[int]) -> str:
+    """Write rising numbers as ranges: ``2-4,9`` for 2, 3, 4 and 9."""
+    ranges: list[list[int]] = []
+    for line in lines:
+        if ranges and line == ranges[-1][1] + 1:
+            ranges[-1][1] = line
+        else:
+            ranges.append([line, line])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)

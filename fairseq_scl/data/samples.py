@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.drawn import line_ranges
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.flips import Flipped, check_share, flipped_folder
 from fairseq_scl.data.official_files import check_size, task_table
@@ -249,17 +250,6 @@ def _record(
 def _numbers(name: str) -> list[int]:
     """Return size and number of a sample, by which it was drawn; ``full`` has none."""
     return [int(number) for number in re.findall(r"\d+", name)]
-
-
-def line_ranges(lines: Iterable[int]) -> str:
-    """Write rising numbers as ranges: ``2-4,9`` for 2, 3, 4 and 9."""
-    ranges: list[list[int]] = []
-    for line in lines:
-        if ranges and line == ranges[-1][1] + 1:
-            ranges[-1][1] = line
-        else:
-            ranges.append([line, line])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
 
 
 def _read_counts(

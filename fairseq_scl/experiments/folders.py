@@ -6,7 +6,8 @@ from fairseq_scl.data.binarise import LABEL_MAP, read_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.runner import Run, architecture_flags
+from fairseq_scl.experiments.architecture import architecture_flags
+from fairseq_scl.experiments.runner import Run
 
 
 def check_folders(runs: Sequence[Run]) -> None:

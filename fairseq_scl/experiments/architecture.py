@@ -1,0 +1,44 @@
+"""The architecture of an encoder folder, as flags of ``fairseq-train``."""
+
+import functools
+from pathlib import Path
+
+from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint
+from fairseq_scl.errors import InputError
+
+
+@functools.cache
+def architecture_flags(encoder: Path, max_positions: int) -> list[str]:
+    """Return the flags with which ``fairseq-train`` builds an encoder's architecture.
+
+    Args:
+        encoder: an encoder folder, converted or as published by fairseq.
+        max_positions: longest input; lowered to what the encoder has.
+
+    Raises:
+        InputError: the folder has no ``model.pt``, or it is no RoBERTa.
+    """
+    state = load_checkpoint(encoder / "model.pt")
+    model = vars(state["cfg"]["model"]) if state.get("cfg") else {}
+    positions = [
+        len(weight)
+        for weight_name, weight in state.get("model", {}).items()
+        if weight_name.endswith("embed_positions.weight")
+    ]
+    name = str(model.get("_name") or model.get("arch"))
+    if not name.startswith("roberta") or not positions:
+        raise InputError(f"{encoder / 'model.pt'} is a {name!r}, not a RoBERTa encoder")
+    check_finite(state["model"], encoder / "model.pt")
+    flags = ["--arch", name]
+    for setting in (
+        "encoder_layers",
+        "encoder_embed_dim",
+        "encoder_ffn_embed_dim",
+        "encoder_attention_heads",
+        "layer_norm_eps",
+    ):
+        if setting in model:
+            flags += [f"--{setting.replace('_', '-')}", str(model[setting])]
+    # Two rows come before the first position: padding and what is below it.
+    longest = min(max_positions, positions[0] - 2)
+    return [*flags, "--max-positions", str(longest)]
