@@ -9,7 +9,8 @@ from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.records import Record, Validation, write_record
 from fairseq_scl.experiments.results import Attempt
 from fairseq_scl.experiments.runner import ERROR
-from fairseq_scl.experiments.sweep import run_folder, write_table
+from fairseq_scl.experiments.sweep import run_folder
+from fairseq_scl.experiments.table_file import write_table
 from fairseq_scl.experiments.tables import Table, parse_table
 
 CLASSES = {"valid": {"no": 110, "yes": 90}, "test": {"no": 220, "yes": 180}}
