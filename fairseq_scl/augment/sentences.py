@@ -165,7 +165,7 @@ def _encode(direction: Direction, text: str) -> _Part | None:
         return None
     tokens = (*(dictionary.index(piece) for piece in pieces), dictionary.eos())
     known = [p for p in pieces if dictionary.index(p) != dictionary.unk()]
-    # Moses writes a quote as &quot;, whose letters are no word.
+    # Moses writes a quote as &quot;, whose letters are not a word.
     letters = any(map(str.isalpha, html.unescape(" ".join(known))))
     unreadable = len(known) < len(pieces) and not letters
     return _Part(text, tokens, frozenset({UNKNOWN} if unreadable else ()))

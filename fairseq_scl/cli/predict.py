@@ -196,7 +196,7 @@ def _opened(file: str) -> BinaryIO:
 
 
 def _chunks(read: Iterator[Row | None], size: int) -> Iterator[list[Row]]:
-    """Group rows: so many at a time, fewer when no more comes for a moment."""
+    """Group rows into blocks, smaller ones when the input pauses."""
     chunk: list[Row] = []
     for row in itertools.chain(read, [None]):
         if row is not None:
