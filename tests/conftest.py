@@ -9,9 +9,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import threading
+from types import SimpleNamespace
+
 import hypothesis
 import pytest
 import torch
+
+from helpers.server import Server
 
 torch.set_num_threads(1)
 
@@ -32,3 +37,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     needs_gpu = item.get_closest_marker("gpu") and not rehearsed
     if needs_gpu and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Yield a local server whose files and faults a test sets."""
+    # pooch waits between tries
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda _: None))
+    with Server() as running:
+        running.daemon_threads = True
+        running.block_on_close = False
+        serve = threading.Thread(target=running.serve_forever, args=(0.01,))
+        serve.start()
+        yield running
+        running.shutdown()

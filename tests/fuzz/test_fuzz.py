@@ -18,12 +18,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpus import COMMANDS, make_corpus
-from damage import HOPELESS, MARKER, TEXT, WAYS
 
 from fairseq_scl.cli import VERBS, main
 from fairseq_scl.data.files import read_json, write_json
 from fairseq_scl.data.folders import MANIFEST, manifest
+from helpers.corpus import COMMANDS, make_corpus
+from helpers.damage import HOPELESS, MARKER, TEXT, WAYS
 
 CASES = int(os.environ.get("FUZZ_CASES", "600"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))

@@ -4,7 +4,8 @@ import os
 
 import pytest
 import torch
-from toy import make_data
+
+from helpers.training import make_data
 
 DEVICE = os.environ.get("GPU_TESTS_DEVICE", "cuda")
 

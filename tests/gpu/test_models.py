@@ -4,16 +4,15 @@ import contextlib
 import copy
 
 import pytest
-import test_gradient_cache
-import test_packed
 import torch
-from test_packed import HEAD, LENGTH_CASES, batch, results
-from toy_kernels import Kernels
 
 from fairseq_scl.optim.fused_adam import FusedAdam
 from fairseq_scl.packing import attention as packed_attention
 from fairseq_scl.packing.encoder import pack
 from fairseq_scl.packing.kernel import find_problem, has_kernel
+from helpers import gradients, packed
+from helpers.kernels import Kernels
+from helpers.packed import HEAD, LENGTH_CASES, batch, results
 
 pytestmark = pytest.mark.gpu
 # Heads of 64, as in RoBERTa.
@@ -45,7 +44,7 @@ def test_the_kernel_passes_its_check(cuda, dtype, head_size):
 def test_packed_is_as_close_to_exact_as_the_stock_encoder(
     device, data, precision, case
 ):
-    model, tokens = test_packed.build(data, *SHAPE), batch(LENGTH_CASES[case])
+    model, tokens = packed.build(data, *SHAPE), batch(LENGTH_CASES[case])
     with torch.no_grad():  # 0.3 is too large for this width
         for name, parameter in model.named_parameters():
             if "norm" not in name:
@@ -74,7 +73,7 @@ def test_half_precision_takes_the_kernel_with_dropout(
     monkeypatch.setattr(
         packed_attention, "kernel_attention", lambda *a: calls.append(a[-1]) or real(*a)
     )
-    model = pack(test_packed.build(data, *SHAPE, attention_dropout=0.1))
+    model = pack(packed.build(data, *SHAPE, attention_dropout=0.1))
     model, context = in_precision(model, precision, cuda)
     with context:
         results(model, batch(LENGTH_CASES["ragged"]).to(cuda))
@@ -85,7 +84,7 @@ def test_half_precision_takes_the_kernel_with_dropout(
 def test_attention_dropout_has_the_stock_encoders_mean_and_spread(
     device, data, precision
 ):
-    model = test_packed.build(data, *SHAPE, attention_dropout=0.3)
+    model = packed.build(data, *SHAPE, attention_dropout=0.3)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.3)
@@ -108,7 +107,7 @@ def test_attention_dropout_has_the_stock_encoders_mean_and_spread(
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_chunks_repeat_the_masks_of_their_first_pass(device, data, precision, flags):
     """Loss and gradients are those of one graph over the same passes, with dropout."""
-    module = test_gradient_cache
+    module = gradients
     toy = module.build(data, 4, *module.ON, *SHAPE, *flags.split(), dtype=torch.float32)
     toy.model, context = in_precision(toy.model, precision, device)
     toy.criterion.to(device)

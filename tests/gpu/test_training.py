@@ -6,16 +6,16 @@ import sys
 
 import pytest
 import torch
-from test_distributed import free_port, train_and_save
-from toy import RESET, command_line, own_weights, run_command, start_fast
-from toy_encoder import toy_encoder, toy_run
-from toy_tables import make_toy_samples, write_toy_table
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.records import RECORD
 from fairseq_scl.experiments.runner import LOG, run_training
 from fairseq_scl.experiments.warm import train_here
+from helpers.distributed import free_port, train_and_save
+from helpers.encoders import toy_encoder, toy_run
+from helpers.tables import make_toy_samples, write_toy_table
+from helpers.training import RESET, command_line, own_weights, run_command, start_fast
 
 pytestmark = pytest.mark.gpu
 SAME = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]

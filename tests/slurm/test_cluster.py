@@ -8,13 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from slow_driver import STARTS
-from toy_encoder import toy_encoder
-from toy_tables import make_toy_samples, write_toy_table
 
 from fairseq_scl.experiments.records import RECORD, read_record
 from fairseq_scl.experiments.runner import ERROR
 from fairseq_scl.experiments.slurm import job_name, job_states
+from helpers import ROOT
+from helpers.encoders import toy_encoder
+from helpers.slow_driver import STARTS
+from helpers.tables import make_toy_samples, write_toy_table
 
 pytestmark = pytest.mark.slurm
 
@@ -31,7 +32,8 @@ class Sweep:
         self.folder = folder / "it's a folder"
         self.name = job_name(self.folder)
         self.seen: dict[str, int] = {}
-        script = f"import sys, slow_driver as d; sys.exit(d.command_line({driver!r}))"
+        script = "import sys, helpers.slow_driver as d; "
+        script += f"sys.exit(d.command_line({driver!r}))"
         data, table = make_toy_samples(folder / "data"), write_toy_table(folder)
         self.argv = [
             *[sys.executable, "-c", script, "run", str(table), "--smoke"],
@@ -85,7 +87,7 @@ def cluster(monkeypatch):
     """Let this process and its jobs find the cluster and the modules of the tests."""
     # Never another cluster: these tests drain nodes.
     monkeypatch.setenv("SLURM_CONF", f"{FOLDER}/slurm.conf")
-    places = [HERE, HERE.parent, HERE.parent.parent, os.environ.get("PYTHONPATH", "")]
+    places = [ROOT / "tests", ROOT, os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", ":".join(map(str, places)))
 
 

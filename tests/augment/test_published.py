@@ -1,0 +1,216 @@
+"""Published translation models: names, archives, and a server that has them."""
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from fairseq.models.transformer import TransformerModel
+
+from fairseq_scl.augment import published
+from fairseq_scl.augment.published import MODELS, NAMES, resolve
+from fairseq_scl.errors import InputError
+
+WMT19 = {
+    "model.pt": "weights",
+    "dict.en.txt": "the 1\n",
+    "dict.de.txt": "das 1\n",
+    "bpecodes": "t h 1\n",
+}
+WMT18 = {
+    **{f"wmt18.model{n}.pt": f"weights {n}" for n in range(1, 7)},
+    "dict.en.txt": "the 1\n",
+    "dict.de.txt": "das 1\n",
+    "code": "#version: 0.2\nt h\n",
+    "NOTE": "how it was made",
+    "nc_model/model.pt": "another model",
+    "nc_model/dict.en.txt": "another dictionary",
+    "nc_model/dict.de.txt": "another dictionary",
+    "nc_model/code": "other codes",
+}
+
+
+def packed(files, top="wmt/", more=()):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(top + name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+        for member in more:
+            archive.addfile(member)
+    return buffer.getvalue()
+
+
+def names(folder):
+    return sorted({path.name for path in folder.iterdir()} - {"manifest.json"})
+
+
+@pytest.fixture
+def hub(server, monkeypatch):
+    """fairseq's table, with addresses of the local server; serves what is added."""
+    real = TransformerModel.hub_models()
+
+    def local(name):
+        return real[name]["path"].rsplit("/", 1)[1]
+
+    port = server.server_address[1]
+    table = {
+        model.hub_name: {"path": f"http://127.0.0.1:{port}/{local(model.hub_name)}"}
+        for model in MODELS.values()
+    }
+    monkeypatch.setattr(TransformerModel, "hub_models", lambda: table)
+    for (name, _, _), model in MODELS.items():
+        files = WMT18 if name == "wmt18" else WMT19
+        server.files[local(model.hub_name)] = packed(files)
+    return server
+
+
+def archive_of(key):
+    return MODELS[key].url.rsplit("/", 1)[1]
+
+
+def test_fairseqs_own_table_has_every_model():
+    table = TransformerModel.hub_models()
+    for (name, source, target), model in MODELS.items():
+        entry = table[model.hub_name]
+        assert f"{name}.{source}-{target}" in entry["path"]
+        assert entry["tokenizer"] == published.TOKENIZER
+        assert model.url.endswith(published.SUFFIX)
+    assert NAMES == ("wmt18", "wmt19")
+
+
+@pytest.mark.parametrize("key", MODELS, ids="-".join)
+def test_a_model_is_fetched_once_and_unpacked(hub, tmp_path, key):
+    for _ in range(2):
+        folder = resolve(*key, tmp_path)
+        assert folder == tmp_path / "translation" / "{}.{}-{}".format(*key)
+    assert hub.ranges == [None]
+    assert names(tmp_path / "translation") == ["archives", folder.name]
+    assert names(tmp_path / "translation" / "archives") == []
+    assert (folder / "dict.en.txt").read_text("utf-8") == "the 1\n"
+
+
+def test_wmt18_is_the_ensemble_of_five_without_the_model_for_copies(hub, tmp_path):
+    folder = resolve("wmt18", "en", "de", tmp_path)
+    checkpoints = [f"wmt18.model{n}.pt" for n in range(1, 6)]
+    assert names(folder) == ["code", "dict.de.txt", "dict.en.txt", *checkpoints]
+    assert (folder / "code").read_text("utf-8") == WMT18["code"]
+
+
+def test_a_download_that_breaks_off_goes_on(hub, tmp_path):
+    hub.faults = ["truncated"]
+    folder = resolve("wmt19", "de", "en", tmp_path)
+    assert names(folder) == sorted(WMT19)
+    assert len(hub.ranges) == 2
+
+
+def test_a_part_that_is_whole_already_is_fetched_anew(hub, tmp_path):
+    key = ("wmt19", "de", "en")
+    content = hub.files[archive_of(key)]
+    part = tmp_path / "translation" / "archives" / f"{archive_of(key)}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(content)
+    hub.faults = [416]
+    assert names(resolve(*key, tmp_path)) == sorted(WMT19)
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(hub, tmp_path):
+    hub.faults = [404] * 9
+    with pytest.raises(InputError, match=r"single_model\.tar\.gz: the server answers"):
+        resolve("wmt19", "en", "de", tmp_path)
+
+
+def test_archives_of_ones_own_are_unpacked_without_the_network(hub, tmp_path):
+    key = ("wmt19", "en", "de")
+    (tmp_path / "mine").mkdir()
+    mine = tmp_path / "mine" / archive_of(key)
+    mine.write_bytes(hub.files[mine.name])
+    folder = resolve(*key, tmp_path / "cache", tmp_path / "mine")
+    assert names(folder) == sorted(WMT19)
+    assert names(mine.parent) == [mine.name]
+    assert hub.ranges == []
+
+
+def test_an_unpacked_folder_of_ones_own_is_used_as_it_is(hub, tmp_path):
+    key = ("wmt19", "en", "de")
+    folder = tmp_path / archive_of(key).removesuffix(published.SUFFIX)
+    folder.mkdir()
+    with pytest.raises(InputError) as error:
+        resolve(*key, tmp_path / "cache", tmp_path)
+    assert str(error.value) == (
+        f"{folder} holds no dict.en.txt, no dict.de.txt, no bpecodes or code, no *.pt"
+    )
+    for name, text in WMT19.items():
+        (folder / name).write_text(text, "utf-8")
+    assert resolve(*key, tmp_path / "cache", tmp_path) == folder
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_with_neither_is_named(hub, tmp_path):
+    with pytest.raises(InputError) as error:
+        resolve("wmt18", "en", "de", tmp_path / "cache", tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path} holds neither wmt18.en-de.ensemble.tar.gz nor a folder "
+        "wmt18.en-de.ensemble"
+    )
+
+
+def test_no_wmt18_from_german_and_no_other_language():
+    with pytest.raises(InputError) as error:
+        resolve("wmt18", "de", "en")
+    assert str(error.value) == (
+        "no WMT'18 model from German to English was ever published: take wmt19, the "
+        "default, or train one with scripts/train_wmt18_de_en.sh"
+    )
+    root = Path(published.__file__).parents[2]
+    assert (root / "scripts" / "train_wmt18_de_en.sh").is_file()
+    with pytest.raises(InputError, match="wmt19 has no model for en-fr, only for en-"):
+        resolve("wmt19", "en", "fr")
+    with pytest.raises(InputError, match="no model 'wmt20': choose from wmt18, wmt19"):
+        resolve("wmt20", "en", "de")
+
+
+def hostile():
+    up = tarfile.TarInfo("../../dict.en.txt")
+    link = tarfile.TarInfo("wmt/model.pt")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    hard = tarfile.TarInfo("wmt/bpecodes")
+    hard.type, hard.linkname = tarfile.LNKTYPE, "../../secret"
+    device = tarfile.TarInfo("wmt/dict.de.txt")
+    device.type = tarfile.FIFOTYPE
+    return [up, tarfile.TarInfo("/tmp/model.pt"), link, hard, device]
+
+
+def test_nothing_is_written_outside_and_no_link_is_followed(hub, tmp_path):
+    name = archive_of(("wmt19", "en", "de"))
+    hub.files[name] = packed(WMT19, more=hostile())
+    folder = resolve("wmt19", "en", "de", tmp_path / "a" / "b")
+    assert {n: (folder / n).read_text("utf-8") for n in names(folder)} == WMT19
+    assert names(tmp_path) == ["a"]
+    hub.files[name] = packed({"README": ""}, more=hostile())
+    with pytest.raises(InputError, match=r"has 0 folders with dict\.en\.txt, dict\.d"):
+        resolve("wmt19", "en", "de", tmp_path / "c")
+    assert names(tmp_path / "c" / "translation") == ["archives"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no archive",
+        packed(WMT19)[:-30],
+        gzip.compress(gzip.decompress(packed(WMT19))[:700]),
+    ],
+    ids=["other", "cut off", "cut off inside"],
+)
+def test_a_damaged_archive_is_one_sentence(hub, tmp_path, content):
+    name = archive_of(("wmt19", "en", "de"))
+    hub.files[name] = content
+    with pytest.raises(InputError) as error:
+        resolve("wmt19", "en", "de", tmp_path)
+    kept = tmp_path / "translation" / "archives" / name
+    assert str(error.value) == (
+        f"{kept} is damaged or is no gzipped tar file: delete it and get it again"
+    )
+    assert names(tmp_path / "translation") == ["archives"]

@@ -1,0 +1,309 @@
+"""Text to pieces and back, against fairseq's own encoders and the packages."""
+
+import io
+import itertools
+import sys
+from argparse import Namespace
+from collections import Counter
+
+import pytest
+import sentencepiece
+from fairseq.data import encoders
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairseq_scl.augment import segment
+from fairseq_scl.augment.codes import kind_of_codes, read_codes
+from fairseq_scl.augment.segment import guess_bpe, load_segmenter
+from fairseq_scl.errors import InputError
+from helpers import ROOT
+
+README = ROOT / "README.md"
+WORDS = sorted(set(README.read_text("utf-8").split()))
+HARD = [
+    *(
+        "",
+        " ",
+        "a",
+        "é",
+        "🙂🙂",
+        "👩\u200d👩\u200d👧",
+        "naïve café",
+        "x" * 300,
+        "ab" * 40,
+    ),
+    *(
+        "don't -- 'quote' \"two\"",
+        "a  b ",
+        " a\tb\r\nc ",
+        "a\u00a0b\u3000c",
+        "@@ a@@ b",
+    ),
+    *(
+        "</w>",
+        "abc</w> d",
+        "a\0b cd",
+        "\0",
+        "&amp; &quot;",
+        "ﬁ ½ Ⅷ",
+        "Müßiggänger, ja?",
+    ),
+]
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=30)
+
+
+def learn(words, merges, end_is_symbol=False):
+    """The loop of Sennrich et al. (2016), Algorithm 1."""
+    cut = Counter(
+        (*word, "</w>") if end_is_symbol else (*word[:-1], word[-1] + "</w>")
+        for word in words
+    )
+    learnt = []
+    for _ in range(merges):
+        pairs = Counter()
+        for symbols, count in cut.items():
+            for pair in itertools.pairwise(symbols):
+                pairs[pair] += count
+        if not pairs:
+            break
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        learnt.append((*best, pairs[best]))
+        merged = Counter()
+        for symbols, count in cut.items():
+            word, rest = [], list(symbols)
+            while rest:
+                size = 2 if tuple(rest[:2]) == best else 1
+                word.append("".join(rest[:size]))
+                rest = rest[size:]
+            merged[tuple(word)] += count
+        cut = merged
+    return learnt
+
+
+SHORT = [word for word in WORDS if len(word) < 20][:400]
+SAMPLE = [*SHORT, "xxxx", "abab", "ababab"]
+LEARNT, LEARNT_01 = learn(SAMPLE, 250), learn(SAMPLE, 250, end_is_symbol=True)
+
+
+def two_columns(learnt):
+    return "".join(f"{left} {right}\n" for left, right, _ in learnt)
+
+
+CODES = {
+    "fastbpe": "".join(f"{left} {right} {count}\n" for left, right, count in LEARNT),
+    "0.2": "#version: 0.2\n" + two_columns(LEARNT),
+    "0.1": two_columns(LEARNT_01),
+    # Only the first of two lines counts, in subword-nmt's words "some hacking".
+    "twice": "#version: 0.2\n" + two_columns(LEARNT[20:40] + LEARNT),
+}
+
+
+def write_codes(folder, kind):
+    path = folder / "bpecodes"
+    path.write_text(CODES[kind], "utf-8")
+    return path
+
+
+def sentences():
+    """Real text: the lines of the README, and words in other company."""
+    lines = README.read_text("utf-8").split("\n")
+    return [*lines, *(" ".join(WORDS[n::97]) for n in range(97)), *HARD]
+
+
+@pytest.fixture(scope="module")
+def fastbpe(tmp_path_factory):
+    """The package and our own way, on the same codes."""
+    package = pytest.importorskip(
+        "fastBPE", reason="fastBPE is not installed: scripts/install.sh builds it"
+    )
+    path = write_codes(tmp_path_factory.mktemp("fastbpe"), "fastbpe")
+    return package.fastBPE(str(path)), read_codes(path, "fastbpe")
+
+
+def test_codes_in_python_are_fastbpes_piece_by_piece(fastbpe):
+    theirs, ours = fastbpe
+    for text in sentences():
+        assert ours.apply(text) == theirs.apply([text])[0], text
+
+
+@given(text=TEXTS)
+def test_codes_in_python_are_fastbpes_on_any_text(fastbpe, text):
+    theirs, ours = fastbpe
+    assert ours.apply(text) == theirs.apply([text])[0]
+
+
+@pytest.fixture(scope="module", params=["0.2", "0.1", "twice"])
+def subword_nmt(request, tmp_path_factory):
+    package = pytest.importorskip(
+        "subword_nmt.apply_bpe", reason="subword-nmt is not installed"
+    )
+    path = write_codes(tmp_path_factory.mktemp("subword"), request.param)
+    return package.BPE(io.StringIO(CODES[request.param])), read_codes(
+        path, "subword_nmt"
+    )
+
+
+def test_codes_in_python_are_subword_nmts_piece_by_piece(subword_nmt):
+    theirs, ours = subword_nmt
+    for text in sentences():
+        assert ours.apply(text) == theirs.segment(text), text
+
+
+@given(text=TEXTS)
+def test_codes_in_python_are_subword_nmts_on_any_text(subword_nmt, text):
+    theirs, ours = subword_nmt
+    assert ours.apply(text) == theirs.segment(text)
+
+
+def make_folder(folder, bpe):
+    if bpe != "sentencepiece":
+        write_codes(folder, "fastbpe" if bpe == "fastbpe" else "0.2")
+        return folder
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(WORDS),
+        model_prefix=str(folder / "spm"),
+        vocab_size=400,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return folder
+
+
+def fairseqs(tokenizer, bpe, language, folder):
+    """fairseq's own way, as ``fairseq-interactive`` goes it."""
+    source = Namespace(
+        tokenizer=tokenizer,
+        source_lang=language,
+        target_lang=language,
+        bpe=bpe,
+        bpe_codes=str(folder / "bpecodes"),
+        sentencepiece_model=str(folder / "spm.model"),
+    )
+    moses, pieces = encoders.build_tokenizer(source), encoders.build_bpe(source)
+
+    def encode(text):
+        return pieces.encode(moses.encode(text) if moses else text)
+
+    def decode(text):
+        text = pieces.decode(text)
+        return moses.decode(text) if moses else text
+
+    return encode, decode
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("tokenizer", [None, "moses"])
+@pytest.mark.parametrize("bpe", ["fastbpe", "subword_nmt", "sentencepiece"])
+def test_pieces_and_text_are_those_of_fairseqs_encoders(
+    tmp_path, tokenizer, bpe, language
+):
+    if bpe != "sentencepiece":
+        pytest.importorskip("fastBPE" if bpe == "fastbpe" else "subword_nmt")
+    folder = make_folder(tmp_path, bpe)
+    ours = load_segmenter(tokenizer, bpe, language, folder)
+    encode, decode = fairseqs(tokenizer, bpe, language, folder)
+    for text in sentences():
+        pieces = ours.encode(text)
+        assert pieces == encode(text).split()
+        assert ours.decode(pieces) == decode(" ".join(pieces))
+    assert ours.encode("") == []
+    assert ours.decode([]) == ""
+
+
+@pytest.mark.parametrize("bpe", ["fastbpe", "subword_nmt", "sentencepiece"])
+def test_ordinary_sentences_come_back_as_they_were(tmp_path, bpe):
+    ours = load_segmenter("moses", bpe, "en", make_folder(tmp_path, bpe))
+    for text in ("A well-made film, isn't it?", 'He said "no" (twice).'):
+        pieces = ours.encode(text)
+        assert len(pieces) > len(text.split())
+        assert ours.decode(pieces) == text
+
+
+def test_without_fastbpe_the_pieces_are_the_same(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path, "fastbpe")
+    installed = load_segmenter("moses", "fastbpe", "en", folder)
+    monkeypatch.setitem(sys.modules, "fastBPE", None)
+    missing = load_segmenter("moses", "fastbpe", "en", folder)
+    for text in sentences():
+        assert missing.encode(text) == installed.encode(text)
+
+
+def test_the_kind_is_told_by_the_files(tmp_path):
+    assert guess_bpe(tmp_path) is None
+    for kind, bpe in [("fastbpe",) * 2, ("0.2", "subword_nmt"), ("0.1", "subword_nmt")]:
+        write_codes(tmp_path, kind)
+        assert guess_bpe(tmp_path) == bpe
+    (tmp_path / "bpecodes").rename(tmp_path / "code")
+    assert guess_bpe(tmp_path) == "subword_nmt"
+    assert load_segmenter(None, "subword_nmt", "en", tmp_path).encode("ab") != []
+    for name in segment.SENTENCEPIECE_FILES:
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(
+            InputError, match=r"holds code and .*: say which with --bpe"
+        ):
+            guess_bpe(tmp_path)
+        (tmp_path / "code").rename(tmp_path / "aside")
+        assert guess_bpe(tmp_path) == "sentencepiece"
+        (tmp_path / name).unlink()
+        (tmp_path / "aside").rename(tmp_path / "code")
+    (tmp_path / "code").write_text("one column\nor four of them\n", "utf-8")
+    assert kind_of_codes(tmp_path / "code") == "subword_nmt"
+
+
+@pytest.mark.parametrize(
+    ("bpe", "content", "message"),
+    [
+        (
+            "fastbpe",
+            b"#version: 0.2\na b\n",
+            "line 1: '#version: 0.2', but fastbpe has two symbols and a count; it is a "
+            "file for --bpe subword_nmt",
+        ),
+        (
+            "subword_nmt",
+            b"a b 3\n",
+            "line 1: 'a b 3', but subword_nmt has two symbols; it is a file for --bpe "
+            "fastbpe",
+        ),
+        (
+            "fastbpe",
+            b"a b 3\nc d\n",
+            "line 2: 'c d', but fastbpe has two symbols and a",
+        ),
+        ("fastbpe", b"a b 3\na b 2\n", "line 2: 'a b 2' is there twice"),
+        ("subword_nmt", b"#version: 0.2\na\n", "line 2: 'a', but subword_nmt has two"),
+        ("subword_nmt", b"#version: 3.0\n", "line 1: version is '3', not 0.1 or 0.2"),
+        ("fastbpe", b"\xff\xfe", "is no file of BPE codes: not UTF-8"),
+        ("fastbpe", b"", "line 1: '', but fastbpe has two symbols and a count"),
+    ],
+)
+def test_a_wrong_file_of_codes_is_one_sentence(tmp_path, bpe, content, message):
+    path = tmp_path / "bpecodes"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        load_segmenter(None, bpe, "en", tmp_path)
+    assert str(error.value).startswith(str(path))
+    assert message in str(error.value)
+
+
+def test_what_is_missing_is_named(tmp_path, monkeypatch):
+    with pytest.raises(InputError) as error:
+        load_segmenter("moses", "fastbpe", "en", tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path} holds no bpecodes and no code: --bpe fastbpe needs it"
+    )
+    with pytest.raises(
+        InputError, match=r"no sentencepiece\.bpe\.model and no spm\.mo"
+    ):
+        load_segmenter(None, "sentencepiece", "en", tmp_path)
+    (tmp_path / "spm.model").write_bytes(b"no model")
+    with pytest.raises(InputError, match=r"spm\.model is no sentencepiece model"):
+        load_segmenter(None, "sentencepiece", "en", tmp_path)
+    with pytest.raises(InputError, match="--tokenizer is 'space': choose from moses"):
+        load_segmenter("space", "fastbpe", "en", tmp_path)
+    with pytest.raises(InputError, match="--bpe is 'gpt2': choose from fastbpe, subw"):
+        load_segmenter(None, "gpt2", "en", tmp_path)
+    write_codes(tmp_path, "fastbpe")
+    monkeypatch.setitem(sys.modules, "sacremoses", None)
+    with pytest.raises(InputError, match="--tokenizer moses needs the package sacrem"):
+        load_segmenter("moses", "fastbpe", "en", tmp_path)

@@ -1,0 +1,377 @@
+"""``fairseq-scl``: help, versions, exit statuses, sentences instead of tracebacks."""
+
+import gzip
+import importlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fairseq_scl
+from fairseq_scl import cli
+from fairseq_scl.cli import VERBS, main
+from fairseq_scl.compat import versions
+from fairseq_scl.data.binarise import fairseq_flags
+from fairseq_scl.data.texts import write_split
+from fairseq_scl.experiments.architecture import architecture_flags
+from fairseq_scl.experiments.runner import BEST
+from fairseq_scl.inference.model_folder import load_classifier
+from helpers.encoders import (
+    make_bert,
+    make_pairs,
+    make_splits,
+    toy_bert,
+    toy_data,
+    toy_encoder,
+    trained,
+)
+
+
+@pytest.fixture
+def run(capfd):
+    """Run a command line in this process; return status, output and last error line."""
+
+    def call(*argv):
+        try:
+            status = main([str(word) for word in argv])
+        except SystemExit as ended:  # argparse
+            status = ended.code
+        printed = capfd.readouterr()
+        assert "Traceback" not in printed.err
+        errors = [s for s in printed.err.splitlines() if s.startswith("fairseq-scl")]
+        return status, printed.out, errors[-1] if errors else ""
+
+    return call
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(run, verb):
+    status, out, _ = run(verb, "--help")
+    assert status == 0
+    assert out.startswith(f"usage: fairseq-scl {verb} ")
+    flat = " ".join(out.split())
+    assert VERBS[verb][1:] in flat
+    assert "==SUPPRESS==" not in flat
+    assert "None" not in flat
+
+
+def test_help_lists_every_verb(run):
+    status, out, _ = run("--help")
+    assert status == 0
+    for verb, text in VERBS.items():
+        assert re.search(rf"^ +{verb}( |$)", out, re.MULTILINE)
+        assert text in " ".join(out.split())
+
+
+def test_version(run):
+    assert run("--version")[:2] == (0, f"fairseq-scl {fairseq_scl.__version__}\n")
+
+
+@pytest.mark.parametrize("argv", [[], ["train"], ["predict"], ["predict", "--no"]])
+def test_a_wrong_command_line_is_refused_with_status_2(run, argv):
+    status, out, error = run(*argv)
+    assert (status, out) == (2, "")
+    assert error.startswith("fairseq-scl")
+    assert ": error: " in error
+
+
+def test_user_dir_is_the_package(run):
+    status, out, _ = run("user-dir")
+    assert (status, out) == (0, f"{Path(fairseq_scl.__file__).parent}\n")
+
+
+def test_doctor_finds_nothing_here(run):
+    status, out, _ = run("doctor")
+    assert status == 0
+    assert out.endswith("no problem found\n")
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines()[:-1])
+    assert rows["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"torch", "fairseq", "tokenizers", "cuda"} <= rows.keys()
+
+
+@pytest.fixture
+def without_fairseq(monkeypatch):
+    """Let fairseq seem not to be installed, and importing it fail."""
+    real = versions.installed_version
+    hidden = ("fairseq", "fairseq-fixed")
+
+    def version(name):
+        return None if name in hidden else real(name)
+
+    def found():
+        return REAL_PROBLEMS(version_of=version)
+
+    monkeypatch.setattr(versions, "problems", found)
+    monkeypatch.setattr(cli, "problems", found)
+
+
+REAL_PROBLEMS = versions.problems
+
+
+def test_doctor_prints_the_remedy_of_a_broken_installation(run, without_fairseq):
+    status, out, _ = run("doctor")
+    assert status == 1
+    problem = [s for s in out.splitlines() if s.startswith("problem: ")]
+    assert len(problem) == 1
+    assert "fairseq is not installed: pip install " in problem[0]
+
+
+def test_doctor_tells_when_fairseq_does_not_import(run, monkeypatch):
+    def broken(name):
+        raise AttributeError("module 'numpy' has no attribute 'float'")
+
+    monkeypatch.setattr(versions.importlib, "import_module", broken)
+    _, found = versions.doctor_report()
+    assert found == [
+        "fairseq is installed but does not import (AttributeError: module 'numpy' has "
+        "no attribute 'float'): install the versions of constraints.txt"
+    ]
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if v not in cli.WITHOUT_FAIRSEQ])
+def test_where_fairseq_does_not_fit_a_verb_says_so(run, without_fairseq, verb):
+    status, out, error = run(verb, "--help")
+    assert (status, out) == (2, "")
+    assert error.startswith(
+        "fairseq-scl: error: fairseq is not installed: pip install "
+    )
+
+
+def test_doctor_and_user_dir_work_without_fairseq(tmp_path):
+    """In a process in which fairseq cannot be imported and is not installed."""
+    code = (
+        "import sys, importlib.metadata as metadata\n"
+        "sys.modules['fairseq'] = None\n"
+        "real = metadata.version\n"
+        "def version(name):\n"
+        "    if name.startswith('fairseq') and name != 'fairseq-scl':\n"
+        "        raise metadata.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "metadata.version = version\n"
+        "from fairseq_scl.cli import main\n"
+        "import fairseq_scl.losses\n"
+        "print(main(['user-dir']), main(['doctor']), main(['predict', '--help']))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(fairseq_scl.__file__).parents[1],
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.endswith("0 1 2\n")
+    assert "problem: fairseq is not installed: " in ended.stdout
+    assert ended.stderr.startswith("fairseq-scl: error: fairseq is not installed: ")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_control_c_ends_with_status_130(run, monkeypatch):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        importlib.import_module("fairseq_scl.cli.doctor"), "run", interrupted
+    )
+    assert run("doctor") == (130, "", "fairseq-scl: interrupted")
+
+
+def end_with(error, monkeypatch):
+    def raised(arguments):
+        raise error
+
+    monkeypatch.setattr(
+        importlib.import_module("fairseq_scl.cli.doctor"), "run", raised
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "a/b"), ("a/b", "Permission denied")),
+        (OSError(40, "Too many levels of symbolic links", b"x"), ("x: Too many",)),
+        (OSError(18, "Invalid cross-device link", "x", None, "y"), ("x -> y",)),
+        (OSError(28, "No space left on device"), ("No space left",)),
+        (gzip.BadGzipFile("Not a gzipped file"), ("Not a gzipped file",)),
+        (UnicodeDecodeError("utf-8", b"ab\xff", 2, 3, "invalid start"), ("byte 3",)),
+        (UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogate"), ("'\\udcff'",)),
+        (RuntimeError("Symlink loop from 'a'"), ("loop from 'a'",)),
+        (MemoryError(), ("memory",)),
+        (RuntimeError("can't allocate memory: 9 bytes"), ("memory",)),
+    ],
+)
+def test_foreseeable_errors_end_with_one_sentence(run, monkeypatch, error, words):
+    end_with(error, monkeypatch)
+    status, out, line = run("doctor")
+    assert (status, out) == (2, "")
+    assert line.startswith("fairseq-scl: error: ")
+    assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), RuntimeError("b"), ValueError("c")])
+def test_a_bug_shows_its_traceback_and_where_to_report_it(monkeypatch, capfd, error):
+    end_with(error, monkeypatch)
+    assert main(["doctor"]) == 1
+    first, *_, raised, last = capfd.readouterr().err.splitlines()
+    assert first.startswith("Traceback")
+    assert raised == f"{type(error).__name__}: {error}"
+    assert "issue tracker" in last
+    assert "fairseq-scl doctor" in last
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "words"),
+    [
+        ("< /dev/null >&-", 2, "Bad file descriptor"),
+        ("<&- > /dev/full", 2, "No space left on device"),
+        ("<&- >&- 2>&-", 2, ""),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(redirection, status, words):
+    line = f'"{sys.executable}" -m fairseq_scl.cli user-dir {redirection}'
+    ended = subprocess.run(line, shell=True, capture_output=True, text=True)
+    assert ended.returncode == status
+    assert words in ended.stderr
+    assert len(ended.stderr.splitlines()) == bool(words)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5])
+def test_control_c_while_starting(seconds):
+    """Among the imports, which take longer."""
+    command = [sys.executable, "-m", "fairseq_scl.cli", "predict", "--help"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while "/torch/" not in Path(f"/proc/{started.pid}/maps").read_text():
+        assert started.poll() is None
+        time.sleep(0.01)
+    time.sleep(seconds)
+    started.send_signal(signal.SIGINT)
+    assert started.communicate()[1] == "fairseq-scl: interrupted\n"
+    assert started.returncode == 130
+
+
+def test_output_is_utf_8_whatever_the_locale():
+    code = (
+        "import sys; from fairseq_scl import cli\n"
+        "from fairseq_scl.cli import doctor\n"
+        "doctor.run = lambda _: print('\\u00e9 \\u20ac')\n"
+        "cli.main(['doctor'])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""},
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr) == ("é €\n".encode(), b"")
+
+
+def test_convert_prepare_and_export_go_hand_in_hand(run, tmp_path):
+    """The flags that two verbs print are those with which the run was trained."""
+    _, checkpoint_folder, record = trained()
+    for split, examples in make_splits().items():
+        write_split(tmp_path / "text", split, examples)
+
+    status, out, _ = run("convert", "--from", toy_bert(), "--to", tmp_path / "encoder")
+    assert status == 0
+    assert out.startswith(f"wrote {tmp_path / 'encoder'}: roberta_bert, 2 layers, ")
+    printed = out.splitlines()[-1].removeprefix("flags for fairseq-train: ")
+    assert shlex.split(printed)[:2] == architecture_flags(toy_encoder(), 512)[:2]
+    assert set(architecture_flags(toy_encoder(), 512)) <= set(shlex.split(printed))
+
+    data = tmp_path / "data"
+    status, out, _ = run(
+        *["prepare", "--text", tmp_path / "text", "--encoder", tmp_path / "encoder"],
+        *["--to", data],
+    )
+    assert (status, out.splitlines()) == (
+        0,
+        [
+            f"wrote {data}: 16 train, 8 valid, 8 test",
+            "unknown tokens: 0.00% train, 0.00% valid, 0.00% test",
+            "classes: 0 = negative, 1 = positive",
+            "flags for fairseq-train: --num-classes 2 --init-token 0",
+        ],
+    )
+    assert fairseq_flags(data) == fairseq_flags(toy_data())
+    start = record.argv.index("--num-classes")
+    assert record.argv[start : start + 4] == fairseq_flags(data)
+
+    status, out, _ = run(
+        *["export", "--checkpoint", checkpoint_folder / BEST, "--data", data],
+        *["--to", tmp_path / "model"],
+    )
+    assert (status, out) == (0, f"wrote {tmp_path / 'model'}\n")
+    assert load_classifier(tmp_path / "model").labels == ["negative", "positive"]
+
+
+def test_prepare_takes_pairs_and_a_training_set_alone(run, tmp_path):
+    write_split(tmp_path / "text", "train", make_pairs(9))
+    status, out, _ = run(
+        *["prepare", "--text", tmp_path / "text", "--encoder", toy_encoder()],
+        *["--to", tmp_path / "data"],
+    )
+    assert status == 0
+    assert out.splitlines()[0] == f"wrote {tmp_path / 'data'}: 9 train"
+    assert (tmp_path / "data" / "input1" / "train.bin").is_file()
+
+
+def test_bad_input_of_prepare_ends_with_one_sentence(run, tmp_path):
+    def prepare(**files):
+        for name, content in files.items():
+            (tmp_path / name.replace("_", ".")).write_text(content, "utf-8")
+        target = tmp_path.with_name("data")
+        status, out, error = run(
+            *["prepare", "--text", tmp_path, "--encoder", toy_encoder()],
+            *["--to", target],
+        )
+        assert (status, out) == (2, "")
+        assert not target.exists()
+        return error.removeprefix("fairseq-scl: error: ")
+
+    assert prepare() == f"missing file: {tmp_path / 'train.input0'}"
+    assert prepare(train_input0="a\nb\n", train_label="x\n") == (
+        f"{tmp_path / 'train.input0'} has 2 lines, {tmp_path / 'train.label'} has 1: "
+        "they must go line by line"
+    )
+    assert prepare(train_label="x\nx\n") == (
+        "the training set has one label only ('x'): a classifier needs at least two"
+    )
+    assert prepare(train_label="x\ny\n", valid_input0="a\n", valid_label="z\n") == (
+        f"{tmp_path / 'valid.label'}, line 1: the label 'z' does not occur in the "
+        "training set, which has 'x', 'y'"
+    )
+    assert prepare(valid_label="x\n", valid_input1="b\n") == (
+        "valid has 2 sentences an example, train has 1: give valid.input1 for both or "
+        "for neither"
+    )
+
+
+def test_bad_input_of_convert_and_export_ends_with_one_sentence(run, tmp_path):
+    nothing = tmp_path / "nothing"
+    target = tmp_path / "target"
+    for argv, message in (
+        (["convert", "--from", nothing], f"missing folder: {nothing}"),
+        (
+            ["export", "--data", toy_data(), "--checkpoint", nothing],
+            f"missing checkpoint: {nothing}",
+        ),
+    ):
+        status, out, error = run(*argv, "--to", target)
+        assert (status, out) == (2, "")
+        assert error == f"fairseq-scl: error: {message}"
+    assert os.listdir(tmp_path) == []
+
+
+def test_convert_of_another_model_ends_with_one_sentence(run, tmp_path):
+    source = make_bert(tmp_path / "source", hidden_act="relu")
+    status, out, error = run("convert", "--from", source, "--to", tmp_path / "encoder")
+    assert (status, out) == (2, "")
+    assert "hidden_act is 'relu'" in error
+    assert not (tmp_path / "encoder").exists()

@@ -1,0 +1,472 @@
+"""Versions that fit together, and checkpoints that are read without running code."""
+
+import argparse
+import functools
+import io
+import os
+import pathlib
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from fairseq.logging import meters
+from fairseq.models.roberta import RobertaModel
+
+from fairseq_scl.compat import checkpoints, input_errors, patches, versions
+from fairseq_scl.errors import InputError
+from helpers.training import make_data, own_weights, toy_model, train_fast
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A data folder, and the checkpoint that fairseq-train leaves beside it."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = make_data(folder / "bin")
+    done = train_fast([data, "--save-dir", folder, "--max-epoch", "1"])
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(data=data, checkpoint=folder / "checkpoint_last.pt")
+
+
+class Hostile:
+    """Runs a shell command when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+class Harmless:
+    """A class of one's own."""
+
+
+LOADERS = {
+    "ours": checkpoints.load_checkpoint,
+    # By name: the attribute is looked up when fairseq itself does.
+    "fairseq": lambda path: checkpoint_utils.load_checkpoint_to_cpu(str(path)),
+}
+
+
+@pytest.fixture(params=LOADERS)
+def load(request):
+    """Each way to load a checkpoint."""
+    return LOADERS[request.param]
+
+
+# Hostile files
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path, load, zipped):
+    path, marker = tmp_path / "hostile.pt", tmp_path / "marker"
+    torch.save(
+        {"model": {}, "args": Hostile(marker)},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert not marker.exists()
+    assert str(caught.value) == (
+        f"{path} was not loaded: its pickle asks for {os.system.__module__}.system, "
+        "which no fairseq checkpoint needs and which could run code; if you made the "
+        "file yourself, load it once with "
+        "fairseq_scl.compat.checkpoints.load_checkpoint(path, trusted=True) and save "
+        "its 'model' again"
+    )
+    # The file does what this test is about.
+    torch.load(path, weights_only=False)
+    assert marker.exists()
+
+
+def test_from_pretrained_refuses_a_hostile_pickle(tmp_path, trained):
+    marker = tmp_path / "marker"
+    torch.save({"model": {}, "args": Hostile(marker)}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="its pickle asks for"):
+        RobertaModel.from_pretrained(str(tmp_path), "model.pt", str(trained.data))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "thing"),
+    [
+        ("test_compat.Harmless", Harmless()),
+        ("functools.partial", functools.partial(print, "hello")),
+        ("eval", eval),
+        ("getattr", getattr),
+        ("pathlib.PurePosixPath", pathlib.PurePosixPath("a")),
+        ("torch.nn.modules.linear.Linear", torch.nn.Linear(1, 1)),
+        ("numpy._core.multiarray._reconstruct", np.zeros(3)),
+    ],
+)
+def test_the_list_of_allowed_classes_is_short(tmp_path, name, thing):
+    path = tmp_path / "other.pt"
+    torch.save({"model": {}, "other": thing}, path)
+    with pytest.raises(InputError, match=f"its pickle asks for {name.split('.')[0]}"):
+        checkpoints.load_checkpoint(path)
+
+
+def test_a_file_is_trusted_only_when_asked_for(tmp_path):
+    path = tmp_path / "own.pt"
+    torch.save({"model": {}, "other": Harmless()}, path)
+    assert isinstance(
+        checkpoints.load_checkpoint(path, trusted=True)["other"], Harmless
+    )
+    with pytest.raises(InputError):
+        checkpoints.load_checkpoint(path)
+
+
+# Files that fairseq wrote
+
+
+def test_a_checkpoint_of_fairseq_train_loads(trained, load):
+    state = load(trained.checkpoint)
+    assert state["args"] is None
+    assert isinstance(state["cfg"]["model"], argparse.Namespace)
+    assert state["cfg"]["criterion"]["_name"] == "sentence_prediction_scl"
+    assert state["optimizer_history"][-1]["num_updates"] == 5
+    assert state["last_optimizer_state"]["state"][0]["exp_avg"].dim() > 0
+    assert state["extra_state"]["metrics"]["default"]
+    weight = state["model"]["encoder.sentence_encoder.embed_tokens.weight"]
+    assert weight.shape[1] == 16
+
+
+@pytest.fixture
+def old_style(tmp_path, monkeypatch):
+    """A checkpoint as fairseq wrote them until 2020, with NumPy 1."""
+    kinds = (meters.AverageMeter, meters.TimeMeter, meters.StopwatchMeter)
+    for kind in (*kinds, meters.SumMeter):
+        monkeypatch.setattr(kind, "__module__", "fairseq.meters")
+    average = meters.AverageMeter()
+    average.update(np.float64(2.5), 3)
+    state = {
+        "args": argparse.Namespace(arch="roberta_base", lr=[np.float32(0.5)]),
+        "model": {"weight": torch.ones(2)},
+        "optimizer_history": [
+            {
+                "criterion_name": "SentencePredictionCriterion",
+                "best_loss": np.float64(0.25),
+                "num_updates": np.int64(7),
+            }
+        ],
+        "last_optimizer_state": {"state": {}, "param_groups": [{"lr": 0.1}]},
+        "extra_state": {
+            "train_iterator": {"epoch": 2},
+            "train_meters": {
+                "train_loss": average,
+                "wps": meters.TimeMeter(),
+                "train_wall": meters.StopwatchMeter(),
+                "total": meters.SumMeter(),
+            },
+            "best": np.float32(0.125),
+            "stop": np.bool_(True),
+        },
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer, _use_new_zipfile_serialization=False)
+    content = buffer.getvalue()
+    assert b"cfairseq.meters\nAverageMeter" in content
+    path = tmp_path / "old.pt"
+    path.write_bytes(
+        content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    )
+    return path
+
+
+def test_an_old_checkpoint_with_meters_and_numpy_scalars_loads(old_style):
+    state = checkpoints.load_checkpoint(old_style)
+    assert state["cfg"]["model"].arch == "roberta_base"
+    assert state["optimizer_history"][0]["best_loss"] == 0.25
+    found = state["extra_state"]["train_meters"]
+    assert (found["train_loss"].avg, found["train_loss"].count) == (2.5, 3)
+    assert isinstance(found["wps"], meters.TimeMeter)
+    assert state["extra_state"]["best"] == 0.125
+    assert state["extra_state"]["stop"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # fairseq's use of Hydra
+def test_fairseq_upgrades_an_old_checkpoint(old_style):
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(old_style))
+    assert state["cfg"].model.arch == "roberta_base"
+    assert state["optimizer_history"][-1]["num_updates"] == 7
+
+
+# Damaged files
+
+
+def refusal(load, path):
+    """Load what cannot be loaded; return the message, a single line."""
+    with pytest.raises(InputError) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_named(tmp_path, load, zipped, share):
+    path = tmp_path / "cut.pt"
+    torch.save(
+        {"model": {"a": torch.ones(500)}}, path, _use_new_zipfile_serialization=zipped
+    )
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    message = refusal(load, path)
+    assert message.startswith(f"{path} is damaged or is no fairseq checkpoint (")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"<!DOCTYPE html>", b"version https://git-lfs", b"\x80"]
+)
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, load, content):
+    path = tmp_path / "other.pt"
+    path.write_bytes(content)
+    message = refusal(load, path)
+    assert message.startswith(f"{path} is damaged or is no fairseq checkpoint (")
+    # PyTorch's own message tells the reader to load it with weights_only=False.
+    assert "weights_only" not in message
+
+
+def test_a_missing_checkpoint_is_named(tmp_path, load):
+    path = tmp_path / "missing.pt"
+    assert refusal(load, path) == f"missing checkpoint: {path}"
+    assert refusal(load, tmp_path) == f"missing checkpoint: {tmp_path}"
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.ones(2)])
+def test_a_checkpoint_that_is_no_dictionary_is_named(tmp_path, load, content):
+    path = tmp_path / "other.pt"
+    torch.save(content, path)
+    assert f"{path} is " in refusal(load, path)
+
+
+def test_fairseq_names_the_weights_of_another_library(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"encoder.layer.0.weight": torch.ones(2)}, path)
+    message = refusal(LOADERS["fairseq"], path)
+    assert message.startswith(f"{path} is damaged or is no fairseq checkpoint (")
+
+
+def test_a_missing_file_to_restore_is_refused(tmp_path):
+    """Stock fairseq goes on from random weights."""
+    path = str(tmp_path / "missing.pt")
+    cfg = SimpleNamespace(
+        **{"restore_file": path, "finetune_from_model": None, "reset_meters": False},
+        **{"reset_optimizer": False, "reset_lr_scheduler": False},
+        **{"reset_dataloader": False, "optimizer_overrides": "{}"},
+        **{"save_dir": str(tmp_path / "checkpoints")},
+    )
+    trainer = SimpleNamespace(checkpoint_suffix="")
+    with pytest.raises(InputError) as caught:
+        checkpoint_utils.load_checkpoint(cfg, trainer)
+    assert str(caught.value) == f"--restore-file is {path}: there is no such file"
+    cfg.restore_file = str(tmp_path)
+    with pytest.raises(InputError, match=f"--restore-file is {tmp_path}: it is not a"):
+        checkpoint_utils.load_checkpoint(cfg, trainer)
+    for given in (tmp_path, path):
+        cfg.restore_file, cfg.finetune_from_model = "checkpoint_last.pt", str(given)
+        with pytest.raises(InputError, match=f"--finetune-from-model is {given}: "):
+            checkpoint_utils.load_checkpoint(cfg, trainer)
+    (tmp_path / "checkpoints" / "checkpoint_last.pt").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"--restore-file is .*checkpoint_last\.pt: "):
+        checkpoint_utils.load_checkpoint(cfg, trainer)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_starting_over_beside_a_last_checkpoint_is_warned_of(tmp_path, caplog, there):
+    encoder = tmp_path / "encoder.pt"
+    for path in (encoder, *([tmp_path / "checkpoint_last.pt"] if there else [])):
+        path.touch()
+    cfg = SimpleNamespace(
+        **{"restore_file": str(encoder), "finetune_from_model": None},
+        **{"reset_optimizer": True, "reset_lr_scheduler": False},
+        **{"reset_dataloader": True, "optimizer_overrides": "{}"},
+        **{"save_dir": str(tmp_path), "reset_meters": True},
+    )
+    with pytest.raises(AttributeError, match="load_checkpoint"):  # of the trainer
+        checkpoint_utils.load_checkpoint(cfg, SimpleNamespace(checkpoint_suffix=""))
+    assert ("--finetune-from-model" in caplog.text) == there
+
+
+def test_patching_twice_is_patching_once():
+    before = checkpoint_utils.load_checkpoint_to_cpu, checkpoint_utils.load_checkpoint
+    patches.patch_fairseq()
+    after = checkpoint_utils.load_checkpoint_to_cpu, checkpoint_utils.load_checkpoint
+    assert after == before
+
+
+def test_a_model_loads_where_fairseq_alone_would(trained):
+    """The weights that come out are those that training left."""
+    hub = RobertaModel.from_pretrained(
+        str(trained.checkpoint.parent),
+        trained.checkpoint.name,
+        str(trained.data),
+        bpe=None,  # the default downloads that of GPT-2
+    )
+    expected = checkpoints.load_checkpoint(trained.checkpoint)["model"]
+    for name, value in own_weights(hub.model.state_dict()).items():
+        assert torch.equal(value, expected[name])
+    assert toy_model([trained.data]).model.state_dict().keys() == expected.keys()
+
+
+# Errors inside fairseq's commands
+
+
+def test_input_errors_pass_through_outside_of_fairseq_commands(monkeypatch):
+    for name in [n for n in sys.modules if n.startswith("fairseq_cli.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(InputError), input_errors.exit_on_input_error():
+        raise InputError("a sentence")
+
+
+def raise_in_a_command(error):
+    """Raise an error in code that a command of fairseq calls."""
+    names = {"__name__": "fairseq_cli.train"}
+    exec("def cli_main(block, error):\n    with block():\n        raise error", names)
+    names["cli_main"](input_errors.exit_on_input_error, error)
+
+
+def test_input_errors_end_fairseq_commands_with_status_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        raise_in_a_command(InputError("a sentence"))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "fairseq-scl: error: a sentence\n"
+
+
+def test_input_errors_pass_where_no_command_has_called(monkeypatch):
+    # Imported, but not at work.
+    monkeypatch.setitem(
+        sys.modules, "fairseq_cli.train", ModuleType("fairseq_cli.train")
+    )
+    with pytest.raises(InputError), input_errors.exit_on_input_error():
+        raise InputError("a sentence")
+
+
+def test_other_errors_pass_through_fairseq_commands():
+    with pytest.raises(ValueError, match="a bug"):
+        raise_in_a_command(ValueError("a bug"))
+
+
+# Versions
+
+STOCK, FIXED = "fairseq 0.12.2", "fairseq-fixed 0.12.3.1"
+FOR_310 = "pip install 'pip<24.1', then pip install fairseq==0.12.2"
+FOR_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
+
+
+@pytest.mark.parametrize(
+    ("python", "fairseq", "fixed", "torch_version", "expected"),
+    [
+        ((3, 10), "0.12.2", None, "2.6.0", []),
+        ((3, 11), None, "0.12.3.1", "2.13.0+cpu", []),
+        ((3, 12), None, "0.12.3.1", "3.0.0", []),
+        ((3, 10), None, "0.12.3.1", "2.10.0", []),
+        (
+            (3, 11),
+            "0.12.2",
+            None,
+            "2.6.0",
+            [
+                "fairseq 0.12.2 does not import on Python 3.11 (mutable dataclass "
+                f"defaults): pip uninstall fairseq, then {FOR_311}"
+            ],
+        ),
+        ((3, 10), None, None, "2.6.0", [f"fairseq is not installed: {FOR_310}"]),
+        ((3, 12), None, None, "2.6.0", [f"fairseq is not installed: {FOR_311}"]),
+        (
+            (3, 11),
+            "0.12.2",
+            "0.12.3.1",
+            "2.6.0",
+            [
+                f"{STOCK} and {FIXED} are both installed and overwrite each other: "
+                f"pip uninstall fairseq fairseq-fixed, then {FOR_311}"
+            ],
+        ),
+        (
+            (3, 9),
+            "0.12.2",
+            None,
+            "2.6.0",
+            ["Python 3.9 does not run fairseq: use Python 3.10, 3.11 or 3.12"],
+        ),
+        (
+            (3, 13),
+            None,
+            "0.12.3.1",
+            "2.6.0",
+            ["Python 3.13 does not run fairseq: use Python 3.10, 3.11 or 3.12"],
+        ),
+        (
+            (3, 11),
+            None,
+            "0.12.3.1",
+            None,
+            ["PyTorch is not installed: pip install torch"],
+        ),
+        (
+            (3, 11),
+            None,
+            "0.12.3.1",
+            "2.5.1",
+            [
+                "PyTorch 2.5.1 cannot load fairseq's checkpoints safely: "
+                "pip install 'torch>=2.6'"
+            ],
+        ),
+        (
+            (3, 11),
+            None,
+            None,
+            "1.13.1",
+            [
+                f"fairseq is not installed: {FOR_311}",
+                "PyTorch 1.13.1 cannot load fairseq's checkpoints safely: "
+                "pip install 'torch>=2.6'",
+            ],
+        ),
+    ],
+)
+def test_each_problem_has_a_sentence_with_its_remedy(
+    python, fairseq, fixed, torch_version, expected
+):
+    installed = {"fairseq": fairseq, "fairseq-fixed": fixed, "torch": torch_version}
+    assert versions.problems(python, installed.get) == expected
+
+
+def test_this_installation_has_no_problem():
+    rows, found = versions.doctor_report()
+    assert found == []
+    names = dict(rows)
+    assert names["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert names["torch"] == torch.__version__.split("+")[0] or names["torch"]
+    assert "fairseq" in names
+    assert "gpus" in names
+
+
+def test_the_report_says_what_is_missing(monkeypatch):
+    installed = versions.installed_version
+    monkeypatch.setattr(
+        versions,
+        "installed_version",
+        lambda name: None if name == "scipy" else installed(name),
+    )
+    rows, found = versions.doctor_report()
+    assert dict(rows)["scipy"] == "not installed"
+    assert found == ["scipy missing: pip install scipy"]
+
+
+def test_the_report_says_that_fairseq_does_not_import(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fairseq", None)
+    _, found = versions.doctor_report()
+    assert len(found) == 1
+    assert found[0].startswith("fairseq is installed but does not import (Mod")
+
+
+def test_the_version_of_an_absent_distribution_is_none():
+    assert versions.installed_version("no-such-distribution-at-all") is None
+    assert versions.installed_version("torch")

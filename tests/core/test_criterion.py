@@ -1,0 +1,400 @@
+"""The criterion: λ = 0 is the stock one, the sums are Eq. 1, the logs are exact."""
+
+import copy
+import logging
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.logging import metrics
+
+from fairseq_scl.compat.checkpoints import LAYER_COPY
+from fairseq_scl.criterions.sentence_prediction_scl import (
+    SentencePredictionSCLCriterion,
+)
+from fairseq_scl.errors import InputError
+from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
+from helpers.gradients import stock_criterion
+from helpers.training import Toy, make_data, toy_model
+
+HEAD = "sentence_classification_head"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three classes, the last one rare."""
+    folder = tmp_path_factory.mktemp("data") / "bin"
+    return make_data(folder, {"train": 40}, classes=3, weights=(6, 3, 1))
+
+
+def build(data, *flags) -> Toy:
+    """Build criterion and model; dropout is 0.1 unless the flags say other."""
+    return toy_model([data, "--num-classes", "3", *flags])
+
+
+@pytest.fixture(scope="module")
+def plain(data):
+    """A model without dropout, never changed by a test."""
+    off = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
+    toy = build(data, *off)
+    toy.model.train()
+    return toy
+
+
+def with_settings(toy, **settings) -> SentencePredictionSCLCriterion:
+    """Make the criterion with other settings than the toy was built with."""
+    cfg = SimpleNamespace(**{**toy.cfg.criterion, **settings})
+    return SentencePredictionSCLCriterion(cfg, toy.task)
+
+
+def gradients(model):
+    """Return every parameter's gradient by name."""
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def backward(criterion, model, batch, seed=3):
+    """Run one forward and backward pass under a seed; return what forward gave."""
+    model.zero_grad()
+    torch.manual_seed(seed)
+    output = criterion(model, batch)
+    output[0].backward()
+    return output
+
+
+def terms(toy, batch, kind, temperature):
+    """Compute CE summed and Eq. 3 summed by stock means; dropout must be off."""
+    ce, _, _ = stock_criterion(toy)(toy.model, batch)
+    hidden, _ = toy.model(batch["net_input"]["src_tokens"], features_only=True)
+    features = hidden[:, 0, :]
+    if kind == "pooled":
+        head = toy.model.classification_heads[HEAD]
+        features = head.activation_fn(head.dense(features))
+    labels = batch["target"].view(-1)
+    return ce, supervised_contrastive_loss(features, labels, temperature)
+
+
+# λ = 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--scl-features", "pooled", "--pooler-dropout", "0.2"],
+        ["--scl-reduction", "paper", "--scl-temperature", "0.05"],
+        ["--mha-reg-scale-factor", "0.01"],
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lambda_zero_is_the_stock_criterion_bit_for_bit(data, flags, dtype):
+    toy = build(data, "--scl-lambda", "0", *flags)
+    model, batch = toy.model.train().to(dtype), toy.batch(16)
+    expected = backward(stock_criterion(toy), model, batch)
+    by_stock = gradients(model)
+    found = backward(toy.criterion, model, batch)
+    by_ours = gradients(model)
+
+    assert found[0].dtype == expected[0].dtype
+    assert torch.equal(found[0], expected[0])
+    assert found[1] == expected[1]
+    assert all(torch.equal(found[2][k], v) for k, v in _tensors(expected[2]).items())
+    for name, gradient in by_stock.items():
+        if gradient is None:  # the language model's head
+            assert by_ours[name] is None
+        else:
+            assert torch.equal(by_ours[name], gradient), name
+    assert any(g is not None and g.any() for g in by_ours.values())
+
+
+def test_lambda_zero_trains_to_the_same_weights(data):
+    toy = build(data, "--scl-lambda", "0")
+    models = [toy.model.train(), copy.deepcopy(toy.model).train()]
+    for criterion, model in zip(
+        (toy.criterion, stock_criterion(toy)), models, strict=True
+    ):
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        for step in range(4):
+            backward(criterion, model, toy.batch(8 + step), seed=step)
+            optimizer.step()
+    ours, stock = (model.state_dict() for model in models)
+    assert all(torch.equal(ours[name], stock[name]) for name in stock)
+
+
+def test_lambda_zero_leaves_the_random_state_alone(data):
+    toy = build(data, "--scl-lambda", "0")
+    states = []
+    for criterion in (toy.criterion, stock_criterion(toy)):
+        backward(criterion, toy.model.train(), toy.batch())
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def _tensors(log):
+    return {k: v for k, v in log.items() if isinstance(v, torch.Tensor)}
+
+
+# What is summed
+
+
+@pytest.mark.parametrize("features", ["cls", "pooled"])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize("reduction", ["mean", "paper"])
+def test_the_loss_is_equation_1(plain, features, weight, reduction):
+    criterion = with_settings(
+        plain,
+        scl_lambda=weight,
+        scl_features=features,
+        scl_reduction=reduction,
+        scl_temperature=0.5,
+    )
+    batch = plain.batch(10)
+    loss, sample_size, log = criterion(plain.model, batch)
+    ce, scl = terms(plain, batch, features, 0.5)
+    assert sample_size == 10
+    # fairseq divides by the sample size: two means, or CE's mean with SCL's sum.
+    scl_part = scl / 10 if reduction == "mean" else scl
+    torch.testing.assert_close(
+        loss / sample_size, (1 - weight) * ce / 10 + weight * scl_part
+    )
+    torch.testing.assert_close(log["loss"], loss.detach())
+    torch.testing.assert_close(log["ce_loss"], ce.detach())
+    torch.testing.assert_close(log["scl_loss"], scl.detach())
+
+
+def test_gradients_are_the_weighted_sum_of_both_terms(plain):
+    batch = plain.batch(10)
+    ce, scl = terms(plain, batch, "cls", 0.3)
+    parameters = [
+        parameter
+        for name, parameter in plain.model.named_parameters()
+        if "lm_head" not in name and not LAYER_COPY.search(name)
+    ]
+    of_ce, of_scl = (
+        torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        for term in (ce, scl)
+    )
+    loss, _, _ = with_settings(plain, scl_lambda=0.7)(plain.model, batch)
+    for found, a, b in zip(
+        torch.autograd.grad(loss, parameters), of_ce, of_scl, strict=True
+    ):
+        expected = 0.3 * a + (0.7 * b if b is not None else 0)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("features", ["cls", "pooled"])
+def test_scl_alone_reaches_the_encoder_as_finite_differences_say(plain, features):
+    criterion = with_settings(plain, scl_lambda=1, scl_features=features)
+    model, batch = copy.deepcopy(plain.model).double(), plain.batch(10)
+    for layer in model.encoder.sentence_encoder.layers:
+        layer.activation_fn = torch.tanh  # fairseq computes its gelu in float32
+    with torch.no_grad():  # away from the start, where all sentences look alike
+        for parameter in model.parameters():
+            parameter.mul_(10 if parameter.dim() > 1 else 1)
+    loss, _, _ = backward(criterion, model, batch)
+    assert loss.dtype == torch.float64
+    random = torch.Generator().manual_seed(0)
+    checked = 0
+    for name, parameter in model.encoder.sentence_encoder.named_parameters():
+        if LAYER_COPY.search(f".{name}"):
+            continue
+        direction = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+        values = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                parameter.add_(direction, alpha=step)
+                values.append(criterion(model, batch)[0].item())
+                parameter.sub_(direction, alpha=step)
+        slope = (values[0] - values[1]) / 2e-5
+        along = (parameter.grad * direction).sum().item()
+        assert along == pytest.approx(slope, rel=1e-4, abs=1e-4), name
+        checked += bool(abs(slope) > 0.1)
+    assert checked > 20  # of 36; the keys' biases, for one, have no gradient
+
+
+def test_lambda_one_on_cls_gives_the_head_no_gradient_and_says_so(data, caplog):
+    toy = build(data, "--scl-lambda", "1")
+    assert [r.levelno for r in caplog.records if "--scl-lambda 1" in r.message] == [
+        logging.WARNING
+    ]
+    backward(toy.criterion, toy.model.train(), toy.batch(10))
+    for name, gradient in gradients(toy.model.classification_heads).items():
+        assert not gradient.any(), name
+
+
+@pytest.mark.parametrize(
+    "flags", [["--scl-lambda", "1", "--scl-features", "pooled"], []]
+)
+def test_other_settings_do_not_warn(data, caplog, flags):
+    build(data, *flags)
+    assert "--scl-lambda 1" not in caplog.text
+
+
+def test_pooled_gives_the_dense_layer_of_the_head_a_gradient(data):
+    toy = build(data, "--scl-lambda", "1", "--scl-features", "pooled")
+    backward(toy.criterion, toy.model.train(), toy.batch(10))
+    head = toy.model.classification_heads[HEAD]
+    assert head.dense.weight.grad.any()
+    assert not head.out_proj.weight.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [0.01, 0.3])
+def test_half_precision_gives_a_float32_loss_and_finite_gradients(
+    plain, dtype, temperature
+):
+    """Here and not through ``fairseq-train --fp16``, which needs a GPU."""
+    model = copy.deepcopy(plain.model).to(dtype)
+    criterion = with_settings(plain, scl_temperature=temperature)
+    loss, _, log = backward(criterion, model, plain.batch(10))
+    assert loss.dtype == log["scl_loss"].dtype == torch.float32
+    assert loss.isfinite()
+    weight = model.encoder.sentence_encoder.layers[0].fc1.weight
+    assert weight.grad.dtype == dtype
+    assert weight.grad.any()
+    assert all(g.isfinite().all() for g in gradients(model).values() if g is not None)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_small_batches_give_a_finite_loss(plain, size):
+    loss, sample_size, log = plain.criterion(plain.model, plain.batch(size))
+    assert sample_size == size
+    assert loss.isfinite()
+    assert log["scl_anchors"] <= size
+
+
+def test_a_batch_of_one_class_contrasts(plain):
+    batch = plain.batch(6)
+    batch["target"][:] = 2
+    _, _, log = plain.criterion(plain.model, batch)
+    assert log["scl_anchors"] == 6
+    assert log["scl_loss"] >= 6 * math.log(5) - 1e-4
+    assert log["scl_floor"].item() == pytest.approx(6 * math.log(5), abs=1e-4)
+
+
+# What is logged
+
+
+def test_validation_logs_terms_and_counts(data):
+    toy = build(data)
+    batch = toy.batch(10)
+    batch["target"][:, 0] = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 1, 2])
+    loss, sample_size, log = toy.task.valid_step(batch, toy.model, toy.criterion)
+    logits, _ = toy.model(
+        batch["net_input"]["src_tokens"], classification_head_name=HEAD
+    )
+    labels = batch["target"].view(-1)
+    assert not loss.requires_grad
+    assert sample_size == log["nsentences"] == 10
+    assert log["ncorrect"] == (logits.argmax(dim=1) == labels).sum()
+    assert log["scl_anchors"] == 9
+    torch.testing.assert_close(
+        log["scl_floor"], supervised_contrastive_floor(labels, 0.3)
+    )
+    ce = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    torch.testing.assert_close(log["ce_loss"], ce.detach())
+    assert log["scl_loss"] >= log["scl_floor"]
+
+
+def test_logs_can_be_summed_over_workers(plain):
+    """fairseq adds the logs of all workers key by key, so each must be a number."""
+    assert SentencePredictionSCLCriterion.logging_outputs_can_be_summed()
+    _, _, log = plain.criterion(plain.model, plain.batch(10))
+    for key, value in log.items():
+        assert isinstance(value, int) or value.dim() == 0, key
+
+
+def test_metrics_are_exact_over_batches_of_unlike_sizes():
+    logs = [
+        {
+            **{"loss": torch.tensor(8.0), "ntokens": 50, "nsentences": 7},
+            **{"sample_size": 7, "ncorrect": torch.tensor(5)},
+            **{"ce_loss": torch.tensor(7.0), "scl_loss": torch.tensor(14.0)},
+            **{"scl_floor": torch.tensor(3.5), "scl_anchors": torch.tensor(7)},
+        },
+        {
+            **{"loss": torch.tensor(2.0), "ntokens": 20, "nsentences": 3},
+            **{"sample_size": 3, "ncorrect": torch.tensor(1)},
+            **{"ce_loss": torch.tensor(1.0), "scl_loss": torch.tensor(2.0)},
+            **{"scl_floor": torch.tensor(0.5), "scl_anchors": torch.tensor(2)},
+        },
+    ]
+    for parts in ([logs], [[logs[0]], [logs[1]]]):  # at once, and batch by batch
+        with metrics.aggregate(new_root=True) as found:
+            for part in parts:
+                SentencePredictionSCLCriterion.reduce_metrics(part)
+        values = {
+            key: float(meter.sum if key.startswith("n_") else meter.avg)
+            for key, meter in found.items()
+        }
+        assert values["ce_loss"] == pytest.approx(0.8)
+        assert values["scl_loss"] == pytest.approx(1.6)
+        assert values["scl_floor"] == pytest.approx(0.4)
+        assert values["scl_anchors"] == pytest.approx(0.9)
+        assert (values["n_correct"], values["n_total"]) == (6, 10)
+        assert values["accuracy"] == pytest.approx(60)
+        assert values["loss"] == pytest.approx(1 / math.log(2))
+
+
+def test_no_logs_give_no_metrics_of_ours():
+    with metrics.aggregate(new_root=True) as found:
+        SentencePredictionSCLCriterion.reduce_metrics(
+            [{"sample_size": 1, "ntokens": 1}]
+        )
+    assert not [key for key in found if key.startswith(("n_", "ce_", "scl_"))]
+
+
+# The stock task, and refusals
+
+
+def test_the_stock_task_gives_the_same_loss(data):
+    losses = [
+        backward(toy.criterion, toy.model.train(), toy.batch(10))[0]
+        for toy in (build(data), build(data, "--task", "sentence_prediction"))
+    ]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("scl_lambda", 1.5, "--scl-lambda is 1.5: it must be from 0 to 1"),
+        ("scl_lambda", -0.1, "--scl-lambda is -0.1: it must be from 0 to 1"),
+        ("scl_lambda", math.nan, "--scl-lambda is nan: it must be from 0 to 1"),
+        ("scl_temperature", 0.0, "--scl-temperature is 0.0: it must be above 0"),
+        ("scl_temperature", -1.0, "--scl-temperature is -1.0: it must be above 0"),
+        ("scl_temperature", math.nan, "--scl-temperature is nan: it must be above 0"),
+        ("scl_temperature", math.inf, "--scl-temperature is inf: it must be above 0"),
+        (
+            "scl_features",
+            "mean",
+            "--scl-features is 'mean': it must be one of cls, pooled",
+        ),
+        (
+            "scl_reduction",
+            "sum",
+            "--scl-reduction is 'sum': it must be one of mean, paper",
+        ),
+        (
+            "regression_target",
+            True,
+            "--regression-target does not go with sentence_prediction_scl: the "
+            "contrastive term needs classes, use --criterion sentence_prediction",
+        ),
+    ],
+)
+def test_bad_settings_are_named(plain, name, value, message):
+    with pytest.raises(InputError) as caught:
+        with_settings(plain, **{name: value})
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("number", ["2", "4"])
+@pytest.mark.parametrize("task", ["sentence_prediction", "sentence_prediction_scl"])
+def test_another_number_of_classes_is_named(data, task, number):
+    with pytest.raises(InputError) as caught:
+        build(data, "--task", task, "--num-classes", number)
+    assert str(caught.value) == (
+        f"--num-classes is {number}, but {data}/label/dict.txt has 3 labels: label0, "
+        "label1, label2"
+    )

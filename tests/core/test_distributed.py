@@ -1,0 +1,250 @@
+"""Two processes train one model through fairseq-train: gloo on the CPU."""
+
+import json
+
+import pytest
+import torch
+from fairseq.distributed import ModuleProxyWrapper
+from torch.nn.parallel import DistributedDataParallel
+
+from fairseq_scl.compat.checkpoints import load_checkpoint
+from helpers.distributed import UPDATES, train_together
+from helpers.training import (
+    RESET,
+    make_data,
+    own_weights,
+    start_fast,
+    stock_checkpoint,
+    toy_model,
+    train_fast,
+)
+from helpers.views import add_views
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    # Sizes that two workers do not share evenly: one of them gets a dummy batch.
+    folder = tmp_path_factory.mktemp("distributed") / "bin"
+    return make_data(folder, {"train": 27, "valid": 10, "test": 10})
+
+
+@pytest.fixture(scope="module")
+def together(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    done = train_together(data, folder, 2)
+    return folder, done
+
+
+def test_two_processes_train_to_the_end(together):
+    folder, done = together
+    for process in done:
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    first, second = (
+        load_checkpoint(folder / f"rank{rank}" / "checkpoint_last.pt")
+        for rank in range(2)
+    )
+    assert first["optimizer_history"][-1]["num_updates"] == UPDATES
+    for name, weight in own_weights(first["model"]).items():
+        assert torch.isfinite(weight).all(), name
+        assert torch.equal(second["model"][name], weight), name
+
+
+def test_counts_are_added_over_the_processes_and_written_once(together):
+    folder, _ = together
+    lines = (folder / "metrics0.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert {row["subset"] for row in rows} == {"valid", "test"}
+    assert all(row["n_total"] == 10 for row in rows)
+    assert rows[-1]["update"] == UPDATES
+    assert (folder / "metrics1.jsonl").read_text() == ""
+
+
+def test_cross_entropy_of_two_workers_is_that_of_one_with_twice_the_batch(
+    data, tmp_path
+):
+    """With λ = 0 only the sum counts; both see all 27 examples in each update."""
+    one = train_together(
+        data, tmp_path / "one", 1, "--scl-lambda", "0", "--batch-size", "27"
+    )
+    two = train_together(
+        data, tmp_path / "two", 2, "--scl-lambda", "0", "--batch-size", "14"
+    )
+    for process in [*one, *two]:
+        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
+    first, second = (
+        own_weights(
+            load_checkpoint(tmp_path / kind / "rank0" / "checkpoint_last.pt")["model"]
+        )
+        for kind in ("one", "two")
+    )
+    for name, weight in first.items():
+        torch.testing.assert_close(second[name], weight, atol=2e-4, rtol=1e-3, msg=name)
+
+
+def test_two_workers_are_one_with_twice_the_update_frequency(data, together, tmp_path):
+    """Both add up the terms of two batches of four: SCL does not reach across them."""
+    flags = ["--update-freq", "2", "--max-update", UPDATES, "--max-epoch", "99"]
+    done = train_fast(
+        [
+            *[data, "--save-dir", tmp_path, *flags, "--batching", "reshuffled"],
+            *["--dropout", "0", "--attention-dropout", "0"],
+        ]
+    )
+    assert done.returncode == 0, done.stderr
+    alone = load_checkpoint(tmp_path / "checkpoint_last.pt")["model"]
+    folder, _ = together
+    shared = load_checkpoint(folder / "rank0" / "checkpoint_last.pt")["model"]
+    for name, weight in own_weights(alone).items():
+        torch.testing.assert_close(shared[name], weight, atol=2e-4, rtol=1e-3, msg=name)
+
+
+NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0"]
+
+
+def gradients_by(data, rank, wrap=lambda model: model):
+    """Compute the criterion's gradients on every second of the first eight examples."""
+    toy = toy_model([data, *NO_DROPOUT, "--scl-features", "pooled"])
+    toy.task.load_dataset("train")
+    examples = toy.task.dataset("train")
+    batch = examples.collater([examples[i] for i in range(rank, 8, 2)])
+    model = wrap(toy.model.train())
+    toy.criterion(model, batch)[0].backward()
+    return {n: p.grad for n, p in toy.model.named_parameters() if p.grad is not None}
+
+
+def gradients_under_ddp(data, rank, folder):
+    """Do so as one of two workers under PyTorch's own DistributedDataParallel."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    found = gradients_by(
+        data,
+        rank,
+        lambda model: ModuleProxyWrapper(
+            DistributedDataParallel(model, find_unused_parameters=True)
+        ),
+    )
+    torch.save(found, f"{folder}/gradients{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_gradients_of_the_features_are_averaged_under_ddp(data, tmp_path):
+    running = [
+        start_fast(gradients_under_ddp, data, rank, str(tmp_path)) for rank in range(2)
+    ]
+    for process in [worker.wait() for worker in running]:
+        assert process.returncode == 0, process.stderr
+    first, second = (torch.load(tmp_path / f"gradients{rank}.pt") for rank in range(2))
+    alone = [gradients_by(data, rank) for rank in range(2)]
+    assert any(gradient.abs().max() > 1e-3 for gradient in first.values())
+    for name, gradient in alone[0].items():
+        average = (gradient + alone[1][name]) / 2
+        torch.testing.assert_close(first[name], average, msg=name)
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_a_restored_run_ends_as_an_uninterrupted_one(data, together, tmp_path):
+    """Stopped in the middle of an epoch, with all that the checkpoint holds."""
+    last = tmp_path / "first" / "rank0" / "checkpoint_last.pt"
+    for name, more in (
+        ("first", ["--max-update", "3"]),
+        ("second", ["--restore-file", last]),
+    ):
+        done = train_together(data, tmp_path / name, 2, *more)
+        for process in done:
+            assert process.returncode == 0, process.stderr[-3000:]
+    whole, folders = together[0], (tmp_path / "second", tmp_path / "first")
+    expected, found, half = (
+        load_checkpoint(folder / "rank0" / "checkpoint_last.pt")
+        for folder in (whole, *folders)
+    )
+    assert half["optimizer_history"][-1]["num_updates"] == 3
+    assert found["optimizer_history"][-1]["num_updates"] == UPDATES
+    for name, weight in own_weights(expected["model"]).items():
+        assert torch.equal(found["model"][name], weight), name
+    for number, state in expected["last_optimizer_state"]["state"].items():
+        restored = found["last_optimizer_state"]["state"][number]
+        assert torch.equal(restored["exp_avg"], state["exp_avg"])
+
+
+DEFAULT = ["--ddp-backend", "pytorch_ddp"]  # fairseq's own default
+# Flags of both, those of the two workers, and those of the one process that is to give
+# the same: with two micro-batches per update, or with the batch of both workers.
+MICRO = ["--update-freq", "2"]
+WHOLE = ["--contrastive-batch", "27"]
+EVERYTHING = {
+    "scl": (
+        [],
+        [*DEFAULT, "--gather-features", "--contrastive-batch", "14", "--chunk", "4"],
+        WHOLE,
+    ),
+    "views": (["--scl-views"], DEFAULT, MICRO),
+    "capcort": (
+        [
+            *["--criterion", "sentence_prediction_capcort", "--capcort-lambda", "1"],
+            *["--capcort-targets", "stored", "--capcort-map", "mlp"],
+        ],
+        ["--contrastive-batch", "4", "--chunk", "2"],
+        MICRO,
+    ),
+    "acl": (
+        ["--criterion", "sentence_prediction_acl", "--acl-embed", "--acl-grad"],
+        [*DEFAULT, "--gather-features", "--contrastive-batch", "14"],
+        WHOLE,
+    ),
+    "multi_exit": (
+        [
+            *["--criterion", "sentence_prediction_multi_exit", "--acl-cl", "0.5"],
+            *["--arch", "roberta_multi_exit"],
+        ],
+        DEFAULT,
+        MICRO,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def with_views(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("views") / "bin"
+    return add_views(make_data(folder, {"train": 27, "valid": 60, "test": 10}))
+
+
+@pytest.fixture(scope="module")
+def encoder(with_views, tmp_path_factory):
+    return stock_checkpoint(with_views, tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_a_whole_run_of_two_workers_is_that_of_one(with_views, encoder, name, tmp_path):
+    """From a restored encoder, with a validation after every second update.
+
+    Seven batches of four: the second worker gets a dummy batch in every epoch, after a
+    validation that saw 60 examples where training has 27.
+    """
+    both, workers, alone = EVERYTHING[name]
+    flags = [*both, "--restore-file", encoder, *RESET]
+    flags += ["--validate-interval-updates", "2"]
+    for count, more in ((2, workers), (1, alone)):
+        folder = tmp_path / str(count)
+        done = train_together(with_views, folder, count, *flags, *more)
+        errors = "\n".join(process.stderr[-3000:] for process in done)
+        assert not any(process.returncode for process in done), errors
+        turned_on = "--find-unused-parameters is turned on" in done[0].stdout
+        assert turned_on == ("pytorch_ddp" in more)
+    found = []
+    for folder in (tmp_path / "1", tmp_path / "2"):
+        lines = (folder / "metrics0.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert {2, 4, 6} <= {row["update"] for row in rows}
+        assert {(row["subset"], row["n_total"]) for row in rows} == {
+            ("valid", 60),
+            ("test", 10),
+        }
+        found.append((rows, load_checkpoint(folder / "rank0" / "checkpoint_last.pt")))
+    (rows, one), (other_rows, two) = found
+    for row, other in zip(rows, other_rows, strict=True):
+        assert other["ce_loss"] == pytest.approx(row["ce_loss"], abs=1e-3)
+    weights = own_weights(one["model"]) | (one["criterion"] or {})
+    others = two["model"] | (two["criterion"] or {})
+    for key, weight in weights.items():
+        torch.testing.assert_close(others[key], weight, atol=2e-4, rtol=1e-3, msg=key)

@@ -1,0 +1,309 @@
+"""Sweeps on a machine with GPUs, none of which is there."""
+
+import gc
+import json
+import signal
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import fairseq.trainer
+import pytest
+import torch
+
+from fairseq_scl.cli import main
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments import capacity, slurm, sweep
+from fairseq_scl.experiments.capacity import (
+    default_jobs,
+    threads_each,
+    worker_environments,
+)
+from fairseq_scl.experiments.records import RECORD, read_record
+from fairseq_scl.experiments.runner import LOG, command, run_training
+from fairseq_scl.experiments.warm import train_here
+from fairseq_scl.tasks.sentence_prediction_scl import SentencePredictionSCLTask
+from helpers.encoders import toy_encoder, toy_run
+from helpers.gpus import environment, pretend
+from helpers.tables import make_toy_samples, write_toy_table
+
+ALL = "CUDA_VISIBLE_DEVICES"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_toy_samples(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def toy(tmp_path, data):
+    """Return the arguments of ``fairseq-scl run`` for the toy table."""
+    return [
+        *["run", str(write_toy_table(tmp_path)), "--data", str(data)],
+        *["--model", str(toy_encoder()), "--results", str(tmp_path / "results")],
+    ]
+
+
+class Started(BaseException):  # not an error, which main would tell as a bug
+    """A worker was about to start."""
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Have workers not start, but raise; return what they would have got."""
+    workers = []
+
+    def start(*arguments):
+        workers.append(arguments)
+        raise Started
+
+    monkeypatch.setattr(sweep, "_Worker", start)
+    return workers
+
+
+@pytest.mark.parametrize(
+    ("count", "visible", "jobs", "expected"),
+    [
+        (8, None, 8, "01234567"),
+        (8, None, 11, "01234567012"),
+        (8, "6,2", 5, "62626"),
+        (1, None, 3, "000"),
+        (0, None, 3, ""),
+    ],
+)
+def test_worker_k_gets_gpu_k_mod_n(monkeypatch, count, visible, jobs, expected):
+    pretend(monkeypatch, count, visible=visible)
+    monkeypatch.setattr("fairseq_scl.device._ask_a_process", lambda entries: ())
+    assert worker_environments("cuda", jobs) == [{ALL: gpu} for gpu in expected]
+    assert worker_environments("cpu", jobs) == [{ALL: ""}] * jobs
+
+
+def test_jobs_fill_all_gpus_or_processors(monkeypatch):
+    pretend(monkeypatch, 8)
+    monkeypatch.setattr(capacity, "available_cores", lambda: 12)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert [default_jobs("cuda"), default_jobs("cuda", 3)] == [8, 24]
+    assert [default_jobs("cpu"), threads_each(5), threads_each(50)] == [12, 2, 1]
+    for given, jobs, threads in (("4", 3, 4), ("5,2", 2, 5), ("99", 1, 99)):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert [default_jobs("cpu"), threads_each(2)] == [jobs, threads]
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert [default_jobs("cpu"), threads_each(6)] == [12, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [(["--device", "cpu"], ""), (["--jobs", "1"], "0"), (["--precision", "bf16"], "0")],
+)
+def test_no_parent_asks_cuda(monkeypatch, toy, started, words, environment):
+    pretend(monkeypatch, 4)
+    with pytest.raises(Started):
+        main([*toy, *words])
+    assert started[0][-1] == {ALL: environment}
+
+
+def test_the_plan_is_printed_beside_the_commands(monkeypatch, toy, capfd):
+    pretend(monkeypatch, 8)
+    assert main([*toy, "--dry-run", "--jobs-per-gpu", "2", "--precision", "tf32"]) == 0
+    printed = capfd.readouterr()
+    assert printed.err.splitlines()[::9] == [f"worker 0: {ALL}=0", f"worker 9: {ALL}=1"]
+    assert len(printed.err.splitlines()) == 16
+    for line in printed.out.splitlines():
+        assert {"--tf32", "--distributed-world-size"} <= set(line.split())
+        assert "--cpu" not in line.split()
+    assert main([*toy, "--dry-run", "--device", "cpu", "--jobs", "3"]) == 0
+    assert "3 workers on the CPU" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--jobs-per-gpu", "0"], "--jobs-per-gpu is 0"),
+        (["--device", "cpu", "--jobs-per-gpu", "2"], "--jobs-per-gpu is 2"),
+        (["--executor", "slurm", "--device", "cuda"], "--slurm-gpus is 0"),
+        (
+            [
+                "--executor",
+                "slurm",
+                "--device",
+                "cuda",
+                "--slurm-option",
+                "account=gpu",
+            ],
+            "--slurm-gpus is 0",
+        ),
+        (["--executor", "slurm", "--precision", "fp16"], "--precision is fp16"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(monkeypatch, toy, capfd, words, message):
+    pretend(monkeypatch, 2)
+    assert main([*toy, *words]) == 2
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "device"),
+    [
+        ([], "cpu"),
+        (["--slurm-gpus", "2"], "cuda"),
+        (["--slurm-option", "gres=gpu:h100:1"], "cuda"),
+        (["--slurm-gpus", "2", "--device", "cpu"], "cpu"),
+    ],
+)
+def test_slurm_trains_on_what_is_asked_for(monkeypatch, toy, capfd, words, device):
+    pretend(monkeypatch, 0)
+    assert main([*toy, "--executor", "slurm", "--dry-run", *words]) == 0
+    is_cpu = ["--cpu" in line.split() for line in capfd.readouterr().out.splitlines()]
+    assert set(is_cpu) == {device == "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "jobs"),
+    [("cuda", "0", 3), ("cuda", "1,0", 6), ("cpu", "", 1)],
+)
+def test_a_job_uses_the_gpus_that_it_got(monkeypatch, tmp_path, device, visible, jobs):
+    pretend(monkeypatch, 2, visible=visible)
+    ignored = (signal.SIGUSR2, signal.SIGTERM)
+    monkeypatch.setattr(slurm, "handle_signals", lambda: ignored)
+    calls = []
+    monkeypatch.setattr(slurm, "sweep", lambda *a, **k: calls.append((a, k)))
+    runs = (toy_run(device=device),)
+    slurm.Driver(runs, tmp_path, jobs_per_gpu=3)()
+    assert calls == [((runs, tmp_path, jobs), {"wait": False, "ignored": ignored})]
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags"),
+    [
+        ("fp32", set()),
+        ("tf32", {"--tf32"}),
+        ("bf16", {"--bf16"}),
+        ("fp16", {"--fp16", "--fp16-init-scale", "--threshold-loss-scale"}),
+    ],
+)
+def test_a_command_has_one_device_and_its_precision(tmp_path, precision, flags):
+    argv = command(toy_run(device="cuda", precision=precision), tmp_path)
+    assert argv[argv.index("--distributed-world-size") + 1] == "1"
+    given = {f for f in argv if f.startswith("--")} - {"--fp16-scale-window"}
+    assert {f for f in given if "16" in f or "tf32" in f or "threshold" in f} == flags
+
+
+def run_table(toy, count, *words, **more):
+    return subprocess.run(
+        [sys.executable, "-m", "fairseq_scl.cli", *toy, *words],
+        env=environment(count, **more),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_table_runs_on_the_cpu_of_a_machine_with_eight_gpus(tmp_path, toy):
+    words = ["--device", "cpu", "--smoke", "--jobs", "2", "--only", "lambda=0.9"]
+    done = run_table(toy, 8, *words)
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6 runs are done" in done.stdout
+    paths = list((tmp_path / "results").glob(f"runs/*/{RECORD}"))
+    assert {read_record(path.parent).origin["gpu"] for path in paths} == {None}
+
+
+def test_a_worker_for_a_gpu_is_a_process_of_its_own_for_many_runs(tmp_path, toy):
+    words = ["--device", "cuda", "--jobs", "1", "--only", "loss=CE,sample=0-1"]
+    done = run_table(toy, 8, *words, CUDA_VISIBLE_DEVICES="5,3")
+    assert done.returncode == 0, done.stderr
+    paths = list((tmp_path / "results").glob(f"runs/*/{RECORD}"))
+    origins = [read_record(path.parent).origin for path in paths]
+    assert [(o["gpu"], o["driver"]) for o in origins] == [("Fake GPU 5", "580.65")] * 2
+    assert all(
+        json.loads(path.read_text())["settings"]["device"] == "cuda" for path in paths
+    )
+
+
+def test_the_model_of_a_run_is_gone_when_the_next_begins(tmp_path, monkeypatch):
+    models, alive = [], []
+    make = fairseq.trainer.Trainer.__init__
+
+    def note(trainer, cfg, task, model, *more, **settings):
+        alive.append([one() is not None for one in models])
+        models.append(weakref.ref(model))
+        make(trainer, cfg, task, model, *more, **settings)
+
+    monkeypatch.setattr(fairseq.trainer.Trainer, "__init__", note)
+    gc.disable()
+    try:
+        for number in range(3):
+            run = toy_run(keep_checkpoint=False, updates=2, validations=1)
+            run_training(run, tmp_path / str(number), train=train_here)
+    finally:
+        gc.enable()
+    assert alive == [[], [False], [False, False]]
+
+
+MEMORY = {
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    "CPU": RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+    "Python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("where", ["train_step", "valid_step"])
+@pytest.mark.parametrize("error", MEMORY)
+def test_a_run_that_is_out_of_memory_fails_with_one_sentence(
+    tmp_path, monkeypatch, where, error
+):
+    step, calls = getattr(SentencePredictionSCLTask, where), []
+
+    def short(*arguments, **settings):
+        calls.append(1)
+        if len(calls) != 1:
+            raise MEMORY[error]
+        return step(*arguments, **settings)
+
+    monkeypatch.setattr(SentencePredictionSCLTask, where, short)
+    run = toy_run(keep_checkpoint=False, batch_size=6, chunk=3)
+    with pytest.raises(InputError) as raised:
+        run_training(run, tmp_path / "run", train=train_here)
+    text = str(raised.value)
+    facts = ("out of memory", "--batch-size 6", "--chunk 3", "--max-positions 40")
+    for word in (*facts, "--jobs", "--jobs-per-gpu"):
+        assert word in text
+    assert len(calls) == 2  # it is not tried again
+    assert not (tmp_path / "run" / RECORD).exists()
+    assert "Traceback" not in (tmp_path / "run" / LOG).read_text()
+
+
+def test_another_error_stays_what_it_is(tmp_path, monkeypatch):
+    def fail(*_arguments, **_settings):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(SentencePredictionSCLTask, "train_step", fail)
+    with pytest.raises(InputError, match="RuntimeError: shapes do not fit"):
+        run_training(toy_run(), tmp_path / "run", train=train_here)
+
+
+FORKS = """
+import sys
+from pathlib import Path
+import fairseq_scl.cli.run, torch
+from fairseq_scl.experiments import sweep
+from fairseq_scl.experiments.runner import Run
+
+def train(run, argv, folder):
+    found = [torch.cuda._is_in_bad_fork(), torch.cuda.device_count()]
+    (folder.parent.parent / "found").write_text(str(found))
+    return 1
+
+sweep.train_here = train
+data, encoder, folder = map(Path, sys.argv[1:])
+sweep.sweep([Run("one", data, encoder, 0.0, 0.3, 0, 1, validations=1)], folder, 1)
+"""
+
+
+@pytest.mark.cuda_build
+def test_forks_of_a_sweep_are_not_barred_from_cuda(tmp_path, data):
+    """With PyTorch for CUDA; a GPU is not needed."""
+    sample = data / "toy" / "n8-sample0"
+    words = [str(sample), str(toy_encoder()), str(tmp_path)]
+    subprocess.run([sys.executable, "-c", FORKS, *words], check=True)
+    assert (Path(tmp_path) / "found").read_text() == "[False, 0]"

@@ -1,0 +1,469 @@
+"""fairseq's commands with the plug-in, from the command line to the checkpoint.
+
+A few runs are real subprocesses, which cost some seconds each; the others take the same
+road in a fork of a process that has imported fairseq already (see ``toy``).
+"""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.models.roberta import RobertaModel
+
+from fairseq_scl.compat.checkpoints import load_checkpoint
+from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
+from helpers.checkpoints import assert_same_weights, weights
+from helpers.configurations import PREDICT, hydra_arguments
+from helpers.training import (
+    USER_DIR,
+    command_line,
+    make_data,
+    run_fast,
+    run_module,
+    toy_model,
+    train,
+    train_fast,
+)
+
+HEAD = "sentence_classification_head"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A data folder whose validation set does not fill its last batch."""
+    return make_data(tmp_path_factory.mktemp("data") / "bin")
+
+
+@pytest.fixture(scope="module")
+def legacy(data, tmp_path_factory):
+    """A real run of fairseq-train with our task and criterion, and what it left."""
+    folder = tmp_path_factory.mktemp("a run") / "it's"
+    metrics = folder.parent / "metrics.jsonl"
+    done = train(
+        [
+            *[data, "--save-dir", folder, "--metrics-file", metrics],
+            *["--valid-subset", "valid,test", "--batching", "balanced"],
+        ]
+    )
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(folder=folder, metrics=metrics, output=done.stdout)
+
+
+def assert_rounded_to(dtype, checkpoint):
+    """Check that the weights, which fairseq stores in float32, came from ``dtype``."""
+    for name, value in weights(checkpoint).items():
+        assert value.isfinite().all(), name
+        assert torch.equal(value.to(dtype).float(), value), name
+
+
+# fairseq-train
+
+
+def test_fairseq_train_logs_both_terms(legacy):
+    lines = [x for x in legacy.output.splitlines() if "| INFO | test |" in x]
+    found = json.loads(lines[-1].rpartition("| ")[2])
+    for key in ("ce_loss", "scl_loss", "scl_floor", "scl_anchors", "accuracy"):
+        assert float(found[f"test_{key}"]) >= 0
+    assert float(found["test_scl_loss"]) >= float(found["test_scl_floor"])
+    assert int(found["test_n_total"]) == 10
+
+
+def test_the_metrics_file_holds_what_the_checkpoint_computes(legacy, data):
+    lines = [json.loads(line) for line in legacy.metrics.read_text().splitlines()]
+    assert [(x["subset"], x["update"]) for x in lines] == [
+        ("valid", 5),
+        ("test", 5),
+        ("valid", 10),
+        ("test", 10),
+    ]
+    toy = toy_model([data])
+    toy.model.load_state_dict(weights(legacy.folder / "checkpoint_last.pt"))
+    toy.model.eval()
+    for line in lines[2:]:
+        assert sum(line.pop("answers")) == line["n_total"]
+        expected = evaluate(toy, line["subset"])
+        assert line.keys() == {"subset", "update", *expected}
+        assert (line["n_correct"], line["n_total"]) == (expected["n_correct"], 10)
+        for key, value in expected.items():
+            assert line[key] == pytest.approx(value, abs=1e-5), key
+
+
+def evaluate(toy, subset):
+    """Compute the numbers of a line of the metrics file without the criterion."""
+    toy.task.load_dataset(subset)
+    split = toy.task.dataset(subset)
+    order = split.ordered_indices()
+    sums = dict.fromkeys(["n_correct", "ce", "scl", "floor", "anchors"], 0.0)
+    for start in range(0, len(order), 4):
+        batch = split.collater([split[i] for i in order[start : start + 4]])
+        tokens, labels = batch["net_input"]["src_tokens"], batch["target"].view(-1)
+        with torch.no_grad():
+            logits, _ = toy.model(tokens, classification_head_name=HEAD)
+            cls = toy.model(tokens, features_only=True)[0][:, 0]
+        sums["n_correct"] += (logits.argmax(dim=1) == labels).sum().item()
+        sums["ce"] += torch.nn.functional.cross_entropy(
+            logits, labels, reduction="sum"
+        ).item()
+        sums["scl"] += supervised_contrastive_loss(cls, labels, 0.3).item()
+        sums["floor"] += supervised_contrastive_floor(labels, 0.3).item()
+        sums["anchors"] += sum((labels == x).sum().item() > 1 for x in labels)
+    return {
+        "n_correct": sums["n_correct"],
+        "n_total": 10,
+        "ce_loss": sums["ce"] / 10,
+        "scl_loss": sums["scl"] / 10,
+        "scl_floor": sums["floor"] / 10,
+        "scl_anchors": sums["anchors"] / 10,
+    }
+
+
+def test_help_lists_the_flags():
+    done = run_fast(
+        "fairseq_cli.train",
+        [
+            *["--user-dir", USER_DIR, "--task", "sentence_prediction_scl"],
+            *["--criterion", "sentence_prediction_scl", "--help"],
+        ],
+    )
+    assert done.returncode == 0, done.stderr
+    for flag in ("lambda", "temperature", "features", "reduction"):
+        assert f"--scl-{flag} SCL_{flag.upper()}" in done.stdout
+    assert "--batching BATCHING" in done.stdout
+    assert "--metrics-file METRICS_FILE" in done.stdout
+    # A bare --temperature would be taken for that of fairseq-generate.
+    assert " --temperature" not in done.stdout
+
+
+def test_training_brings_scl_near_its_floor_and_the_labels_right(tmp_path):
+    data = make_data(tmp_path / "bin", {"train": 40, "valid": 20})
+    metrics = tmp_path / "metrics.jsonl"
+    flags = ["--max-epoch", "6", "--lr", "0.01", "--metrics-file", metrics, "--no-save"]
+    done = train_fast([data, *flags, "--save-dir", tmp_path])
+    assert done.returncode == 0, done.stderr
+    first, *_, last = (
+        json.loads(line.rpartition("| ")[2])
+        for line in done.stdout.splitlines()
+        if "| INFO | train | " in line
+    )
+    above_floor = [
+        float(x["train_scl_loss"]) - float(x["train_scl_floor"]) for x in (first, last)
+    ]
+    assert 0 <= above_floor[1] < 0.25 * above_floor[0]
+    first, *_, last = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert last["n_correct"] > first["n_correct"]
+
+
+@pytest.mark.parametrize("flag", ["--fp16-no-flatten-grads", "--memory-efficient-fp16"])
+def test_fp16_trains_on_a_cpu(data, tmp_path, flag):
+    """Plain --fp16 gathers its gradients on a GPU, whatever --cpu says."""
+    flags = ["--fp16", flag, "--scl-temperature", "0.05", "--fp16-init-scale", "4"]
+    done = train_fast([data, "--save-dir", tmp_path, *flags])
+    assert done.returncode == 0, done.stderr
+    assert '"train_loss_scale"' in done.stdout
+    assert_rounded_to(torch.float16, tmp_path / "checkpoint_last.pt")
+
+
+# The stock task, and fairseq without the plug-in
+
+
+@pytest.fixture(scope="module")
+def stock(data, tmp_path_factory):
+    """The checkpoint of our criterion with the stock task."""
+    folder = tmp_path_factory.mktemp("stock")
+    flags = ["--task", "sentence_prediction", "--valid-subset", "valid,test"]
+    done = train_fast([data, "--save-dir", folder, *flags])
+    assert done.returncode == 0, done.stderr
+    return folder / "checkpoint_last.pt"
+
+
+def test_fixed_batches_train_as_the_stock_task_does(data, stock, tmp_path):
+    flags = ["--batching", "fixed", "--valid-subset", "valid,test"]
+    done = train_fast([data, "--save-dir", tmp_path, *flags])
+    assert done.returncode == 0, done.stderr
+    assert_same_weights(stock, tmp_path / "checkpoint_last.pt")
+
+
+def test_lambda_zero_trains_to_the_weights_of_the_stock_criterion(data, tmp_path):
+    for name, flags in {
+        "stock": [
+            "--criterion",
+            "sentence_prediction",
+            "--task",
+            "sentence_prediction",
+        ],
+        "ours": ["--scl-lambda", "0"],
+    }.items():
+        done = train_fast([data, "--save-dir", tmp_path / name, *flags])
+        assert done.returncode == 0, done.stderr
+    assert_same_weights(
+        tmp_path / "stock" / "checkpoint_last.pt",
+        tmp_path / "ours" / "checkpoint_last.pt",
+    )
+
+
+def test_the_checkpoint_loads_where_fairseq_alone_is_installed(data, stock, tmp_path):
+    script, result = tmp_path / "predict.py", tmp_path / "result.pt"
+    script.write_text(PREDICT)
+    done = subprocess.run(
+        [sys.executable, script, stock.parent, stock.name, data, result],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        # Stands for the older PyTorch that fairseq alone needs to load a checkpoint.
+        env={"PATH": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    model = RobertaModel.from_pretrained(
+        str(stock.parent), stock.name, str(data), bpe=None
+    ).eval()
+    tokens = torch.tensor([[0, 4, 5, 6, 2], [0, 9, 8, 2, 1]])
+    torch.testing.assert_close(torch.load(result), model.predict(HEAD, tokens))
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("batching", ["fixed", "reshuffled", "balanced"])
+def test_a_run_resumed_in_an_epoch_ends_as_an_uninterrupted_one(
+    data, tmp_path, batching
+):
+    common = [data, "--batching", batching, "--max-epoch", "3"]
+    for folder, updates in (("whole", 13), ("parts", 7), ("parts", 13)):
+        done = train_fast(
+            [*common, "--save-dir", tmp_path / folder, "--max-update", updates]
+        )
+        assert done.returncode == 0, done.stderr
+    assert "Loaded checkpoint" in done.stdout
+    assert "(epoch 2 @ 7 updates)" in done.stdout
+    assert_same_weights(
+        tmp_path / "whole" / "checkpoint_last.pt",
+        tmp_path / "parts" / "checkpoint_last.pt",
+    )
+
+
+def test_a_real_run_resumes_from_its_last_checkpoint(legacy, data, tmp_path):
+    flags = ["--batching", "balanced", "--valid-subset", "valid,test"]
+    done = train([data, "--save-dir", legacy.folder, *flags, "--max-epoch", "3"])
+    assert done.returncode == 0, done.stderr
+    assert "(epoch 3 @ 10 updates)" in done.stdout
+    whole = train_fast([data, "--save-dir", tmp_path, *flags, "--max-epoch", "3"])
+    assert whole.returncode == 0, whole.stderr
+    assert_same_weights(
+        legacy.folder / "checkpoint_last.pt", tmp_path / "checkpoint_last.pt"
+    )
+
+
+def test_the_stock_criterion_is_counted_and_reports_mcc_and_f1(data, tmp_path):
+    flags = ["--criterion", "sentence_prediction", "--report-mcc"]
+    flags += ["--report-acc-and-f1", "--metrics-file", tmp_path / "metrics.jsonl"]
+    flags += ["--best-checkpoint-metric", "n_correct", "--max-update", "3"]
+    done = train_fast(
+        [data, "--save-dir", tmp_path, "--maximize-best-checkpoint-metric", *flags]
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert row["n_total"] == sum(row["answers"]) == 10
+    assert '"valid_mcc"' in done.stdout
+    assert '"valid_f1"' in done.stdout
+    assert load_checkpoint(tmp_path / "checkpoint_best.pt")["task_state"]["answers"]
+
+
+def test_a_run_that_diverges_ends_with_one_sentence(data, tmp_path):
+    flags = ["--lr", "1e30", "--save-dir", tmp_path]
+    done = train_fast([data, *flags])
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.rstrip().splitlines()[-1].startswith("fairseq-scl: error: ")
+    assert "--lr" in done.stderr
+
+
+# fairseq-hydra-train
+
+
+def test_fairseq_hydra_train_runs_the_shipped_configuration(data, stock, tmp_path):
+    done = run_module(
+        "fairseq_cli.hydra_train",
+        hydra_arguments(
+            data,
+            tmp_path,
+            f"checkpoint.restore_file={stock}",
+            f"task.metrics_file={tmp_path}/metrics.jsonl",
+            "task.batching=balanced",
+        ),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["n_total"] == 10
+    state = load_checkpoint(tmp_path / "checkpoint_last.pt")
+    assert state["cfg"]["criterion"]["scl_lambda"] == 0.9
+    assert state["cfg"]["task"]["batching"] == "balanced"
+    assert state["optimizer_history"][-1]["num_updates"] == 4
+
+
+def test_both_commands_train_to_the_same_weights(data, stock, tmp_path):
+    hydra = run_fast(
+        "fairseq_cli.hydra_train",
+        hydra_arguments(data, tmp_path / "hydra", f"checkpoint.restore_file={stock}"),
+    )
+    assert hydra.returncode == 0, hydra.stderr
+    legacy = train_fast(
+        [
+            *[data, "--save-dir", tmp_path / "legacy", "--restore-file", stock],
+            *["--reset-optimizer", "--reset-dataloader", "--reset-meters"],
+            *["--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-6"],
+            *["--weight-decay", "0.1", "--lr-scheduler", "polynomial_decay"],
+            *["--warmup-updates", "1", "--total-num-update", "4", "--max-update", "4"],
+            *["--dropout", "0.1", "--attention-dropout", "0.1", "--batch-size", "4"],
+        ]
+    )
+    assert legacy.returncode == 0, legacy.stderr
+    assert_same_weights(
+        tmp_path / "hydra" / "checkpoint_last.pt",
+        tmp_path / "legacy" / "checkpoint_last.pt",
+    )
+
+
+def test_bf16_trains_on_a_cpu(data, stock, tmp_path):
+    """Not through fairseq-train, where fairseq's --bf16 implies --tpu."""
+    done = run_fast(
+        "fairseq_cli.hydra_train",
+        hydra_arguments(
+            data,
+            tmp_path,
+            f"checkpoint.restore_file={stock}",
+            "common.bf16=true",
+            "common.fp16_no_flatten_grads=true",
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    assert_rounded_to(torch.bfloat16, tmp_path / "checkpoint_last.pt")
+
+
+# Bad input
+
+
+def assert_refused(done, message):
+    """Check that a command ended with one sentence of ours and status 2."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    errors = [x for x in done.stderr.splitlines() if x.startswith("fairseq-scl: error")]
+    assert errors == [f"fairseq-scl: error: {message}"]
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Data folders and files that do not fit the toy's settings."""
+    folder = tmp_path_factory.mktemp("others")
+    three = make_data(folder / "three", classes=3)
+    words = make_data(folder / "words", words=40)
+    unknown = make_data(folder / "unknown", weights=(1, 0))
+    lines = (unknown / "label" / "dict.txt").read_text().splitlines()
+    (unknown / "label" / "dict.txt").write_text(f"{lines[1]}\nlabel2 1\n")
+    torch.save({"model": {}, "args": print}, folder / "hostile.pt")
+    (folder / "text.pt").write_text("<!DOCTYPE html>")
+    return SimpleNamespace(folder=folder, three=three, words=words, unknown=unknown)
+
+
+RESTORE = ["--reset-optimizer", "--reset-dataloader", "--restore-file"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["{data}", "--scl-lambda", "1.5"],
+            "--scl-lambda is 1.5: it must be from 0 to 1",
+        ),
+        (
+            ["{data}", "--scl-features", "mean"],
+            "--scl-features is 'mean': it must be one of cls, pooled",
+        ),
+        (
+            ["{data}", "--batching", "sorted"],
+            "--batching is 'sorted': it must be one of fixed, reshuffled, balanced",
+        ),
+        (
+            ["{data}", "--regression-target"],
+            "--regression-target does not go with sentence_prediction_scl: the "
+            "contrastive term needs classes, use --criterion sentence_prediction",
+        ),
+        (
+            ["{others}/three"],
+            "--num-classes is 2, but {others}/three/label/dict.txt has 3 labels: "
+            "label0, label1, label2",
+        ),
+        (
+            ["{others}"],
+            "missing dictionary {others}/input0/dict.txt: {others} is no prepared data "
+            "folder, 'fairseq-scl prepare' makes one",
+        ),
+        (
+            ["{data}", "--valid-subset", "dev"],
+            "missing file for the split 'dev': {data}/input0/dev.bin",
+        ),
+        (
+            ["{data}", *RESTORE, "{others}/missing.pt"],
+            "--restore-file is {others}/missing.pt: there is no such file",
+        ),
+        (
+            ["{data}", *RESTORE, "{others}/text.pt"],
+            "{others}/text.pt is damaged or is no fairseq checkpoint (its pickle "
+            "cannot be read)",
+        ),
+        (
+            ["{others}/words", *RESTORE, "{checkpoint}"],
+            "the checkpoint of --restore-file has 20 symbols, the dictionary of the "
+            "data has 45: prepare the data with the encoder's own dict.txt "
+            "('fairseq-scl prepare --encoder')",
+        ),
+        (
+            ["{data}", *RESTORE, "{checkpoint}", "--encoder-layers", "3"],
+            "the checkpoint of --restore-file has another architecture than --arch: "
+            "encoder.sentence_encoder.layers.2.fc1.bias is absent there and (32,) in "
+            "the model",
+        ),
+    ],
+)
+def test_bad_input_ends_with_one_sentence(
+    data, stock, others, tmp_path, flags, message
+):
+    names = {"data": data, "others": others.folder, "checkpoint": stock}
+    done = train_fast([*[f.format(**names) for f in flags], "--save-dir", tmp_path])
+    assert_refused(done, message.format(**names))
+
+
+def test_a_hostile_checkpoint_ends_a_real_run_with_one_sentence(data, others, tmp_path):
+    path = others.folder / "hostile.pt"
+    done = train([data, "--save-dir", tmp_path, *RESTORE, path])
+    assert_refused(
+        done,
+        f"{path} was not loaded: its pickle asks for print, which no fairseq "
+        "checkpoint needs and which could run code; if you made the file yourself, "
+        "load it once with "
+        "fairseq_scl.compat.checkpoints.load_checkpoint(path, trusted=True) and save "
+        "its 'model' again",
+    )
+
+
+def test_bad_input_ends_hydra_with_the_same_sentence(data, stock, tmp_path):
+    done = run_fast(
+        "fairseq_cli.hydra_train",
+        hydra_arguments(
+            data,
+            tmp_path,
+            f"checkpoint.restore_file={stock}",
+            "criterion.scl_features=mean",
+        ),
+    )
+    assert_refused(done, "--scl-features is 'mean': it must be one of cls, pooled")
+
+
+def test_toy_defaults_come_before_the_arguments():
+    assert command_line(["--lr", "1"])[-2:] == ["--lr", "1"]

@@ -1,0 +1,245 @@
+"""``--scl-views``: Eq. 4 over two views of each training example, all else the same."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
+from fairseq.data import Dictionary
+
+from fairseq_scl.criterions.sentence_prediction_scl import (
+    SentencePredictionSCLCriterion,
+)
+from fairseq_scl.errors import InputError
+from fairseq_scl.losses import supervised_contrastive_loss
+from fairseq_scl.packing.encoder import LENGTHS
+from fairseq_scl.tasks.views import WITH_VIEWS
+from helpers.training import make_data, toy_model, train_fast, write_rows
+from helpers.views import add_views
+
+HEAD = "sentence_classification_head"
+SIZES = {"train": 24, "valid": 8, "test": 8}
+STILL = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
+ON = ["--scl-views"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return add_views(make_data(tmp_path_factory.mktemp("data") / "bin", SIZES))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A folder of pairs whose views are the examples themselves."""
+    folder = tmp_path_factory.mktemp("pairs") / "bin"
+    return add_views(make_data(folder, SIZES, pairs=True), lambda ids, view: ids)
+
+
+def build(data, *flags):
+    toy = toy_model([data, *flags])
+    toy.model.train()
+    return toy
+
+
+def slow_loop(first, second, tau):
+    """Eq. 4, transcribed: 2N views, each with the other view of its example."""
+    views = [v / v.norm() for v in (*first, *second)]
+    count, total = len(first), 0.0
+    for i in range(2 * count):
+        j = (i + count) % (2 * count)
+        below = sum(
+            math.exp(float(views[i] @ views[k]) / tau)
+            for k in range(2 * count)
+            if k != i
+        )
+        total += -math.log(math.exp(float(views[i] @ views[j]) / tau) / below)
+    return total
+
+
+def features_of(toy, tokens):
+    """The final hidden state at <s>, by stock means."""
+    return toy.model(tokens, features_only=True)[0][:, 0].detach().double()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "paper"])
+def test_the_loss_is_cross_entropy_and_equation_4(data, reduction):
+    flags = [*STILL, "--scl-lambda", "0.7", "--scl-temperature", "0.5"]
+    toy = build(data, *ON, *flags, "--scl-reduction", reduction)
+    batch = toy.batch(6)
+    loss, size, log = toy.criterion(toy.model, batch)
+    stock = SentencePredictionCriterion(toy.cfg.criterion, toy.task)
+    ce = stock(toy.model, batch)[0].item()
+    _, first, second = features_of(toy, batch[WITH_VIEWS]["src_tokens"]).split(6)
+    expected = slow_loop(first, second, 0.5)
+    weight = 6 if reduction == "paper" else 1 / 2
+    assert size == 6
+    assert loss.item() == pytest.approx(0.3 * ce + 0.7 * weight * expected, rel=1e-5)
+    assert log["loss"] == loss
+    assert log["ce_loss"].item() == pytest.approx(ce, rel=1e-5)
+    # Divided by N, the loss of one anchor; and not below its floor.
+    assert log["scl_loss"].item() == pytest.approx(expected / 2, rel=1e-5)
+    floor = math.log(1 + 10 * math.exp(-2 / 0.5))
+    assert log["scl_floor"].item() == pytest.approx(6 * floor, rel=1e-5)
+    assert log["scl_anchors"] == 6
+
+
+def test_labels_do_not_matter_to_the_term(data):
+    toy = build(data, *ON, *STILL)
+    batch = toy.batch(6)
+    before = toy.criterion(toy.model, batch)[2]["scl_loss"]
+    batch["target"] = 1 - batch["target"]
+    assert toy.criterion(toy.model, batch)[2]["scl_loss"] == before
+
+
+def test_cross_entropy_has_its_gradient_from_the_example_alone(data):
+    toy = build(data, *ON, *STILL, "--scl-lambda", "0.5")
+    head = toy.model.classification_heads[HEAD].out_proj.weight
+    batch = toy.batch(6)
+    toy.criterion(toy.model, batch)[0].backward()
+    found = head.grad.clone()
+    toy.model.zero_grad()
+    stock = SentencePredictionCriterion(toy.cfg.criterion, toy.task)
+    (0.5 * stock(toy.model, batch)[0]).backward()
+    assert torch.allclose(found, head.grad, atol=1e-6)
+
+
+def test_lambda_zero_is_the_stock_criterion_bit_for_bit(data):
+    toy = build(data, *ON, "--scl-lambda", "0")  # with dropout
+    stock = SentencePredictionCriterion(toy.cfg.criterion, toy.task)
+    found = []
+    for criterion in (toy.criterion, stock):
+        toy.model.zero_grad()
+        torch.manual_seed(3)
+        loss, size, _ = criterion(toy.model, toy.batch(6))
+        loss.backward()
+        gradients = [p.grad for p in toy.model.parameters() if p.grad is not None]
+        found.append((loss, size, [g.clone() for g in gradients], torch.rand(1)))
+    ours, stocks = found
+    assert ours[0] == stocks[0]
+    assert ours[1] == stocks[1]
+    assert all(torch.equal(a, b) for a, b in zip(ours[2], stocks[2], strict=True))
+    assert ours[3] == stocks[3]  # nothing was drawn beside
+
+
+def test_validation_is_cross_entropy_and_logs_equation_3(data):
+    toy = build(data, *ON, *STILL)
+    toy.model.eval()
+    batch = toy.batch(8, "valid")
+    assert WITH_VIEWS not in batch
+    loss, _, log = toy.criterion(toy.model, batch)
+    assert log["loss"] == loss == log["ce_loss"]
+    features = features_of(toy, batch["net_input"]["src_tokens"])
+    labels = batch["target"].view(-1)
+    expected = supervised_contrastive_loss(features, labels, 0.3)
+    assert log["scl_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("flags", [[], ["--separator-token", "2"]])
+def test_a_view_is_joined_as_its_example_is(pairs, flags):
+    """Views that are the examples give their very rows."""
+    batch = build(pairs, *ON, *flags).batch(5)
+    for rows in batch[WITH_VIEWS]["src_tokens"].split(5):
+        assert torch.equal(rows, batch["net_input"]["src_tokens"])
+    lengths = batch["net_input"]["src_lengths"]
+    assert torch.equal(batch[WITH_VIEWS]["src_lengths"], lengths.repeat(3))
+
+
+def test_long_views_are_cut_as_examples_are(pairs):
+    flags = ["--shorten-method", "truncate", "--max-positions", "6"]
+    batch = build(pairs, *ON, *flags).batch(5)
+    assert batch[WITH_VIEWS]["src_tokens"].shape[1] == 6
+
+
+@pytest.mark.parametrize("batching", ["fixed", "balanced"])
+@pytest.mark.parametrize("flags", [[], ["--no-shuffle"]])
+def test_batches_and_their_examples_stay_the_same(data, batching, flags):
+    with_views, without = (
+        build(data, "--batching", batching, *flags, *more) for more in (ON, [])
+    )
+    for toy in (with_views, without):
+        toy.task.load_dataset("train")
+    ours, plain = (toy.task.dataset("train") for toy in (with_views, without))
+    assert ours.ordered_indices().tolist() == plain.ordered_indices().tolist()
+    batch, stock = with_views.batch(8), without.batch(8)
+    assert WITH_VIEWS not in stock
+    for key in ("id", "target", "ntokens"):
+        assert torch.equal(torch.as_tensor(batch[key]), torch.as_tensor(stock[key]))
+    tokens = [b["net_input"]["src_tokens"] for b in (batch, stock)]
+    assert torch.equal(*tokens)
+
+
+def test_packed_gives_the_same(data):
+    found = []
+    for flags in ([], ["--packed"]):
+        toy = build(data, *ON, *STILL, *flags)
+        batch = toy.batch(7)
+        assert (LENGTHS in batch[WITH_VIEWS]) == bool(flags)
+        toy.model.zero_grad()
+        loss, _, log = toy.criterion(toy.model, batch)
+        loss.backward()
+        grads = {n: p.grad for n, p in toy.model.named_parameters()}
+        found.append((loss, log["scl_loss"], grads))
+    stock, packed = found
+    assert torch.allclose(stock[0], packed[0], atol=1e-5)
+    assert torch.allclose(stock[1], packed[1], atol=1e-5)
+    for name, gradient in stock[2].items():
+        if gradient is not None and packed[2][name] is not None:
+            assert torch.allclose(gradient, packed[2][name], atol=1e-4), name
+
+
+def test_a_folder_without_views_is_refused(tmp_path):
+    folder = make_data(tmp_path / "bin")
+    toy = toy_model([folder, *ON])
+    toy.task.load_dataset("valid")
+    with pytest.raises(InputError, match="needs two views of each example"):
+        toy.task.load_dataset("train")
+    toy_model([folder]).task.load_dataset("train")  # off by default
+    ended = train_fast([folder, *ON, "--save-dir", tmp_path / "out"])
+    assert ended.returncode == 2
+    (line,) = [s for s in ended.stderr.splitlines() if "--scl-views" in s]
+    assert "view0/input0/train.idx is missing: 'fairseq-scl prepare" in line
+    assert "Traceback" not in ended.stderr
+
+
+def test_views_of_fewer_examples_are_refused(tmp_path):
+    folder = add_views(make_data(tmp_path / "bin"))
+    dictionary = Dictionary.load(str(folder / "input0" / "dict.txt"))
+    write_rows(folder / "view1" / "input0" / "train", [[4]], dictionary)
+    with pytest.raises(InputError, match="has 1 lines, train has 20"):
+        toy_model([folder, *ON]).task.load_dataset("train")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--gather-features"], "--gather-features does not go with --scl-views"),
+        (
+            ["--contrastive-batch", "8", "--chunk", "4"],
+            "--chunk 4 does not go with --scl-views",
+        ),
+        (["--task", "sentence_prediction"], "--scl-views needs --task sentence_predic"),
+    ],
+)
+def test_what_does_not_go_with_views_is_named(data, flags, message):
+    with pytest.raises(InputError, match=message):
+        toy_model([data, *ON, *flags])
+
+
+def test_criteria_that_stand_on_this_one_take_no_views(data):
+    class Other(SentencePredictionSCLCriterion):
+        pass
+
+    toy = toy_model([data])
+    cfg = SimpleNamespace(**{**toy.cfg.criterion, "scl_views": True})
+    with pytest.raises(InputError, match="sentence_prediction_scl alone, not with Oth"):
+        Other(cfg, toy.task)
+
+
+def test_training_goes_through(data, tmp_path):
+    flags = ["--contrastive-batch", "6", "--batching", "balanced", "--packed"]
+    metrics = tmp_path / "metrics.jsonl"
+    more = ["--metrics-file", metrics, "--save-dir", tmp_path / "out"]
+    ended = train_fast([data, *ON, *flags, *more])
+    assert ended.returncode == 0, ended.stderr
+    assert '"scl_loss"' in metrics.read_text("utf-8")

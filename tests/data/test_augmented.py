@@ -1,0 +1,262 @@
+"""Back-translations join a sample: the same held-out files, examples first."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+
+from fairseq_scl.cli import main
+from fairseq_scl.convert.huggingface import convert_encoder
+from fairseq_scl.data.augmented import add_outputs
+from fairseq_scl.data.binarise import binarise, class_counts, encoded, load_dictionary
+from fairseq_scl.data.binarise import rows_of as ids_of
+from fairseq_scl.data.files import read_json, sha256
+from fairseq_scl.data.outputs import read_outputs
+from fairseq_scl.data.tokenizers import load_tokenizer
+from fairseq_scl.errors import InputError
+from helpers.encoders import (
+    make_bert,
+    make_pairs,
+    make_sentences,
+    make_splits,
+    toy_encoder,
+)
+from helpers.outputs import rows_of, write_outputs
+
+
+def make_sample(folder, make=make_sentences, name="n16-sample0"):
+    """Return a data folder with its draw, and its training examples."""
+    splits = make_splits(make)
+    draw = {"schema": 1, "sample": name}
+    binarise(splits, toy_encoder(), folder / name, draw=lambda: draw)
+    return folder / name, splits["train"]
+
+
+@pytest.fixture
+def sample(tmp_path):
+    return make_sample(tmp_path / "it's here")
+
+
+def file_of(tmp_path, examples, change=lambda rows: None, copies=3):
+    rows = rows_of(examples, copies)
+    change(rows)
+    return write_outputs(tmp_path / "aug" / "n16-sample0-bt0.3.jsonl", rows)
+
+
+def ids(folder, part):
+    rows = ids_of(folder, part, "train")
+    return [rows[i].tolist() for i in range(len(rows))]
+
+
+@pytest.mark.parametrize("make", [make_sentences, make_pairs])
+def test_train_is_the_examples_then_the_outputs(tmp_path, make):
+    folder, examples = make_sample(tmp_path, make)
+    file = file_of(tmp_path, examples)
+    target = tmp_path / "n16-sample0-bt0.3"
+    counts = add_outputs(folder, file, toy_encoder(), target)
+    assert counts == {"train": 16 * 4, "valid": 8, "test": 8}
+    tokenizer = load_tokenizer(toy_encoder())
+    dictionary = load_dictionary(toy_encoder() / "dict.txt")
+    for number in range(len(examples[0].sentences)):
+        part = f"input{number}"
+        texts = [row[part] for row in rows_of(examples)]
+        new = [row.tolist() for row in encoded(texts, tokenizer, dictionary)]
+        assert ids(target, part) == ids(folder, part) + new
+    labels = ids(folder, "label")
+    assert ids(target, "label") == labels + [row for row in labels for _ in range(3)]
+    names = class_counts(folder, "train")
+    assert class_counts(target, "train") == {n: 4 * c for n, c in names.items()}
+    words = Dictionary.load(str(target / "label" / "dict.txt"))
+    assert {s: words.count[words.index(s)] for s in names} == {
+        name: 4 * count for name, count in names.items()
+    }
+
+
+def test_held_out_files_are_the_same_and_the_manifest_is_of_all(sample, tmp_path):
+    folder, examples = sample
+    file, target = file_of(tmp_path, examples), tmp_path / "out"
+    add_outputs(folder, file, toy_encoder(), target)
+    for split in ("valid", "test"):
+        for path in (folder / "input0").glob(f"{split}.*"):
+            assert (target / "input0" / path.name).samefile(path)
+    found = read_json(target / "manifest.json")
+    assert found["examples"] == {"train": 64, "valid": 8, "test": 8}
+    assert found["sha256"] == {
+        str(path.relative_to(target)): sha256(path)
+        for path in target.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+    assert not list(target.glob("view*"))
+
+
+def test_draw_says_what_was_added(sample, tmp_path):
+    folder, examples = sample
+    file, target = file_of(tmp_path, examples), tmp_path / "out"
+    add_outputs(folder, file, toy_encoder(), target)
+    draw = read_json(target / "draw.json")
+    assert draw["sample"] == "n16-sample0"
+    assert draw["augmented"] == {
+        "file": file.name,
+        "sha256": sha256(file),
+        "sample_manifest_sha256": sha256(folder / "manifest.json"),
+        "examples": 16,
+        "copies": 3,
+        "outputs": 48,
+        "unchanged": 16,
+        "as_views": False,
+        "settings": {"seed": 0},
+        "counts": None,
+    }
+
+
+@pytest.mark.parametrize("make", [make_sentences, make_pairs])
+def test_views_stand_beside_the_examples(tmp_path, make):
+    folder, examples = make_sample(tmp_path, make)
+    target = tmp_path / "out"
+    counts = add_outputs(
+        folder, file_of(tmp_path, examples), toy_encoder(), target, views=True
+    )
+    assert counts["train"] == 16
+    assert ids(target, "input0") == ids(folder, "input0")
+    tokenizer = load_tokenizer(toy_encoder())
+    dictionary = load_dictionary(toy_encoder() / "dict.txt")
+    for copy in (0, 1):
+        for number in range(len(examples[0].sentences)):
+            texts = [row[f"input{number}"] for row in rows_of(examples)][copy::3]
+            rows = encoded(texts, tokenizer, dictionary)
+            view = ids_of(target / f"view{copy}", f"input{number}", "train")
+            assert len(view) == 16
+            assert all(torch.equal(view[i], row) for i, row in enumerate(rows))
+
+
+def test_an_empty_output_is_kept(sample, tmp_path):
+    folder, examples = sample
+    file = file_of(tmp_path, examples, lambda rows: rows[1].update(input0=""))
+    add_outputs(folder, file, toy_encoder(), tmp_path / "out")
+    assert len(ids(tmp_path / "out", "input0")[17]) == 1  # </s>
+
+
+def other_source(rows):
+    rows[4]["source0"] = "another film"
+
+
+CHANGES = {
+    "its source is not that of example 1": other_source,
+    "line 5: its label 'negative' is not that of ex": lambda rows: rows[4].update(
+        label="negative"
+    ),
+    "line 5: the label is 'neutral', ": lambda rows: rows[4].update(label="neutral"),
+    "is of 15 sentences, ": lambda rows: rows.__delitem__(slice(-3, None)),
+    "line 5: there is no column 'label', only": lambda rows: rows[4].pop("label"),
+    "line 5: origin is 3, it must be 1 or 2: the": lambda rows: rows[4].update(
+        origin=3
+    ),
+    "line 5: origin: expected int, got str, found '1'": lambda rows: rows[4].update(
+        origin="1"
+    ),
+    "the example 15 has 2 outputs, the first has 3": lambda rows: rows.pop(),
+    "line 5: there is no 'source1'": lambda rows: rows[4].update(input1="x"),
+    "line 5: input0 is None, expected a text": lambda rows: rows[4].update(input0=None),
+    "line 5: some rows are pairs and some are not": lambda rows: rows[4].update(
+        source1="x", input1="x"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", CHANGES)
+def test_a_file_of_another_sample_is_refused(sample, tmp_path, message):
+    folder, examples = sample
+    file = file_of(tmp_path, examples, CHANGES[message])
+    with pytest.raises(InputError) as error:
+        add_outputs(folder, file, toy_encoder(), tmp_path / "out")
+    assert str(error.value).startswith(str(file))
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_and_unfit_folders_are_refused(sample, tmp_path):
+    folder, examples = sample
+    file = file_of(tmp_path, examples)
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"there is no data folder .*none: 'fairseq-s"):
+        add_outputs(tmp_path / "none", file, toy_encoder(), out)
+    with pytest.raises(InputError, match=r"missing file: .*none\.jsonl"):
+        add_outputs(folder, tmp_path / "none.jsonl", toy_encoder(), out)
+    with pytest.raises(InputError, match="is, holds or lies in"):
+        add_outputs(folder, file, toy_encoder(), folder)
+    swapped = shutil.copytree(folder, tmp_path / "swapped")
+    names = json.loads((swapped / "label_map.json").read_text("utf-8"))["labels"]
+    (swapped / "label_map.json").write_text(json.dumps({"labels": names[::-1]}))
+    with pytest.raises(InputError, match=r"swapped/label_map\.json was changed"):
+        add_outputs(swapped, file, toy_encoder(), out)
+    other = tmp_path / "other"
+    pieces = [*["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film"]]
+    convert_encoder(make_bert(tmp_path / "bert", pieces), other)
+    with pytest.raises(InputError, match="prepared with another vocabulary than"):
+        add_outputs(folder, file, other, out)
+    one = file_of(tmp_path, examples, copies=1)
+    with pytest.raises(InputError, match="one output an example, two views need at"):
+        add_outputs(folder, one, toy_encoder(), out, views=True)
+    pairs, _ = make_sample(tmp_path / "pairs", make_pairs)
+    with pytest.raises(InputError, match=r"is of 16 sentences, .* has 16 pairs in tr"):
+        add_outputs(pairs, file, toy_encoder(), out)
+
+
+def prepare(capfd, *argv):
+    status = main(["prepare", "--encoder", str(toy_encoder()), *map(str, argv)])
+    printed = capfd.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_the_command_takes_a_file_or_a_folder_of_them(sample, tmp_path, capfd):
+    folder, examples = sample
+    file = file_of(tmp_path, examples)
+    write_outputs(file.with_name("n16-sample0-bt0.5.jsonl"), rows_of(examples, 2))
+    status, out, _ = prepare(
+        capfd, "--sample", folder, "--augmented", file, "--to", tmp_path / "out"
+    )
+    assert status == 0
+    assert f"wrote {tmp_path / 'out'}: 64 train, 8 valid, 8 test" in out
+    assert "flags for fairseq-train: --num-classes 2" in out
+    to = folder.parent
+    status, out, _ = prepare(
+        capfd, "--sample", to, "--augmented", file.parent, "--to", to
+    )
+    assert status == 0
+    assert f"wrote {to / 'n16-sample0-bt0.3'}: 64 train" in out
+    assert f"wrote {to / 'n16-sample0-bt0.5'}: 48 train" in out
+    first, second = (
+        (place / "manifest.json").read_bytes()
+        for place in (tmp_path / "out", to / "n16-sample0-bt0.3")
+    )
+    assert first == second
+
+
+def test_the_command_refuses_with_one_sentence(sample, tmp_path, capfd):
+    folder, _ = sample
+    needs = ["--sample", folder, "--to", tmp_path / "out"]
+
+    def refused(*argv):
+        status, _, error = prepare(capfd, *argv)
+        assert status == 2
+        return error
+
+    assert "--sample needs --augmented" in refused(*needs)
+    more = [*needs, "--augmented", tmp_path]
+    assert "holds no file NAME-bt….jsonl" in refused(*more)
+    assert "--few-shot goes with --task or --table, not with --sample" in refused(
+        *more, "--few-shot", 8
+    )
+    text = ["--text", tmp_path, "--to", tmp_path / "out"]
+    assert "--views goes with --sample, not with --text" in refused(*text, "--views")
+    assert "--augmented goes with --sample, not with --text" in refused(
+        *text, "--augmented", "x"
+    )
+
+
+def test_outputs_know_whether_they_are_their_source(tmp_path):
+    (first, *_), *_ = read_outputs(file_of(tmp_path, make_sentences(4)))
+    assert first.unchanged
+    assert first.place.endswith("n16-sample0-bt0.3.jsonl, line 1")

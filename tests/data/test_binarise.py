@@ -1,0 +1,265 @@
+"""Data folders: what fairseq's own task reads is what the text files said."""
+
+import json
+import os
+import resource
+import shutil
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+from fairseq.tasks.sentence_prediction import (
+    SentencePredictionConfig,
+    SentencePredictionTask,
+)
+
+from fairseq_scl.data.binarise import (
+    LABEL_MAP,
+    MANIFEST,
+    binarise,
+    fairseq_flags,
+    load_dictionary,
+    read_labels,
+    rows_of,
+    write_rows,
+)
+from fairseq_scl.data.files import sha256
+from fairseq_scl.data.texts import Example
+from fairseq_scl.data.tokenizers import load_tokenizer
+from fairseq_scl.errors import InputError
+from helpers.encoders import make_pairs, make_sentences, make_splits, toy_encoder
+
+
+def stock_task(folder, **settings):
+    """Return fairseq's own task for a data folder."""
+    config = SentencePredictionConfig(
+        data=str(folder),
+        num_classes=len(read_labels(folder)),
+        init_token=0,
+        no_shuffle=True,
+        regression_target=False,
+        classification_head_name="sentence_classification_head",
+        seed=1,
+        **settings,
+    )
+    return SentencePredictionTask.setup_task(config)
+
+
+def read_back(folder, split, **settings):
+    """Return symbols and label of each example, as fairseq's own task loads them."""
+    task = stock_task(folder, **settings)
+    data = task.load_dataset(split)
+    labels = read_labels(folder)
+    found = []
+    for i in range(len(data)):
+        ids = data[i]["net_input.src_tokens"].tolist()
+        symbols = [task.source_dictionary[token] for token in ids]
+        found.append((symbols, labels[data[i]["target"].item()]))
+    return found
+
+
+def skewed(rare, common):
+    """99 sentences of one label and one of another, in both splits."""
+    texts = [e.sentences for e in make_sentences(200)]
+    examples = [
+        Example(text, rare if i % 100 == 17 else common) for i, text in enumerate(texts)
+    ]
+    return {"train": examples[:100], "valid": examples[100:]}
+
+
+def snapshot(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_fairseq_reads_the_symbols_and_labels_of_sentences(tmp_path):
+    splits = make_splits()
+    counts = binarise(splits, toy_encoder(), tmp_path / "data")
+    assert counts == {"train": 16, "valid": 8, "test": 8}
+    encode = load_tokenizer(toy_encoder()).encode_lines
+    for split, examples in splits.items():
+        symbols = encode([e.sentences[0] for e in examples])
+        assert read_back(tmp_path / "data", split) == [
+            (["<s>", *pieces, "</s>"], e.label)
+            for pieces, e in zip(symbols, examples, strict=True)
+        ]
+
+
+def test_fairseq_reads_the_symbols_and_labels_of_pairs(tmp_path):
+    splits = make_splits(make_pairs)
+    binarise(splits, toy_encoder(), tmp_path / "data")
+    encode = load_tokenizer(toy_encoder()).encode_lines
+    first, second = (encode([e.sentences[n] for e in splits["test"]]) for n in (0, 1))
+    assert read_back(tmp_path / "data", "test") == [
+        (["<s>", *a, "</s>", *b, "</s>"], e.label)
+        for a, b, e in zip(first, second, splits["test"], strict=True)
+    ]
+
+
+def test_flags_tell_classes_and_how_a_pair_is_joined(tmp_path):
+    binarise(make_splits(make_pairs), toy_encoder(), tmp_path / "bert")
+    assert fairseq_flags(tmp_path / "bert") == [
+        *["--num-classes", "3", "--init-token", "0"]
+    ]
+    encoder = shutil.copytree(toy_encoder(), tmp_path / "encoder")
+    settings = json.loads((encoder / "tokenizer_settings.json").read_text("utf-8"))
+    settings["pair_separator"] = True  # as a RoBERTa has
+    (encoder / "tokenizer_settings.json").write_text(json.dumps(settings), "utf-8")
+    binarise(make_splits(make_pairs), encoder, tmp_path / "roberta")
+    assert fairseq_flags(tmp_path / "roberta")[-2:] == ["--separator-token", "2"]
+    symbols, _ = read_back(tmp_path / "roberta", "test", separator_token=2)[0]
+    assert [i for i, s in enumerate(symbols) if s == "</s>"][1:-1] == [
+        symbols.index("</s>") + 1
+    ]
+    binarise(make_splits(), encoder, tmp_path / "roberta")  # single sentences
+    assert "--separator-token" not in fairseq_flags(tmp_path / "roberta")
+
+
+@pytest.mark.parametrize(
+    ("rare", "common"), [("a", "z"), ("z", "a"), ("10", "9"), ("B", "a")]
+)
+def test_class_ids_follow_names_however_skewed_the_classes(tmp_path, rare, common):
+    """``fairseq-preprocess`` would give the id 0 to the frequent label."""
+    splits = skewed(rare, common)
+    binarise(splits, toy_encoder(), tmp_path / "data")
+    assert read_labels(tmp_path / "data") == sorted([rare, common])
+    for split in splits:
+        read = [label for _, label in read_back(tmp_path / "data", split)]
+        assert read == [e.label for e in splits[split]]
+    dictionary = stock_task(tmp_path / "data").label_dictionary
+    for number, label in enumerate(read_labels(tmp_path / "data")):
+        assert dictionary.index(label) - dictionary.nspecial == number
+        assert dictionary.count[dictionary.index(label)] == (
+            99 if label == common else 1
+        )
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["very good", "7", "sehr schön", "a #fairseq:overwrite", "#fairseq:x", "a 1"],
+)
+def test_any_label_comes_back(tmp_path, label):
+    examples = make_sentences(8, labels=(label, "other"))
+    binarise({"train": examples}, toy_encoder(), tmp_path / "data")
+    read = [found for _, found in read_back(tmp_path / "data", "train")]
+    assert read == [e.label for e in examples]
+
+
+def test_manifest_tells_counts_and_true_checksums_of_every_file(tmp_path):
+    folder = tmp_path / "data"
+    binarise(make_splits(make_pairs), toy_encoder(), folder)
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    assert manifest["examples"] == {"train": 16, "valid": 8, "test": 8}
+    assert (manifest["pair"], manifest["pair_separator"]) == (True, False)
+    found = {name: sha256(folder / name) for name in snapshot(folder)}
+    del found[MANIFEST]
+    assert manifest["sha256"] == found
+    assert {"input0/train.bin", "input1/train.bin", "label/dict.txt"} <= found.keys()
+    assert {LABEL_MAP, "vocab.txt"} <= found.keys()
+
+
+def test_same_examples_give_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        binarise(make_splits(), toy_encoder(), tmp_path / name)
+    assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
+
+
+def test_a_data_folder_is_replaced_by_the_new_one_alone(tmp_path):
+    binarise(make_splits(make_pairs), toy_encoder(), tmp_path / "data")
+    binarise(make_splits(), toy_encoder(), tmp_path / "data")
+    binarise(make_splits(), toy_encoder(), tmp_path / "other")
+    assert snapshot(tmp_path / "data") == snapshot(tmp_path / "other")
+    assert sorted(os.listdir(tmp_path)) == ["data", "other"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_data_folder_is_never_replaced(tmp_path, kind):
+    """A slip in ``--to`` must not cost somebody a folder of results."""
+    target = tmp_path / "years of work"
+    if kind == "folder":
+        target.mkdir()
+    path = target / "thesis.tex" if kind == "folder" else target
+    path.write_text("years of work", "utf-8")
+    with pytest.raises(InputError) as error:
+        binarise(make_splits(), toy_encoder(), target)
+    assert str(target) in str(error.value)
+    assert path.read_text("utf-8") == "years of work"
+    assert os.listdir(tmp_path) == ["years of work"]
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "data").mkdir()
+    binarise(make_splits(), toy_encoder(), tmp_path / "data")
+    assert (tmp_path / "data" / MANIFEST).is_file()
+
+
+def test_bad_input_leaves_the_older_folder_as_it_was(tmp_path):
+    splits = make_splits()
+    binarise(splits, toy_encoder(), tmp_path / "data")
+    before = snapshot(tmp_path / "data")
+    splits["test"][3] = Example(("a film",), "unseen", "test.label, line 4")
+    with pytest.raises(InputError, match=r"^test\.label, line 4: the label 'unseen'"):
+        binarise(splits, toy_encoder(), tmp_path / "data")
+    assert snapshot(tmp_path / "data") == before
+
+
+@pytest.mark.parametrize("most_bytes", [0, 300, 1000])
+def test_a_full_disk_leaves_the_older_folder_as_it_was(tmp_path, most_bytes):
+    """A limit on the size of a file stands for a disk that is full at that point."""
+    binarise(make_splits(), toy_encoder(), tmp_path / "data")
+    before = snapshot(tmp_path / "data")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        with pytest.raises(InputError) as error:
+            binarise(make_splits(make_pairs), toy_encoder(), tmp_path / "data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(error.value).startswith("cannot write ")
+    assert str(error.value).endswith(": File too large")
+    assert snapshot(tmp_path / "data") == before
+    assert os.listdir(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize("name", ["dict.txt", "vocab.txt", "tokenizer_settings.json"])
+def test_an_encoder_folder_without_its_files_is_refused_by_name(tmp_path, name):
+    encoder = shutil.copytree(toy_encoder(), tmp_path / "encoder")
+    (encoder / name).unlink()
+    with pytest.raises(InputError, match=f"(missing|has no).*{name}"):
+        binarise(make_splits(), encoder, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"one piece only\n", b"a 1\na 2\n", b"caf\xe9 1\n", b"a one\n"]
+)
+def test_a_damaged_dictionary_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "dict.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{path} is not a fairseq dictionary: "):
+        load_dictionary(path)
+
+
+def test_labels_of_another_folder_are_a_missing_file(tmp_path):
+    with pytest.raises(InputError) as error:
+        read_labels(tmp_path)
+    assert str(error.value) == f"missing file: {tmp_path / LABEL_MAP}"
+
+
+@pytest.mark.parametrize("split", ["../train", "..", "", "train/", "nosuch", "test.x"])
+def test_a_split_is_known_by_its_name_alone(tmp_path, split):
+    binarise(make_splits(), toy_encoder(), tmp_path / "data")
+    (tmp_path / "data" / "label" / "sub").mkdir()
+    with pytest.raises(InputError, match=r"is not the name of a split|missing file"):
+        rows_of(tmp_path / "data", "label", split)
+
+
+def test_ids_that_the_dictionary_lacks_are_refused(tmp_path):
+    (tmp_path / "input0").mkdir()
+    write_rows(tmp_path / "input0" / "test", [torch.IntTensor([5, 400])], 9)
+    Dictionary().save(str(tmp_path / "input0" / "dict.txt"))
+    with pytest.raises(InputError, match=r"test\.bin.* 400"):
+        rows_of(tmp_path, "input0", "test")

@@ -1,0 +1,219 @@
+"""Downloads against a local server that breaks off, fails and lies."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fairseq_scl.data import download
+from fairseq_scl.data.download import ARCHIVES, download_task, fetch_file
+from fairseq_scl.data.official_files import task_table
+from fairseq_scl.data.tasks import TASKS, TRAIN
+from fairseq_scl.errors import InputError
+from helpers.server import GOOD, start_of
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    wanted = server.wanted("a.zip")
+    for _ in range(2):
+        assert fetch_file(wanted, tmp_path / "new").read_bytes() == GOOD
+    assert server.ranges == [None]
+    assert names(tmp_path / "new") == ["a.zip"]
+
+
+def test_a_truncated_body_is_taken_up_where_it_ended(server, tmp_path):
+    wanted = server.wanted("a.zip")
+    server.faults = ["truncated", "truncated"]
+    assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
+    starts = [0 if r is None else start_of(r) for r in server.ranges]
+    assert 0 == starts[0] < starts[1] < starts[2] < len(GOOD)
+    assert names(tmp_path) == ["a.zip"]
+
+
+def test_a_server_without_ranges_starts_again(server, tmp_path):
+    wanted = server.wanted("a.zip")
+    server.faults, server.knows_ranges = ["truncated"], False
+    assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
+
+
+def test_a_broken_download_goes_on_in_the_next_call(server, tmp_path):
+    wanted = server.wanted("a.zip")
+    server.faults = ["truncated"] + [503] * download.RETRIES
+    with pytest.raises(InputError) as error:
+        fetch_file(wanted, tmp_path)
+    assert str(error.value) == (
+        f"cannot download {wanted.url}: the server answers 503; what came so far is "
+        "kept and the same command goes on from there"
+    )
+    assert names(tmp_path) == ["a.zip.part"]
+    server.ranges.clear()
+    assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
+    assert 0 < start_of(server.ranges[0]) <= len(GOOD) // 2
+
+
+def test_a_connection_that_always_breaks_is_one_sentence(server, tmp_path):
+    wanted = server.wanted("a.zip")
+    server.faults = ["truncated"] * (download.RETRIES + 1)
+    with pytest.raises(
+        InputError, match=r"a\.zip: the connection broke off; what came"
+    ):
+        fetch_file(wanted, tmp_path)
+    assert names(tmp_path) == ["a.zip.part"]
+
+
+def test_errors_of_the_server_are_tried_again(server, tmp_path):
+    wanted = server.wanted("a.zip")
+    server.faults = [500] * download.RETRIES
+    assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
+
+
+def test_an_error_that_stays_is_one_sentence(server, tmp_path):
+    wanted = server.wanted("a.zip")
+    server.faults = [500] * (download.RETRIES + 1)
+    with pytest.raises(InputError, match=r"a\.zip: the server answers 500; what came"):
+        fetch_file(wanted, tmp_path)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("served", [GOOD[::-1], GOOD + b"more"])
+@pytest.mark.parametrize("old", [None, b"an older version"])
+def test_wrong_bytes_are_refused_and_the_old_file_stays(server, tmp_path, served, old):
+    wanted = server.wanted("a.zip", served=served)
+    if old is not None:
+        (tmp_path / "a.zip").write_bytes(old)
+    with pytest.raises(InputError) as error:
+        fetch_file(wanted, tmp_path)
+    assert str(error.value) == (
+        f"{wanted.url} is not the file with sha256 {wanted.sha256} that is expected, "
+        f"so it is not used{'' if old is None else ' and the old one stays'}"
+    )
+    assert names(tmp_path) == ([] if old is None else ["a.zip"])
+    if old is not None:
+        assert (tmp_path / "a.zip").read_bytes() == old
+
+
+def test_a_good_file_stays_when_the_server_has_a_wrong_one(server, tmp_path):
+    wanted = server.wanted("a.zip")
+    fetch_file(wanted, tmp_path)
+    server.files["a.zip"] = b"wrong"
+    assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
+    assert len(server.ranges) == 1
+
+
+def test_nobody_there_is_one_sentence(server, tmp_path):
+    wanted = replace(server.wanted("a.zip"), url="http://127.0.0.1:9/a.zip")
+    with pytest.raises(InputError, match=r"a\.zip: no connection; what came so far"):
+        fetch_file(wanted, tmp_path)
+
+
+def test_a_folder_that_is_a_file_is_one_sentence(server, tmp_path):
+    (tmp_path / "taken").write_text("a file", "utf-8")
+    with pytest.raises(InputError, match=r"^cannot write .*a\.zip: "):
+        fetch_file(server.wanted("a.zip"), tmp_path / "taken")
+
+
+def test_a_download_killed_in_the_middle_goes_on(server, tmp_path):
+    wanted = server.wanted("a.zip")
+    server.faults = ["slow"]
+    script = (
+        "from fairseq_scl.data.download import fetch_file\n"
+        "from fairseq_scl.data.tasks import Download\n"
+        f"fetch_file({wanted!r}, {str(tmp_path)!r})\n"
+    )
+    root = Path(download.__file__).parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=root, stderr=subprocess.DEVNULL
+    )
+    part = tmp_path / "a.zip.part"
+    for _ in range(600):
+        if part.exists() and part.stat().st_size > 1 << 16:
+            break
+        time.sleep(0.1)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    have = part.stat().st_size
+    assert 0 < have < len(GOOD)
+    assert not (tmp_path / "a.zip").exists()
+    assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
+    assert server.ranges == [None, f"bytes={have}-"]
+
+
+def zipped(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return buffer.getvalue()
+
+
+def tarred(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+def local_task(server, name, *contents):
+    """Return a task whose downloads are served here with other content."""
+    task = TASKS[name]
+    served = zip(task.downloads, contents, strict=True)
+    return replace(
+        task, downloads=tuple(server.wanted(d.name, content) for d, content in served)
+    )
+
+
+def test_a_zipped_task_is_unpacked_and_read(server, tmp_path):
+    files = {
+        "SST-2/train.tsv": "sentence\tlabel\ngood\t1\n",
+        "SST-2/dev.tsv": "sentence\tlabel\nbad\t0\n",
+        "SST-2/original/big.txt": "not needed",
+        "../../evil.txt": "never",
+    }
+    task = local_task(server, "SST-2", zipped(files))
+    for _ in range(2):
+        assert download_task(task, tmp_path / "glue") == tmp_path / "glue" / "SST-2"
+    assert len(server.ranges) == 1
+    assert names(tmp_path / "glue") == ["SST-2", ARCHIVES]
+    assert names(tmp_path / "glue" / "SST-2") == ["dev.tsv", "train.tsv"]
+    assert [line for line, _ in task_table(task, tmp_path / "glue", TRAIN)] == [2]
+
+
+def test_a_tarred_task_is_unpacked_and_read(server, tmp_path):
+    folder = "yelp_review_polarity_csv"
+    files = {f"{folder}/train.csv": '"1","bad"\n', f"{folder}/test.csv": '"2","good"\n'}
+    task = local_task(server, "Yelp-2", tarred(files))
+    download_task(task, tmp_path)
+    assert [e.label for _, e in task_table(task, tmp_path, TRAIN)] == ["negative"]
+
+
+def test_mrpc_comes_as_files(server, tmp_path):
+    both = (
+        b"Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\ta\tb\n0\t1\t2\tc\td\n"
+    )
+    task = local_task(server, "MRPC", both, both, b"1\t2\n")
+    download_task(task, tmp_path)
+    assert [line for line, _ in task_table(task, tmp_path, TRAIN)] == [2]
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_without_the_file_is_refused(server, tmp_path, pack):
+    name = "SST-2" if pack is zipped else "Yelp-2"
+    task = local_task(server, name, pack({"readme": "empty"}))
+    with pytest.raises(InputError, match=r"does not hold .*/train\.(tsv|csv)$"):
+        download_task(task, tmp_path)
+    assert not any(tmp_path.rglob("train.*"))

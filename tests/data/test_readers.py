@@ -1,0 +1,287 @@
+"""Official layouts and own tables: quirks are read, damage is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fairseq_scl.data.official_files import check_size, task_table
+from fairseq_scl.data.readers import NO_LABEL, NO_TEXT, own_table
+from fairseq_scl.data.tasks import HELD_OUT, TASKS, TRAIN
+from fairseq_scl.errors import InputError
+from helpers.tasks import MNLI_COLUMNS, MRPC_COLUMNS, mnli_row, write
+
+
+def rows_of(name, folder, part=TRAIN):
+    return [
+        (line, *example.sentences, example.label)
+        for line, example in task_table(TASKS[name], folder, part)
+    ]
+
+
+def refusal(table):
+    with pytest.raises(InputError) as error:
+        list(table)
+    return str(error.value)
+
+
+def test_sst2_has_a_header_and_blanks_at_the_ends(tmp_path):
+    write(tmp_path / "SST-2/train.tsv", "sentence\tlabel", "it 's good \t1", "bad \t0")
+    assert rows_of("SST-2", tmp_path) == [
+        (2, "it 's good", "positive"),
+        (3, "bad", "negative"),
+    ]
+
+
+def test_the_folder_of_the_task_itself_will_do(tmp_path):
+    write(tmp_path / "dev.tsv", "sentence\tlabel", "good\t1", end="")
+    assert rows_of("SST-2", tmp_path, HELD_OUT) == [(2, "good", "positive")]
+
+
+def test_cola_has_no_header(tmp_path):
+    write(tmp_path / "CoLA/train.tsv", "gj04\t1\t\tHe left.", "gj04\t0\t*\tLeft he.")
+    assert rows_of("CoLA", tmp_path) == [
+        (1, "He left.", "acceptable"),
+        (2, "Left he.", "unacceptable"),
+    ]
+
+
+def test_mrpc_has_a_byte_order_mark_and_unbalanced_quotes(tmp_path):
+    first = '1\t7\t8\t" Never , " he said .\t" Never .'
+    write(tmp_path / "MRPC/train.tsv", MRPC_COLUMNS, first, '0\t9\t10\t"\t\' "" x')
+    assert rows_of("MRPC", tmp_path) == [
+        (2, '" Never , " he said .', '" Never .', "equivalent"),
+        (3, '"', '\' "" x', "not_equivalent"),
+    ]
+
+
+def test_mrpc_as_published_is_split_by_the_id_list(tmp_path):
+    rows = ["1\t7\t8\ta\tb\r", "0\t9\t10\tc\td\r", "1\t8\t7\te\tf\r"]
+    write(tmp_path / "msr_paraphrase_train.txt", MRPC_COLUMNS + "\r", *rows)
+    write(tmp_path / "mrpc_dev_ids.tsv", "9\t10", "8\t7")
+    assert rows_of("MRPC", tmp_path, TRAIN) == [(2, "a", "b", "equivalent")]
+    assert [row[0] for row in rows_of("MRPC", tmp_path, HELD_OUT)] == [3, 4]
+
+
+@pytest.mark.parametrize(("name", "columns"), [("RTE", 2), ("QNLI", 2)])
+def test_entailment_tasks_have_an_index_and_a_header(tmp_path, name, columns):
+    names = [c for cs in TASKS[name].layout.sentences for c in cs]
+    header = "\t".join(["index", *names, "label"])
+    write(tmp_path / name / "train.tsv", header, "0\tis it ?\tit is\tnot_entailment")
+    assert rows_of(name, tmp_path) == [(2, "is it ?", "it is", "not_entailment")]
+
+
+def test_mnli_has_twelve_columns_or_sixteen_and_rows_without_a_label(tmp_path):
+    train = [mnli_row(0, "a", "b", "neutral"), mnli_row(1, "c", "d", "-")]
+    dev = [mnli_row(0, 'e "', "f", "contradiction", dev=True)]
+    labels = "label2\tlabel3\tlabel4\tlabel5\t"
+    write(tmp_path / "MNLI/train.tsv", MNLI_COLUMNS + "gold_label", *train)
+    write(tmp_path / "MNLI/dev_matched.tsv", MNLI_COLUMNS + labels + "gold_label", *dev)
+    table = task_table(TASKS["MNLI"], tmp_path, TRAIN)
+    for _ in range(2):  # counts are those of one pass
+        assert [(line, e.label) for line, e in table] == [(2, "neutral")]
+        assert table.left_out == {NO_LABEL: 1}
+    assert rows_of("MNLI", tmp_path, HELD_OUT) == [(2, 'e "', "f", "contradiction")]
+
+
+def test_reviews_are_quoted_csv_with_escapes(tmp_path):
+    write(
+        tmp_path / "yelp_review_polarity_csv/train.csv",
+        '"1","The ""worst"", ever.\\n\\nNever \\""again\\""."',
+        '"2","a\\\\b, c"',
+        '"2"," "',
+    )
+    table = task_table(TASKS["Yelp-2"], tmp_path, TRAIN)
+    assert [(line, e.sentences[0], e.label) for line, e in table] == [
+        (1, 'The "worst", ever. Never "again".', "negative"),
+        (2, "a\\\\b, c", "positive"),
+    ]
+    assert table.left_out == {NO_TEXT: 1}
+
+
+def test_a_review_of_amazon_is_title_and_text(tmp_path):
+    folder = tmp_path / "amazon_review_polarity_csv"
+    write(folder / "train.csv", '"2","Great","I read it."', '"1","","No, no."')
+    assert rows_of("Amazon-2", tmp_path) == [
+        (1, "Great I read it.", "positive"),
+        (2, "No, no.", "negative"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["text\tlabel", "a\t1"], "line 1: there is no column 'sentence', only 'text'"),
+        (["sentence\tlabel", "a\t1", "b"], "line 3 has 1 column, expected 2 (sentence"),
+        (["sentence\tlabel", "a\tb\t1"], "line 2 has 3 columns, expected 2 (sentence"),
+        (["sentence\tlabel", "a\t2"], "line 2: the label is '2', allowed: 0, 1"),
+        (["sentence\tlabel", "a\t"], "line 2: the label is '', allowed: 0, 1"),
+        (["sentence\tlabel", " \t1"], "line 2: column sentence is empty"),
+        ([], "train.tsv is empty"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_line(tmp_path, lines, message):
+    path = tmp_path / "train.tsv"
+    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    found = refusal(task_table(TASKS["SST-2"], tmp_path, TRAIN))
+    assert found.startswith(str(path))
+    assert message in found
+
+
+def test_bytes_that_are_not_utf8_are_refused_with_the_line(tmp_path):
+    (tmp_path / "train.tsv").write_bytes(b"sentence\tlabel\ncaf\xe9\t1\n")
+    found = refusal(task_table(TASKS["SST-2"], tmp_path, TRAIN))
+    assert "line 2 is not UTF-8 (byte 4 of the line)" in found
+
+
+def test_a_missing_file_is_refused_with_the_places_and_the_command(tmp_path):
+    with pytest.raises(InputError) as error:
+        task_table(TASKS["RTE"], tmp_path, HELD_OUT)
+    assert str(error.value) == (
+        f"there is no dev.tsv of RTE in {tmp_path / 'RTE'} or {tmp_path}: get it with "
+        f"'fairseq-scl download --task RTE --to {tmp_path}'"
+    )
+
+
+def test_a_truncated_csv_is_refused_with_the_line(tmp_path):
+    folder = tmp_path / "yelp_review_polarity_csv"
+    write(folder / "train.csv", '"1","good"', '"2","cut of', end="")
+    found = refusal(task_table(TASKS["Yelp-2"], tmp_path, TRAIN))
+    assert "train.csv, line 2 is no row of quoted CSV" in found
+
+
+def test_another_number_of_rows_is_refused(tmp_path):
+    write(tmp_path / "train.tsv", "sentence\tlabel", "a\t1")
+    table = task_table(TASKS["SST-2"], tmp_path, TRAIN)
+    check_size(TASKS["SST-2"], TRAIN, table, 67_349)
+    with pytest.raises(InputError, match=r"has 1 rows, but SST-2 has 67,349: the file"):
+        check_size(TASKS["SST-2"], TRAIN, table, 1)
+
+
+def own_rows(path, *columns):
+    return [(n, *e.sentences, e.label) for n, e in own_table(path, columns)]
+
+
+def test_own_tables_are_read_by_the_names_of_their_columns(tmp_path):
+    want = [(2, 'a "b', "c, d", "x"), (3, "e", "f", "1")]
+    rows = [{"s": 'a "b', "t": "c, d", "l": "x"}, {"t": "f", "l": 1, "s": " e "}]
+    path = write(tmp_path / "t.tsv", "l\ts\tt", 'x\ta "b\tc, d', "1\te\tf")
+    assert own_rows(path, "s", "t", "l") == want
+    path = write(tmp_path / "t.csv", "l,s,t", 'x,"a ""b","c, d"', "1,e,f")
+    assert own_rows(path, "s", "t", "l") == want
+    path = write(tmp_path / "t.jsonl", *map(json.dumps, rows))
+    assert own_rows(path, "s", "t", "l") == [(n - 1, *rest) for n, *rest in want]
+    assert own_rows(path, "t", "l") == [(1, "c, d", "x"), (2, "f", "1")]
+
+
+def test_a_csv_row_of_several_lines_is_known_by_its_first(tmp_path):
+    path = write(tmp_path / "t.csv", "s,l", '"a', 'b",x', "", "c,y")
+    assert own_rows(path, "s", "l") == [(2, "a b", "x"), (5, "c", "y")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 2 is no JSON: "),
+        ("[1]", "line 2 is no JSON object with names and values"),
+        ('{"s": "a"}', "line 2: there is no column 'l', only 's'"),
+        ('{"s": null, "l": "x"}', "line 2: s is None, expected a text"),
+        ('{"s": "a", "l": 0.5}', "line 2: the label l is 0.5, expected a text or"),
+        ('{"s": "a", "l": ["x", "y"]}', "line 2: the label l is ['x', 'y'], expected"),
+        (
+            '{"s": "a", "l": "x", "s": "b"}',
+            "line 2 is no JSON: the name 's' is there tw",
+        ),
+        ('{"s": "a\\u0000b", "l": "x"}', "line 2: s has a NUL character"),
+        ('{"s": ' + 9999 * "[" + "", "line 2 is no JSON: maximum recursion"),
+        ('{"s": "\\ud83d", "l": "x"}', "line 2: s holds half a surrogate pair"),
+        ('{"s": "", "l": "x"}', "line 2: column s is empty"),
+        ('{"s": "a", "l": " "}', "line 2: the label is '', allowed: any text"),
+    ],
+)
+def test_damaged_json_lines_are_refused(tmp_path, line, message):
+    path = write(tmp_path / "t.jsonl", '{"s": "a", "l": true}', line)
+    assert refusal(own_table(path, ["s", "l"])).startswith(f"{path}, {message}")
+
+
+def test_other_suffixes_and_numbers_of_columns_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"x\.txt ends in '\.txt', which tells no fo"):
+        own_table(Path("x.txt"), ["s", "l"])
+    with pytest.raises(InputError, match=r"^--columns has 1 names \(s\): name one or"):
+        own_table(Path("x.tsv"), ["s"])
+
+
+# As pandas writes them: quotes only where a field needs them.
+PANDAS = [
+    (["s\tl", '"a ""good"" film"\tx', "fine\ty"], ('a "good" film', "fine")),
+    (["s\tl", '"tab\there"\tx', "fine\ty"], ("tab here", "fine")),
+    (["s\tl", '"two', 'lines"\tx', "fine\ty"], ("two lines", "fine")),
+    (['"s"\t"l"', '"a film"\t"x"', '"fine"\t"y"'], ("a film", "fine")),
+    (["s\tl", '"a film"\tx', '"fine"\ty'], ("a film", "fine")),
+]
+# A quote is a character like any other.
+PLAIN = [
+    ["s\tl", '"a ""good"" film"\tx', 'so "fine"\ty'],
+    ["s\tl", '"\' "" x\tx', '"a ""b"""\ty'],
+    ["s\tl", '"Never\tx', 'he said"\ty'],
+    ["s\tl", '"good"\tx', "fine\ty"],
+    ["s\tl", '"good ""\tx', "fine\ty"],
+]
+
+
+@pytest.mark.parametrize(("lines", "texts"), PANDAS)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_tsv_that_is_quoted_throughout_is_read_as_csv(tmp_path, lines, texts, mark):
+    path = write(tmp_path / "t.tsv", mark + lines[0], *lines[1:], "")
+    assert [row[1] for row in own_rows(path, "s", "l")] == list(texts)
+
+
+@pytest.mark.parametrize("lines", PLAIN)
+def test_quotes_of_any_other_tsv_are_characters(tmp_path, lines):
+    path = write(tmp_path / "t.tsv", *lines)
+    found = own_rows(path, "s", "l")
+    assert [f"{text}\t{label}" for _, text, label in found] == lines[1:]
+
+
+def test_a_row_cut_inside_a_quote_says_so(tmp_path):
+    path = write(tmp_path / "t.tsv", "s\tl", '"two', 'lines"\tx', 'a "b" c\ty')
+    found = refusal(own_table(path, ["s", "l"]))
+    assert found.startswith(f"{path}, line 2 has 1 column, expected 2")
+    assert "ends inside a quote" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "message"),
+    [
+        ("t.csv", "s;l", "separated by ';'"),
+        ("t.tsv", "s,l", "separated by ','"),
+        ("t.csv", "good,x", "the first line must name the columns"),
+        ("t.csv", "s,l,s", "2 columns are named 's'"),
+        ("t.tsv", "l\tother\tl\ts", "2 columns are named 'l'"),
+        ("t.tsv", "a\0\tb", "there is no column 's'"),
+    ],
+)
+def test_a_wrong_first_line_is_refused(tmp_path, name, header, message):
+    path = write(tmp_path / name, header, header)
+    found = refusal(own_table(path, ["s", "l"]))
+    assert found.startswith(f"{path}, line 1: ")
+    assert message in found
+
+
+@pytest.mark.parametrize("columns", [["s", "s"], ["s", "l", "s"], ["l", "s", "s"]])
+def test_a_column_named_twice_is_refused(columns):
+    with pytest.raises(InputError, match=r"^--columns names 's' twice"):
+        own_table("t.tsv", columns)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv"])
+def test_a_nul_character_is_refused_with_the_line(tmp_path, name):
+    cut = "," if name == "t.csv" else "\t"
+    path = write(tmp_path / name, f"s{cut}l", f"a{cut}x", f"b\0{cut}y")
+    found = refusal(own_table(path, ["s", "l"]))
+    assert found.startswith(f"{path}, line 3: s has a NUL character")
+
+
+def test_a_missing_own_table_is_named(tmp_path):
+    found = refusal(own_table(tmp_path / "none.csv", ["s", "l"]))
+    assert found == f"missing file: {tmp_path / 'none.csv'}"

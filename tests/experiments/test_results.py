@@ -1,0 +1,296 @@
+"""From records to cells: choices, counts and gains that are known beforehand."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.comparison import compare
+from fairseq_scl.experiments.protocol import summary
+from fairseq_scl.experiments.records import RECORD
+from fairseq_scl.experiments.results import (
+    DONE,
+    FAILED,
+    HELPED,
+    HURT,
+    MISSING,
+    OPEN,
+    UNKNOWN,
+    Attempt,
+    collect,
+    summarise,
+    verdict,
+)
+from fairseq_scl.experiments.runner import METRICS
+from fairseq_scl.experiments.selection import select_few_shot, select_full_data
+from helpers.results import (
+    attempts_of,
+    make_record,
+    make_table,
+    runs_of,
+    write_results,
+)
+
+CE = {
+    ("CE", None, None, 0): (150, 300),
+    ("CE", None, None, 1): (160, 304),
+    ("CE", None, None, 2): (170, 308),
+    ("CE", None, None, 3): (140, 296),
+}
+# The best combination, and one with better validation that is not complete.
+SCL = {
+    **{("CE+SCL", 0.9, 0.3, seed): (c[3], c[4]) for seed, c in enumerate(
+        [(0, 0, 0, 152, 312), (0, 0, 0, 165, 314), (0, 0, 0, 171, 316),
+         (0, 0, 0, 141, 300)])},
+    **{("CE+SCL", 0.5, 0.3, seed): (130 + seed, 280) for seed in range(4)},
+    **{("CE+SCL", 0.5, 0.1, seed): (199, 390) for seed in range(3)},
+    ("CE+SCL", 0.9, 0.1, 0): "out of memory",
+}  # fmt: skip
+
+
+def results(counts=None, **settings):
+    table = make_table(**settings)
+    return summarise(table, attempts_of(table, {**CE, **SCL, **(counts or {})}))
+
+
+def one_of(result, loss="CE+SCL", **where):
+    where = {"task": "SST-2", "n": 20, "batch_size": 16, **where}
+    return result.find(loss=loss, **where)
+
+
+def test_few_shot_cells_are_chosen_by_the_paper_s_rule():
+    ce, scl = (one_of(results(), loss) for loss in ("CE", "CE+SCL"))
+    # Samples 2, 1, 0 have the best validation accuracies.
+    assert ce.selection.test == summary([100 * c / 400 for c in (308, 304, 300)])
+    assert scl.selection.test == summary([100 * c / 400 for c in (316, 314, 312)])
+    assert [run.seed for run in scl.selection.reported] == [2, 1, 0]
+    assert ce.hyperparameters == {}
+    assert scl.hyperparameters == {"scl_lambda": 0.9, "scl_temperature": 0.3}
+
+
+def test_full_data_cells_report_the_best_seed():
+    result = results(
+        sizes=["full"], selection="full-data", training={"updates": 40}, name="table2"
+    )
+    scl = one_of(result, n="full")
+    assert scl.selection.test.mean == 100 * 316 / 400
+    assert [run.seed for run in scl.selection.reported] == [2]
+
+
+def test_what_is_planned_is_counted_whether_it_was_run_or_not():
+    ce, scl = (one_of(results(), loss) for loss in ("CE", "CE+SCL"))
+    assert [ce.count(state) for state in (DONE, FAILED, MISSING)] == [4, 0, 0]
+    assert [scl.count(state) for state in (DONE, FAILED, MISSING)] == [11, 1, 4]
+    assert len(scl.selection.candidates) == 4
+    assert scl.competing == 2  # 0.5 with 0.1 has three of four, 0.9 with 0.1 none
+    assert scl.selection.missing == 5
+
+
+def test_selection_is_that_of_the_rules_themselves():
+    table = make_table()
+    attempts = attempts_of(table, {**CE, **SCL})
+    scl = one_of(summarise(table, attempts))
+    by_hand = {}
+    for candidate in scl.selection.candidates:
+        by_hand[candidate.hyperparameters] = candidate.runs
+    assert scl.selection == select_few_shot(by_hand, 4, 3)
+    full = make_table(sizes=["full"], selection="full-data")
+    scl = one_of(summarise(full, attempts_of(full, {**CE, **SCL})), n="full")
+    assert scl.selection == select_full_data(by_hand, 4)
+
+
+def test_the_order_of_the_runs_changes_nothing():
+    table = make_table()
+    attempts = attempts_of(table, {**CE, **SCL})
+    first, second = (
+        one_of(summarise(table, order)) for order in (attempts, attempts[::-1])
+    )
+    assert first.selection == second.selection
+    assert first.comparison == second.comparison
+
+
+def test_losses_are_compared_on_every_pair_not_the_reported_ones():
+    ce, scl = (one_of(results(), loss) for loss in ("CE", "CE+SCL"))
+    assert ce.comparison is None
+    assert scl.comparison == compare(
+        ce.selection.chosen.runs, scl.selection.chosen.runs, 4
+    )
+    # (12 + 10 + 8 + 4) / 4 answers of 400
+    assert scl.comparison.difference.mean == pytest.approx(34 / 4 / 4)
+    assert (scl.comparison.won, scl.comparison.lost) == (4, 0)
+
+
+def test_too_few_runs_give_no_number():
+    counts = {("CE", None, None, seed): None for seed in (0, 1)}
+    ce, scl = (one_of(results(counts), loss) for loss in ("CE", "CE+SCL"))
+    assert ce.selection.chosen is None
+    assert ce.selection.test is None
+    assert ce.chosen_attempts == ()
+    assert scl.comparison is None
+    assert verdict(scl.comparison) == UNKNOWN
+
+
+def test_degenerate_runs_are_counted_at_the_chosen_combination():
+    counts = {("CE+SCL", 0.9, 0.3, 3): (111, 220)}  # test: the majority class
+    assert one_of(results(counts)).degenerate == 1
+    assert one_of(results()).degenerate == 0
+
+
+def test_degenerate_runs_are_not_counted_where_the_classes_are_not_known():
+    table = make_table()
+    attempts = attempts_of(table, {**CE, **SCL})
+    for a in attempts:
+        if a.record:
+            a.record.origin.pop("classes")
+    assert one_of(summarise(table, attempts)).degenerate is None
+    # Some steps of each validation: the counts are of more than was measured.
+    attempts = attempts_of(table, {**CE, **SCL})
+    for a in attempts:
+        if a.record:
+            a.record.settings["max_valid_steps"] = 1
+    assert one_of(summarise(table, attempts)).degenerate is None
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ([4, 5, 6, 5], HELPED),
+        ([-4, -5, -6, -5], HURT),
+        ([-4, 5, -6, 5], OPEN),
+        ([0, 0, 0, 0], OPEN),
+        # Student's interval holds 0, the bootstrap's does not: the wider counts.
+        ([0, 8, 1, 1], OPEN),
+    ],
+)
+def test_verdicts(gains, expected):
+    counts = {
+        ("CE+SCL", 0.9, 0.3, seed): (190, CE["CE", None, None, seed][1] + gain)
+        for seed, gain in enumerate(gains)
+    }
+    assert verdict(one_of(results(counts)).comparison) == expected
+
+
+def test_a_table_of_two_samples_reports_the_two():
+    table = make_table(repetitions=2)
+    counts = {key: c for key, c in {**CE, **SCL}.items() if key[3] < 2}
+    scl = one_of(summarise(table, attempts_of(table, counts)))
+    assert scl.hyperparameters["scl_lambda"] == 0.5
+    assert scl.selection.test.count == 2
+
+
+def test_a_folder_gives_back_what_was_written(tmp_path):
+    table = make_table()
+    attempts = attempts_of(table, {**CE, **SCL})
+    folder = write_results(tmp_path, table, attempts)
+    found = collect(folder, runs_of(table))
+    assert [a.state for a in found] == [a.state for a in attempts]
+    assert [a.error for a in found] == [a.error for a in attempts]
+    for one, other in zip(found, attempts, strict=True):
+        assert (one.record and one.record.valid) == (
+            other.record and other.record.valid
+        )
+    assert (
+        summarise(table, found)
+        .find(task="SST-2", n=20, batch_size=16, loss="CE")
+        .selection
+        == one_of(results(), "CE").selection
+    )
+
+
+def test_floors_are_read_where_they_were_written(tmp_path):
+    table = make_table()
+    folder = write_results(tmp_path, table, attempts_of(table, CE))
+    run = runs_of(table)[0]
+    lines = [
+        {"subset": "valid", "update": 20, "scl_floor": 1.9},
+        {"subset": "test", "update": 20, "scl_floor": 2.9},
+    ]
+    metrics = folder / "runs" / run.name / METRICS
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    assert collect(folder, [run])[0].floors == ((20, 1.9),)
+    metrics.write_text('{"subset": "valid", "update": 20}\n', "utf-8")
+    assert collect(folder, [run])[0].floors == ()
+
+
+def test_the_record_of_another_run_is_refused(tmp_path):
+    table = make_table()
+    run, other = runs_of(table)[:2]
+    write_results(tmp_path, table, [Attempt(run, make_record(other, 150, 300))])
+    with pytest.raises(InputError, match="is the record of another run"):
+        collect(tmp_path, [run])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", 2e-5),
+        ("updates", 41),
+        ("validations", 3),
+        ("scl_lambda", 0.25),
+        ("seed", 3),
+        ("batch_size", 8),
+        ("options", {"scl_features": "pooled"}),
+        ("name", "other"),
+    ],
+)
+def test_a_record_of_other_settings_is_refused(tmp_path, key, value):
+    table = make_table()
+    run = runs_of(table)[0]
+    record = make_record(run, 150, 300)
+    record.settings[key] = value
+    write_results(tmp_path, table, [Attempt(run, record)])
+    with pytest.raises(
+        InputError, match=rf"{RECORD} .*{key} is {re.escape(repr(value))}"
+    ):
+        collect(tmp_path, [run])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data", "/moved"),
+        ("encoder", "/moved"),
+        ("device", "cuda"),
+        ("precision", "bf16"),
+        ("keep_checkpoint", True),
+        ("chunk", None),  # older records lack it
+    ],
+)
+def test_where_and_how_fast_a_run_was_done_may_differ(tmp_path, key, value):
+    table = make_table()
+    run = runs_of(table)[0]
+    record = make_record(run, 150, 300)
+    record.settings[key] = value
+    if value is None:
+        del record.settings[key]
+    write_results(tmp_path, table, [Attempt(run, record)])
+    assert collect(tmp_path, [run])[0].record == record
+
+
+def test_epochs_of_data_that_is_not_here_are_not_compared(tmp_path):
+    table = make_table(training={"epochs": 3})
+    run = runs_of(table)[0]
+    assert run.updates == 0
+    record = make_record(replace(run, updates=30, validations=10), 150, 300)
+    write_results(tmp_path, table, [Attempt(run, record)])
+    assert collect(tmp_path, [run])[0].record == record
+
+
+def test_a_damaged_record_is_refused(tmp_path):
+    table = make_table()
+    write_results(tmp_path, table, attempts_of(table, CE))
+    run = runs_of(table)[0]
+    path = tmp_path / "runs" / run.name / RECORD
+    path.write_text(path.read_text("utf-8")[:100], "utf-8")
+    with pytest.raises(InputError, match=f"cannot read {path}"):
+        collect(tmp_path, [run])
+
+
+def test_a_run_that_is_there_twice_is_an_error():
+    table = make_table()
+    attempts = attempts_of(table, CE)
+    twice = replace(attempts[0], run=attempts[0].run)
+    with pytest.raises(ValueError, match="seed 0 is there twice"):
+        summarise(table, [*attempts, twice])

@@ -1,0 +1,304 @@
+"""Runs: the command, the record, and what a run that fails or is stopped leaves."""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+import fairseq_scl
+from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST
+from fairseq_scl.data.files import sha256
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments import runner
+from fairseq_scl.experiments.architecture import architecture_flags
+from fairseq_scl.experiments.protocol import best_validation
+from fairseq_scl.experiments.records import RECORD, read_metrics, read_record
+from fairseq_scl.experiments.runner import (
+    BEST,
+    ERROR,
+    LOG,
+    METRICS,
+    command,
+    run_training,
+)
+from helpers.encoders import toy_data, toy_encoder, toy_run, trained
+
+PRINT_METRICS = """
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[1])
+for update in (15, 30):
+    for subset in ("valid", "test"):
+        row = {"subset": subset, "update": update, "n_correct": 7.0, "n_total": 8}
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({**row, "ce_loss": 0.5, "scl_loss": 2.0}) + "\\n")
+for name in ("checkpoint_best.pt", "checkpoint_1_30.pt"):
+    (folder / name).write_text("weights")
+"""
+REAL_POPEN = subprocess.Popen
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Replace the training process by ``python -c CODE FOLDER``; note each start."""
+    trained()  # with the real process, while it is there
+
+    def install(code):
+        starts = []
+
+        def popen(argv, **settings):
+            if "--save-dir" not in argv:  # git, for the record
+                return REAL_POPEN(argv, **settings)
+            starts.append(argv)
+            folder = argv[argv.index("--save-dir") + 1]
+            return REAL_POPEN([sys.executable, "-c", code, folder], **settings)
+
+        monkeypatch.setattr(runner.subprocess, "Popen", popen)
+        return starts
+
+    return install
+
+
+def flag(argv, name):
+    return argv[argv.index(name) + 1]
+
+
+def files(folder):
+    return sorted(os.listdir(folder))
+
+
+def test_command_holds_every_flag_once(tmp_path):
+    for device in ("cpu", "cuda"):
+        argv = command(toy_run(device=device), tmp_path)
+        flags = Counter(word for word in argv if word.startswith("--"))
+        assert {name: n for name, n in flags.items() if n > 1} == {}
+        assert ("--cpu" in flags) == (device == "cpu")
+
+
+def test_command_is_the_runs(tmp_path):
+    run = toy_run(seed=7, scl_lambda=0.5, batching="balanced", updates=100)
+    argv = command(run, tmp_path)
+    assert argv[:2] == ["fairseq-train", str(toy_data())]
+    assert flag(argv, "--user-dir") == os.path.dirname(fairseq_scl.__file__)
+    for name, value in (
+        ("--restore-file", toy_encoder() / "model.pt"),
+        ("--save-dir", tmp_path),
+        ("--metrics-file", tmp_path / METRICS),
+        ("--seed", 7),
+        ("--scl-lambda", 0.5),
+        ("--scl-temperature", 0.3),
+        ("--batching", "balanced"),
+        ("--max-update", 100),
+        ("--total-num-update", 100),
+        ("--warmup-updates", 6),
+        ("--validate-interval-updates", 50),
+        ("--num-classes", 2),
+        ("--lr", 0.01),
+        ("--dropout", 0.1),
+        ("--attention-dropout", 0.1),
+    ):
+        assert flag(argv, name) == str(value)
+    assert {"--scl-temperature", "--scl-lambda"} <= set(argv)
+    assert "--temperature" not in argv
+
+
+def test_architecture_is_the_converted_encoders():
+    flags = architecture_flags(toy_encoder(), 512)
+    assert flags[:2] == ["--arch", "roberta_bert"]
+    assert flag(flags, "--encoder-layers") == "2"
+    assert flag(flags, "--encoder-embed-dim") == "16"
+    assert flag(flags, "--layer-norm-eps") == "1e-12"
+    assert flag(flags, "--max-positions") == "40"
+    assert flag(architecture_flags(toy_encoder(), 24), "--max-positions") == "24"
+
+
+def test_architecture_of_a_roberta_as_fairseq_publishes_it(tmp_path):
+    name = "decoder.sentence_encoder.embed_positions.weight"
+    state = {
+        "args": argparse.Namespace(arch="roberta_large", encoder_layers=1),
+        "model": {name: torch.zeros(514, 2)},
+    }
+    torch.save(state, tmp_path / "model.pt")
+    assert architecture_flags(tmp_path, 512) == [
+        *["--arch", "roberta_large", "--encoder-layers", "1"],
+        *["--max-positions", "512"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "name"),
+    [
+        ({"args": argparse.Namespace(arch="transformer"), "model": {}}, "transformer"),
+        ({"args": None, "cfg": {"model": {"_name": "bart_large"}}}, "bart_large"),
+        ({"model": {}}, "None"),
+        (
+            {"args": argparse.Namespace(arch="roberta_base"), "model": {}},
+            "roberta_base",
+        ),
+    ],
+)
+def test_another_architecture_is_refused_by_name(tmp_path, state, name):
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(InputError) as error:
+        architecture_flags(tmp_path, 512)
+    assert str(error.value).startswith(f"{tmp_path / 'model.pt'} ")
+    assert repr(name) in str(error.value)
+
+
+def test_a_missing_encoder_or_data_folder_is_named_and_nothing_is_made(tmp_path):
+    nothing = tmp_path / "nothing here"
+    for settings, file in (
+        ({"encoder": nothing}, nothing / "model.pt"),
+        ({"data": nothing}, nothing / LABEL_MAP),
+    ):
+        with pytest.raises(InputError, match=rf"^missing .*{file}$"):
+            run_training(toy_run(**settings), tmp_path / "run")
+    assert files(tmp_path) == []
+
+
+def test_a_real_run_leaves_its_record_log_metrics_and_best_checkpoint():
+    run, folder, record = trained()
+    assert " " in str(folder)
+    assert "'" in str(folder)
+    assert files(folder) == sorted([BEST, LOG, METRICS, RECORD])
+    assert read_record(folder) == record
+    assert record.settings["scl_lambda"] == run.scl_lambda
+    assert record.argv == command(run, folder)
+    assert record.origin["sha256"] == {
+        "data": sha256(run.data / MANIFEST),
+        "encoder": sha256(run.encoder / "model.pt"),
+    }
+    assert 0 < record.seconds < 600
+    first_line = (folder / LOG).read_text("utf-8").splitlines()[0]
+    assert shlex.split(first_line) == record.argv
+
+
+def test_a_real_run_validates_both_subsets_along_the_way():
+    _, folder, record = trained()
+    assert [v.update for v in record.valid] == [15, 30]
+    assert [v.update for v in record.test] == [15, 30]
+    assert all(v.total == 8 for v in record.valid + record.test)
+    assert {"valid": record.valid, "test": record.test} == read_metrics(
+        folder / METRICS
+    )
+
+
+def test_a_real_run_keeps_the_checkpoint_of_its_best_validation():
+    _, folder, record = trained()
+    state = torch.load(folder / BEST, weights_only=False)
+    kept = state["optimizer_history"][-1]["num_updates"]
+    assert kept == best_validation(record.valid).update
+    assert not state.get("last_optimizer_state")
+
+
+def test_a_finished_run_is_not_repeated(training):
+    starts = training("raise SystemExit('started again')")
+    run, folder, record = trained()
+    assert run_training(run, folder) == record
+    assert starts == []
+
+
+def test_a_finished_run_may_move_with_its_data_and_encoder(training, tmp_path):
+    starts = training("raise SystemExit('started again')")
+    run, folder, record = trained()
+    moved = replace(
+        run,
+        data=shutil.copytree(run.data, tmp_path / "data"),
+        encoder=shutil.copytree(run.encoder, tmp_path / "encoder"),
+    )
+    again = run_training(moved, shutil.copytree(folder, tmp_path / "run"))
+    assert again == record
+    assert starts == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 2}, "seed"),
+        ({"scl_lambda": 0.1, "updates": 31}, "scl_lambda, updates"),
+        ({"data": True}, "data"),
+    ],
+)
+def test_the_record_of_another_run_is_refused(training, change, named):
+    starts = training("")
+    run, folder, _ = trained()
+    if "data" in change:
+        change = {"data": toy_data(pairs=True)}
+    with pytest.raises(InputError) as error:
+        run_training(replace(run, **change), folder)
+    assert str(error.value) == (
+        f"{folder} holds a run with other settings ({named}): choose another output "
+        "folder or delete it"
+    )
+    assert starts == []
+
+
+def test_a_failing_training_leaves_its_error_and_no_record(training, tmp_path):
+    folder = tmp_path / "run"
+    training("print('ValueError: the very last line'); print(' '); raise SystemExit(3)")
+    with pytest.raises(InputError) as error:
+        run_training(toy_run(), folder)
+    assert str(error.value) == (
+        f"training failed with exit status 3, see {folder / LOG}: ValueError: the very "
+        "last line"
+    )
+    assert files(folder) == sorted([ERROR, LOG])
+    written = (folder / ERROR).read_text("utf-8")
+    assert "exit status 3" in written
+    assert "ValueError: the very last line" in written
+    assert shlex.join(command(toy_run(), folder)) in written
+    assert read_record(folder) is None
+
+
+def test_a_training_without_validations_has_failed_too(training, tmp_path):
+    training("print('nothing to validate')")
+    with pytest.raises(InputError, match=r"exit status 0, .*: nothing to validate"):
+        run_training(toy_run(), tmp_path / "run")
+    assert ERROR in files(tmp_path / "run")
+
+
+def test_after_a_failure_the_run_starts_afresh(training, tmp_path):
+    folder = tmp_path / "run"
+    training(PRINT_METRICS + "raise SystemExit(1)")
+    with pytest.raises(InputError, match="exit status 1"):
+        run_training(toy_run(), folder)
+    training(PRINT_METRICS)
+    record = run_training(toy_run(), folder)
+    assert [v.update for v in record.valid] == [15, 30]
+    assert ERROR not in files(folder)
+    assert len(read_metrics(folder / METRICS)["test"]) == 2
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_only_the_best_checkpoint_is_kept_if_any(training, tmp_path, keep):
+    training(PRINT_METRICS)
+    run_training(toy_run(keep_checkpoint=keep), tmp_path / "run")
+    kept = [name for name in files(tmp_path / "run") if name.endswith(".pt")]
+    assert kept == ([BEST] if keep else [])
+
+
+def test_progress_is_told_in_validations(training, tmp_path):
+    told = []
+    training(PRINT_METRICS + "import time; time.sleep(1)")
+    run_training(toy_run(), tmp_path / "run", told.append)
+    assert told[-1] == 2
+    assert told == sorted(told)
+
+
+def test_an_interrupted_run_ends_its_training_and_leaves_no_record(training, tmp_path):
+    def interrupt(done):
+        raise KeyboardInterrupt
+
+    training(PRINT_METRICS + "import time; time.sleep(60)")
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_training(toy_run(), tmp_path / "run", interrupt)
+    assert time.monotonic() - start < 30
+    assert read_record(tmp_path / "run") is None

@@ -1,0 +1,448 @@
+"""Sweeps: nothing lost, nothing twice, and the accuracies of the plain command."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fairseq_scl.cli import main
+from fairseq_scl.cli import run as cli_run
+from fairseq_scl.cli.machine import Machine
+from fairseq_scl.convert.huggingface import convert_encoder
+from fairseq_scl.data.files import read_json, sha256, write_json
+from fairseq_scl.data.folders import MANIFEST
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments import runner, sweep
+from fairseq_scl.experiments.plan import planned_runs
+from fairseq_scl.experiments.protocol import best_validation, result_at_best
+from fairseq_scl.experiments.records import RECORD, read_record, write_record
+from fairseq_scl.experiments.runner import BEST, ERROR, LOG, run_training
+from fairseq_scl.experiments.tables import load_table
+from fairseq_scl.experiments.warm import train_here
+from helpers.encoders import PIECES, make_bert, toy_encoder, toy_run, train_in_fork
+from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_toy_samples(tmp_path_factory.mktemp("it's data"))
+
+
+@pytest.fixture
+def toy(tmp_path, data):
+    """Return the arguments of ``fairseq-scl run`` for the toy table."""
+    table = write_toy_table(tmp_path)
+    return [
+        *["run", str(table), "--data", str(data), "--model", str(toy_encoder())],
+        *["--results", str(tmp_path / "results"), "--device", "cpu"],
+    ]
+
+
+def records(folder):
+    return sorted(path.parent.name for path in folder.glob(f"runs/*/{RECORD}"))
+
+
+def starts(folder):
+    """Count how often each run's training began, whatever became of it."""
+    return Counter((folder / "starts").read_text().split())
+
+
+def plan(tmp_path, data):
+    table = load_table(str(write_toy_table(tmp_path)))
+    return planned_runs(table, data, dict.fromkeys(table.losses, toy_encoder()))
+
+
+OBJECTIVES = {
+    "CE": {"scl_lambda": 0.0},
+    "CE+SCL": {"scl_lambda": 0.9},
+    "CAPCORT-MLP": {
+        **{"scl_lambda": 0.0, "criterion": "sentence_prediction_capcort"},
+        "options": {"capcort_lambda": 0.1, "capcort_map": "mlp"},
+    },
+    "ACL-Embed+Grad": {
+        **{"scl_lambda": 0.9, "criterion": "sentence_prediction_acl"},
+        "options": {"acl_embed": True, "acl_grad": True},
+    },
+}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_warm_runs_equal_the_printed_command(tmp_path, monkeypatch, objective):
+    monkeypatch.setattr(runner, "_train", train_in_fork)
+    settings = OBJECTIVES[objective]
+    run = toy_run(**settings, validations=5, keep_checkpoint=False)
+    cold = run_training(run, tmp_path / "cold")
+    warm = run_training(run, tmp_path / "warm", train=train_here)
+    assert warm.valid == cold.valid
+    assert len(cold.test) == len(cold.valid)
+    assert len(warm.test) == 1
+    assert result_at_best(warm) == result_at_best(cold)
+    assert warm.test[0].update == best_validation(cold.valid).update
+
+
+def test_a_warm_run_leaves_this_process_as_it_was(tmp_path, capfd):
+    argv = sys.argv[:]
+    run = toy_run(keep_checkpoint=True)
+    run_training(run, tmp_path / "run", train=train_here)
+    assert sys.argv == argv
+    assert capfd.readouterr().out == ""
+    assert (tmp_path / "run" / BEST).exists()
+    log = (tmp_path / "run" / LOG).read_text()
+    assert "done training" in log
+    assert log.count("| loss ") >= 3  # of training and validations
+    assert not re.search("[Hh]ydra|tensorboard|_name|TransformerSentence", log)
+
+
+def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
+    assert main([*toy, "--jobs", "2"]) == 0
+    told = capfd.readouterr()
+    assert "9 of 9 runs are done" in told.out
+    assert re.search(r"latest=\d+\.\d% of toy-n8-CE", told.err)
+    folder = tmp_path / "results"
+    times = {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
+    assert len(records(folder)) == 9
+    assert not list(folder.glob("runs/*/*.pt"))
+    record = read_record(folder / "runs" / "toy-n8-CE-sample1")
+    assert record.settings["cell"] == {
+        **{"task": "toy", "n": 8, "batch_size": 8, "loss": "CE", "seed": 1}
+    }
+    assert record.origin["classes"]["test"] == {"negative": 4, "positive": 4}
+    assert main(toy) == 0
+    assert times == {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
+
+
+def test_the_best_model_of_each_loss_is_trained_on(
+    tmp_path, toy, data, capfd, monkeypatch
+):
+    monkeypatch.setenv("FAIRSEQ_SCL_LOG", "all")  # fairseq tells what it loads
+    assert main([*toy, "--only", "lambda=0.9", "--keep-checkpoints"]) == 0
+    results, models = tmp_path / "results", []
+    export = ["export", "--results", str(results), "--to"]
+    for loss in ("CE", "CE+SCL"):
+        model = tmp_path / loss
+        assert main([*export, str(model), "--only", f"loss={loss}"]) == 0
+        models += ["--model", f"{loss}={model}"]
+    assert "the best run is toy-n8-CE+SCL-lambda0.9-tau0.3-sample" in (
+        capfd.readouterr().out
+    )
+    argv = ["run", toy[1], "--data", str(data), *models, "--device", "cpu"]
+    argv += ["--results", str(tmp_path / "further"), "--only", "sample=0,lambda=0.5"]
+    assert main(argv) == 0
+    log = next((tmp_path / "further").glob(f"runs/*CE-sample0/{LOG}")).read_text()
+    assert "Overwriting classification_heads" not in log  # with a fresh one
+    fresh = [*export, str(tmp_path / "fresh"), "--only", "loss=CE", "--encoder-only"]
+    assert main(fresh) == 0
+    argv[argv.index(models[1])] = f"CE={tmp_path / 'fresh'}"
+    argv[argv.index("--results") + 1] = str(tmp_path / "from fresh")
+    assert main(argv) == 0
+    log = next((tmp_path / "from fresh").glob(f"runs/*CE-sample0/{LOG}")).read_text()
+    assert "Overwriting classification_heads" in log
+    assert main([*export, str(tmp_path / "x")]) == 2
+    assert "does not tell one best model" in capfd.readouterr().err
+    assert main([*export, str(tmp_path / "x"), "--only", "loss=CE,n=9"]) == 2
+    for checkpoint in results.glob("runs/*/checkpoint_best.pt"):
+        checkpoint.unlink()
+    assert main([*export, str(tmp_path / "x"), "--only", "loss=CE"]) == 2
+    assert "run it again with --keep-checkpoints" in capfd.readouterr().err
+
+
+def test_only_some_and_then_the_rest(tmp_path, toy):
+    assert main([*toy, "--only", "sample=0,loss=CE"]) == 0
+    assert records(tmp_path / "results") == ["toy-n8-CE-sample0"]
+    assert main([*toy, "--only", "sample=0"]) == 0
+    assert len(records(tmp_path / "results")) == 3
+
+
+def test_a_failed_run_is_told_and_tried_again_on_demand(tmp_path, toy, data, capfd):
+    sample = data / "toy" / "n8-sample1"
+    target, listed = sample / "label" / "test.bin", sample / MANIFEST
+    content, manifest = target.read_bytes(), listed.read_bytes()
+    target.write_bytes(b"")
+    found = read_json(listed)
+    found["sha256"]["label/test.bin"] = sha256(target)  # or it would be refused
+    write_json(listed, found)
+    try:
+        assert main([*toy, "--only", "loss=CE"]) == 1
+        out = capfd.readouterr().out
+        assert "2 of 3 runs are done" in out
+        assert "failed: toy-n8-CE-sample1, see" in out
+        error = tmp_path / "results" / "runs" / "toy-n8-CE-sample1" / ERROR
+        assert "Traceback" in error.read_text()
+        assert main([*toy, "--only", "loss=CE"]) == 1  # not tried again by itself
+    finally:
+        target.write_bytes(content)
+        listed.write_bytes(manifest)
+    assert main([*toy, "--only", "loss=CE", "--retry-failed"]) == 0
+    assert len(records(tmp_path / "results")) == 3
+
+
+def test_dry_run_prints_commands_and_does_nothing(tmp_path, toy, capfd):
+    assert main([*toy, "--dry-run"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 9
+    assert all(s.startswith("fairseq-train ") for s in lines)
+    assert not (tmp_path / "results").exists()
+    assert main([*toy, "--dry-run", "--only", "loss=CE", "--only", "sample=1"]) == 0
+    assert len(capfd.readouterr().out.splitlines()) == 1
+
+
+def test_a_held_run_is_left_to_its_holder(tmp_path, data):
+    runs = plan(tmp_path, data)[:2]
+    with sweep.claim(tmp_path, runs[0]) as mine:
+        assert mine
+        assert sweep.work(runs, tmp_path) == 1
+    assert records(tmp_path) == [runs[1].name]
+    assert sweep.work(runs, tmp_path) == 1
+    assert len(records(tmp_path)) == 2
+
+
+def test_a_worker_that_is_killed_leaves_an_error(tmp_path, data, monkeypatch):
+    def kill(run, argv, folder):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(sweep, "train_here", kill)
+    tally = sweep.sweep(plan(tmp_path, data)[:1], tmp_path, jobs=1)
+    assert (tally.done, tally.failed) == (0, 1)
+    error = next(tmp_path.glob(f"runs/*/{ERROR}")).read_text()
+    assert "ended with signal 9" in error
+
+
+def test_whatever_a_run_raises_is_left_as_its_error(tmp_path, data, monkeypatch):
+    def fail(run, argv, folder):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(sweep, "train_here", fail)
+    sweep.work(plan(tmp_path, data)[:1], tmp_path)
+    error = next(tmp_path.glob(f"runs/*/{ERROR}")).read_text()
+    assert error.rstrip().endswith("OSError: the disk is full")
+
+
+@pytest.mark.parametrize("there", ["a file", "a folder"])
+def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, data, there):
+    runs = plan(tmp_path, data)
+    if there == "a file":
+        (tmp_path / "locks").write_text("")
+    else:
+        (tmp_path / "locks" / f"{runs[1].name}.lock").mkdir(parents=True)
+    with pytest.raises(InputError, match=f"^cannot lock {tmp_path}/locks"):
+        sweep.sweep(runs[1:], tmp_path, jobs=2)
+
+
+def test_a_full_disk_ends_the_sweep(tmp_path, data, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sweep, "train_here", fail)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match=r"cannot write .*No space left on device"):
+        sweep.sweep(plan(tmp_path, data), tmp_path, jobs=2)
+    monkeypatch.undo()
+    assert not records(tmp_path)
+    assert not list(tmp_path.rglob(ERROR))  # to be done when there is space
+
+
+def test_a_folder_of_others_is_not_cleared_for_a_run(tmp_path):
+    run = toy_run()
+    (tmp_path / "run" / "thesis").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"run holds thesis, which no command wrote"):
+        run_training(run, tmp_path / "run", train=train_in_fork)
+    assert os.listdir(tmp_path / "run") == ["thesis"]
+
+
+def test_results_without_a_table_are_left_alone(tmp_path, toy, capfd):
+    (tmp_path / "results" / "runs" / "mine").mkdir(parents=True)
+    assert main(toy) == 2
+    assert f"{tmp_path}/results holds runs or locks, but no" in capfd.readouterr().err
+    assert os.listdir(tmp_path / "results") == ["runs"]
+
+
+@pytest.mark.parametrize("loss", ["x/../../../victim", "..", ".x", "", "x" * 201])
+def test_no_name_leads_out_of_the_results(tmp_path, toy, capfd, loss):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / ERROR).write_text("mine")
+    text = TOY_TABLE.replace("CE:", f"{json.dumps(loss)}:")
+    write_toy_table(tmp_path, text)
+    assert main([*toy, "--retry-failed"]) == 2
+    error = capfd.readouterr().err
+    assert "losses: a name is " in error
+    assert error.count("\n") == 1
+    assert os.listdir(victim) == [ERROR]
+    assert not (tmp_path / "results").exists()
+
+
+def test_changed_data_and_encoders_are_refused(tmp_path, toy, data, capfd):
+    """Flip one byte of each file that training reads, one at a time."""
+    sample = shutil.copytree(data, tmp_path / "data") / "toy" / "n8-sample1"
+    encoder = shutil.copytree(toy_encoder(), tmp_path / "encoder")
+    own = [*toy, "--data", str(tmp_path / "data"), "--model", str(encoder)]
+    changed = [sample / "input0" / "train.bin", sample / "label" / "test.idx"]
+    changed += [sample / "label_map.json", encoder / "dict.txt"]
+    for path in changed:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+        assert main(own) == 2
+        assert f"error: {path} was changed" in capfd.readouterr().err
+        path.write_bytes(whole)
+    assert not (tmp_path / "results").exists()
+
+
+DRIVER = """
+import os, sys, time
+from pathlib import Path
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments import runner, sweep
+from fairseq_scl.experiments.records import read_metrics
+from fairseq_scl.experiments.runner import Run
+import json
+
+def train(run, argv, folder):
+    with open(folder.parent.parent / "starts", "a") as file:
+        file.write(run.name + "\\n")
+    time.sleep(float(os.environ["SECONDS"]))
+    row = {"subset": "valid", "update": 1, "n_correct": 1, "n_total": 2}
+    row |= {"ce_loss": 0.5, "scl_loss": 1.0}
+    for subset in ("valid", "test"):
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({**row, "subset": subset}) + "\\n")
+    return 0
+
+sweep.train_here = train
+sweep.encoder_state = lambda path: None
+data, encoder, folder = map(Path, sys.argv[1:])
+runs = [
+    Run(f"run{i}", data, encoder, 0.0, 0.3, i, 1, validations=1) for i in range(12)
+]
+sweep.sweep(runs, folder, jobs=2)
+"""
+
+
+def drive(data, folder, seconds):
+    folder.mkdir(exist_ok=True)
+    sample = data / "toy" / "n8-sample0"
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(sample), str(toy_encoder()), str(folder)],
+        env={**os.environ, "SECONDS": str(seconds)},
+    )
+
+
+def test_two_drivers_do_nothing_twice(tmp_path, data):
+    drivers = [drive(data, tmp_path / "r", 0.1) for _ in range(2)]
+    assert [driver.wait(120) for driver in drivers] == [0, 0]
+    assert len(records(tmp_path / "r")) == 12
+    assert set(starts(tmp_path / "r").values()) == {1}
+
+
+def test_a_killed_driver_takes_its_workers_along_and_is_gone_on_from(tmp_path, data):
+    folder = tmp_path / "r"
+    driver = drive(data, folder, 0.3)
+    while len(records(folder)) < 3:
+        time.sleep(0.05)
+        assert driver.poll() is None
+    driver.kill()
+    driver.wait()
+    time.sleep(1)  # its workers notice
+    done = records(folder)
+    time.sleep(1)
+    assert records(folder) == done
+    assert len(done) < 12
+    before = starts(folder)
+    assert drive(data, folder, 0.0).wait(120) == 0
+    assert len(records(folder)) == 12
+    again = starts(folder) - before
+    assert not set(again) & set(done)  # what had finished was not repeated
+    assert all(json.loads(p.read_text()) for p in folder.glob(f"runs/*/{RECORD}"))
+
+
+def test_data_is_checked_before_anything_starts(tmp_path, toy, data, capfd):
+    def refused(*more):
+        status = main([*toy, *more])
+        return status, capfd.readouterr().err
+
+    status, error = refused("--data", str(tmp_path))
+    assert status == 2
+    assert f"there is no data folder {tmp_path / 'toy' / 'n8-sample0'}" in error
+    status, error = refused("--only", "task=other")
+    assert (status, "matches nothing" in error) == (2, True)
+    status, error = refused("--jobs", "0")
+    assert (status, "--jobs is 0: it must be at least 1" in error) == (2, True)
+    status, error = refused("--model", "SCL=x")
+    assert (status, "'SCL' is not a loss of toy" in error) == (2, True)
+    assert not (tmp_path / "results").exists()
+
+
+def test_progress_of_a_resumed_sweep_is_told_run_by_run(monkeypatch, capfd, tmp_path):
+    def swept(runs, folder, jobs, show):
+        for done in (29, 29, 30, 31):
+            show(sweep.Tally(75, done, 0, 2))
+
+    monkeypatch.setattr(cli_run, "sweep", swept)
+    monkeypatch.setattr(cli_run, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(cli_run, "_latest_accuracy", lambda *_: {})
+    cli_run._follow([None] * 75, tmp_path, Machine("cpu", 1))
+    told = capfd.readouterr().err
+    assert [f"{n}/75" in told for n in (29, 30, 31)] == [True] * 3
+
+
+def test_a_loss_without_a_model_is_refused(tmp_path, data, capfd):
+    table, encoder = write_toy_table(tmp_path), toy_encoder()
+    argv = ["run", str(table), "--data", str(data), "--model", f"CE={encoder}"]
+    assert main([*argv, "--results", str(tmp_path / "r")]) == 2
+    assert "--model is missing for CE+SCL" in capfd.readouterr().err
+
+
+def test_data_of_another_vocabulary_is_refused(tmp_path, toy, capfd):
+    bert = make_bert(tmp_path / "bert", (*PIECES, "new"))
+    convert_encoder(bert, tmp_path / "other")
+    assert main([*toy, "--model", str(tmp_path / "other")]) == 2
+    error = capfd.readouterr().err
+    assert "n8-sample0 was prepared with another vocabulary" in error
+
+
+@pytest.mark.parametrize("name", ["lr=1e-5/enc", "=", "CE=other"])
+def test_a_folder_with_an_equals_sign_is_a_folder_unless_a_loss_is_named(
+    tmp_path, data, capfd, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    encoder = Path(name)
+    encoder.parent.mkdir(exist_ok=True)
+    encoder.symlink_to(toy_encoder(), target_is_directory=True)
+    argv = ["run", str(write_toy_table(tmp_path)), "--data", str(data), "--dry-run"]
+    status = main([*argv, "--device", "cpu", "--model", name])
+    printed = capfd.readouterr()
+    if name == "CE=other":
+        assert (status, "--model is missing for CE+SCL" in printed.err) == (2, True)
+    else:
+        assert status == 0
+        assert printed.out.count(f"{tmp_path / name}/model.pt") == 9
+
+
+def test_records_of_other_data_are_refused(tmp_path, data):
+    run = plan(tmp_path, data)[0]
+    run_training(run, tmp_path / "run", train=train_here)
+    other = replace(run, precision="fp16")
+    with pytest.raises(InputError, match=r"other settings \(precision\)"):
+        runner.done_record(other, tmp_path / "run")
+    assert runner.done_record(replace(run, keep_checkpoint=True), tmp_path / "run")
+    assert runner.done_record(run, Path(tmp_path, "elsewhere")) is None
+
+
+def test_a_setting_younger_than_a_record_was_at_its_default(tmp_path, data):
+    run = plan(tmp_path, data)[0]
+    record = run_training(run, tmp_path / "run", train=train_here)
+    older = {k: v for k, v in record.settings.items() if k != "chunk"}
+    write_record(tmp_path / "run", msgspec.structs.replace(record, settings=older))
+    assert runner.done_record(run, tmp_path / "run")
+    with pytest.raises(InputError, match=r"other settings \(chunk\)"):
+        runner.done_record(replace(run, chunk=2), tmp_path / "run")

@@ -1,0 +1,324 @@
+"""Tables as data: the paper's grids, the plans they stand for, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.plan import choose, narrowed, planned_runs
+from fairseq_scl.experiments.table_file import read_table, write_table
+from fairseq_scl.experiments.tables import load_table, smoke
+from fairseq_scl.report.paper import paper_table
+from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
+
+MODELS = {"CE": Path("encoder"), "CE+SCL": Path("encoder")}
+# Runs of each table: cells × repetitions × (1 CE + 6 × 4 CE+SCL); section 4.1.
+RUNS = {
+    "table2": 6 * 10 * 25,
+    "table3": 3 * 3 * 10 * 25,
+    "table4": 3 * 3 * 10 * 25,
+    "table7": 2 * 10 * 25,
+}
+
+
+def plan(name="table4", settings=()):
+    return planned_runs(load_table(name, settings), Path("data"), MODELS)
+
+
+def load(tmp_path, old, new):
+    assert old in TOY_TABLE
+    return load_table(str(write_toy_table(tmp_path, TOY_TABLE.replace(old, new))))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_tables_of_the_paper_have_its_cells_and_grid(name):
+    runs = plan(name)
+    assert len(runs) == RUNS[name]
+    assert len({run.name for run in runs}) == len(runs)
+    grid = {(run.scl_lambda, run.scl_temperature) for run in runs if run.scl_lambda}
+    assert {x for x, _ in grid} == {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}
+    assert {t for _, t in grid} == {0.1, 0.3, 0.5, 0.7}
+    assert {run.learning_rate for run in runs} == {1e-5}
+    printed = {
+        tuple(sorted(map(str, c.where.values()))) for c in paper_table(name).cells
+    }
+    names = set(paper_table(name).cells[0].where)
+    planned = {
+        tuple(sorted(str(run.cell[key]) for key in names & set(run.cell)))
+        for run in runs
+    }
+    assert printed <= planned  # Table 3 prints CE + SCL alone
+
+
+def test_both_losses_have_the_same_samples_and_seeds():
+    runs = plan()
+    seeds = {
+        loss: {(r.data, r.seed, r.updates) for r in runs if r.cell["loss"] == loss}
+        for loss in MODELS
+    }
+    assert seeds["CE"] == seeds["CE+SCL"]
+    assert runs[0].data == Path("data/SST-2/n20-sample0")
+
+
+def test_sizes_have_their_own_budgets():
+    found = {run.cell["n"]: run.updates for run in plan()}
+    assert found == {20: 100, 100: 200, 1000: 630}
+    found = {run.cell["n"]: run.updates for run in plan(settings=["updates=60"])}
+    assert set(found.values()) == {60}
+    mapping = "updates={20: 1, 100: 2, 1000: 3}"
+    found = {run.cell["n"]: run.updates for run in plan(settings=[mapping])}
+    assert found == {20: 1, 100: 2, 1000: 3}
+
+
+def test_epochs_count_updates_from_the_data(tmp_path):
+    make_toy_samples(tmp_path, samples=1)
+    table = load(tmp_path, "updates: 6", "epochs: 3")
+    runs = planned_runs(table, tmp_path, MODELS)
+    assert {run.updates for run in runs if run.seed == 0} == {3}
+    assert {run.updates for run in runs if run.seed == 1} == {0}  # not prepared
+
+
+def test_smoke_goes_through_every_cell_with_one_point_of_the_grid():
+    runs = planned_runs(smoke(load_table("table4")), Path("data"), MODELS)
+    assert len(runs) == 9 * 3 * 2
+    assert {run.updates for run in runs} == {2}
+    points = {(r.scl_lambda, r.scl_temperature) for r in runs}
+    assert points == {(0.0, 0.3), (0.9, 0.3)}
+
+
+@pytest.mark.parametrize(
+    ("only", "count"),
+    [
+        ("", 2250),
+        ("task=SST-2", 750),
+        ("task=SST-2|QNLI,n=20", 500),
+        ("n=20,task=SST-2,lambda=0.90,tau=.3", 20),
+        ("n=20,task=SST-2,lambda=0.9,tau=0.3,sample=0-2", 6),
+        ("loss=CE", 90),
+        ("loss=CE+SCL,lambda=1", 9 * 10 * 4),
+        ("task=SST-2, n=20, loss=CE, seed=3|5", 2),
+    ],
+)
+def test_only_chooses(only, count):
+    assert len(choose(plan(), only)) == count
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "only", ["", "task=SST-2", "lambda=0.9", "loss=CE+SCL,tau=0.1|0.3", "loss=CE"]
+)
+def test_a_narrowed_table_stands_for_the_chosen_runs(name, only):
+    if name == "table7":
+        only = only.replace("SST-2", "Yelp-2")
+    chosen = choose(plan(name), only)
+    table = narrowed(load_table(name), chosen)
+    assert (table == load_table(name)) == (only == "")
+    cells = [run.cell for run in planned_runs(table, Path("data"), MODELS)]
+    assert cells == [run.cell for run in chosen]
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("task=SST2", "--only 'task=SST2' matches nothing: task is one of MNLI, QNLI"),
+        (
+            "size=20",
+            "--only 'size=20': it must be KEY=VALUE|VALUE with one of the keys",
+        ),
+        ("n", "--only 'n': it must be KEY=VALUE"),
+        ("n=21", "--only 'n=21' matches nothing: n is one of 100, 1000, 20"),
+    ],
+)
+def test_only_refuses(only, message):
+    with pytest.raises(InputError) as error:
+        choose(plan(), only)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("caption:", "captoin:", "captoin; caption, selection"),
+        ("caption: Toy table", "caption: 3", "caption; 3"),
+        ("  updates: 6", "  update: 6", "training; update; updates, epochs"),
+        ("protocol: 1", "protocol: 2", "protocol is 2; knows 1"),
+        ("protocol: 1", "protocol: true", "protocol; True"),
+        ("protocol: 1", "", "protocol"),
+        ("protocol: 1", "protocol: 1\nname: toy", "name"),
+        ("tasks: [toy]", "", "tasks"),
+        ("tasks: [toy]", "tasks: []", "tasks; []"),
+        ("tasks: [toy]", "tasks: [../toy]", "tasks; '../toy'"),
+        ("tasks: [toy]", 'tasks: [""]', "tasks; ''"),
+        ("tasks: [toy]", "tasks: [null]", "tasks[0]; None"),
+        ("tasks: [toy]", "tasks: [toy, 3]", "tasks[1]; 3"),
+        ("tasks: [toy]", "tasks: [toy, a, toy]", "tasks; ['toy', 'a', 'toy']; once"),
+        ("tasks: [toy]", "tasks: toy", "tasks; 'toy'"),
+        ("  CE:", '  "a\\0b":', r"losses; 'a\x00b'"),
+        ("  CE:", '  "":', "losses; ''"),
+        ("  CE:", "  .hidden:", "losses; '.hidden'"),
+        ("  CE:", "  1:", "losses; 1"),
+        ("  CE+SCL:", "  CE:", "the key 'CE'; twice"),
+        ("protocol: 1", "protocol: 1\nprotocol: 1", "the key 'protocol'; twice"),
+        ("few-shot", "best", "selection; 'best'; few-shot, full-data"),
+        ("\nsizes: [8]", "\nsizes: [full]", "sizes; ['full']; numbers"),
+        ("\nsizes: [8]", "\nsizes: [8, 8]", "sizes; [8, 8]; once"),
+        ("\nsizes: [8]", "\nsizes: [8.5]", "sizes[0]; 8.5"),
+        ("\nsizes: [8]", "\nsizes: [most]", "sizes[0]; 'most'; full"),
+        ("\nsizes: [8]", "\nsizes: [0x9999999999999999]", "sizes[0]; 110680464"),
+        ("few-shot", "full-data", "sizes; [8]; [full]"),
+        ("batch_sizes: [8]", "batch_sizes: [8, 4, 8]", "batch_sizes; [8, 4, 8]"),
+        ("batch_sizes: [8]", "batch_sizes: [true]", "batch_sizes[0]; True"),
+        ("batch_sizes: [8]", "batch_sizes: null", "batch_sizes; None"),
+        ("repetitions: 3", "repetitions: 0.5", "repetitions; 0.5"),
+        ("repetitions: 3", "repetitions: null", "repetitions; None"),
+        ("repetitions: 3", "repetitions: true", "repetitions; True"),
+        ("repetitions: 3", "repetitions: !!int ''", "not YAML"),
+        ("repetitions: 3", "repetitions: 2026-31-31", "not YAML"),
+        ("repetitions: 3", f"repetitions: {'9' * 5000}", "not YAML"),
+        ("[0.5, 0.9]", "[0.5, 1.9]", "CE+SCL; scl_lambda; [1]; 1.9; <= 1.0"),
+        ("[0.5, 0.9]", "[0.5, .nan]", "CE+SCL; scl_lambda; [1]; nan"),
+        ("[0.3]", "[0]", "CE+SCL; scl_temperature; > 0.0; found 0"),
+        ("[0.3]", "[true]", "CE+SCL; scl_temperature; True"),
+        ("[0.3]", "[null]", "CE+SCL; scl_temperature; None"),
+        ("scl_temperature:", "tau:", "losses: CE+SCL; 'tau'"),
+        ("updates: 6", "updates: {20: 6}", "training; updates; the size 8"),
+        ("updates: 6", "updates: {8: 6, -1: 3}", "training.updates; >= 1"),
+        ("updates: 6", "updates: {8: null}", "training.updates; {8: None}"),
+        ("updates: 6", "updates: -6", "training.updates; -6"),
+        ("updates: 6", "updates: 6\n  chunk: 0", "training.chunk; found 0"),
+        ("updates: 6", "updates: 6\n  chunk: .inf", "training.chunk; inf"),
+        ("updates: 6", "updates: 6\n  representations: 1", "representations; found 1"),
+        ("batching: resh", "batching: x", "training.batching; fixed, reshuffled, "),
+        ("  updates: 6\n", "", "training needs either updates or epochs"),
+        ("updates: 6", "updates: 6\n  epochs: 1", "needs either updates or epochs"),
+        ("training:", "training: 3\nother:", "training; 3"),
+        ("losses:", "losses: [", "is not YAML: while parsing"),
+        ("1e-2", "fast", "training.learning_rate; 'fast'"),
+        ("1e-2", ".nan", "training.learning_rate; nan"),
+        ("1e-2", ".inf", "training.learning_rate; inf"),
+        ("1e-2", "-1e-2", "training.learning_rate; -0.01"),
+        ("1e-2", "1e999", "training.learning_rate; inf"),
+        ("1e-2", "'1e-2'", "training.learning_rate; '1e-2'"),
+        ("1e-2", "null", "training.learning_rate; None"),
+        ("1e-2", "true", "training.learning_rate; True"),
+        ("1e-2", "{8: true}", "training.learning_rate; {8: True}"),
+    ],
+)
+def test_a_wrong_file_gets_one_sentence(tmp_path, old, new, words):
+    with pytest.raises(InputError) as error:
+        load(tmp_path, old, new)
+    text = str(error.value)
+    assert text.startswith(f"{tmp_path / 'toy.yaml'}")
+    assert all(word in text for word in words.split("; ")), text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("text", ["", "3", "- 1", "{}", "null", "a: b"])
+def test_a_file_that_is_no_table_is_refused(tmp_path, text):
+    path = write_toy_table(tmp_path, text)
+    with pytest.raises(InputError, match=str(path)):
+        load_table(str(path))
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_bytes(TOY_TABLE.replace("Toy", "Tür").encode("latin-1"))
+    with pytest.raises(InputError, match=rf"{path}: .*utf-8"):
+        load_table(str(path))
+
+
+@pytest.mark.parametrize("text", ["1e-2", "1E-2", "+1e-02", "0.01", "1.e-2", ".1e-1"])
+def test_numbers_are_read_as_python_reads_them(tmp_path, text):
+    assert load(tmp_path, "1e-2", text).training.learning_rate == 0.01
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("learning_rate=-1e-3", "training.learning_rate; -0.001"),
+        ("learning_rate=", "training.learning_rate; None"),
+        ("learning_rate={20: 1, 20: 2}", "the key 20; twice"),
+        ("updates=true", "training.updates; True"),
+        ("validations=0", "training.validations; found 0"),
+        ("updates={20: 3}", "updates; the size 100"),
+        ("epochs=null", "needs either updates or epochs"),
+    ],
+)
+def test_a_wrong_setting_is_named(setting, words):
+    with pytest.raises(InputError) as error:
+        load_table("table4", [setting])
+    text = str(error.value)
+    assert all(word in text for word in ["--set", setting, *words.split("; ")]), text
+
+
+def test_unknown_tables_and_settings_are_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"no table 'table9': choose of .*table4, .* or"
+    ):
+        load_table("table9")
+    with pytest.raises(InputError, match="--set 'lr=1': it must be KEY=VALUE with one"):
+        load_table("table4", ["lr=1"])
+    with pytest.raises(InputError, match=r"--set 'updates=\[' is not YAML"):
+        load_table("table4", ["updates=["])
+
+
+def test_a_results_folder_keeps_its_table(tmp_path):
+    table = load_table("table4", ["updates={20: 1, 100: 2, 1000: 3, full: 4}"])
+    write_table(tmp_path / "r", table, tmp_path, MODELS)
+    read, data, models = read_table(tmp_path / "r")
+    assert (read, data) == (table, tmp_path)
+    assert models == {loss: Path("encoder").absolute() for loss in MODELS}
+    write_table(tmp_path / "r", table, tmp_path, MODELS)  # going on
+    with pytest.raises(InputError, match=r"is of other settings \(training\): choose"):
+        write_table(tmp_path / "r", load_table("table4"), tmp_path, MODELS)
+
+
+def _set(*keys_and_value):
+    *keys, last, value = keys_and_value
+
+    def change(found):
+        for key in keys:
+            found = found[key]
+        found[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_set("schema", 2), "schema is 2"),
+        (_set("table", 3), "table; 3"),
+        (_set("data", 3), "data; 3"),
+        (_set("models", "CE", None), "models; 'CE': None"),
+        (_set("models", {"CE": "there"}), "models; CE+SCL"),
+        (_set("order", ["CE", "CE"]), "order; CE+SCL"),
+        (_set("order", "CE"), "order; 'CE'"),
+        (_set("more", 1), "more"),
+        (_set("table", "losses", []), "losses; []"),
+        (_set("table", "losses", "CE", {}), "losses: CE; {}"),
+        (_set("table", "name", "../x"), "name; '../x'"),
+        (_set("table", "sizes", [20, "20"]), "sizes[1]; '20'"),
+        (_set("table", "protocol", 7), "protocol is 7"),
+        (_set("table", "training", "updates", {"20": 0, "100": 1}), "updates; '20': 0"),
+        (_set("table", "training", "updates", {"x": 0}), "training.updates; 'x'"),
+        (_set("table", "training", "learning_rate", float("nan")), "learning_rate"),
+    ],
+)
+def test_a_damaged_folder_of_results_is_refused(tmp_path, change, words):
+    write_table(tmp_path, load_table("table4"), tmp_path, MODELS)
+    path = tmp_path / "table.json"
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(InputError) as error:
+        read_table(tmp_path)
+    text = str(error.value)
+    assert text.startswith(str(path))
+    assert all(word in text for word in words.split("; ")), text
+
+
+def test_a_folder_without_a_table_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"table\.json is missing"):
+        read_table(tmp_path)

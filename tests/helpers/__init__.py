@@ -1,0 +1,5 @@
+"""What tests build on: toy encoders, data, tables, and records."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,42 @@
+"""A toy table: two sizes, two losses, three samples, runs of a few updates."""
+
+from pathlib import Path
+
+from fairseq_scl.data.binarise import binarise
+from helpers.encoders import make_sentences, toy_encoder
+
+TOY_TABLE = """
+protocol: 1
+caption: Toy table
+selection: few-shot
+repetitions: 3
+tasks: [toy]
+sizes: [8]
+batch_sizes: [8]
+losses:
+  CE: {scl_lambda: 0}
+  CE+SCL: {scl_lambda: [0.5, 0.9], scl_temperature: [0.3]}
+training:
+  learning_rate: 1e-2
+  updates: 6
+  validations: 2
+  batching: reshuffled
+"""
+
+
+def write_toy_table(folder: Path, text: str = TOY_TABLE) -> Path:
+    """Write the YAML file of a toy table."""
+    path = folder / "toy.yaml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def make_toy_samples(folder: Path, samples: int = 3, size: int = 8) -> Path:
+    """Write data folders of small samples, as ``fairseq-scl prepare`` names them."""
+    every = make_sentences(16 + samples * size)
+    for number in range(samples):
+        start = 16 + number * size
+        splits = {"train": every[start : start + size]}
+        splits |= {"valid": every[:8], "test": every[8:16]}
+        binarise(splits, toy_encoder(), folder / "toy" / f"n{size}-sample{number}")
+    return folder

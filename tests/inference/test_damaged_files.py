@@ -1,0 +1,310 @@
+"""Files that were edited or cut: each is refused by file and field."""
+
+import json
+import shutil
+
+import pytest
+
+from fairseq_scl.data.binarise import (
+    binarise,
+    fairseq_flags,
+    load_dictionary,
+    read_labels,
+    rows_of,
+)
+from fairseq_scl.data.drawn import read_drawn
+from fairseq_scl.data.folders import verify
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.geometry import MEASURES
+from fairseq_scl.experiments.plan import _updates
+from fairseq_scl.input_format import InputFormat, read_manifest
+from fairseq_scl.report.html import _silhouettes
+from fairseq_scl.report.noise import read_noise, write_noise
+from fairseq_scl.report.representations import ENCODER, _before
+from fairseq_scl.report.sheets import Sheet
+from fairseq_scl.rows import open_rows
+from fairseq_scl.typed import as_type
+from helpers.encoders import make_sentences, toy_encoder
+
+MISSING = object()
+NAMES = list(MEASURES)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    rows = make_sentences(24)
+    binarise({"train": rows[:16], "valid": rows[16:]}, toy_encoder(), folder)
+    return folder
+
+
+@pytest.fixture
+def data(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "it's data")
+
+
+def edit(path, place, value):
+    """Set, or delete, what is at a place such as ``examples.train`` of a JSON file."""
+    *keys, last = place.split(".")
+    found = content = json.loads(path.read_text("utf-8"))
+    for key in keys:
+        found = found[int(key) if isinstance(found, list) else key]
+    if value is MISSING:
+        del found[last]
+    else:
+        found[int(last) if isinstance(found, list) else last] = value
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def refused(path, words, read, *arguments):
+    """Check that reading is refused with the file and the words, in one sentence."""
+    with pytest.raises(InputError) as error:
+        read(*arguments)
+    text = str(error.value)
+    assert str(path) in text
+    assert all(word in text for word in words.split("; ")), text
+    assert "\n" not in text
+    assert len(text) < 600
+
+
+MANIFEST_EDITS = [
+    ("schema", 2, "schema is 2"),
+    ("schema", MISSING, "schema is None"),
+    ("pair", 1, "pair; found 1"),
+    ("pair", None, "pair; None"),
+    ("pair", MISSING, "pair"),
+    ("pair_separator", "no", "pair_separator; 'no'"),
+    ("examples", [16, 8], "examples; [16, 8]"),
+    ("examples.train", -1, "examples; 'train': -1"),
+    ("examples.train", True, "examples; 'train': True"),
+    ("examples.train", 1e300, "examples; 'train': 1e+300"),
+    ("unknown.train", 3, "unknown; 3"),
+    ("kind", "model folder", "kind; 'model folder'; data folder"),
+    ("sha256", {"dict.txt": "ab"}, "sha256; 'ab'"),
+    ("sha256", None, "sha256; None"),
+    ("more", 0, "more"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "words"), MANIFEST_EDITS)
+def test_an_edited_manifest_is_refused(data, place, value, words):
+    path = data / "manifest.json"
+    edit(path, place, value)
+    refused(path, words, read_manifest, data)
+    refused(path, words, fairseq_flags, data)
+    refused(path, words, _updates, data, 16, 3)
+    if place == "sha256":
+        refused(path, words, verify, data)
+
+
+def test_a_manifest_without_training_examples_gives_no_epochs(data):
+    edit(data / "manifest.json", "examples", {"test": 8})
+    refused(data / "manifest.json", "train", _updates, data, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("labels", {}, "labels; {}"),
+        ("labels", [], "labels; []"),
+        ("labels", "ab", "labels; 'ab'"),
+        ("labels", ["a", "b", "a"], "labels; ['a', 'b', 'a']; once"),
+        ("labels.1", None, "labels[1]; None"),
+        ("labels.0", "", "labels[0]; ''"),
+        ("labels", MISSING, "labels"),
+        ("names", [], "names"),
+    ],
+)
+def test_edited_labels_are_refused(data, place, value, words):
+    edit(data / "label_map.json", place, value)
+    refused(data / "label_map.json", words, read_labels, data)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b"{", b"3", b"\xff\xfe", b"{}"]
+)
+def test_files_of_another_shape_are_refused(data, content):
+    for name, read in (
+        ("manifest.json", read_manifest),
+        ("label_map.json", read_labels),
+    ):
+        (data / name).write_bytes(content)
+        refused(data / name, "", read, data)
+
+
+FORMAT = {
+    "init_token": 0,
+    "separator_token": None,
+    "pair": False,
+    "max_positions": 64,
+    "head": "head",
+    "labels": ["no", "yes"],
+    "dictionary": "",
+    "tokenizer": {"vocab.txt": "0" * 64},
+    "white_space": "single",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"init_token": "0"}, "init_token; '0'"),
+        ({"separator_token": -1}, "separator_token; -1"),
+        ({"max_positions": 0}, "max_positions; found 0"),
+        ({"max_positions": True}, "max_positions; True"),
+        ({"labels": ["no", 1]}, "labels[1]; found 1"),
+        ({"tokenizer": {"vocab.txt": "0"}}, "tokenizer; '0'"),
+        ({"white_space": "kept"}, "white_space; 'kept'; single"),
+        ({"case": "lower"}, "case; init_token"),
+    ],
+)
+def test_an_edited_record_of_how_text_is_read_is_refused(change, words):
+    assert as_type(FORMAT, InputFormat, "model.pt").labels == ["no", "yes"]
+    refused("model.pt", words, as_type, FORMAT | change, InputFormat, "model.pt")
+
+
+DRAWN = {
+    "schema": 1,
+    "source": "SST-2",
+    "files": {"train": {"sha256": "0" * 64}},
+    "splits": {"train": {"lines": "2-4,9", "sha256": "0" * 64}},
+    "flipped": {"share": 0.1, "rows": [{"row": 0, "line": 2, "was": "no", "is": "a"}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("source", None, "source; None"),
+        ("files", [], "files; []"),
+        ("files.train", MISSING, "files; train"),
+        ("files.train.sha256", "ab", "files.train.sha256; 'ab'"),
+        ("splits.train.lines", 3, "splits.train.lines; found 3"),
+        ("splits.train.lines", "2-", "splits.train.lines; '2-'"),
+        ("splits.train.lines", "a-b", "splits.train.lines; 'a-b'"),
+        ("splits.train.lines", "1-99999999999", "splits.train; lines"),
+        ("flipped", None, "flipped; None"),
+        ("flipped.rows.0.row", -1, "flipped.rows[0].row; -1"),
+        ("flipped.rows.0.is", 1, "flipped.rows[0].is; found 1"),
+    ],
+)
+def test_an_edited_draw_is_refused(tmp_path, place, value, words):
+    path = tmp_path / "draw.json"
+    path.write_text(json.dumps(DRAWN), "utf-8")
+    refused(tmp_path, "SST-2", read_drawn, tmp_path, tmp_path / "none")  # well formed
+    edit(path, place, value)
+    refused(path, words, read_drawn, tmp_path, tmp_path / "none")
+
+
+SHEET = Sheet("noise", "Noise", ("task", "n"), (("SST-2", "3"),), (("", 1),))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("schema", 3, "schema is 3"),
+        ("sheets", None, "sheets; None"),
+        ("sheets.0.rows.0.1", 3, "sheets[0].rows[0][1]; found 3"),
+        ("sheets.0.rows.0", ["SST-2"], "noise"),
+        ("sheets.0.header", MISSING, "sheets[0]; header"),
+        ("sheets.0.groups.0.1", "1", "sheets[0].groups[0][1]; '1'"),
+        ("signature", MISSING, "signature"),
+        ("more", 1, "more; sheets, signature"),
+    ],
+)
+def test_an_edited_measurement_of_noise_is_refused(tmp_path, place, value, words):
+    path = tmp_path / "noise.json"
+    write_noise(path, [SHEET], "line")
+    assert read_noise(path) == ([SHEET], "line")
+    edit(path, place, value)
+    refused(path, words, read_noise, path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("models", {}, "models; {}"),
+        ("models.0.name", 1, "models[0].name; found 1"),
+        ("models.0.measures", MISSING, "models[0]; measures"),
+        (f"models.0.measures.{NAMES[0]}", "0.5", f"measures.{NAMES[0]}; '0.5'"),
+        (f"models.0.measures.{NAMES[0]}", float("nan"), NAMES[0]),
+        (f"models.0.measures.{NAMES[-1]}", MISSING, f"measures; {NAMES[-1]}"),
+    ],
+)
+def test_an_edited_analysis_is_refused(tmp_path, place, value, words):
+    path = tmp_path / "analysis.json"
+    model = {"name": "x", "kind": ENCODER, "measures": dict.fromkeys(MEASURES, 0.5)}
+    path.write_text(json.dumps({"schema": 1, "models": [model]}))
+    assert _before(path) == {"x": model["measures"]}
+    edit(path, place, value)
+    refused(path, words, _before, path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("panels", None, "panels; None"),
+        ("panels.0.silhouette", True, "panels[0].silhouette; True"),
+        ("panels.0.silhouette", float("inf"), "panels[0].silhouette"),
+        ("panels.0.row", MISSING, "panels[0]; row"),
+    ],
+)
+def test_an_edited_picture_is_refused(tmp_path, place, value, words):
+    path = tmp_path / "a.json"
+    panel = {"row": "SST-2", "name": "CE", "silhouette": 0.25}
+    path.write_text(json.dumps({"schema": 1, "panels": [panel]}))
+    assert _silhouettes(path) == "silhouette SST-2 CE 0.250"
+    edit(path, place, value)
+    refused(path, words, _silhouettes, path)
+
+
+def _cut(count):
+    return lambda content: content[:count]
+
+
+def _at(place, content):
+    return lambda old: old[:place] + content + old[place + len(content) :]
+
+
+@pytest.mark.parametrize(
+    ("ending", "change", "words"),
+    [
+        ("idx", _cut(0), "begin"),
+        ("idx", _cut(20), "20 bytes"),
+        ("idx", _cut(-1), "217 bytes; 218 belong; 16 rows"),
+        ("idx", lambda old: old + b"x", "219 bytes"),
+        ("idx", _at(0, b"PK"), "begin"),
+        ("idx", _at(9, b"\2"), "version"),
+        ("idx", _at(17, b"\7"), "numbers"),
+        ("idx", _at(17, b"\xff"), "numbers"),
+        ("idx", _at(18, b"\xff" * 8), "rows"),
+        ("idx", _at(26, b"\xff" * 4), "follow"),
+        ("idx", _at(90, b"\1"), "follow"),
+        ("bin", _cut(0), "0 bytes"),
+        ("bin", _cut(-2), "bytes; train.idx"),
+        ("bin", lambda old: old + b"xx", "bytes; train.idx"),
+    ],
+)
+def test_damaged_ids_are_refused(data, ending, change, words):
+    path = data / "input0" / f"train.{ending}"
+    assert len(rows_of(data, "input0", "train")) == 16
+    path.write_bytes(change(path.read_bytes()))
+    refused(path, words, rows_of, data, "input0", "train")
+
+
+def test_ids_above_the_dictionary_are_refused(data):
+    path = data / "input0" / "train.bin"
+    symbols = len(load_dictionary(data / "input0" / "dict.txt"))
+    assert len(open_rows(path.with_suffix(""), symbols)) == 16
+    path.write_bytes(symbols.to_bytes(2, "little") + path.read_bytes()[2:])
+    refused(path, str(symbols), open_rows, path.with_suffix(""), symbols)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a 1\na 2\n", b"a\n", b"a b\n", b"\xff\xfe 1\n", b"a 1\n\nb 2\n"],
+)
+def test_damaged_dictionaries_are_refused(data, content):
+    path = data / "input0" / "dict.txt"
+    path.write_bytes(content)
+    refused(path, "", load_dictionary, path)

@@ -1,0 +1,394 @@
+"""The criterion ACL: label embeddings in the batch, a term that yields to conflict."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fairseq_scl.compat.checkpoints import load_checkpoint
+from fairseq_scl.errors import InputError
+from fairseq_scl.losses import acl, supervised_contrastive_loss
+from fairseq_scl.models.jacobian import JACOBIAN, logit_jacobian
+from helpers.checkpoints import assert_same_weights
+from helpers.distributed import batch_of, join, numbers_of, run_workers, train_together
+from helpers.gradients import (
+    OFF,
+    HalfOptimizer,
+    assert_same,
+    build,
+    step,
+    stock_criterion,
+    weights_of,
+    with_graph,
+)
+from helpers.training import make_data, toy_model
+
+ACL = ["--criterion", "sentence_prediction_acl"]
+EMBED, GRAD = [*ACL, "--acl-embed"], [*ACL, "--acl-embed", "--acl-grad"]
+HEAD = "sentence_classification_head"
+SIZE = 23
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("acl") / "bin"
+    return make_data(folder, {"train": 27, "valid": 10, "test": 6}, words=30)
+
+
+# The Jacobian of the head
+
+
+@pytest.mark.parametrize("kind", ["cls", "pooled"])
+@pytest.mark.parametrize("graph", [True, False])
+def test_the_jacobian_is_that_of_the_pass_with_its_dropout(data, kind, graph):
+    toy = build(data, 0, "--pooler-dropout", "0.5", *OFF[:4])
+    tokens = toy.batch(5)["net_input"]["src_tokens"]
+    head = toy.model.classification_heads[HEAD]
+    read = []
+    reader = head if kind == "cls" else head.out_proj
+    handle = reader.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    torch.manual_seed(2)
+    with torch.set_grad_enabled(graph), logit_jacobian(toy.model, HEAD, kind):
+        logits, extra = toy.model(tokens, classification_head_name=HEAD)
+    assert logits.requires_grad == graph
+    handle.remove()
+    torch.manual_seed(2)
+    plain, _ = toy.model(tokens, classification_head_name=HEAD)
+    assert torch.equal(plain, logits)
+    if kind == "cls":  # the same masks, by hand: the encoder draws nothing
+
+        def again(rows):
+            torch.manual_seed(2)
+            return head(rows.unsqueeze(1))
+
+        rows = read[0][:, 0].detach()
+    else:
+        rows, again = read[0].detach(), head.out_proj
+    whole = torch.autograd.functional.jacobian(again, rows)
+    expected = torch.stack([whole[i, :, i] for i in range(5)])
+    torch.testing.assert_close(extra[JACOBIAN], expected)
+    assert "forward" not in vars(reader)
+    assert not toy.model._forward_hooks
+
+
+# The criterion
+
+
+@pytest.mark.parametrize("features", ["cls", "pooled"])
+def test_lambda_zero_is_the_stock_criterion_bit_for_bit(data, features):
+    toy = toy_model([data, *GRAD, "--scl-lambda", "0", "--scl-features", features])
+    found = []
+    for criterion in (toy.criterion, stock_criterion(toy)):
+        toy.model.train().zero_grad()
+        torch.manual_seed(3)
+        loss = criterion(toy.model, toy.batch(16))[0]
+        loss.backward()
+        gradients = [p.grad for p in toy.model.parameters() if p.grad is not None]
+        found.append((loss, gradients))
+    (ours, of_ours), (stock, of_stock) = found
+    assert torch.equal(ours, stock)
+    assert all(torch.equal(a, b) for a, b in zip(of_ours, of_stock, strict=True))
+
+
+def test_without_its_flags_it_is_the_contrastive_criterion(data):
+    losses = []
+    for criterion in ("sentence_prediction_acl", "sentence_prediction_scl"):
+        toy = toy_model([data, "--criterion", criterion])
+        torch.manual_seed(3)
+        losses.append(toy.criterion(toy.model.train(), toy.batch(16)))
+    assert torch.equal(losses[0][0], losses[1][0])
+    assert losses[0][2].keys() == losses[1][2].keys()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "paper"])
+@pytest.mark.parametrize("anchors", acl.LABEL_ANCHORS)
+@pytest.mark.parametrize("features", ["cls", "pooled"])
+def test_the_loss_is_that_with_label_embeddings(data, features, anchors, reduction):
+    flags = [*EMBED, "--scl-features", features, "--acl-anchors", anchors]
+    toy = build(data, 0, *flags, *OFF, "--scl-reduction", reduction)
+    batch = toy.batch(SIZE)
+    loss, size, log = toy.criterion(toy.model, batch)
+    loss.backward()
+    head = toy.model.classification_heads[HEAD]
+    hidden, _ = toy.model(batch["net_input"]["src_tokens"], features_only=True)
+    rows, table = hidden[:, 0], toy.criterion.label_embeddings
+    if features == "pooled":
+        rows = head.activation_fn(head.dense(rows))
+        table = head.out_proj.weight
+    labels = batch["target"].view(-1)
+    scl = acl.label_embedding_loss(rows, labels, table, 0.3, anchors)
+    ce = F.cross_entropy(head(hidden), labels)
+    count = SIZE + 2 if anchors == "all" else SIZE
+    weighted = scl if reduction == "paper" else scl / count
+    torch.testing.assert_close(
+        loss.double() / size, 0.1 * ce + 0.9 * weighted, rtol=1e-5, atol=0
+    )
+    assert table.grad.abs().max() > 0
+    assert log["scl_anchors"] <= SIZE
+    assert log["scl_floor"] <= log["scl_loss"] + 1e-6
+
+
+def test_the_learned_table_leaves_the_draws_of_dropout_alone(data):
+    states = []
+    for flags in (ACL, EMBED):
+        toy_model([data, *flags])
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def prepared(data, *flags):
+    """Return a toy with ACL-Grad, without dropout, and a batch."""
+    toy = build(data, 0, *GRAD, *OFF, *flags)
+    return toy, toy.batch(SIZE)
+
+
+@pytest.mark.parametrize("features", ["cls", "pooled"])
+def test_the_cosine_is_that_of_both_gradients_at_the_features(data, features):
+    for seed in range(4):
+        toy, batch = prepared(data, "--scl-features", features)
+        with torch.no_grad():
+            random = torch.Generator().manual_seed(seed)
+            order = torch.randperm(SIZE, generator=random)
+            batch["target"] = batch["target"][order]
+        loss, _, log = toy.criterion(toy.model, batch)
+        head = toy.model.classification_heads[HEAD]
+        hidden, _ = toy.model(batch["net_input"]["src_tokens"], features_only=True)
+        rows, logits = hidden[:, 0].detach(), head
+        table = toy.criterion.label_embeddings
+        if features == "pooled":
+            rows = head.activation_fn(head.dense(rows)).detach()
+            table = head.out_proj.weight
+        rows.requires_grad_()
+        logits = head(rows[:, None]) if features == "cls" else head.out_proj(rows)
+        labels = batch["target"].view(-1)
+        ce = F.cross_entropy(logits, labels, reduction="sum")
+        scl = acl.label_embedding_loss(rows, labels, table, 0.3)
+        first, second = (torch.autograd.grad(term, rows)[0] for term in (ce, scl))
+        cosine = F.cosine_similarity(first.flatten(), second.flatten(), dim=0)
+        assert log["acl_cosine"].item() == pytest.approx(cosine.item(), abs=1e-4)
+        assert log["acl_conflicts"].item() == int(cosine < 0)
+        assert log["acl_steps"] == 1
+        kept = 0.0 if cosine < 0 else 0.9 * scl.item() * SIZE / (SIZE + 2)
+        assert loss.item() == pytest.approx(0.1 * ce.item() + kept, rel=1e-4)
+
+
+@pytest.mark.parametrize(("sign", "kept"), [(1, True), (-1, False)])
+def test_parallel_gradients_never_drop_the_term_and_opposite_ones_always(
+    data, sign, kept
+):
+    toy, batch = prepared(data)
+    labels = batch["target"].view(-1)
+    for seed in range(5):
+        random = torch.Generator().manual_seed(seed)
+        features = torch.randn(SIZE, 6, generator=random).requires_grad_()
+        term = supervised_contrastive_loss(features, labels, 0.3)
+        (gradient,) = torch.autograd.grad(term, features, retain_graph=True)
+        log = {}
+        sample = {"gradient_of_cross_entropy": (features, sign * 0.01 * gradient)}
+        found = toy.criterion.kept(term, toy.model, sample, log)
+        found.backward()
+        assert log["acl_conflicts"].item() == int(not kept)
+        assert log["acl_cosine"].item() == pytest.approx(sign, abs=1e-5)
+        assert found.item() == (term.item() if kept else 0)
+        assert bool(features.grad.any()) is kept
+
+
+def test_a_step_with_conflict_is_that_of_cross_entropy_alone(data, monkeypatch):
+    toy, batch = prepared(data)
+    monkeypatch.setattr(
+        "fairseq_scl.criterions.sentence_prediction_acl.gradient_conflict",
+        lambda products: (products[0] < math.inf, products[0]),
+    )
+    loss, _, log = toy.criterion(toy.model, batch)
+    loss.backward()
+    found = {n: p.grad for n, p in toy.model.named_parameters() if p.grad is not None}
+    toy.model.zero_grad(set_to_none=True)
+    ce = stock_criterion(toy)(toy.model, batch)[0] * (1 - 0.9)
+    ce.backward()
+    assert torch.equal(loss, ce)
+    assert log["acl_conflicts"] == 1
+    assert not toy.criterion.label_embeddings.grad.any()
+    for name, parameter in toy.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-6, atol=0)
+
+
+def test_validation_decides_nothing(data):
+    toy, batch = prepared(data)
+    _, _, log = toy.task.valid_step(batch, toy.model, toy.criterion)
+    assert "acl_steps" not in log
+    assert log["scl_loss"] > 0
+
+
+@pytest.mark.parametrize("features", ["cls", "pooled"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_decides_and_gives_finite_gradients(data, dtype, features):
+    toy = build(data, 0, *GRAD, *OFF, "--scl-features", features, dtype=torch.float32)
+    batch = toy.batch(SIZE)
+    exact = toy.criterion(toy.model, batch)[2]["acl_cosine"]
+    toy.model.to(dtype)
+    toy.criterion.to(dtype)
+    loss, _, log = toy.criterion(toy.model, batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert log["acl_cosine"].item() == pytest.approx(exact.item(), abs=0.05)
+    gradients = [p.grad for p in toy.model.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+# Chunks
+
+
+@pytest.mark.parametrize("flags", ["", "--packed", "--acl-anchors samples --packed"])
+@pytest.mark.parametrize("features", ["cls", "pooled"])
+def test_in_chunks_it_is_the_whole_batch(data, features, flags):
+    toy = build(
+        data,
+        4,
+        *["--dropout", "0.2", "--attention-dropout", "0.1", "--pooler-dropout", "0.3"],
+        *[*GRAD, "--scl-features", features, "--scl-lambda", "0.7", *flags.split()],
+    )
+    toy.criterion.double()
+    results = []
+    for way in (step, lambda toy: with_graph(toy, 4)):
+        toy.criterion.zero_grad()
+        result = way(toy)
+        own = {n: p.grad.clone() for n, p in toy.criterion.named_parameters()}
+        results.append(({**result[0], **own}, *result[1:]))
+    # CE goes through float32 in the stock criterion.
+    assert_same(*results, within=1e-6)
+    assert results[0][3]["acl_steps"] == 1
+    assert ("label_embeddings" in results[0][0]) == (features == "cls")
+
+
+# Workers
+
+
+def decide_as_worker(folder, rank, workers, data):
+    join(folder, rank, workers)
+    found = {}
+    for features in ("cls", "pooled"):
+        for gathers in ([], ["--gather-features"]):
+            flags = [*GRAD, "--scl-features", features, "--scl-lambda", "0.7", *OFF]
+            toy = build(data, 0, *flags, *gathers)
+            toy.criterion.double()
+            batch = batch_of(toy, numbers_of((8, 5), rank))
+            loss, _, log = toy.criterion(toy.model, batch)
+            loss.backward()
+            gradients = {
+                **{n: p.grad for n, p in toy.model.named_parameters()},
+                **{n: p.grad for n, p in toy.criterion.named_parameters()},
+            }
+            numbers = {key: float(value) for key, value in log.items()}
+            found[features, bool(gathers)] = numbers, gradients
+    torch.save(found, f"{folder}/found{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_workers_decide_together(data, tmp_path):
+    found = run_workers(decide_as_worker, 2, tmp_path, data)
+    for case, (log, first) in found[0].items():
+        other_log, second = found[1][case]
+        for key in ("acl_conflicts", "acl_cosine", "acl_steps"):
+            assert log[key] == other_log[key], case
+        if case[1]:  # with all features gathered it is one large batch
+            flags = [*GRAD, "--scl-features", case[0], "--scl-lambda", "0.7", *OFF]
+            toy = build(data, 0, *flags)
+            toy.criterion.double()
+            loss, _, alone = toy.criterion(toy.model, batch_of(toy, range(13)))
+            loss.backward()
+            for key in ("acl_conflicts", "acl_cosine"):
+                assert log[key] == pytest.approx(float(alone[key]), abs=1e-6)
+            for key in ("loss", "scl_loss", "scl_floor", "scl_anchors"):
+                total = log[key] + other_log[key]
+                assert total == pytest.approx(float(alone[key]), rel=1e-5), (case, key)
+            parameters = dict(toy.model.named_parameters())
+            parameters |= dict(toy.criterion.named_parameters())
+            for name, parameter in parameters.items():
+                if parameter.grad is not None:
+                    torch.testing.assert_close(
+                        *(first[name] + second[name], parameter.grad),
+                        **{"rtol": 1e-5, "atol": 1e-6, "msg": name},
+                    )
+
+
+@pytest.mark.parametrize(
+    ("features", "chunk"), [("cls", "0"), ("cls", "4"), ("pooled", "4")]
+)
+def test_two_workers_that_gather_train_as_one(data, features, chunk, tmp_path):
+    flags = [*GRAD, "--scl-features", features, "--gather-features", "--chunk", chunk]
+    for workers, size in ((1, 27), (2, 14)):
+        done = train_together(
+            *[data, tmp_path / str(workers), workers, *flags, "--pooler-dropout", "0"],
+            *["--batch-size", "10", "--contrastive-batch", str(size)],
+        )
+        for process in done:
+            assert process.returncode == 0, process.stderr[-3000:]
+    one, two = (tmp_path / str(n) / "rank0" / "checkpoint_last.pt" for n in (1, 2))
+    learned = [load_checkpoint(file)["criterion"] or {} for file in (one, two)]
+    for first, second in ((weights_of(one.parent), weights_of(two.parent)), learned):
+        for name, weight in first.items():
+            torch.testing.assert_close(
+                second[name], weight, atol=2e-4, rtol=1e-3, msg=name
+            )
+
+
+@pytest.mark.parametrize("gathers", [[], ["--gather-features"]])
+def test_workers_with_unlike_numbers_of_batches_train_to_the_end(
+    data, gathers, tmp_path
+):
+    """Three batches for two workers: one gets a filled-in batch in each epoch."""
+    flags = [*GRAD, *gathers, "--contrastive-batch", "9", "--chunk", "4"]
+    done = train_together(data, tmp_path, 2, *flags, "--batch-size", "8")
+    for process in done:
+        assert process.returncode == 0, process.stderr[-3000:]
+    files = [tmp_path / f"rank{rank}" / "checkpoint_last.pt" for rank in range(2)]
+    assert_same_weights(*files)
+    tables = [load_checkpoint(file)["criterion"]["label_embeddings"] for file in files]
+    assert torch.equal(*tables)
+
+
+def test_small_gradients_of_parameters_survive_half_precision(data):
+    """In chunks too they are computed from a loss that is scaled."""
+    toy = build(data, 4, *EMBED, *OFF, dtype=torch.float16)
+    toy.criterion.half()
+    original, small = toy.criterion.loss_of_outputs, 2.0**-20
+
+    def small_loss(*arguments):
+        loss, size, log = original(*arguments)
+        return loss * small, size, log
+
+    toy.criterion.loss_of_outputs = small_loss
+    step(toy, HalfOptimizer(1 / small))
+    found = toy.criterion.label_embeddings.grad.double()
+    exact = build(data, 4, *EMBED, *OFF)
+    exact.criterion.double()
+    step(exact)
+    expected = exact.criterion.label_embeddings.grad
+    assert (found - expected).norm() < 0.03 * expected.norm()
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--acl-anchors", "both"], "--acl-anchors is 'both': it must be one of all"),
+        (["--acl-embed-std", "0"], "--acl-embed-std is 0.0: it must be above 0"),
+        (
+            ["--acl-grad", "--scl-lambda", "1"],
+            "--acl-grad does not go with --scl-lambda 1",
+        ),
+        (
+            ["--task", "sentence_prediction"],
+            "--criterion sentence_prediction_acl needs --task sentence_prediction_scl",
+        ),
+        (["--scl-lambda", "2"], "--scl-lambda is 2.0: it must be from 0 to 1"),
+    ],
+)
+def test_refusals(data, flags, message):
+    with pytest.raises(InputError) as refusal:
+        toy_model([data, *ACL, *flags])
+    assert message in str(refusal.value)

@@ -1,0 +1,172 @@
+"""Training with CAPCORT: the encoder's z_pre in every run, never half-tuned targets."""
+
+import json
+
+import pytest
+import torch
+from fairseq.models.roberta import RobertaModel
+
+from fairseq_scl.cli import main
+from fairseq_scl.compat.checkpoints import load_checkpoint
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.runner import command
+from fairseq_scl.inference.model_folder import export_classifier
+from helpers.checkpoints import assert_same_weights
+from helpers.configurations import CONFIGURATIONS, hydra_arguments
+from helpers.encoders import scratch, toy_data, toy_run, train_in_fork
+from helpers.packed import HEAD
+from helpers.training import (
+    RESET,
+    make_data,
+    run_fast,
+    stock_checkpoint,
+    toy_model,
+    train_fast,
+)
+
+CAPCORT = ["--criterion", "sentence_prediction_capcort"]
+ONE = [*CAPCORT, "--capcort-lambda", "1"]
+MLP = ["--capcort-map", "mlp"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("capcort") / "bin"
+    return make_data(folder, {"train": 27, "valid": 10, "test": 6}, words=30)
+
+
+@pytest.fixture(scope="module")
+def encoder(data, tmp_path_factory):
+    return stock_checkpoint(data, tmp_path_factory.mktemp("encoder"))
+
+
+def run_capcort(data, folder, *flags):
+    return train_fast([data, "--save-dir", folder, *ONE, *flags, "--max-epoch", "9"])
+
+
+@pytest.fixture(scope="module", params=["identity", "mlp"])
+def run(request, data, encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(f"run {request.param}")
+    flags = ["--capcort-map", request.param]
+    start = ["--restore-file", encoder, *RESET]
+    done = run_capcort(data, folder, *flags, *start, "--max-update", "13")
+    assert done.returncode == 0, done.stderr
+    return folder, flags, done.stdout
+
+
+def test_training_logs_the_term_and_checkpoints_hold_the_map_apart(run, encoder):
+    folder, flags, output = run
+    lines = [line for line in output.splitlines() if "| INFO | train | " in line]
+    assert float(json.loads(lines[-1].rpartition("| ")[2])["train_capcort_loss"]) > 0
+    state = load_checkpoint(folder / "checkpoint_last.pt")
+    assert state["model"].keys() == load_checkpoint(encoder)["model"].keys()
+    learned = list(state["criterion"] or {})
+    assert learned == (
+        ["phi.0.weight", "phi.0.bias", "phi.2.weight", "phi.2.bias"]
+        if "mlp" in flags
+        else []
+    )
+
+
+def test_the_classifier_loads_into_fairseq(run, data):
+    model = RobertaModel.from_pretrained(
+        str(run[0]), "checkpoint_last.pt", str(data), bpe=None
+    )
+    assert model.predict(HEAD, torch.tensor([[0, 4, 2]])).shape == (1, 2)
+
+
+def test_z_pre_is_that_of_the_restored_encoder(data, encoder, tmp_path):
+    """Not of the random weights that the model had before."""
+    flags = ["--restore-file", encoder, *RESET, "--max-update", "3"]
+    for name, more in (("own", []), ("given", ["--capcort-pretrained", encoder])):
+        done = run_capcort(data, tmp_path / name, *flags, *more)
+        assert done.returncode == 0, done.stderr
+    assert_same_weights(
+        *(tmp_path / name / "checkpoint_last.pt" for name in ("own", "given"))
+    )
+    other = ["--capcort-pretrained", tmp_path / "own" / "checkpoint_last.pt"]
+    done = run_capcort(data, tmp_path / "other", *flags, *other)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AssertionError):
+        assert_same_weights(
+            *(tmp_path / name / "checkpoint_last.pt" for name in ("own", "other"))
+        )
+
+
+def test_resuming_needs_the_encoder_and_ends_as_an_uninterrupted_run(
+    run, data, encoder, tmp_path
+):
+    folder, flags, _ = run
+    start = ["--restore-file", encoder, *RESET]
+    done = run_capcort(data, tmp_path, *flags, *start, "--max-update", "7")
+    assert done.returncode == 0, done.stderr
+    refused = run_capcort(data, tmp_path, *flags, "--max-update", "13")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1] == (
+        "fairseq-scl: error: the run goes on after 7 updates, and z_pre comes from the "
+        "encoder before the first one: give its checkpoint as --capcort-pretrained"
+    )
+    more = ["--capcort-pretrained", encoder, "--max-update", "13"]
+    done = run_capcort(data, tmp_path, *flags, *more)
+    assert done.returncode == 0, done.stderr
+    files = [place / "checkpoint_last.pt" for place in (folder, tmp_path)]
+    assert_same_weights(*files)
+    first, second = (load_checkpoint(file)["criterion"] or {} for file in files)
+    assert all(torch.equal(second[name], value) for name, value in first.items())
+
+
+@pytest.mark.parametrize("more", [[], ["--fp16", "--memory-efficient-fp16"]])
+def test_the_map_is_trained(data, encoder, tmp_path, more):
+    start = ["--restore-file", encoder, *RESET, *MLP, *more]
+    found = []
+    for updates in ("1", "6"):
+        done = run_capcort(data, tmp_path / updates, *start, "--max-update", updates)
+        assert done.returncode == 0, done.stderr
+        state = load_checkpoint(tmp_path / updates / "checkpoint_last.pt")
+        found.append(state["criterion"]["phi.0.weight"].float())
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
+def test_hydra_trains_with_it(data, encoder, tmp_path):
+    written = (CONFIGURATIONS / "sentence_prediction_scl.yaml").read_text()
+    head, _, tail = written.partition("  scl_lambda: 0.9\n")
+    head = head.replace(
+        "criterion:\n  _name: sentence_prediction_scl\n",
+        "criterion:\n  _name: sentence_prediction_capcort\n  scl_lambda: 0.0\n"
+        "  capcort_map: mlp\n",
+    )
+    (tmp_path / "capcort.yaml").write_text(head + tail)
+    arguments = hydra_arguments(data, tmp_path, f"checkpoint.restore_file={encoder}")
+    arguments[1], arguments[3] = str(tmp_path), "capcort"
+    done = run_fast("fairseq_cli.hydra_train", arguments)
+    assert done.returncode == 0, done.stderr
+    state = load_checkpoint(tmp_path / "checkpoint_last.pt")
+    assert state["cfg"]["criterion"]["capcort_map"] == "mlp"
+    assert "phi.0.weight" in state["criterion"]
+
+
+def test_its_classifier_is_exported_and_predicts(tmp_path, capsys):
+    """The runner's own command with another criterion, from a converted encoder."""
+    run, folder = toy_run(), scratch() / "capcort run"
+    folder.mkdir()
+    argv = [*command(run, folder), *CAPCORT, *MLP, "--scl-lambda", "0.5"]
+    assert train_in_fork(argv, folder, lambda _: None) == 0
+    model = tmp_path / "model"
+    export_classifier(folder / "checkpoint_best.pt", toy_data(), model)
+    saved = torch.load(model / "model.pt", weights_only=True)
+    assert not any("phi" in name for name in saved["model"])
+    assert not saved.get("criterion")
+    texts = tmp_path / "texts"
+    texts.write_text("a good film\na bad film\n")
+    assert main(["predict", "--model", str(model), str(texts)]) == 0
+    assert "positive" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(data, encoder, tmp_path):
+    toy = toy_model([data, *ONE, "--capcort-pretrained", tmp_path / "none.pt"])
+    with pytest.raises(InputError, match="missing checkpoint"):
+        toy.criterion.before_update(toy.model, 0)
+    three = ["--encoder-layers", "3", "--capcort-pretrained", encoder]
+    toy = toy_model([data, *ONE, *three])
+    with pytest.raises(InputError, match="has another architecture than --arch"):
+        toy.criterion.before_update(toy.model, 0)

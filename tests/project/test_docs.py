@@ -1,0 +1,156 @@
+"""What the documentation names exists: files, links, verbs and flags."""
+
+import argparse
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from fairseq import options
+
+import fairseq_scl
+from fairseq_scl.cli import VERBS
+from helpers import ROOT
+
+PAGES = [
+    page
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*"))
+    if page.suffix == ".md" and page.is_file()
+]
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+# A path of the project: starts with one of its folders. What runs make is not there.
+PATH = re.compile(
+    r"(?<![\w/.$\"-])((?:fairseq_scl|tests|docs|scripts|benchmarks|\.ci)"
+    r"/[\w./-]*[\w/])"
+)
+USER_DIR_PATH = re.compile(r"\$\(fairseq-scl user-dir\)/([\w./-]*[\w/])")
+COMMAND = re.compile(r"fairseq-scl ([a-z][a-z-]*)((?:[^\n`|]|\\\n)*)")
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+TRAINING = re.compile(r"(?:fairseq-train|fairseq_cli\.train)((?:[^\n`|]|\\\n)*)")
+
+
+def text_of(page):
+    return page.read_text("utf-8")
+
+
+def commands(page):
+    """Return verb and flags of each ``fairseq-scl VERB …`` on a page."""
+    text = text_of(page).replace('"$(fairseq-scl user-dir)', '"')
+    return [
+        (found[1], FLAG.findall(found[2].split(" -- ")[0]))
+        for found in COMMAND.finditer(text)
+    ]
+
+
+def parser_of(verb):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"fairseq_scl.cli.{verb.replace('-', '_')}").add_arguments(
+        parser
+    )
+    return parser
+
+
+def training_flags():
+    """Return every flag of ``fairseq-train`` with any criterion of our plug-in."""
+    folder = Path(fairseq_scl.__file__).parent / "criterions"
+    names = [path.stem for path in folder.glob("sentence_prediction_*.py")]
+    return set().union(*(flags_with(criterion) for criterion in names))
+
+
+def flags_with(criterion):
+    """Return every flag with a criterion and any architecture."""
+    parser = options.get_training_parser()
+    chosen = ["data", "--arch", "roberta_multi_exit", "--optimizer", "adam"]
+    chosen += [
+        "--task",
+        "sentence_prediction_scl",
+        "--lr-scheduler",
+        "polynomial_decay",
+    ]
+    chosen += ["--criterion", criterion, "--num-classes", "2"]
+    known = set()
+    add = argparse._ActionsContainer._add_action
+
+    def note(container, action):
+        known.update(action.option_strings)
+        return add(container, action)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse._ActionsContainer, "_add_action", note)
+        options.parse_args_and_arch(parser, input_args=chosen)
+    known.update(s for action in parser._actions for s in action.option_strings)
+    return known | {"--user-dir", "--help"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_relative_links_lead_somewhere(page):
+    for link in LINK.findall(text_of(page)):
+        if not link.startswith(("http://", "https://", "mailto:")):
+            file, _, heading = link.partition("#")
+            target = page.parent / file if file else page
+            assert target.exists(), f"{page.name}: {link}"
+            if heading:
+                assert heading in anchors(target), f"{page.name}: {link}"
+
+
+def anchors(page):
+    """Return what GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_exist(page):
+    package = Path(fairseq_scl.__file__).parent
+    text = text_of(page)
+    missing = [path for path in PATH.findall(text) if not (ROOT / path).exists()]
+    missing += [
+        path for path in USER_DIR_PATH.findall(text) if not (package / path).exists()
+    ]
+    # hydra takes the folder and the name of a file apart
+    names = re.findall(r"--config-name (\w+)", text)
+    missing += [n for n in names if not list(package.rglob(f"{n}.yaml"))]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_verbs_and_their_flags_exist(page):
+    for verb, flags in commands(page):
+        assert verb in VERBS, f"{page.name}: fairseq-scl {verb}"
+        known = {
+            s for action in parser_of(verb)._actions for s in action.option_strings
+        }
+        assert set(flags) <= known, f"{page.name}: fairseq-scl {verb}"
+
+
+def test_flags_of_training_exist():
+    known = training_flags()
+    assert {"--scl-lambda", "--batching", "--layer-norm-eps"} <= known
+    for page in PAGES:
+        for found in TRAINING.finditer(text_of(page)):
+            flags = set(FLAG.findall(found[1]))
+            assert flags <= known, f"{page.name}: {sorted(flags - known)}"
+
+
+def test_every_flag_of_the_plug_in_is_documented():
+    readme = text_of(ROOT / "README.md") if (ROOT / "README.md").is_file() else ""
+    if not readme:
+        pytest.skip("there is no README.md")
+    for flag in ("--scl-lambda", "--scl-temperature", "--scl-features"):
+        assert f"`{flag}`" in readme
+    for flag in ("--scl-reduction", "--batching", "--metrics-file"):
+        assert f"`{flag}`" in readme
+
+
+def test_every_verb_is_documented():
+    every = " ".join(text_of(page) for page in PAGES)
+    missing = [v for v in VERBS if not re.search(rf"[`\s]{v}[`\s]", every)]
+    assert missing == []
+
+
+def test_no_page_has_something_left_to_fill_in():
+    # A name in capitals, unless a value is given to it: FAIRSEQ_SCL_DATA=FOLDER.
+    blank = re.compile(r"\b(?:TODO|FIXME|XXX|[A-Z]+_[A-Z_]{3,})\b(?!=)")
+    for page in PAGES:
+        assert blank.findall(text_of(page)) == [], page.name

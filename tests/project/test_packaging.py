@@ -1,0 +1,123 @@
+"""The wheel is complete and works without a checkout; `make` says what it can."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from helpers import ROOT
+
+DATA_FILES = ("*.json", "*.txt", "*.yaml")
+TARGETS = ("help", "quickstart", "test", "test-slurm", "lint", "bench", "clean")
+
+
+def without_make(**more):
+    """The environment, less what an outer ``make test`` put there for its children."""
+    names = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON", "VENV")
+    return {k: v for k, v in os.environ.items() if k not in names} | more
+
+
+def run(*command, cwd=None, **environment):
+    ended = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=without_make(**environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel from a copy, so that the checkout stays as it is."""
+    copy = tmp_path_factory.mktemp("a copy with spaces")
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        if (ROOT / name).is_file():
+            (copy / name).write_bytes((ROOT / name).read_bytes())
+    for source in package_files():
+        (copy / source).parent.mkdir(parents=True, exist_ok=True)
+        (copy / source).write_bytes((ROOT / source).read_bytes())
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel"]
+    run(*pip, "--quiet", "--no-deps", "--no-build-isolation", "-w", copy / "dist", copy)
+    (built,) = (copy / "dist").glob("*.whl")
+    return built
+
+
+def package_files():
+    """Every file of the package that a user needs, relative to the root."""
+    package = ROOT / "fairseq_scl"
+    files = [path for kind in ("*.py", *DATA_FILES) for path in package.rglob(kind)]
+    return sorted(str(path.relative_to(ROOT)) for path in files)
+
+
+def test_wheel_holds_every_module_and_data_file_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    held = sorted(name for name in names if ".dist-info/" not in name)
+    assert held == package_files()
+
+
+def test_wheel_names_licence_command_and_requirements(wheel):
+    archive = zipfile.ZipFile(wheel)
+    info = {Path(name).name: name for name in archive.namelist() if "-info/" in name}
+    assert "LICENSE" in info
+    commands = archive.read(info["entry_points.txt"]).decode()
+    assert "fairseq-scl = fairseq_scl.cli:main" in commands
+    metadata = archive.read(info["METADATA"]).decode()
+    assert 'fairseq==0.12.2; python_version < "3.11"' in metadata
+    assert 'fairseq-fixed==0.12.3.1; python_version >= "3.11"' in metadata
+
+
+def test_installed_wheel_says_what_to_give_to_user_dir(wheel, tmp_path):
+    place = tmp_path / "installed here"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
+    run(*pip, "--quiet", "--no-deps", "--no-compile", "--target", place, wheel)
+    printed = run(
+        sys.executable,
+        "-m",
+        "fairseq_scl.cli",
+        "user-dir",
+        cwd=tmp_path,
+        PYTHONPATH=str(place),
+    )
+    assert printed == f"{place / 'fairseq_scl'}\n"
+    assert (Path(printed.rstrip("\n")) / "__init__.py").is_file()
+
+
+def test_make_help_lists_every_target():
+    listed = [line.split()[0] for line in run("make", "-C", ROOT, "help").splitlines()]
+    assert set(TARGETS) <= set(listed)
+    assert run("make", "-C", ROOT) == run("make", "-C", ROOT, "help")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_makefile_has_the_target(target):
+    run("make", "--dry-run", "-C", ROOT, target)
+
+
+def test_constraints_pin_every_requirement_once_on_each_python(wheel):
+    """A name that setup.py gives has exactly one version on 3.10, 3.11 and 3.12."""
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+    needed = {
+        Requirement(line.partition(": ")[2]).name
+        for line in archive.read(metadata).decode().splitlines()
+        if line.startswith("Requires-Dist: ")
+    }
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    for version in ("3.10", "3.11", "3.12"):
+        apply = [
+            pin.name
+            for pin in pins
+            if pin.marker is None or pin.marker.evaluate({"python_version": version})
+        ]
+        assert len(apply) == len(set(apply))
+        assert needed <= set(apply)
+    assert all(str(pin.specifier).startswith("==") for pin in pins)

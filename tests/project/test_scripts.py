@@ -1,0 +1,166 @@
+"""The scripts of the tables, from official files to the report, on toys."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from fairseq_scl.cli import main
+from fairseq_scl.data.drawn import read_drawn
+from fairseq_scl.data.files import read_json
+from helpers import ROOT
+from helpers.encoders import toy_encoder
+from helpers.outputs import rows_of, write_outputs
+from helpers.tasks import write_sst2
+
+SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
+# Not what a user runs for a result: it sets up .venv.
+# What sets up a machine is longer than what makes a result.
+SETUP = ("install.sh", "gpu_wheels.sh", "on_gpu.sh")
+RESULTS = [path for path in SCRIPTS if path.name not in SETUP]
+
+
+def run(script, cwd, *options, **environment):
+    if shutil.which("fairseq-scl") is None:
+        pytest.skip("fairseq-scl is not on the PATH")
+    return subprocess.run(
+        ["bash", ROOT / "scripts" / script, *options],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
+def test_scripts_are_short_and_say_what_they_do(path):
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) < 40
+    assert text.startswith("#!/usr/bin/env bash\n# ")
+    for word in ("# Usage:", "# Writes:", "ost:", "set -euo pipefail"):
+        assert word in text, word
+    assert os.access(path, os.X_OK)
+
+
+def test_table4_goes_from_the_files_to_the_report(tmp_path):
+    done = run(
+        *("table4.sh", tmp_path, "--smoke", "--jobs", "2"),
+        *("--device", "cpu", "--only", "n=20"),
+        ENCODER=str(toy_encoder()),
+        GLUE=str(write_sst2(tmp_path / "glue")),
+        TASKS="SST-2",
+        SIZES="20",
+        PREPARE="--partial --size-valid 8 --size-test 8",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6 runs are done" in done.stdout
+    assert "| 20 | CE+SCL |" in done.stdout
+    assert "88.1 ± 3.3" in done.stdout
+    results = tmp_path / "outputs" / "table4-smoke"
+    for name in ("table.md", "table.tex", "table.csv", "runs.csv", "report.html"):
+        assert (results / name).stat().st_size > 0
+
+
+@pytest.fixture
+def augmented(tmp_path):
+    """Scripts whose back-translation takes files that were made by hand."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    by_hand = tmp_path / "scripts" / "backtranslate.sh"
+    by_hand.write_text(
+        "#!/usr/bin/env bash\nset -euo pipefail\n[[ -n $FORWARD && -n $BACKWARD ]]\n"
+        'mkdir -p "$AUGMENTED"\ncp -r "$BY_HAND/." "$AUGMENTED"\n',
+        "utf-8",
+    )
+    by_hand.chmod(0o755)
+    glue = write_sst2(tmp_path / "glue", train=240)
+    drawn, by_hand = tmp_path / "data-bin" / "SST-2", tmp_path / "by hand" / "SST-2"
+    options = "--few-shot 100 --samples 3 --partial --size-valid 8 --size-test 8"
+    words = ["prepare", "--task", "SST-2", "--from", glue, "--to", drawn]
+    words += ["--encoder", toy_encoder(), *options.split()]
+    assert main([str(word) for word in words]) == 0
+    for number in range(3):
+        name = f"n100-sample{number}"
+        rows = rows_of(read_drawn(drawn / name, glue))
+        for temperature in ("0.3", "0.9"):
+            write_outputs(by_hand / f"{name}-bt{temperature}.jsonl", rows)
+    return {
+        "ENCODER": str(toy_encoder()),
+        "GLUE": str(glue),
+        "TASKS": "SST-2",
+        "FORWARD": "there",
+        "BACKWARD": "back",
+        "BY_HAND": str(by_hand.parent),
+    }
+
+
+def test_table5_goes_from_the_samples_to_the_report(tmp_path, augmented):
+    done = run(
+        *(tmp_path / "scripts" / "table5.sh", tmp_path, "--smoke", "--jobs", "2"),
+        *("--device", "cpu", "--only", "temperature=0.9"),
+        **augmented,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "6 of 6 runs are done" in done.stdout
+    assert "wrote outputs/table5/noise.json" in done.stdout
+    whole = (tmp_path / "outputs" / "table5-smoke" / "table.md").read_text("utf-8")
+    printed, cells = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for text in (done.stdout, whole)
+        for line in text.splitlines()
+        if line.startswith("| SST-2 | CE+SCL |")
+    )
+    assert (len(printed), printed[3]) == (4, "91.5 ± 1.0")  # only what was chosen
+    assert cells[2:4] == ["– (0 of 3)", "92.8 ± 1.3"]
+    assert "±" in cells[10]
+    assert cells[-2:] == ["– (1 of 4)", "91.7 ± 1.0"]
+    data = tmp_path / "data-bin" / "SST-2"
+    assert read_json(data / "n100-sample0-bt0.9" / "manifest.json")["examples"] == {
+        **{"train": 400, "valid": 8, "test": 8},
+    }
+    results = tmp_path / "outputs" / "table5-smoke"
+    for name in ("table.md", "table.tex", "table.csv", "runs.csv", "report.html"):
+        assert (results / name).stat().st_size > 0
+
+
+def test_compare_goes_from_the_files_to_the_curves(tmp_path):
+    done = run(
+        *("compare.sh", tmp_path, "--smoke", "--jobs", "2", "--device", "cpu"),
+        *("--only", "flipped=0.1,loss=CE|CAPCORT-MLP|ACL-Embed+Grad"),
+        ENCODER=str(toy_encoder()),
+        GLUE=str(write_sst2(tmp_path / "glue", train=240)),
+        PREPARE="--partial --samples 3 --size-valid 8 --size-test 8",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "9 of 9 runs are done" in done.stdout
+    assert "| SST-2 | 0.1 | ACL-Embed+Grad − CE | 3 of 3 |" in done.stdout
+    assert "| – | – | before | – |" in done.stdout
+    assert "| SST-2 | 0.1 | CAPCORT-MLP | 3 of 3 |" in done.stdout
+    results = tmp_path / "outputs" / "compare"
+    page = (results / "report.html").read_text("utf-8")
+    assert "against the share of flipped training labels" in page
+    assert "silhouette_mean" in (results / "table.csv").read_text("utf-8")
+    for name in ("analysis.md", "analysis.json", "table.tex"):
+        assert (results / name).stat().st_size > 0
+
+
+def test_table6_shows_sentences_and_their_noise(tmp_path, augmented):
+    script = tmp_path / "scripts" / "table6.sh"
+    done = run(script, tmp_path, "--examples", "1", **augmented)
+    assert done.returncode == 0, done.stderr
+    assert "| SST-2 | Augmented (T=0.9) |" in done.stdout
+    for name in ("noise.md", "noise.csv", "noise.html", "noise.json"):
+        assert (tmp_path / "outputs" / "table6" / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "script", ["table4.sh", "table5.sh", "table6.sh", "compare.sh"]
+)
+def test_a_missing_encoder_is_named(tmp_path, script):
+    done = run(script, tmp_path, ENCODER="")
+    assert done.returncode != 0
+    assert "ENCODER: name an encoder folder" in done.stderr
+    done = run(script, tmp_path, ENCODER="nowhere")
+    assert "'nowhere', which holds no dict.txt" in done.stderr

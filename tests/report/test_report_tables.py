@@ -1,0 +1,259 @@
+"""``fairseq-scl report``: known tables, marks of what is missing, plain words."""
+
+import math
+import re
+
+import pytest
+from msgspec.structs import replace
+
+from fairseq_scl.experiments.protocol import Summary
+from fairseq_scl.experiments.results import (
+    HELPED,
+    HURT,
+    OPEN,
+    UNKNOWN,
+    Attempt,
+    summarise,
+)
+from fairseq_scl.report.sheets import accuracies, basis, differences
+from fairseq_scl.report.table import table_signature, unlike
+from fairseq_scl.report.words import in_digits, remarks, verdicts
+from helpers.results import GRID, attempts_of, make_table
+
+CE = {
+    ("CE", None, None, seed): (150 + seed, 300 + 4 * seed) for seed in range(4)
+}  # test: 75, 76, 77, 78
+SCL = {("CE+SCL", 0.9, 0.3, seed): (160 + seed, 312 + 4 * seed) for seed in range(4)}
+SCL[("CE+SCL", 0.9, 0.3, 0)] = (160, 310)
+BOTH = {**CE, **SCL}
+
+
+def results(counts=BOTH, **settings):
+    table = make_table(**settings)
+    return summarise(table, attempts_of(table, counts))
+
+
+def with_records(change):
+    """Return the records of the made-up table, each after a change."""
+    return [
+        replace(a.record, **change(a.record))
+        for a in attempts_of(make_table(), BOTH)
+        if a.record
+    ]
+
+
+def test_ours_stands_beside_the_paper_s():
+    sheet = accuracies(results())
+    assert sheet.groups == (("", 2), ("SST-2", 2))
+    assert sheet.header == ("N", "loss", "ours", "paper")
+    assert sheet.rows == (
+        ("20", "CE", "77.0 ± 1.0", "85.9 ± 2.1"),
+        ("20", "CE+SCL", "80.0 ± 1.0", "88.1 ± 3.3"),
+    )
+    assert "Table 4" in sheet.notes[1]
+    assert "RoBERTa-Large" in sheet.notes[1]
+
+
+def test_a_table_that_the_paper_has_not_stands_alone():
+    sheet = accuracies(results(name="mine"))
+    assert sheet.header == ("N", "loss", "ours")
+    assert not any("Gunel" in note for note in sheet.notes)
+    sheet = accuracies(results(sizes=[50]))  # a size that the paper has not
+    assert sheet.rows[0] == ("50", "CE", "77.0 ± 1.0", "")
+
+
+def test_what_is_missing_is_marked_and_no_number_is_made_up():
+    counts = {key: c for key, c in BOTH.items() if key[0] == "CE+SCL" or key[3] < 2}
+    counts["CE+SCL", 0.9, 0.3, 0] = "out of memory"
+    first = accuracies(results(counts)).rows
+    assert [row[2] for row in first] == ["– (2 of 4)", "80.0 ± 1.0 (3 of 4)"]
+    empty = results({})
+    assert [row[2] for row in accuracies(empty).rows] == ["– (0 of 4)"] * 2
+    assert basis(empty).rows[1] == (
+        *("SST-2", "20", "CE+SCL", "–", "–", "0 of 4", "0 of 4", "–", "–"),
+        *("0", "0", "16"),
+    )
+    assert differences(empty).rows == (
+        ("SST-2", "20", "CE+SCL − CE", "0 of 4", *["–"] * 6, "unknown"),
+    )
+
+
+def test_numbers_say_what_they_stand_on():
+    rows = basis(results()).rows
+    assert rows[0][:9] == (
+        *("SST-2", "20", "CE", "–", "–", "1 of 1", "4 of 4", "76.5 ± 1.3", "0"),
+    )
+    assert rows[1] == (
+        *("SST-2", "20", "CE+SCL", "0.9", "0.3", "1 of 4", "4 of 4", "79.4 ± 1.5"),
+        *("0", "4", "0", "12"),
+    )
+
+
+def test_differences_have_both_intervals_and_p_values():
+    (row,) = differences(results()).rows
+    assert row[:5] == ("SST-2", "20", "CE+SCL − CE", "4 of 4", "+2.88")
+    assert row[5] == "+2.48 to +3.27"  # 2.875 ± t(3) · 0.25 / 2
+    assert row[7:] == ("<0.001", "0.125", "4–0", "above 0")
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (12, "helped, +3.00 points on 4 of 4 pairs; the 95% intervals are above 0."),
+        (-12, "hurt, -3.00 points on 4 of 4 pairs; the 95% intervals are below 0."),
+        (0, "shows no clear difference, +0.00 points on 4 of 4 pairs; 0 is within "),
+    ],
+)
+def test_words_say_whether_it_helped(gain, said):
+    counts = {
+        ("CE+SCL", 0.9, 0.3, seed): (160, test + gain)
+        for (_, _, _, seed), (_, test) in CE.items()
+    }
+    ((kind, sentence),) = verdicts(results({**CE, **counts}))
+    assert kind == {12: HELPED, -12: HURT, 0: OPEN}[gain]
+    start = "SST-2, N = 20: CE+SCL (λ = 0.9, τ = 0.3, chosen of 1 of 4 combinations)"
+    assert sentence.startswith(f"{start} {said}")
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+def test_words_say_how_many_runs_learned_nothing(lost):
+    """Toy results are of 200 validation and 400 test examples in two even classes."""
+    counts = {
+        ("CE+SCL", 0.9, 0.3, seed): (100, 200) if number < lost else (160, test)
+        for number, ((_, _, _, seed), (_, test)) in enumerate(CE.items())
+    }
+    ((_, sentence),) = verdicts(results({**CE, **counts}))
+    assert ("3 of 4 runs of CE+SCL" in sentence) == bool(lost)
+    assert ("Beware" in sentence) == bool(lost)
+
+
+def test_words_say_what_is_not_known():
+    assert verdicts(results(CE, sizes=[20, 100])) == [
+        (
+            UNKNOWN,
+            "Unknown, for no sample has finished with both losses: SST-2, N = 20; "
+            "SST-2, N = 100.",
+        )
+    ]
+    counts = {("CE", None, None, s): (150, 300) for s in (0, 1, 2)}
+    counts |= {("CE+SCL", 0.9, 0.3, s): (150, 304) for s in (2, 3)}
+    counts["CE+SCL", 0.9, 0.3, 1] = None
+    full = results(
+        {k: c for k, c in counts.items() if c and k[3] != 1},
+        selection="full-data",
+        sizes=["full"],
+    )
+    # Full-data selection compares means over all seeds: none has all four.
+    ((kind, sentence),) = verdicts(full)
+    assert kind == UNKNOWN
+    assert "+1.00 points on 1 of 4 pairs; an interval needs two" in sentence
+
+
+@pytest.mark.parametrize(
+    ("known", "said"), [({}, "SST-2, N = 20."), (SCL, "SST-2, N = 20, other.")]
+)
+def test_words_name_a_cell_once_where_no_loss_of_it_is_known(known, said):
+    losses = {"CE": {"scl_lambda": 0}, "CE+SCL": GRID, "other": GRID}
+    table = make_table(losses=losses)
+    *_, (kind, sentence) = verdicts(summarise(table, attempts_of(table, CE | known)))
+    assert kind == UNKNOWN
+    assert sentence.endswith(f"both losses: {said}")
+
+
+def test_failed_and_missing_runs_are_told():
+    assert remarks(results(SCL | {("CE", None, None, 0): "died"})) == [
+        "Of 20 planned runs: 4 finished, 1 failed, 15 missing; the columns below say "
+        "where."
+    ]
+    full = make_table(losses={"CE": {"scl_lambda": 0}})
+    assert remarks(summarise(full, attempts_of(full, CE))) == []
+
+
+def test_average_over_the_tasks_of_table_2():
+    tasks = ["SST-2", "CoLA", "MRPC", "RTE", "QNLI", "MNLI"]
+    settings = {"selection": "full-data", "sizes": ["full"], "name": "table2"}
+    sheet = accuracies(results(tasks=tasks, **settings))
+    assert sheet.groups[-1] == ("average", 2)
+    assert sheet.rows[0][-2:] == ("78.0", "89.7")
+    assert sheet.rows[1][:3] == ("CE+SCL", "81.0", "95.9")
+    # No average of some of the tasks.
+    table = make_table(tasks=tasks, **settings)
+    attempts = [
+        Attempt(a.run) if a.run.cell["task"] == "RTE" else a
+        for a in attempts_of(table, BOTH)
+    ]
+    sheet = accuracies(summarise(table, attempts))
+    assert sheet.rows[0][-2:] == ("– (5 of 6)", "89.7")
+    sheet = accuracies(results(tasks=tasks[:5], **settings))
+    assert sheet.groups[-1] == ("QNLI", 2)
+
+
+def test_table_3_has_a_row_a_batch_size():
+    settings = {"selection": "full-data", "sizes": ["full"], "name": "table3"}
+    sheet = accuracies(results(batch_sizes=[16, 64], **settings))
+    assert sheet.header == ("batch", "loss", "ours", "paper")
+    assert sheet.rows == (
+        ("16", "CE", "78.0", ""),
+        ("16", "CE+SCL", "81.0", "93.9"),
+        ("64", "CE", "78.0", ""),
+        ("64", "CE+SCL", "81.0", "94.2"),
+    )
+
+
+def test_signature_of_a_table():
+    line = table_signature(make_table(), with_records(lambda record: {}))
+    parts = dict(part.split(":") for part in line.split("|"))
+    assert parts["table"] == "table4"
+    assert parts["samples"] == "4"
+    assert parts["updates"] == "40"
+    assert parts["torch"] == "2.13.0"
+    assert parts["commit"] == "01234567"
+    assert re.fullmatch("[0-9a-f]{8}", parts["data"])
+    assert table_signature(make_table(), []) == "table:table4|protocol:1|samples:4"
+
+
+def test_signature_shows_what_differs():
+    records = with_records(lambda record: {})
+    other = with_records(
+        lambda record: {
+            "origin": {
+                **record.origin,
+                "versions": {"torch": "2.14.0", "fairseq": "0.12.2"},
+                "changed_files": 2,
+            },
+            "settings": {**record.settings, "device": "cuda"},
+        }
+    )
+    mixed = [*records[:2], *other[2:]]
+    line = table_signature(make_table(), mixed)
+    assert "|torch:2.13.0,2.14.0|" in line
+    assert "|device:cpu,cuda|" in line
+    assert line.endswith("|commit:01234567,01234567+")
+    assert unlike(records) == []
+    assert unlike(mixed) == [
+        "device: cpu, cuda",
+        "torch: 2.13.0, 2.14.0",
+        "commit: 01234567, 01234567+",
+    ]
+
+
+def test_data_of_a_signature_is_known_by_all_folders():
+    def of(records):
+        return re.search(r"data:(\w+)", table_signature(make_table(), records))[1]
+
+    records = with_records(lambda record: {})
+    assert of(records) == of(records[::-1])
+    assert of(records) != of(records[1:4])
+    assert of(records[1:2]) == "00000000"  # one folder: the start of its checksum
+
+
+def test_digits():
+    assert in_digits(None) == ""
+    assert in_digits(Summary(95.94, math.nan, 1)) == "95.9"
+    assert in_digits(Summary(88.06, 3.25, 3)) == "88.1 ± 3.2"
+
+
+def test_tables_of_a_smoke_run_say_so():
+    training = {"updates": 2, "validations": 1, "max_valid_steps": 1}
+    sheet = accuracies(results(training=training))
+    assert "Only 1 batch of each validation" in sheet.notes[-1]
