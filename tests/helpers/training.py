@@ -202,10 +202,14 @@ class Running:
 def start_fast(function: Callable[..., None], *arguments: Any) -> Running:
     """Call a function of a module in a fresh process, without waiting for it."""
     context = multiprocessing.get_context("forkserver")
-    # Not fairseq_scl: --user-dir imports it, as in a real run.
-    context.set_forkserver_preload(
-        ["fairseq_cli.train", "fairseq_cli.hydra_train", "fairseq.models.roberta"]
-    )
+    # Not fairseq_scl: --user-dir imports it, as in a real run. The first optimizer of a
+    # process imports torch._dynamo, which takes longer than a toy training.
+    commands = [
+        "fairseq_cli.train",
+        "fairseq_cli.hydra_train",
+        "fairseq.models.roberta",
+    ]
+    context.set_forkserver_preload([*commands, "torch._dynamo"])
     output = tempfile.TemporaryDirectory()
     process = context.Process(target=_run, args=(output.name, function, *arguments))
     process.start()
