@@ -3,35 +3,60 @@
 Give this folder to ``fairseq-train --user-dir``: importing it registers the criterion
 and the task ``sentence_prediction_scl``, the model ``roberta_bert`` and the optimizer
 ``fused_adam`` with fairseq, and lets fairseq load its own checkpoints on today's
-PyTorch. Where fairseq does not fit this Python, only :mod:`fairseq_scl.losses` works,
-and ``fairseq-scl doctor`` says why.
+PyTorch. Without fairseq, the import is cheap and registration waits until something
+imports fairseq, so that ``fairseq-scl --help`` answers at once. Where fairseq does not
+fit this Python, only :mod:`fairseq_scl.losses` works, and ``fairseq-scl doctor`` says
+why.
 """
 
-import os
-import signal
+import importlib.util
 import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import ModuleType
+
+from fairseq_scl.compat import versions
 
 __version__ = "0.1.0"
 
 
-def _leave(*_: object) -> None:
-    os.write(2, b"fairseq-scl: interrupted\n")
-    os._exit(130)
+def _register() -> None:
+    from fairseq_scl.compat import patches
 
-
-# The command line begins after these imports, which take seconds and turn Ctrl-C into
-# errors of their own.
-_starts = os.path.basename(sys.argv[0]) in ("fairseq-scl", "-m")
-_handler = signal.getsignal(signal.SIGINT)
-if _starts and _handler is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _leave)
-
-from fairseq_scl.compat import patches, versions  # noqa: E402
-
-if not (versions.problems() or versions.import_problems()):
     patches.patch_fairseq()
-
     from fairseq_scl import criterions, models, optim, tasks  # noqa: F401
 
-if signal.getsignal(signal.SIGINT) is _leave:
-    signal.signal(signal.SIGINT, _handler)
+
+class _LoadThenRegister(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        from fairseq_scl.compat.importing import importing_fairseq
+
+        with importing_fairseq():
+            super().exec_module(module)
+        _register()
+
+
+class _WhenImported(MetaPathFinder):
+    """Find fairseq as Python does, and have its import followed by registration."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        if fullname != "fairseq":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec("fairseq")
+        if spec is not None and spec.origin is not None:
+            spec.loader = _LoadThenRegister(spec.name, spec.origin)
+        return spec
+
+
+if not versions.problems():
+    if "fairseq" in sys.modules:
+        _register()
+    else:
+        sys.meta_path.insert(0, _WhenImported())

@@ -4,9 +4,12 @@ import argparse
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import fairseq_scl
 from fairseq_scl.cli.endings import (
@@ -71,15 +74,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     logging.getLogger().setLevel(logging.WARNING)
     verb = argv[0] if argv and argv[0] in VERBS else None
-    if verb not in (None, *WITHOUT_FAIRSEQ) and (
-        found := problems() or import_problems()
-    ):
-        raise InputError(found[0])
+    if verb not in (None, *WITHOUT_FAIRSEQ):
+        with _interruptible():
+            found = problems() or import_problems()
+        if found:
+            raise InputError(found[0])
     if problem := _bad_word(argv):
         raise InputError(problem)
     arguments = _parse(argv, verb)
     status: int = arguments.run(arguments)
     return status
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the process at once: imports turn it into errors of their own."""
+    handler = signal.getsignal(signal.SIGINT)
+    ours = handler is signal.default_int_handler
+    ours &= threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(fail("interrupted", 130)))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, handler)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -110,9 +129,10 @@ def _parse(argv: list[str], verb: str | None) -> argparse.Namespace:
         )
         # Only the chosen verb is imported: doctor must work where the others cannot.
         if name == verb:
-            module = importlib.import_module(
-                f"fairseq_scl.cli.{name.replace('-', '_')}"
-            )
+            with _interruptible():
+                module = importlib.import_module(
+                    f"fairseq_scl.cli.{name.replace('-', '_')}"
+                )
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser.parse_args(argv)

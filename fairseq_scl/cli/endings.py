@@ -5,14 +5,13 @@ import os
 import sys
 from contextlib import suppress
 
-import torch
-
 from fairseq_scl.errors import InputError
 
 REPORT = (
     "this is a bug: please report it to the issue tracker of fairseq-scl, with the "
     "command, the lines above and what 'fairseq-scl doctor' prints"
 )
+OUT_OF_MEMORY = "OutOfMemoryError"  # PyTorch's, known by name: torch may not be loaded
 
 
 def open_standard_streams() -> None:
@@ -83,8 +82,9 @@ def sentence_of(error: Exception) -> str | None:
     if isinstance(error, UnicodeEncodeError):
         bad = error.object[error.start : error.end]
         return f"a text or name cannot be written as {error.encoding}: {bad!a}"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("allocate memory" in str(error) or type(error).__name__ == OUT_OF_MEMORY)
     ):
         return (
             "not enough memory: give the command less at a time, such as a smaller "

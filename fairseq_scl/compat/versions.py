@@ -2,14 +2,10 @@
 
 import importlib
 import importlib.metadata
-import logging
 import platform
 import re
 import sys
 from collections.abc import Callable
-from unittest import mock
-
-import torch
 
 # The build of the fork needs the PyTorch that is installed, in isolation it fetches a
 # second one; that of 0.12.2 fails where it sees PyTorch, as its archive lacks sources.
@@ -71,21 +67,14 @@ def problems(
 
 def import_problems() -> list[str]:
     """Import fairseq and say what it raised; empty when it works."""
-    quiet = logging.root.manager.disable
-    logging.disable(logging.INFO)  # it recommends packages that nothing here uses
     try:
-        # fairseq counts GPUs when it is imported, for defaults that nothing here uses.
-        # Without NVML that alone bars the forks of this process from CUDA.
-        with mock.patch.object(torch.cuda, "device_count", return_value=1):
-            importlib.import_module("fairseq")
+        importlib.import_module("fairseq")
     except Exception as error:  # whatever it is, it is what the user needs to know
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return [
             f"fairseq is installed but does not import ({reason}): install the "
             "versions of constraints.txt"
         ]
-    finally:
-        logging.disable(quiet)
     return []
 
 
@@ -95,6 +84,8 @@ def doctor_report() -> tuple[list[tuple[str, str]], list[str]]:
     Returns:
         pairs of a name and its version, and one sentence a problem (with remedy).
     """
+    import torch
+
     names = ("torch", "numpy", "fairseq", "fairseq-fixed", "hydra-core", "omegaconf")
     more = ("tokenizers", "safetensors", "scikit-learn", "scipy", "matplotlib")
     versions = [("python", platform.python_version())]

@@ -1,5 +1,6 @@
 """``fairseq-scl``: help, versions, exit statuses, sentences instead of tracebacks."""
 
+import ast
 import gzip
 import importlib
 import os
@@ -246,7 +247,13 @@ def test_streams_that_are_closed_or_full(redirection, status, words):
 def test_control_c_while_starting(seconds):
     """Among the imports, which take longer."""
     command = [sys.executable, "-m", "fairseq_scl.cli", "predict", "--help"]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # `nohup make test &` has it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while "/torch/" not in Path(f"/proc/{started.pid}/maps").read_text():
         assert started.poll() is None
         time.sleep(0.01)
@@ -254,6 +261,52 @@ def test_control_c_while_starting(seconds):
     started.send_signal(signal.SIGINT)
     assert started.communicate()[1] == "fairseq-scl: interrupted\n"
     assert started.returncode == 130
+
+
+HEAVY = ("torch", "fairseq", "numpy", "scipy", "sklearn", "torch._dynamo")
+
+
+def imported_by(code):
+    """Return which heavy modules a fresh process has after the code."""
+    tell = f"import sys; print([m for m in {HEAVY} if m in sys.modules])"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{tell}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ast.literal_eval(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "user-dir"])
+def test_small_answers_import_nothing_heavy(argument):
+    code = f"""if True:
+        from fairseq_scl.cli import main
+        try:
+            main([{argument!r}])
+        except SystemExit:
+            pass
+    """
+    assert imported_by(code) == []
+
+
+def test_predict_imports_no_metrics_and_no_compiler():
+    found = imported_by("import fairseq_scl.cli.predict")
+    assert found == ["torch", "fairseq", "numpy"]
+
+
+@pytest.mark.parametrize("order", ["fairseq_scl, fairseq", "fairseq, fairseq_scl"])
+def test_fairseq_knows_the_plug_in_in_either_order_of_imports(order):
+    code = (
+        f"import {order}\n"
+        "from fairseq.criterions import CRITERION_REGISTRY\n"
+        "assert 'sentence_prediction_scl' in CRITERION_REGISTRY\n"
+        "from fairseq.criterions.sentence_prediction import f1_score\n"
+        "assert f1_score([1, 0, 1], [1, 1, 1]) == 0.8\n"
+        "import sklearn.metrics, scipy.stats\n"
+        "assert f1_score([0, 1], [0, 1]) == sklearn.metrics.f1_score([0, 1], [0, 1])"
+    )
+    assert "sklearn" in imported_by(code)
 
 
 def test_output_is_utf_8_whatever_the_locale():
