@@ -20,7 +20,6 @@ from fairseq_scl.losses.shared import at_least_float32
 from fairseq_scl.models.exits import (
     EXIT_FEATURES,
     EXIT_LOGITS,
-    EXITS,
     unwrapped,
 )
 
@@ -101,7 +100,7 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
             **net_input,
             features_only=True,
             classification_head_name=self.classification_head_name,
-            **{EXITS: self.scl_features},
+            exits=self.scl_features,
         )
         return extra[EXIT_LOGITS], extra[EXIT_FEATURES]
 

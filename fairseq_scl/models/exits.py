@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Argument of the model's forward: the kind of features that each exit hands out.
-EXITS = "exits"
 # Keys of the model's ``extra`` output.
 EXIT_LOGITS, EXIT_FEATURES = "exit_logits", "exit_features"
 # What a head below the top reads of its layer: the state at <s>, as the top one does,

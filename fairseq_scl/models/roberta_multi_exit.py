@@ -148,6 +148,18 @@ class RobertaMultiExitModel(RobertaBertModel):
             states = [(tokens * share).sum(dim=0) for tokens in below]
         return self.exit_outputs([*states, top[0]], classification_head_name, exits)
 
+    def packed_forward(
+        self, states: Any, head: str, exits: str | None = None, **_: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Do as ``forward``; see :class:`fairseq_scl.packing.encoder.ReadsStates`."""
+        if exits is None:
+            (state,) = states()
+            return self.classification_heads[head](state[:, None]), {
+                "inner_states": None
+            }
+        mean = self.exit_pooling == "mean"
+        return self.exit_outputs(states(self.exit_layers, mean), head, exits)
+
     def exit_outputs(
         self, states: Sequence[Tensor], head: str, kind: str
     ) -> tuple[Tensor, dict[str, Any]]:

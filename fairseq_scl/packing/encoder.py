@@ -3,14 +3,17 @@
 ``pack`` changes what the ``forward`` of a model does, not its weights: they stay the
 stock model's, and so do checkpoints. Embeddings, linear layers, norms and feed-forward
 layers see one row per token. The last layer computes the ``<s>`` rows alone, since that
-is what a classification head reads; with several exits, each hands out these rows.
+is what a classification head reads.
+
+A subclass of RoBERTa with a ``forward`` of its own can be packed if it says beside it
+what it computes from hidden states: see :class:`ReadsStates`.
 """
 
 import ctypes
 import functools
 import sys
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,15 +25,45 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.exits import EXITS
-from fairseq_scl.models.roberta_multi_exit import RobertaMultiExitModel
 from fairseq_scl.packing.attention import attention
 from fairseq_scl.packing.layout import CpuDropout, Layout
 
 LENGTHS = "packed_lengths"
 # <malloc.h>: never map a block on its own, never give memory back.
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
-_FORWARDS = (RobertaModel.forward, RobertaMultiExitModel.forward)
+
+
+class HiddenStates(Protocol):
+    """Computes the encoder on the real tokens of one batch; called once per pass."""
+
+    def __call__(
+        self, layers: Collection[int] = (), mean: bool = False
+    ) -> list[Tensor]:
+        """Return what heads read after some layers, and after the last.
+
+        Args:
+            layers: those besides the last, counted from 1.
+            mean: of these the mean over the sentence's tokens, not the state at
+                ``<s>``.
+
+        Returns:
+            ``(B, D)`` for each layer, in ascending order, in the order of the batch.
+        """
+
+
+class ReadsStates(Protocol):
+    """A RoBERTa with a ``forward`` of its own that can be packed."""
+
+    def packed_forward(
+        self, states: HiddenStates, head: str, **kwargs: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return what its ``forward`` returns for a classification head.
+
+        Args:
+            states: computes the hidden states that it asks for.
+            head: name of the classification head.
+            kwargs: what else its ``forward`` got.
+        """
 
 
 def pack(model: nn.Module) -> nn.Module:
@@ -77,7 +110,7 @@ def unsupported(model: nn.Module) -> str | None:
     """Name what in a model keeps it from being packed, ``None`` if nothing does."""
     if (
         not isinstance(model, RobertaModel)
-        or type(model).forward not in (*_FORWARDS, _forward)
+        or not _can_pack(type(model))
         or type(model.encoder) is not RobertaEncoder
         or type(model.encoder.sentence_encoder) is not TransformerEncoder
     ):
@@ -111,6 +144,13 @@ def unsupported(model: nn.Module) -> str | None:
         if found:
             return flag
     return None
+
+
+def _can_pack(kind: type[RobertaModel]) -> bool:
+    """Tell whether ``forward`` is the stock one, or ``packed_forward`` is beside it."""
+    owner: Any = next(cls for cls in kind.__mro__ if "forward" in vars(cls))
+    forwards = (RobertaModel.forward, _forward)
+    return owner.forward in forwards or "packed_forward" in vars(owner)
 
 
 def _pruned(args: Any) -> bool:
@@ -151,13 +191,11 @@ def _forward(
     **kwargs: Any,
 ) -> tuple[Tensor, dict[str, Any]]:
     """``RobertaModel.forward``; ``packed_lengths`` holds the lengths as integers."""
-    lengths, kind = kwargs.pop(LENGTHS, None), kwargs.pop(EXITS, None)
+    lengths = kwargs.pop(LENGTHS, None)
     wanted = classification_head_name is not None and not return_all_hiddens
     if wanted and lengths is None:
         lengths = right_padded_lengths(src_tokens, self.encoder.dictionary.pad())
     if not wanted or lengths is None:
-        if kind is not None:
-            kwargs[EXITS] = kind
         stock: Any = type(self).__base__
         output: tuple[Tensor, dict[str, Any]] = stock.forward(
             self,
@@ -169,20 +207,17 @@ def _forward(
         )
         return output
     layout = Layout.of(lengths, src_tokens.shape[1], src_tokens.device)
-    exits = () if kind is None else self.exit_layers
-    mean = kind is not None and self.exit_pooling == "mean"
-    states = [
-        state.index_select(0, layout.back)
-        for state in _encode(
-            self.encoder.sentence_encoder, src_tokens, layout, exits, mean
-        )
-    ]
-    if kind is not None:
-        found: tuple[Tensor, dict[str, Any]] = self.exit_outputs(
-            states, classification_head_name, kind
-        )
-        return found
-    logits = self.classification_heads[classification_head_name](states[0][:, None])
+
+    def states(layers: Collection[int] = (), mean: bool = False) -> list[Tensor]:
+        encoder = self.encoder.sentence_encoder
+        found = _encode(encoder, src_tokens, layout, layers, mean)
+        return [state.index_select(0, layout.back) for state in found]
+
+    if hasattr(self, "packed_forward"):
+        output = self.packed_forward(states, classification_head_name, **kwargs)
+        return output
+    (state,) = states()
+    logits = self.classification_heads[classification_head_name](state[:, None])
     return logits, {"inner_states": None}
 
 
