@@ -29,7 +29,8 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
 from fairseq_scl.errors import InputError
 from fairseq_scl.large_batch.gradient_cache import cached_step
 from fairseq_scl.optim.fused_adam import FusedAdam
-from fairseq_scl.packing.encoder import LENGTHS, keep_memory, pack
+from fairseq_scl.packing.encoder import LENGTHS, pack
+from fairseq_scl.packing.memory import keep_memory
 
 QUESTION = "gradient caching, 256 sentences in chunks of 16"
 HEAD = "sentence_classification_head"

@@ -25,7 +25,8 @@ def _register() -> None:
     from fairseq_scl.compat import patches
 
     patches.patch_fairseq()
-    from fairseq_scl import criterions, models, optim, tasks  # noqa: F401
+
+    from fairseq_scl import criterions, models, objectives, optim, tasks  # noqa: F401
 
 
 class _LoadThenRegister(SourceFileLoader):

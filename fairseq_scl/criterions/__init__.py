@@ -1,8 +1,3 @@
-"""One criterion a file; importing it registers the criterion with fairseq."""
+"""The criterion that fairseq registers: Eq. 1 of the paper."""
 
-from fairseq_scl.criterions import (  # noqa: F401
-    sentence_prediction_acl,
-    sentence_prediction_capcort,
-    sentence_prediction_multi_exit,
-    sentence_prediction_scl,
-)
+from fairseq_scl.criterions import sentence_prediction_scl  # noqa: F401

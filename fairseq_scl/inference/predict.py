@@ -9,9 +9,10 @@ from torch import Tensor
 
 from fairseq_scl.data.binarise import encoded as token_ids
 from fairseq_scl.inference.model_folder import Classifier
-from fairseq_scl.models.features import EXTRA_KEY, classification_features
-from fairseq_scl.models.pretrained import (
+from fairseq_scl.models.features import (
+    EXTRA_KEY,
     captured_kind,
+    classification_features,
     sentence_states,
     states_arguments,
 )

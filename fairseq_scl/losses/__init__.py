@@ -1,7 +1,5 @@
-"""The papers' equations as pure functions of tensors; nothing here knows fairseq."""
+"""The paper's equations as pure functions of tensors; nothing here knows fairseq."""
 
-from fairseq_scl.losses.acl import label_embedding_loss
-from fairseq_scl.losses.capcort import representation_consistency_loss
 from fairseq_scl.losses.contrastive import (
     count_anchors_with_positive,
     self_supervised_contrastive_loss,
@@ -11,8 +9,6 @@ from fairseq_scl.losses.contrastive import (
 
 __all__ = [
     "count_anchors_with_positive",
-    "label_embedding_loss",
-    "representation_consistency_loss",
     "self_supervised_contrastive_loss",
     "supervised_contrastive_floor",
     "supervised_contrastive_loss",

@@ -1,4 +1,4 @@
-"""Exits of a multi-exit encoder: names of their heads, keys of what they hand out.
+"""Exits of a multi-exit encoder: the names of their classification heads.
 
 The head of the top exit has the name of the stock model's, the others that name and
 ``_exit`` with the number of their layer. So the stock model loads them all, and uses
@@ -7,13 +7,7 @@ the deepest.
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
-# Keys of the model's ``extra`` output.
-EXIT_LOGITS, EXIT_FEATURES = "exit_logits", "exit_features"
-# What a head below the top reads of its layer: the state at <s>, as the top one does,
-# or the mean over the sentence's tokens, special ones included.
-POOLINGS = ("cls", "mean")
 SHALLOW_HEAD = re.compile(r"_exit(\d+)$")
 
 
@@ -44,10 +38,3 @@ def exit_heads(heads: Iterable[str], head: str, layers: int) -> dict[int, str]:
         if match and name == shallow_head(head, int(match[1])):
             found[int(match[1])] = name
     return dict(sorted(found.items()))
-
-
-def unwrapped(model: Any) -> Any:
-    """Return the model itself where it is wrapped for data parallel workers."""
-    while hasattr(model, "module"):
-        model = model.module
-    return model

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fairseq_scl.losses.shared import at_least_float32
+
 FEATURES = ("cls", "pooled")
 EXTRA_KEY = "classification_features"
 
@@ -65,3 +67,43 @@ def classification_features(
         for handle in handles:
             handle.remove()
         captured.clear()
+
+
+def states_arguments(kind: str) -> dict[str, Any]:
+    """Return what the model's forward needs so that the head gets all of ``kind``.
+
+    ``--packed`` computes the last layer at ``<s>`` alone, but for a call that wants all
+    hidden states, which goes the stock way.
+    """
+    return {"return_all_hiddens": True} if kind == "mean" else {}
+
+
+def captured_kind(kind: str) -> str:
+    """Return what to capture in the model for states or features of a kind."""
+    return "tokens" if kind == "mean" else kind
+
+
+def sentence_states(captured: Tensor, tokens: Tensor, pad: int) -> Tensor:
+    """Make one state of a sentence of what was captured.
+
+    Args:
+        captured: ``(N, D)``, taken as it is, or ``(N, T, D)``, averaged over the real
+            tokens, ``<s>`` and ``</s>`` among them, in float32.
+        tokens: ``(N, T)`` int64.
+        pad: the id of padding.
+
+    Returns:
+        ``(N, D)``.
+    """
+    if captured.dim() == 2:
+        return captured
+    real = tokens.ne(pad).unsqueeze(2)
+    rows = at_least_float32(captured).masked_fill(~real, 0.0)
+    return rows.sum(dim=1) / real.sum(dim=1)
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model itself where it is wrapped for data parallel workers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model

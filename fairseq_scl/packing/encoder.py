@@ -9,9 +9,7 @@ A subclass of RoBERTa with a ``forward`` of its own can be packed if it says bes
 what it computes from hidden states: see :class:`ReadsStates`.
 """
 
-import ctypes
 import functools
-import sys
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
@@ -29,8 +27,6 @@ from fairseq_scl.packing.attention import attention
 from fairseq_scl.packing.layout import CpuDropout, Layout
 
 LENGTHS = "packed_lengths"
-# <malloc.h>: never map a block on its own, never give memory back.
-_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
 
 
 class HiddenStates(Protocol):
@@ -164,22 +160,6 @@ def _is_plain(layer: nn.Module) -> bool:
     """Tell whether a layer computes what ``_layer`` does: no wrapper, no override."""
     own = type(layer).forward is TransformerEncoderLayerBase.forward
     return own and "forward" not in vars(layer)
-
-
-@functools.cache
-def keep_memory() -> bool:
-    """Have glibc keep freed memory for the next step; tell whether it does.
-
-    By default each large tensor is mapped and unmapped by the system, page by page: the
-    gradient of the embedding and the optimizer's buffers then take longer to get than
-    to fill. The process holds its peak memory until it ends.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # not glibc
-        return False
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def _forward(

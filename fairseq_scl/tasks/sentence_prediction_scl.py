@@ -23,7 +23,8 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import KEY
 from fairseq_scl.large_batch import gradient_cache
 from fairseq_scl.large_batch.gather import IGNORED
-from fairseq_scl.packing.encoder import LENGTHS, keep_memory, pack, right_padded_lengths
+from fairseq_scl.packing.encoder import LENGTHS, pack, right_padded_lengths
+from fairseq_scl.packing.memory import keep_memory
 from fairseq_scl.rows import load_dictionary, open_rows
 from fairseq_scl.tasks.batching import BATCHING, EpochOrderDataset
 from fairseq_scl.tasks.checks import (

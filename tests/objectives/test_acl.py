@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
-from fairseq_scl.losses import acl, supervised_contrastive_loss
-from fairseq_scl.models.jacobian import JACOBIAN, logit_jacobian
+from fairseq_scl.losses import supervised_contrastive_loss
+from fairseq_scl.objectives.acl import loss as acl
+from fairseq_scl.objectives.acl.jacobian import JACOBIAN, logit_jacobian
 from helpers.checkpoints import assert_same_weights
 from helpers.distributed import batch_of, join, numbers_of, run_workers, train_together
 from helpers.gradients import (
@@ -197,7 +198,7 @@ def test_parallel_gradients_never_drop_the_term_and_opposite_ones_always(
 def test_a_step_with_conflict_is_that_of_cross_entropy_alone(data, monkeypatch):
     toy, batch = prepared(data)
     monkeypatch.setattr(
-        "fairseq_scl.criterions.sentence_prediction_acl.gradient_conflict",
+        "fairseq_scl.objectives.acl.sentence_prediction_acl.gradient_conflict",
         lambda products: (products[0] < math.inf, products[0]),
     )
     loss, _, log = toy.criterion(toy.model, batch)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 
-from fairseq_scl.losses import acl, supervised_contrastive_loss
+from fairseq_scl.losses import supervised_contrastive_loss
+from fairseq_scl.objectives.acl import loss as acl
 from helpers.losses import batches, dot, unit
 
 

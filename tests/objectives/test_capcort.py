@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
-from fairseq_scl.losses.capcort import representation_consistency_loss
-from fairseq_scl.models.pretrained import TOKENS_AT_ONCE, _batches
+from fairseq_scl.objectives.capcort.loss import representation_consistency_loss
+from fairseq_scl.objectives.capcort.pretrained import TOKENS_AT_ONCE, _batches
 from helpers.distributed import train_together
 from helpers.gradients import (
     OFF,

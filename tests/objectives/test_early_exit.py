@@ -32,7 +32,7 @@ from fairseq_scl.inference.model_folder import (
 )
 from fairseq_scl.inference.predict import encode, features, probabilities
 from fairseq_scl.input_format import HEAD
-from fairseq_scl.models.exits import EXIT_LOGITS
+from fairseq_scl.objectives.multi_exit.roberta_multi_exit import EXIT_LOGITS
 from helpers import training
 from helpers.encoders import make_bert, make_sentences, scratch, toy_data, toy_run
 

@@ -10,15 +10,21 @@ import torch.nn.functional as F
 from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
 from fairseq.logging import metrics
 
-from fairseq_scl.criterions import sentence_prediction_multi_exit as criterion_file
-from fairseq_scl.criterions.sentence_prediction_multi_exit import (
-    SentencePredictionMultiExitCriterion,
-)
 from fairseq_scl.errors import InputError
 from fairseq_scl.losses import supervised_contrastive_loss
-from fairseq_scl.losses.multi_exit import cross_layer_contrastive_loss
-from fairseq_scl.models.exits import EXIT_FEATURES, EXIT_LOGITS, exit_heads
-from fairseq_scl.models.roberta_multi_exit import parse_exit_layers
+from fairseq_scl.models.exits import exit_heads
+from fairseq_scl.objectives.multi_exit import (
+    sentence_prediction_multi_exit as criterion_file,
+)
+from fairseq_scl.objectives.multi_exit.loss import cross_layer_contrastive_loss
+from fairseq_scl.objectives.multi_exit.roberta_multi_exit import (
+    EXIT_FEATURES,
+    EXIT_LOGITS,
+    parse_exit_layers,
+)
+from fairseq_scl.objectives.multi_exit.sentence_prediction_multi_exit import (
+    SentencePredictionMultiExitCriterion,
+)
 from fairseq_scl.packing.encoder import pack
 from helpers.gradients import PlainOptimizer
 from helpers.training import make_data, own_weights, toy_model

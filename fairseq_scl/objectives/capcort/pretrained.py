@@ -14,46 +14,17 @@ from torch import Tensor, nn
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
-from fairseq_scl.losses.shared import at_least_float32
-from fairseq_scl.models.features import classification_features
+from fairseq_scl.models.features import (
+    captured_kind,
+    classification_features,
+    sentence_states,
+    states_arguments,
+)
 
 STATES = ("cls", "mean")
 STATES_KEY = "final_states"
 # Tokens that are computed at once, without graph, for the table.
 TOKENS_AT_ONCE = 8192
-
-
-def states_arguments(kind: str) -> dict[str, Any]:
-    """Return what the model's forward needs so that the head gets all of ``kind``.
-
-    ``--packed`` computes the last layer at ``<s>`` alone, but for a call that wants all
-    hidden states, which goes the stock way.
-    """
-    return {"return_all_hiddens": True} if kind == "mean" else {}
-
-
-def captured_kind(kind: str) -> str:
-    """Return what to capture in the model for states or features of a kind."""
-    return "tokens" if kind == "mean" else kind
-
-
-def sentence_states(captured: Tensor, tokens: Tensor, pad: int) -> Tensor:
-    """Make one state of a sentence of what was captured.
-
-    Args:
-        captured: ``(N, D)``, taken as it is, or ``(N, T, D)``, averaged over the real
-            tokens, ``<s>`` and ``</s>`` among them, in float32.
-        tokens: ``(N, T)`` int64.
-        pad: the id of padding.
-
-    Returns:
-        ``(N, D)``.
-    """
-    if captured.dim() == 2:
-        return captured
-    real = tokens.ne(pad).unsqueeze(2)
-    rows = at_least_float32(captured).masked_fill(~real, 0.0)
-    return rows.sum(dim=1) / real.sum(dim=1)
 
 
 def frozen_copy(model: nn.Module, checkpoint: str) -> nn.Module:

@@ -21,16 +21,15 @@ from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.exits import (
-    EXIT_FEATURES,
-    EXIT_LOGITS,
-    POOLINGS,
-    SHALLOW_HEAD,
-    shallow_head,
-)
+from fairseq_scl.models.exits import SHALLOW_HEAD, shallow_head
 from fairseq_scl.models.roberta_bert import BERT_EPS, RobertaBertModel
 
 STOCK_EPS = 1e-5
+# Keys of the model's ``extra`` output.
+EXIT_LOGITS, EXIT_FEATURES = "exit_logits", "exit_features"
+# What a head below the top reads of its layer: the state at <s>, as the top one does,
+# or the mean over the sentence's tokens, special ones included.
+POOLINGS = ("cls", "mean")
 
 
 @register_model("roberta_multi_exit")

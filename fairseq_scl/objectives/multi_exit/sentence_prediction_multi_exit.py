@@ -15,12 +15,12 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
 )
 from fairseq_scl.errors import InputError
 from fairseq_scl.large_batch.gather import IGNORED, data_parallel_group, gather_features
-from fairseq_scl.losses.multi_exit import OWN, cross_layer_contrastive_loss
 from fairseq_scl.losses.shared import at_least_float32
-from fairseq_scl.models.exits import (
+from fairseq_scl.models.features import unwrapped
+from fairseq_scl.objectives.multi_exit.loss import OWN, cross_layer_contrastive_loss
+from fairseq_scl.objectives.multi_exit.roberta_multi_exit import (
     EXIT_FEATURES,
     EXIT_LOGITS,
-    unwrapped,
 )
 
 NAMED_WEIGHTS = ("equal", "depth")

@@ -16,16 +16,19 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.errors import InputError
-from fairseq_scl.losses.capcort import representation_consistency_loss
-from fairseq_scl.models.features import EXTRA_KEY, classification_features
-from fairseq_scl.models.pretrained import (
-    STATES,
-    STATES_KEY,
+from fairseq_scl.models.features import (
+    EXTRA_KEY,
     captured_kind,
-    frozen_copy,
-    pretrained_states,
+    classification_features,
     sentence_states,
     states_arguments,
+)
+from fairseq_scl.objectives.capcort.loss import representation_consistency_loss
+from fairseq_scl.objectives.capcort.pretrained import (
+    STATES,
+    STATES_KEY,
+    frozen_copy,
+    pretrained_states,
     stored_states,
 )
 

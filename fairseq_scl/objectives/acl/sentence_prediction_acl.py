@@ -18,18 +18,17 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
 )
 from fairseq_scl.errors import InputError
 from fairseq_scl.large_batch.gather import IGNORED, data_parallel_group
-from fairseq_scl.losses.acl import (
+from fairseq_scl.losses.shared import at_least_float32
+from fairseq_scl.losses.tiles import classes_and_positives
+from fairseq_scl.models.features import EXTRA_KEY, classification_features, unwrapped
+from fairseq_scl.objectives.acl.jacobian import JACOBIAN, logit_jacobian
+from fairseq_scl.objectives.acl.loss import (
     LABEL_ANCHORS,
     cross_entropy_gradient,
     gradient_conflict,
     gradient_products,
     join_label_embeddings,
 )
-from fairseq_scl.losses.shared import at_least_float32
-from fairseq_scl.losses.tiles import classes_and_positives
-from fairseq_scl.models.exits import unwrapped
-from fairseq_scl.models.features import EXTRA_KEY, classification_features
-from fairseq_scl.models.jacobian import JACOBIAN, logit_jacobian
 
 NAME = "sentence_prediction_acl"
 # Key of a batch: its features, and the gradient of the cross-entropy at them.

@@ -1,0 +1,3 @@
+"""Representation consistency targets, after CAPCORT (arXiv 2205.11603)."""
+
+from fairseq_scl.objectives.capcort import sentence_prediction_capcort  # noqa: F401
