@@ -22,18 +22,18 @@ from torch import Tensor
 
 from fairseq_scl.errors import InputError
 
-# Names as registered with fairseq; a plug-in that has its own adds them here.
-MODELS = {"roberta", "roberta_bert", "roberta_multi_exit", "transformer", "lstm"}
-TASKS = {
-    *("sentence_prediction", "sentence_prediction_scl", "translation"),
-    *("masked_lm", "multilingual_masked_lm"),
-}
-# What else fairseq-validate and from_pretrained build. Others are left out.
-OTHERS = {
+# Names as registered with fairseq. A plug-in adds its own when it is imported:
+# ``ALLOWED["criterion"].add("my_criterion")``. Another model or task is refused; of the
+# rest, which fairseq-validate and from_pretrained build, others are left out.
+ALLOWED = {
+    "model": {"roberta", "roberta_bert", "transformer", "lstm"},
+    "task": {
+        *("sentence_prediction", "sentence_prediction_scl", "translation"),
+        *("masked_lm", "multilingual_masked_lm"),
+    },
     "criterion": {
         *("cross_entropy", "label_smoothed_cross_entropy", "masked_lm"),
-        *("sentence_prediction", "sentence_prediction_scl", "sentence_prediction_acl"),
-        *("sentence_prediction_capcort", "sentence_prediction_multi_exit"),
+        *("sentence_prediction", "sentence_prediction_scl"),
     },
     "bpe": {"gpt2", "fastbpe", "subword_nmt", "sentencepiece"},
     "tokenizer": {"moses", "nltk", "space"},
@@ -82,12 +82,11 @@ def safe_settings(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     _check_plain(given, path)
     flat = _from_arguments(given) if legacy else {}
     cfg = copy.deepcopy(_defaults())
-    for section in ("model", "task", *OTHERS):
+    for section, allowed in ALLOWED.items():
         values = flat if legacy else _mapping(given.get(section) or {}, section, path)
         name = _name(values, section, legacy)
-        if section in OTHERS and not (
-            isinstance(name, str) and name in OTHERS[section]
-        ):
+        known = isinstance(name, str) and name in allowed
+        if section not in ("model", "task") and not known:
             # A section without a name says that from_pretrained adds none either.
             cfg[section] = {"_name": None} if values and not name else None
             continue
@@ -176,13 +175,13 @@ def _registered(section: str, name: Any, path: str | Path) -> tuple[Any, Any]:
 
     if section == "model":
         family = ARCH_MODEL_NAME_REGISTRY.get(name) if isinstance(name, str) else None
-        if family not in MODELS:
-            known = ", ".join(sorted(MODELS))
+        if family not in ALLOWED["model"]:
+            known = ", ".join(sorted(ALLOWED["model"]))
             raise _refuse(path, "arch", name, f"an architecture of {known}")
         return ARCH_MODEL_REGISTRY[name], MODEL_DATACLASS_REGISTRY.get(name)
     if section == "task":
-        if not isinstance(name, str) or name not in TASKS:
-            raise _refuse(path, "task", name, ", ".join(sorted(TASKS)))
+        if not isinstance(name, str) or name not in ALLOWED["task"]:
+            raise _refuse(path, "task", name, ", ".join(sorted(ALLOWED["task"])))
         return TASK_REGISTRY[name], TASK_DATACLASS_REGISTRY.get(name)
     return None, REGISTRIES[section]["dataclass_registry"][name]
 

@@ -151,7 +151,8 @@ def append_metrics(path: str, logged: Mapping[str, Any], **more: Any) -> None:
     line = {
         key: _number(meter.sum if key.startswith("n_") else meter.avg)
         for key, meter in logged.items()
-        if key.startswith(("n_", "ce_", "scl_", "acl_"))
+        if key.startswith(("n_", "ce_", "scl_"))
+        or (key.endswith("_loss") and key != "nll_loss")
     } | more
     try:
         with open(path, "a", encoding="utf-8") as file:

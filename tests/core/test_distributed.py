@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from helpers.distributed import UPDATES, train_together
+from helpers.objectives import objective_case
 from helpers.training import (
     RESET,
     make_data,
@@ -172,14 +173,16 @@ DEFAULT = ["--ddp-backend", "pytorch_ddp"]  # fairseq's own default
 # the same: with two micro-batches per update, or with the batch of both workers.
 MICRO = ["--update-freq", "2"]
 WHOLE = ["--contrastive-batch", "27"]
-EVERYTHING = {
-    "scl": (
+EVERYTHING = [
+    pytest.param(
         [],
         [*DEFAULT, "--gather-features", "--contrastive-batch", "14", "--chunk", "4"],
         WHOLE,
+        id="scl",
     ),
-    "views": (["--scl-views"], DEFAULT, MICRO),
-    "capcort": (
+    pytest.param(["--scl-views"], DEFAULT, MICRO, id="views"),
+    objective_case(
+        "capcort",
         [
             *["--criterion", "sentence_prediction_capcort", "--capcort-lambda", "1"],
             *["--capcort-targets", "stored", "--capcort-map", "mlp"],
@@ -187,12 +190,14 @@ EVERYTHING = {
         ["--contrastive-batch", "4", "--chunk", "2"],
         MICRO,
     ),
-    "acl": (
+    objective_case(
+        "acl",
         ["--criterion", "sentence_prediction_acl", "--acl-embed", "--acl-grad"],
         [*DEFAULT, "--gather-features", "--contrastive-batch", "14"],
         WHOLE,
     ),
-    "multi_exit": (
+    objective_case(
+        "multi_exit",
         [
             *["--criterion", "sentence_prediction_multi_exit", "--acl-cl", "0.5"],
             *["--arch", "roberta_multi_exit"],
@@ -200,7 +205,7 @@ EVERYTHING = {
         DEFAULT,
         MICRO,
     ),
-}
+]
 
 
 @pytest.fixture(scope="module")
@@ -214,14 +219,15 @@ def encoder(with_views, tmp_path_factory):
     return stock_checkpoint(with_views, tmp_path_factory.mktemp("encoder"))
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
-def test_a_whole_run_of_two_workers_is_that_of_one(with_views, encoder, name, tmp_path):
+@pytest.mark.parametrize(("both", "workers", "alone"), EVERYTHING)
+def test_a_whole_run_of_two_workers_is_that_of_one(
+    with_views, encoder, both, workers, alone, tmp_path
+):
     """From a restored encoder, with a validation after every second update.
 
     Seven batches of four: the second worker gets a dummy batch in every epoch, after a
     validation that saw 60 examples where training has 27.
     """
-    both, workers, alone = EVERYTHING[name]
     flags = [*both, "--restore-file", encoder, *RESET]
     flags += ["--validate-interval-updates", "2"]
     for count, more in ((2, workers), (1, alone)):

@@ -22,6 +22,7 @@ from fairseq_scl.input_format import KEY, InputFormat, label_names
 from fairseq_scl.tasks.batching import epoch_order
 from fairseq_scl.tasks.counts import ClassNumbers, answers_of
 from fairseq_scl.typed import as_type
+from helpers.objectives import objective_case
 from helpers.training import command_line, make_data, own_weights, toy_model, write_rows
 
 HEAD = "sentence_classification_head"
@@ -488,16 +489,22 @@ def test_an_example_beyond_max_tokens_is_named(data):
         task.get_batch_iterator(dataset, max_tokens=most)
 
 
-@pytest.mark.parametrize("criterion", ["sentence_prediction", "multi exit", "scl"])
-def test_a_validation_is_counted_whatever_the_criterion(data, criterion):
-    flags = {
-        "sentence_prediction": ["--criterion", "sentence_prediction"],
-        "multi exit": [
-            *["--criterion", "sentence_prediction_multi_exit", "--packed"],
-            *["--arch", "roberta_multi_exit", "--exit-layers", "1,2"],
-        ],
-    }
-    toy = toy_model([data, *flags.get(criterion, [])])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        ["--criterion", "sentence_prediction"],
+        objective_case(
+            "multi_exit",
+            [
+                *["--criterion", "sentence_prediction_multi_exit", "--packed"],
+                *["--arch", "roberta_multi_exit", "--exit-layers", "1,2"],
+            ],
+        ),
+    ],
+)
+def test_a_validation_is_counted_whatever_the_criterion(data, flags):
+    toy = toy_model([data, *flags])
     log = toy.task.valid_step(toy.batch(10, "valid"), toy.model, toy.criterion)[2]
     with metrics.aggregate() as logged:
         toy.task.reduce_metrics([log, log], toy.criterion)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from fairseq import options
+from fairseq.criterions import CRITERION_REGISTRY
 
 import fairseq_scl
 from fairseq_scl.cli import VERBS
@@ -52,9 +53,12 @@ def parser_of(verb):
 
 def training_flags():
     """Return every flag of ``fairseq-train`` with any criterion of our plug-in."""
-    folder = Path(fairseq_scl.__file__).parent / "criterions"
-    names = [path.stem for path in folder.glob("sentence_prediction_*.py")]
-    return set().union(*(flags_with(criterion) for criterion in names))
+    ours = [
+        name
+        for name, criterion in CRITERION_REGISTRY.items()
+        if criterion.__module__.startswith("fairseq_scl.")
+    ]
+    return set().union(*(flags_with(criterion) for criterion in ours))
 
 
 def flags_with(criterion):

@@ -24,6 +24,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.models.exits import SHALLOW_HEAD, shallow_head
 from fairseq_scl.models.roberta_bert import BERT_EPS, RobertaBertModel
 
+NAME = "roberta_multi_exit"
 STOCK_EPS = 1e-5
 # Keys of the model's ``extra`` output.
 EXIT_LOGITS, EXIT_FEATURES = "exit_logits", "exit_features"
@@ -32,7 +33,7 @@ EXIT_LOGITS, EXIT_FEATURES = "exit_logits", "exit_features"
 POOLINGS = ("cls", "mean")
 
 
-@register_model("roberta_multi_exit")
+@register_model(NAME)
 class RobertaMultiExitModel(RobertaBertModel):
     """RoBERTa whose classifier can answer after several of its layers.
 
@@ -244,7 +245,7 @@ def _check(args: Any) -> None:
             )
 
 
-@register_model_architecture("roberta_multi_exit", "roberta_multi_exit")
+@register_model_architecture(NAME, "roberta_multi_exit")
 def roberta_multi_exit_architecture(args: Any) -> None:
     """Fill in what neither a flag nor the checkpoint gives: RoBERTa-base, all exits."""
     args.layer_norm_eps = safe_getattr(args, "layer_norm_eps", STOCK_EPS)
@@ -253,20 +254,20 @@ def roberta_multi_exit_architecture(args: Any) -> None:
     base_architecture(args)
 
 
-@register_model_architecture("roberta_multi_exit", "roberta_multi_exit_base")
+@register_model_architecture(NAME, "roberta_multi_exit_base")
 def roberta_multi_exit_base_architecture(args: Any) -> None:
     """RoBERTa-base with exits."""
     roberta_multi_exit_architecture(args)
 
 
-@register_model_architecture("roberta_multi_exit", "roberta_multi_exit_large")
+@register_model_architecture(NAME, "roberta_multi_exit_large")
 def roberta_multi_exit_large_architecture(args: Any) -> None:
     """RoBERTa-large with exits."""
     roberta_large_architecture(args)
     roberta_multi_exit_architecture(args)
 
 
-@register_model_architecture("roberta_multi_exit", "roberta_multi_exit_bert")
+@register_model_architecture(NAME, "roberta_multi_exit_bert")
 def roberta_multi_exit_bert_architecture(args: Any) -> None:
     """The encoder of ``roberta_bert`` with exits: BERT's epsilon."""
     args.layer_norm_eps = safe_getattr(args, "layer_norm_eps", BERT_EPS)

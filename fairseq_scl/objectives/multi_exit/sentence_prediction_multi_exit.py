@@ -23,6 +23,7 @@ from fairseq_scl.objectives.multi_exit.roberta_multi_exit import (
     EXIT_LOGITS,
 )
 
+NAME = "sentence_prediction_multi_exit"
 NAMED_WEIGHTS = ("equal", "depth")
 
 
@@ -64,9 +65,7 @@ class SentencePredictionMultiExitConfig(SentencePredictionSCLConfig):
     )
 
 
-@register_criterion(
-    "sentence_prediction_multi_exit", dataclass=SentencePredictionMultiExitConfig
-)
+@register_criterion(NAME, dataclass=SentencePredictionMultiExitConfig)
 class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
     """L = (1-λ)·Σ_e w_e·CE_e + λ·SCL + μ·Σ_{e below the top} w_e·ACL-CL_e, w_top = 1.
 

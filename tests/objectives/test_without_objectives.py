@@ -1,0 +1,49 @@
+"""Deleting the folders of ``fairseq_scl/objectives`` leaves the rest as it was.
+
+To see it with the whole suite, in a copy of the repository::
+
+    rm -r fairseq_scl/objectives/acl tests/objectives/test_acl*.py
+    rm fairseq_scl/conf/compare.yaml tests/experiments/test_objectives.py
+    python -m pytest --deselect tests/project/test_scripts.py
+
+``conf/compare.yaml`` is the table that has ACL in it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from helpers import ROOT
+
+SCRIPT = """
+import importlib, pkgutil, sys
+import fairseq_scl
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.models import MODEL_REGISTRY
+
+for module in pkgutil.walk_packages(fairseq_scl.__path__, "fairseq_scl."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+ours = {name for name, cls in CRITERION_REGISTRY.items() if "scl" in cls.__module__}
+print(fairseq_scl.__file__, *sorted(ours), "roberta_multi_exit" in MODEL_REGISTRY)
+"""
+
+
+def test_every_module_is_imported_without_the_objectives(tmp_path):
+    package = tmp_path / "fairseq_scl"
+    shutil.copytree(ROOT / "fairseq_scl", package)
+    for folder in (package / "objectives").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.splitlines()[-1].split()
+    assert found == [str(package / "__init__.py"), "sentence_prediction_scl", "False"]
