@@ -16,7 +16,6 @@ from fairseq_scl.data.folders import check_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.plan import choose, planned_runs
-from fairseq_scl.experiments.protocol import result_at_best
 from fairseq_scl.experiments.records import RECORD, read_record
 from fairseq_scl.experiments.runner import (
     ERROR,
@@ -30,6 +29,7 @@ from fairseq_scl.experiments.slurm import (
     job_name,
     sweep_on_slurm,
 )
+from fairseq_scl.experiments.statistics import result_at_best
 from fairseq_scl.experiments.sweep import (
     Tally,
     forget_failures,

@@ -6,14 +6,14 @@ Pure functions of finished runs, in any order.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fairseq_scl.experiments.protocol import (
+from fairseq_scl.experiments.records import Validation
+from fairseq_scl.experiments.selection import Outcome, check_runs
+from fairseq_scl.experiments.statistics import (
     Interval,
     PairedDifference,
     bootstrap_interval,
     paired_difference,
 )
-from fairseq_scl.experiments.records import Validation
-from fairseq_scl.experiments.selection import Outcome, check_runs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import msgspec
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.objectives import settings_of, told_apart_by
+from fairseq_scl.experiments.loss_grid import settings_of, varying_options
 from fairseq_scl.experiments.runner import Run
 from fairseq_scl.experiments.tables import FULL, Table, for_size
 from fairseq_scl.experiments.variants import suffixes, variants_of
@@ -44,7 +44,7 @@ def planned_runs(
     runs = []
     for place, loss in itertools.product(table.places, table.losses):
         grid = table.losses[loss]
-        told = told_apart_by(grid)
+        told = varying_options(grid)
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values, strict=True))
             for seed in range(table.repetitions):
@@ -160,7 +160,7 @@ def _name(table: Table, cell: Mapping[str, Any]) -> str:
     parts += [variant.name(cell[variant.key]) for variant, _ in variants_of(table)]
     parts.append(cell["loss"])
     short = {"scl_lambda": "lambda", "scl_temperature": "tau"}
-    for key in told_apart_by(table.losses[cell["loss"]]):
+    for key in varying_options(table.losses[cell["loss"]]):
         value = cell[key]
         text = f"{value:g}" if isinstance(value, float) else str(value)
         parts.append(f"{short.get(key, key)}{text}")

@@ -17,9 +17,9 @@ from fairseq_scl.data.packages import Package, fetch
 from fairseq_scl.data.splits import stratified_sample, stratified_split
 from fairseq_scl.data.texts import Example, write_split
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.protocol import best_validation
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.runner import BEST, Run, run_training
+from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import export_classifier
 
 ENCODER = Package(

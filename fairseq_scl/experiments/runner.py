@@ -21,7 +21,7 @@ from fairseq_scl.data.folders import MANIFEST, check_holds_only
 from fairseq_scl.device import check_device, describe_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
-from fairseq_scl.experiments.objectives import CONTRASTIVE, option_flags
+from fairseq_scl.experiments.loss_grid import CONTRASTIVE, option_flags
 from fairseq_scl.experiments.records import (
     REPRESENTATIONS,
     Record,
@@ -74,7 +74,7 @@ class Run:
         criterion: whose loss it is, of this project.
         options: of the criterion, beside λ and τ, by their names with ``_``.
         representations: measure what the best model makes of the test examples;
-            :mod:`~fairseq_scl.experiments.warm` does it, no command.
+            :mod:`~fairseq_scl.experiments.in_process` does it, no command.
         cell: what a table calls the run: task, n, loss and so on.
     """
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from fairseq_scl.experiments.protocol import (
+from fairseq_scl.experiments.records import Record, Validation
+from fairseq_scl.experiments.statistics import (
     Summary,
     best_validation,
     result_at_best,
     summary,
 )
-from fairseq_scl.experiments.records import Record, Validation
 
 GRID = ("scl_lambda", "scl_temperature")
 

@@ -28,9 +28,9 @@ from fairseq_scl.data.files import (
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import threads_each, worker_environments
+from fairseq_scl.experiments.in_process import encoder_state, train_here
 from fairseq_scl.experiments.records import RECORD
 from fairseq_scl.experiments.runner import ERROR, Run, run_training
-from fairseq_scl.experiments.warm import encoder_state, train_here
 
 SECONDS_BETWEEN_LOOKS = 0.2
 

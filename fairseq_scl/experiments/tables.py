@@ -16,7 +16,7 @@ from msgspec.structs import replace
 import fairseq_scl
 from fairseq_scl.data.files import check_name
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.objectives import Grid, parse_loss
+from fairseq_scl.experiments.loss_grid import Grid, parse_loss
 from fairseq_scl.experiments.variants import variants_of
 from fairseq_scl.typed import Name, Positive, as_type
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairseq_scl.experiments.objectives import told_apart_by
-from fairseq_scl.experiments.protocol import Summary, pool
+from fairseq_scl.experiments.loss_grid import varying_options
 from fairseq_scl.experiments.results import LossResult, TableResult
 from fairseq_scl.experiments.selection import GRID
+from fairseq_scl.experiments.statistics import Summary, pool
 from fairseq_scl.experiments.tables import FEW_SHOT, Table
 from fairseq_scl.experiments.variants import (
     AUGMENTED,
@@ -77,7 +77,7 @@ def cell_keys(table: Table) -> list[str]:
 
 def options(table: Table) -> list[str]:
     """Return λ, τ and what else the losses of a table are told apart by."""
-    told = (key for grid in table.losses.values() for key in told_apart_by(grid))
+    told = (key for grid in table.losses.values() for key in varying_options(grid))
     return list(dict.fromkeys([*GRID, *told]))
 
 

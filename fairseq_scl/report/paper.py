@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.protocol import Summary
+from fairseq_scl.experiments.statistics import Summary
 
 TABLES = Path(__file__).with_name("paper_tables.yaml")
 

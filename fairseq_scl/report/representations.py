@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from fairseq_scl.experiments.geometry import MEASURES, TOP
-from fairseq_scl.experiments.protocol import Summary, summary
 from fairseq_scl.experiments.results import LossResult, TableResult
+from fairseq_scl.experiments.statistics import Summary, summary
 from fairseq_scl.report import layout
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.report.words import NONE

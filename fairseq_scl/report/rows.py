@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairseq_scl.experiments.protocol import Summary, best_validation, result_at_best
 from fairseq_scl.experiments.results import (
     DONE,
     FAILED,
@@ -16,6 +15,7 @@ from fairseq_scl.experiments.results import (
     TableResult,
     verdict,
 )
+from fairseq_scl.experiments.statistics import Summary, best_validation, result_at_best
 from fairseq_scl.report import layout
 from fairseq_scl.report.paper import paper_tables
 from fairseq_scl.report.representations import measure_columns

@@ -4,14 +4,14 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from fairseq_scl.experiments.protocol import (
+from fairseq_scl.experiments.records import Record
+from fairseq_scl.experiments.statistics import (
     PairedDifference,
     best_validation,
     paired_difference,
     result_at_best,
     summary,
 )
-from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.tables import Table
 
 

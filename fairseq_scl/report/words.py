@@ -5,7 +5,6 @@ from collections import Counter
 from typing import Any
 
 from fairseq_scl.experiments.comparison import Comparison
-from fairseq_scl.experiments.protocol import Summary
 from fairseq_scl.experiments.results import (
     DONE,
     FAILED,
@@ -19,6 +18,7 @@ from fairseq_scl.experiments.results import (
     TableResult,
     verdict,
 )
+from fairseq_scl.experiments.statistics import Summary
 from fairseq_scl.report.layout import cell_keys, named
 from fairseq_scl.report.table import unlike
 

@@ -20,9 +20,9 @@ from fairseq_scl.experiments.capacity import (
     threads_each,
     worker_environments,
 )
+from fairseq_scl.experiments.in_process import train_here
 from fairseq_scl.experiments.records import RECORD, read_record
 from fairseq_scl.experiments.runner import LOG, command, run_training
-from fairseq_scl.experiments.warm import train_here
 from fairseq_scl.tasks.sentence_prediction_scl import SentencePredictionSCLTask
 from helpers.encoders import toy_encoder, toy_run
 from helpers.gpus import environment, pretend

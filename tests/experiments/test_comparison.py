@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 
 from fairseq_scl.experiments.comparison import compare, degenerate_runs
-from fairseq_scl.experiments.protocol import (
+from fairseq_scl.experiments.records import Validation
+from fairseq_scl.experiments.selection import Outcome
+from fairseq_scl.experiments.statistics import (
     bootstrap_interval,
     paired_difference,
     pool,
     summary,
 )
-from fairseq_scl.experiments.records import Validation
-from fairseq_scl.experiments.selection import Outcome
 
 ACCURACIES = st.lists(st.floats(0, 100, allow_nan=False), min_size=1, max_size=5)
 

@@ -13,8 +13,8 @@ from fairseq_scl.data.files import read_json, sha256, try_lock
 from fairseq_scl.data.texts import read_split
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import quickstart, runner
-from fairseq_scl.experiments.protocol import best_validation
 from fairseq_scl.experiments.records import read_record
+from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode, probabilities
 from helpers import encoders

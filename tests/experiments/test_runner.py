@@ -19,7 +19,6 @@ from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner
 from fairseq_scl.experiments.architecture import architecture_flags
-from fairseq_scl.experiments.protocol import best_validation
 from fairseq_scl.experiments.records import RECORD, read_metrics, read_record
 from fairseq_scl.experiments.runner import (
     BEST,
@@ -29,6 +28,7 @@ from fairseq_scl.experiments.runner import (
     command,
     run_training,
 )
+from fairseq_scl.experiments.statistics import best_validation
 from helpers.encoders import toy_data, toy_encoder, toy_run, trained
 
 PRINT_METRICS = """

@@ -24,12 +24,12 @@ from fairseq_scl.data.files import read_json, sha256, write_json
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner, sweep
+from fairseq_scl.experiments.in_process import train_here
 from fairseq_scl.experiments.plan import planned_runs
-from fairseq_scl.experiments.protocol import best_validation, result_at_best
 from fairseq_scl.experiments.records import RECORD, read_record, write_record
 from fairseq_scl.experiments.runner import BEST, ERROR, LOG, run_training
+from fairseq_scl.experiments.statistics import best_validation, result_at_best
 from fairseq_scl.experiments.tables import load_table
-from fairseq_scl.experiments.warm import train_here
 from helpers.encoders import PIECES, make_bert, toy_encoder, toy_run, train_in_fork
 from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
 

@@ -9,9 +9,9 @@ import torch
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.in_process import train_here
 from fairseq_scl.experiments.records import RECORD
 from fairseq_scl.experiments.runner import LOG, run_training
-from fairseq_scl.experiments.warm import train_here
 from helpers.distributed import free_port, train_and_save
 from helpers.encoders import toy_encoder, toy_run
 from helpers.tables import make_toy_samples, write_toy_table

@@ -8,9 +8,9 @@ from unittest import mock
 
 from fairseq_scl.cli import main
 from fairseq_scl.experiments import slurm, sweep
+from fairseq_scl.experiments.in_process import train_here
 from fairseq_scl.experiments.runner import Run
 from fairseq_scl.experiments.slurm import Driver
-from fairseq_scl.experiments.warm import train_here
 
 SECONDS = float(os.environ.get("SECONDS_A_RUN", "4"))
 STARTS = "starts"

@@ -10,8 +10,8 @@ import torch
 from fairseq_scl.cli import main
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.geometry import MEASURES
+from fairseq_scl.experiments.in_process import train_here
 from fairseq_scl.experiments.runner import BEST, run_training
-from fairseq_scl.experiments.warm import train_here
 from fairseq_scl.inference.model_folder import export_classifier, load_classifier
 from fairseq_scl.report.analysis import load_frozen, measured, probed, split_features
 from fairseq_scl.report.representations import representation_sheets

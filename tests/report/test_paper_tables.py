@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.protocol import Summary, pool
+from fairseq_scl.experiments.statistics import Summary, pool
 from fairseq_scl.report.paper import TABLES, paper_table, paper_tables
 
 HALF_A_DIGIT = 0.05

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 from msgspec.structs import replace
 
-from fairseq_scl.experiments.protocol import paired_difference
 from fairseq_scl.experiments.records import Record, Validation
+from fairseq_scl.experiments.statistics import paired_difference
 from fairseq_scl.report.figures import learning_curves, tsne_comparison
 from fairseq_scl.report.table import (
     comparison_table,

@@ -6,7 +6,6 @@ import re
 import pytest
 from msgspec.structs import replace
 
-from fairseq_scl.experiments.protocol import Summary
 from fairseq_scl.experiments.results import (
     HELPED,
     HURT,
@@ -15,6 +14,7 @@ from fairseq_scl.experiments.results import (
     Attempt,
     summarise,
 )
+from fairseq_scl.experiments.statistics import Summary
 from fairseq_scl.report.sheets import accuracies, basis, differences
 from fairseq_scl.report.table import table_signature, unlike
 from fairseq_scl.report.words import in_digits, remarks, verdicts

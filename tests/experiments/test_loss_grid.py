@@ -140,8 +140,8 @@ def test_a_results_folder_keeps_objectives_and_their_order(tmp_path):
 
 
 def test_a_record_of_another_objective_is_refused(tmp_path):
+    from fairseq_scl.experiments.in_process import train_here
     from fairseq_scl.experiments.runner import run_training
-    from fairseq_scl.experiments.warm import train_here
 
     table = toy(tmp_path)
     make_toy_samples(tmp_path, samples=1)

@@ -13,13 +13,13 @@ from fairseq.dataclass.configs import CheckpointConfig
 from hypothesis import given
 from scipy import stats
 
-from fairseq_scl.experiments.protocol import (
+from fairseq_scl.experiments.records import Record, Validation
+from fairseq_scl.experiments.statistics import (
     best_validation,
     paired_difference,
     result_at_best,
     summary,
 )
-from fairseq_scl.experiments.records import Record, Validation
 
 ACCURACIES = st.floats(0, 100, allow_nan=False)
 PAIRS = st.integers(2, 12).flatmap(

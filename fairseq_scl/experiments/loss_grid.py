@@ -66,7 +66,7 @@ def criterions() -> list[str]:
     return [name for name in CRITERION_DATACLASS_REGISTRY if GRID[0] in _options(name)]
 
 
-def told_apart_by(grid: Grid) -> tuple[str, ...]:
+def varying_options(grid: Grid) -> tuple[str, ...]:
     """Return the options of a loss that its runs are told apart by.
 
     These are all numbers, for they could be chosen, and words with several values. A
