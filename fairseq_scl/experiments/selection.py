@@ -96,35 +96,10 @@ class Selection:
         return tuple(c for c in self.candidates if len(c.runs) < most or not c.scored)
 
 
-def outcome(record: Record, seed: str = "seed") -> Outcome:
-    """Return what the rules see of a record.
-
-    Args:
-        record: of a finished run.
-        seed: the setting that tells the repetitions apart: the seed, or the sample.
-    """
+def outcome(record: Record) -> Outcome:
+    """Return what the rules see of the record of a finished run."""
     valid = best_validation(record.valid)
-    return Outcome(record.settings[seed], valid, result_at_best(record))
-
-
-def outcomes_by_hyperparameters(
-    records: Sequence[Record], names: Sequence[str] = GRID, seed: str = "seed"
-) -> dict[tuple[Any, ...], list[Outcome]]:
-    """Sort the finished runs of one loss, task and size by their hyper-parameters.
-
-    A planned combination without a finished run is not in the result: add it with an
-    empty list, so that it is counted as missing.
-
-    Args:
-        records: in any order.
-        names: settings that are searched; their values are the keys of the result.
-        seed: see :func:`outcome`.
-    """
-    found: dict[tuple[Any, ...], list[Outcome]] = {}
-    for record in records:
-        key = tuple(record.settings[name] for name in names)
-        found.setdefault(key, []).append(outcome(record, seed))
-    return found
+    return Outcome(record.settings["seed"], valid, result_at_best(record))
 
 
 def select_full_data(

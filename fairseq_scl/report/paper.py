@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.statistics import Summary
 
 TABLES = Path(__file__).with_name("paper_tables.yaml")
@@ -79,20 +78,6 @@ class PaperTable:
                 f", not by {', '.join(sorted(where)) or 'nothing'}"
             )
         return next((cell.value for cell in cells if cell.where == where), None)
-
-
-def paper_table(name: str) -> PaperTable:
-    """Return one of the paper's tables of accuracies.
-
-    Raises:
-        InputError: the paper has no such table.
-    """
-    tables = paper_tables()
-    if name not in tables:
-        raise InputError(
-            f"the paper has no accuracies in {name!r}, only in {', '.join(tables)}"
-        )
-    return tables[name]
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, narrowed, planned_runs
 from fairseq_scl.experiments.table_file import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
-from fairseq_scl.report.paper import paper_table
+from fairseq_scl.report.paper import paper_tables
 from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
 
 MODELS = {"CE": Path("encoder"), "CE+SCL": Path("encoder")}
@@ -41,9 +41,9 @@ def test_tables_of_the_paper_have_its_cells_and_grid(name):
     assert {t for _, t in grid} == {0.1, 0.3, 0.5, 0.7}
     assert {run.learning_rate for run in runs} == {1e-5}
     printed = {
-        tuple(sorted(map(str, c.where.values()))) for c in paper_table(name).cells
+        tuple(sorted(map(str, c.where.values()))) for c in paper_tables()[name].cells
     }
-    names = set(paper_table(name).cells[0].where)
+    names = set(paper_tables()[name].cells[0].where)
     planned = {
         tuple(sorted(str(run.cell[key]) for key in names & set(run.cell)))
         for run in runs
