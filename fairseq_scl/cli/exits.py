@@ -14,7 +14,12 @@ from fairseq_scl.cli.options import (
 )
 from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
-from fairseq_scl.report.exits import CLOCKS, THRESHOLDS, measure_exits, write_exits
+from fairseq_scl.report.exit_curves import (
+    CLOCKS,
+    THRESHOLDS,
+    measure_exits,
+    write_exits,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

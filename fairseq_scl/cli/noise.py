@@ -13,9 +13,10 @@ from fairseq_scl.data.folders import check_files, list_files
 from fairseq_scl.data.readers import repeated
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.encoder_folder import sentence_embedder
+from fairseq_scl.report.csv_rows import as_csv
 from fairseq_scl.report.html import page_of_sheets
 from fairseq_scl.report.markdown import report_as_markdown
-from fairseq_scl.report.noise import (
+from fairseq_scl.report.noise_sheets import (
     NOISE,
     measured,
     noise_rows,
@@ -24,7 +25,6 @@ from fairseq_scl.report.noise import (
     sentences_sheet,
     write_noise,
 )
-from fairseq_scl.report.rows import as_csv
 from fairseq_scl.report.sheets import Sheet
 
 

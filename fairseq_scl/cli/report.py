@@ -12,10 +12,10 @@ from fairseq_scl.experiments.results import DONE, TableResult, collect, summaris
 from fairseq_scl.experiments.runner import Run
 from fairseq_scl.experiments.table_file import read_table
 from fairseq_scl.experiments.tables import load_table
+from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.latex import report_as_latex
 from fairseq_scl.report.markdown import report_as_markdown
-from fairseq_scl.report.representations import representation_sheets
-from fairseq_scl.report.rows import as_csv, attempt_rows, cell_rows
+from fairseq_scl.report.representation_sheets import representation_sheets
 from fairseq_scl.report.sheets import sheets
 from fairseq_scl.report.table import table_signature
 from fairseq_scl.report.words import remarks, verdicts

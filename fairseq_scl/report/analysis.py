@@ -20,7 +20,7 @@ from fairseq_scl.inference.model_folder import SETTINGS, Classifier, load_classi
 from fairseq_scl.inference.predict import features
 from fairseq_scl.input_format import Manifest, tokens_wanted
 from fairseq_scl.report.markdown import sheet_as_markdown
-from fairseq_scl.report.representations import ENCODER, MEASURED, MODEL
+from fairseq_scl.report.representation_sheets import ENCODER, MEASURED, MODEL
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.report.tsne import read_split_labels, read_split_tokens
 from fairseq_scl.typed import read_as

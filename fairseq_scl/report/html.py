@@ -17,8 +17,8 @@ from fairseq_scl.experiments.results import (
 )
 from fairseq_scl.report.charts import CURVES, curves, heat_map, paired_dots, with_prefix
 from fairseq_scl.report.flips import flip_curves
-from fairseq_scl.report.noise import NOISE, read_noise
-from fairseq_scl.report.representations import representation_sheets
+from fairseq_scl.report.noise_sheets import NOISE, read_noise
+from fairseq_scl.report.representation_sheets import representation_sheets
 from fairseq_scl.report.sheets import Sheet, sheets
 from fairseq_scl.report.style import STYLE
 from fairseq_scl.report.table import table_signature

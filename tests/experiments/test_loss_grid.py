@@ -9,8 +9,8 @@ from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.runner import command, done_record
 from fairseq_scl.experiments.table_file import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
+from fairseq_scl.report.csv_rows import attempt_rows, cell_rows
 from fairseq_scl.report.html import page
-from fairseq_scl.report.rows import attempt_rows, cell_rows
 from fairseq_scl.report.sheets import accuracies, basis, differences
 from fairseq_scl.report.words import verdicts
 from helpers.encoders import toy_encoder, toy_run

@@ -13,10 +13,10 @@ from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import Attempt, summarise
 from fairseq_scl.experiments.table_file import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
+from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.html import page
 from fairseq_scl.report.latex import report_as_latex
 from fairseq_scl.report.markdown import sheet_as_markdown
-from fairseq_scl.report.rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.sheets import accuracies, basis, differences, sheets
 from fairseq_scl.report.table import table_signature
 from fairseq_scl.report.words import verdicts

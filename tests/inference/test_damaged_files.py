@@ -19,8 +19,8 @@ from fairseq_scl.experiments.geometry import MEASURES
 from fairseq_scl.experiments.plan import _updates
 from fairseq_scl.input_format import InputFormat, read_manifest
 from fairseq_scl.report.html import _silhouettes
-from fairseq_scl.report.noise import read_noise, write_noise
-from fairseq_scl.report.representations import ENCODER, _before
+from fairseq_scl.report.noise_sheets import read_noise, write_noise
+from fairseq_scl.report.representation_sheets import ENCODER, _before
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import as_type

@@ -14,7 +14,7 @@ from fairseq_scl.experiments.in_process import train_here
 from fairseq_scl.experiments.runner import BEST, run_training
 from fairseq_scl.inference.model_folder import export_classifier, load_classifier
 from fairseq_scl.report.analysis import load_frozen, measured, probed, split_features
-from fairseq_scl.report.representations import representation_sheets
+from fairseq_scl.report.representation_sheets import representation_sheets
 from helpers.encoders import toy_data, toy_encoder, toy_model, toy_run, trained
 from helpers.noisy import noisy_results
 from helpers.training import Terminal

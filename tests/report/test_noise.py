@@ -18,7 +18,7 @@ from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.encoder_folder import load_encoder, sentence_embedder
 from fairseq_scl.inference.predict import encode
-from fairseq_scl.report.noise import (
+from fairseq_scl.report.noise_sheets import (
     NOISE,
     measured,
     noise_sheet,

@@ -18,7 +18,7 @@ from fairseq_scl.experiments.results import (
 from fairseq_scl.experiments.statistics import Summary, best_validation, result_at_best
 from fairseq_scl.report import layout
 from fairseq_scl.report.paper import paper_tables
-from fairseq_scl.report.representations import measure_columns
+from fairseq_scl.report.representation_sheets import measure_columns
 
 
 def cell_rows(result: TableResult) -> list[dict[str, Any]]:
