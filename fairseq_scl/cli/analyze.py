@@ -8,14 +8,10 @@ from tqdm import tqdm
 from fairseq_scl.cli.options import add_device, at_least, files_to_write, named_folders
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
+from fairseq_scl.experiments.frozen import measured, probed
 from fairseq_scl.experiments.geometry import TOP
 from fairseq_scl.experiments.probe import Probe
-from fairseq_scl.report.analysis import (
-    analysis_sheets,
-    measured,
-    probed,
-    write_analysis,
-)
+from fairseq_scl.report.analysis import analysis_sheets, write_analysis
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

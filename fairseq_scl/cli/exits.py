@@ -14,12 +14,8 @@ from fairseq_scl.cli.options import (
 )
 from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
-from fairseq_scl.report.exit_curves import (
-    CLOCKS,
-    THRESHOLDS,
-    measure_exits,
-    write_exits,
-)
+from fairseq_scl.inference.exit_speed import CLOCKS, THRESHOLDS, measure_exits
+from fairseq_scl.report.exit_curves import write_exits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

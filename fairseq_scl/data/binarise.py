@@ -125,17 +125,36 @@ def read_labels(folder: str | Path) -> list[str]:
     return read_as(Path(folder, LABEL_MAP), _LabelMap).labels
 
 
+def read_split_labels(folder: str | Path, split: str) -> list[str]:
+    """Return the label of each example in a split of a data folder.
+
+    Raises:
+        InputError: the folder lacks ``label_map.json`` or the split, or an example has
+            an id that belongs to no label.
+    """
+    names, found = read_labels(folder), []
+    rows = rows_of(Path(folder), "label", split)
+    first_class = Dictionary().nspecial
+    for number in range(len(rows)):
+        label = int(rows[number][0])
+        if not first_class <= label < first_class + len(names):
+            raise InputError(
+                f"{Path(folder, 'label', split)}.bin: example {number + 1} has the id "
+                f"{label}, allowed are {first_class} to {first_class + len(names) - 1} "
+                f"for the {len(names)} labels of {LABEL_MAP}"
+            )
+        found.append(names[label - first_class])
+    return found
+
+
 def class_counts(folder: str | Path, split: str) -> dict[str, int]:
     """Count the examples of each class in a split of a data folder.
 
     Raises:
-        InputError: the folder has no ``label_map.json``, or it is damaged.
+        InputError: as :func:`read_split_labels`.
     """
-    names = read_labels(folder)
-    rows = rows_of(Path(folder), "label", split)
-    first_class = Dictionary().nspecial
-    counts = Counter(int(rows[i][0]) - first_class for i in range(len(rows)))
-    return {name: counts[number] for number, name in enumerate(names)}
+    counts = Counter(read_split_labels(folder, split))
+    return {name: counts[name] for name in read_labels(folder)}
 
 
 def fairseq_flags(folder: str | Path) -> list[str]:

@@ -37,13 +37,26 @@ def encode(
         token_ids(texts, classifier.tokenizer, classifier.dictionary)
         for texts in zip(*examples, strict=True)
     ]
+    return joined(classifier, columns)
+
+
+def joined(
+    classifier: Classifier, columns: Sequence[Sequence[Tensor]]
+) -> tuple[list[Tensor], int]:
+    """Join the ids of the first and second sentences, see :func:`encode`.
+
+    Args:
+        classifier: says which special tokens go between, and how long an input may be.
+        columns: of the first sentences, and of the second where there are pairs: one
+            ``(T,)`` integer tensor for each example, with ``</s>`` at the end.
+    """
     starts = [classifier.init_token, classifier.separator_token]
-    first, *between = [[] if start is None else [start] for start in starts]
     rows, cut = [], 0
     for parts in zip(*columns, strict=True):
-        ids = first + parts[0].tolist()
-        for joint, part in zip(between, parts[1:], strict=False):
-            ids += joint + part.tolist()
+        ids: list[int] = []
+        for start, part in zip(starts, parts, strict=False):
+            ids += [] if start is None else [start]
+            ids += part.tolist()
         rows.append(torch.tensor(ids[: classifier.max_positions]))
         cut += len(ids) > classifier.max_positions
     return rows, cut

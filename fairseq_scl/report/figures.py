@@ -44,7 +44,7 @@ def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None
         axes.set(title=title, xlabel="updates")
         axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def tsne_comparison(
@@ -127,11 +127,11 @@ def tsne_grid(
         fontsize=9,
     )
     for path in paths:
-        _save(figure, path)
+        save_figure(figure, path)
     return scores
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure; the same figure is the same bytes, whenever it is written."""
     picture = io.BytesIO()
     if path.suffix == ".pdf":

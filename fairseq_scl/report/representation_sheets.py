@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -16,7 +16,6 @@ from fairseq_scl.report.words import NONE
 from fairseq_scl.typed import Finite, read_as
 
 ANALYSIS = "analysis.json"
-ENCODER, MODEL = "encoder", "model"
 MEASURED = (
     "Features are the final states at <s>. GM, HM: geometric and harmonic mean of the "
     "{top} largest singular values of the centred features. Eff. rank: exp of the "
@@ -109,7 +108,7 @@ _Measures: Any = msgspec.defstruct("_Measures", [(key, Finite) for key in MEASUR
 
 class _Model(msgspec.Struct):
     name: str
-    kind: str
+    kind: Literal["encoder", "model"]
     measures: _Measures
 
 
@@ -128,7 +127,7 @@ def _before(path: Path) -> Mapping[str, Mapping[str, float]]:
     return {
         one.name: msgspec.structs.asdict(one.measures)
         for one in models
-        if one.kind == ENCODER
+        if one.kind == "encoder"
     }
 
 

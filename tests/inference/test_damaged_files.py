@@ -10,6 +10,7 @@ from fairseq_scl.data.binarise import (
     fairseq_flags,
     load_dictionary,
     read_labels,
+    read_split_labels,
     rows_of,
 )
 from fairseq_scl.data.drawn import read_drawn
@@ -20,7 +21,7 @@ from fairseq_scl.experiments.plan import _updates
 from fairseq_scl.input_format import InputFormat, read_manifest
 from fairseq_scl.report.html import _silhouettes
 from fairseq_scl.report.noise_sheets import read_noise, write_noise
-from fairseq_scl.report.representation_sheets import ENCODER, _before
+from fairseq_scl.report.representation_sheets import _before
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import as_type
@@ -225,6 +226,7 @@ def test_an_edited_measurement_of_noise_is_refused(tmp_path, place, value, words
     [
         ("models", {}, "models; {}"),
         ("models.0.name", 1, "models[0].name; found 1"),
+        ("models.0.kind", "data", "models[0].kind; 'data'"),
         ("models.0.measures", MISSING, "models[0]; measures"),
         (f"models.0.measures.{NAMES[0]}", "0.5", f"measures.{NAMES[0]}; '0.5'"),
         (f"models.0.measures.{NAMES[0]}", float("nan"), NAMES[0]),
@@ -233,7 +235,7 @@ def test_an_edited_measurement_of_noise_is_refused(tmp_path, place, value, words
 )
 def test_an_edited_analysis_is_refused(tmp_path, place, value, words):
     path = tmp_path / "analysis.json"
-    model = {"name": "x", "kind": ENCODER, "measures": dict.fromkeys(MEASURES, 0.5)}
+    model = {"name": "x", "kind": "encoder", "measures": dict.fromkeys(MEASURES, 0.5)}
     path.write_text(json.dumps({"schema": 1, "models": [model]}))
     assert _before(path) == {"x": model["measures"]}
     edit(path, place, value)
@@ -298,6 +300,13 @@ def test_ids_above_the_dictionary_are_refused(data):
     assert len(open_rows(path.with_suffix(""), symbols)) == 16
     path.write_bytes(symbols.to_bytes(2, "little") + path.read_bytes()[2:])
     refused(path, str(symbols), open_rows, path.with_suffix(""), symbols)
+
+
+@pytest.mark.parametrize("label", [0, 3, 6])
+def test_ids_of_no_label_are_refused(data, label):
+    path = data / "label" / "train.bin"
+    path.write_bytes(label.to_bytes(2, "little") + path.read_bytes()[2:])
+    refused(path, f"id {label}; example 1; 4 to 5", read_split_labels, data, "train")
 
 
 @pytest.mark.parametrize(

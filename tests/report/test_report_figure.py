@@ -8,13 +8,13 @@ import pytest
 
 from fairseq_scl.cli import main
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarise import binarise, read_split_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.texts import Example
+from fairseq_scl.inference.data_split import read_split_tokens
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode
 from fairseq_scl.report.figures import tsne_grid
-from fairseq_scl.report.tsne import read_split_labels, read_split_tokens
 from helpers.encoders import (
     make_bert,
     make_pairs,
