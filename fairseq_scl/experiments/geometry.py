@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import gmean, hmean
+from sklearn.metrics import silhouette_score
 
 from fairseq_scl.errors import InputError
 
@@ -49,12 +51,12 @@ def measures(
     values = singular_values(features)
     unit = normalised(features)
     return {
-        "geometric_mean": geometric_mean(values[:top]),
-        "harmonic_mean": harmonic_mean(values[:top]),
+        "geometric_mean": float(gmean(values[:top])),
+        "harmonic_mean": float(hmean(values[:top])),
         "effective_rank": effective_rank(values),
         "alignment": alignment(unit, labels),
         "uniformity": uniformity(unit),
-        "silhouette": silhouette(unit, labels),
+        "silhouette": float(silhouette_score(unit, labels, metric="cosine")),
         "class_mean_cosine": class_mean_cosine(unit, labels),
     }
 
@@ -71,20 +73,6 @@ def singular_values(features: Matrix) -> Matrix:
     centred = features - features.mean(axis=0)
     values: Matrix = np.linalg.svd(centred, compute_uv=False)
     return values[: min(len(features) - 1, features.shape[1])]
-
-
-def geometric_mean(values: Matrix) -> float:
-    """Return the geometric mean; 0 if a value is 0."""
-    if not values.all():
-        return 0.0
-    return float(np.exp(np.log(values).mean()))
-
-
-def harmonic_mean(values: Matrix) -> float:
-    """Return the harmonic mean; 0 if a value is 0."""
-    if not values.all():
-        return 0.0
-    return float(1 / (1 / values).mean())
 
 
 def effective_rank(values: Matrix) -> float:
@@ -135,29 +123,6 @@ def uniformity(unit: Matrix) -> float:
         total += float(np.exp(4 * np.minimum(cosines, 1) - 4).sum())
     # Every pair is there twice, and every row with itself, which gives 1.
     return math.log((total - count) / (count * (count - 1)))
-
-
-def silhouette(unit: Matrix, labels: Sequence[str]) -> float:
-    """Return the mean silhouette score by cosine distance, from -1 to 1.
-
-    Args:
-        unit: ``(N, D)``, rows of length 1.
-        labels: of each row, at least two different ones.
-    """
-    groups = _by_label(unit, labels)
-    # The mean distance to a group is 1 - the product with its mean.
-    to_group = 1 - unit @ np.stack([rows.mean(axis=0) for rows in groups.values()]).T
-    names, sizes = list(groups), np.array([len(rows) for rows in groups.values()])
-    own = np.array([names.index(label) for label in labels])
-    here = np.arange(len(unit))
-    # Without the distance to itself, which is 0; a group of one scores 0.
-    others = np.maximum(sizes[own] - 1, 1)
-    within = to_group[here, own] * sizes[own] / others
-    to_group[here, own] = np.inf
-    nearest = to_group.min(axis=1)
-    widest = np.maximum(within, nearest)
-    scores = (nearest - within) / np.where(widest > 0, widest, 1)
-    return float(np.where(sizes[own] > 1, scores, 0).mean())
 
 
 def class_mean_cosine(unit: Matrix, labels: Sequence[str]) -> float:

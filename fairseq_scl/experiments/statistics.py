@@ -155,12 +155,12 @@ def paired_difference(
     mean, count = float(difference.mean()), len(difference)
     if count < 2:
         return PairedDifference(mean, math.nan, math.nan, level, math.nan, math.nan, 1)
-    error = float(difference.std(ddof=1)) / math.sqrt(count)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
-    if error == 0:
-        t_p = 1.0 if mean == 0 else 0.0
+    if np.ptp(difference) == 0:
+        low, high, t_p = mean, mean, 1.0 if mean == 0 else 0.0
     else:
-        t_p = float(2 * stats.t.sf(abs(mean) / error, count - 1))
+        test = stats.ttest_1samp(difference, 0)
+        low, high = map(float, test.confidence_interval(level))
+        t_p = float(test.pvalue)
     moved = difference[difference != 0]
     wilcoxon = float(stats.wilcoxon(moved).pvalue) if len(moved) else 1.0
-    return PairedDifference(mean, mean - half, mean + half, level, t_p, wilcoxon, count)
+    return PairedDifference(mean, low, high, level, t_p, wilcoxon, count)

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import silhouette_score
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import geometry
@@ -13,11 +12,8 @@ from fairseq_scl.experiments.geometry import (
     alignment,
     class_mean_cosine,
     effective_rank,
-    geometric_mean,
-    harmonic_mean,
     measures,
     normalised,
-    silhouette,
     singular_values,
     uniformity,
 )
@@ -40,12 +36,14 @@ def test_singular_values_are_of_the_centred_features():
     assert (singular_values(draw(4, 9)) > 1e-9).all()
 
 
-def test_means_of_singular_values():
-    values = singular_values(CROSS)
-    assert geometric_mean(values) == pytest.approx(2)
-    assert harmonic_mean(values) == pytest.approx(4 * math.sqrt(2) / 3)
-    assert geometric_mean(np.array([3.0, 0.0])) == 0
-    assert harmonic_mean(np.array([3.0, 0.0])) == 0
+def test_means_of_singular_values_are_0_where_one_is():
+    found = measures(CROSS + 7.5, list("aabb"))
+    assert found["geometric_mean"] == pytest.approx(2)
+    assert found["harmonic_mean"] == pytest.approx(4 * math.sqrt(2) / 3)
+    line = np.array([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]])
+    found = measures(line, list("aab"))
+    assert found["geometric_mean"] == pytest.approx(0, abs=1e-6)
+    assert found["harmonic_mean"] == pytest.approx(0, abs=1e-6)
 
 
 def test_effective_rank_counts_directions():
@@ -81,12 +79,23 @@ def test_uniformity_is_0_where_all_are_alike_and_minus_8_at_opposite_poles(monke
     assert uniformity(unit) == pytest.approx(math.log(np.mean(kernel)))
 
 
-def test_silhouette_is_scikit_learns():
-    features, labels = draw(40), [("a", "b", "c")[i % 3] for i in range(39)] + ["d"]
-    expected = silhouette_score(features, labels, metric="cosine")
-    assert silhouette(normalised(features), labels) == pytest.approx(expected)
-    apart = np.repeat(AXES, 3, axis=0)
-    assert silhouette(apart, list("aaabbb")) == pytest.approx(1)
+def test_silhouette_compares_the_own_class_with_the_nearest():
+    labels = [("a", "b", "c")[i % 3] for i in range(39)] + ["d"]
+    features = draw(40)
+    distance = 1 - normalised(features) @ normalised(features).T
+    scores = []
+    for row, own in enumerate(labels):
+        means = {
+            label: np.mean(
+                [distance[row, i] for i in range(40) if labels[i] == label and i != row]
+                or [0]
+            )
+            for label in "abcd"
+        }
+        within, nearest = means.pop(own), min(means.values())
+        alone = labels.count(own) == 1
+        scores.append(0 if alone else (nearest - within) / max(nearest, within))
+    assert measures(features, labels)["silhouette"] == pytest.approx(np.mean(scores))
 
 
 def test_class_means_point_apart_or_together():
