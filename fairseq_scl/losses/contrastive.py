@@ -135,18 +135,6 @@ def supervised_contrastive_floor(
     return reduce_losses(best.masked_fill_(positives == 0, 1.0).log_(), reduction)
 
 
-def count_anchors_with_positive(labels: Tensor) -> Tensor:
-    """Count the examples whose label another example shares.
-
-    Args:
-        labels: ``(N,)``, an integer dtype.
-
-    Returns:
-        a scalar, int64, on the device of the labels.
-    """
-    return classes_and_positives(labels, len(labels))[1].count_nonzero()
-
-
 def reduce_losses(losses: Tensor, reduction: str) -> Tensor:
     """Reduce ``(N,)`` losses: ``"sum"``, ``"mean"`` (0 if N is 0) or ``"none"``."""
     if reduction == "none":

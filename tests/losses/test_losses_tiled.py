@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_scl.losses import (
-    count_anchors_with_positive,
     supervised_contrastive_floor,
     supervised_contrastive_loss,
     tiles,
@@ -142,12 +141,6 @@ def test_the_floor_of_the_first_anchors_is_theirs_in_the_whole(size, seed, data)
     whole = supervised_contrastive_floor(labels, 0.3, "none")
     found = supervised_contrastive_floor(labels, 0.3, "none", anchors=count)
     assert torch.equal(found, whole[:count])
-
-
-@given(st.lists(st.integers(-3, 3)))
-def test_anchors_with_a_positive_share_their_label(labels):
-    expected = sum(labels.count(label) > 1 for label in labels)
-    assert count_anchors_with_positive(torch.tensor(labels).long()) == expected
 
 
 @pytest.mark.parametrize("size", [256, 257, 600])
