@@ -1,1 +1,1 @@
-"""Speed and memory beside others' code: ``python -m benchmarks``."""
+"""Speed and memory compared with other implementations: ``python -m benchmarks``."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: one table over all questions, or over some."""
+"""``python -m benchmarks``: print one table for all or some of the questions."""
 
 import argparse
 import importlib
@@ -18,7 +18,7 @@ from fairseq_scl.errors import InputError
 
 # One file per question, in this order.
 QUESTIONS = ("loss", "criterion", "encoder", "gradient_cache", "sweep", "backtranslate")
-# Those that `make bench-gpu` asks; without a GPU they are a rehearsal of tiny shapes.
+# Questions of `make bench-gpu`; without a GPU they rehearse with tiny shapes.
 GPU_QUESTIONS = ("gpu_step", "gpu_translate", "gpu_sweep")
 VERSIONS = (
     "fairseq-scl",
@@ -59,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def rows_of(
     questions: Sequence[str], settings: Settings, skipped: dict[str, str]
 ) -> Iterator[Row]:
-    """Yield the rows of each question as they come.
+    """Yield the rows of each question as soon as they are measured.
 
     Args:
         questions: names of modules of this package.
-        settings: handed to each.
-        skipped: gets the reason for each question that could not be finished.
+        settings: passed to each question.
+        skipped: filled with the reason for each question that could not finish.
     """
     for question in questions:
         print(f"benchmarks: {question} …", file=sys.stderr, flush=True)
@@ -75,7 +75,7 @@ def rows_of(
 
 
 def cells(row: Row) -> list[str]:
-    """Return the row as text, by the columns of the table."""
+    """Return the row as text, one string per column of the table."""
     verdict = {None: "", True: ", met", False: ", missed"}[row.met]
     return [
         row.question,
@@ -122,7 +122,7 @@ def _processor() -> str:
 
 
 def _figure(value: float) -> str:
-    """Write three digits, and whole numbers in full."""
+    """Format with three significant digits, or as a whole number from 1000 on."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
@@ -136,42 +136,43 @@ def _at_least_one(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Compare speed and memory with others' code, in alternating pairs.",
+        description="Compare speed and memory with other implementations, in "
+        "alternating pairs.",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print JSON in place of the table"
+        "--json", action="store_true", help="print JSON instead of the table"
     )
     parser.add_argument(
         "--only",
         action="append",
         choices=QUESTIONS + GPU_QUESTIONS,
-        help="this question only; can be given again (default: all)",
+        help="run only this question; can be repeated (default: all)",
     )
     parser.add_argument(
-        "--gpu", action="store_true", help="ask the questions about a GPU instead"
+        "--gpu", action="store_true", help="run the GPU questions instead"
     )
     parser.add_argument(
-        "--glue", type=Path, metavar="FOLDER", help="folder with the tasks of GLUE"
+        "--glue", type=Path, metavar="FOLDER", help="folder with the GLUE tasks"
     )
     parser.add_argument(
         "--translation",
         type=Path,
         metavar="FOLDER",
-        help="folder of an English-German model, as train_translation.sh writes it",
+        help="folder of an English-German model, as written by train_translation.sh",
     )
     parser.add_argument(
         "--rounds",
         type=_at_least_one,
         default=Settings.rounds,
         metavar="N",
-        help="pairs of measurements behind a row (default: %(default)s)",
+        help="pairs of measurements per row (default: %(default)s)",
     )
     parser.add_argument(
         "--threads",
         type=_at_least_one,
         default=Settings.threads,
         metavar="N",
-        help="threads of PyTorch (default: %(default)s)",
+        help="number of PyTorch threads (default: %(default)s)",
     )
     return parser
 

@@ -1,9 +1,9 @@
-"""How fast are sentences translated by sampling, beside ``fairseq-interactive``?
+"""How fast are translations sampled, compared with ``fairseq-interactive``?
 
-100 sentences of SST-2, three samples of each at temperature 0.9, one direction, text in
-and text out. The peer is ``fairseq-interactive --sampling --beam 3 --nbest 3`` with the
-same model, once with a buffer for all lines and the quickest of some batch sizes, and
-once as it comes, one line at a time. Loading is in neither time.
+100 SST-2 sentences, three translations of each at temperature 0.9, one direction, from
+text to text. The peer is ``fairseq-interactive --sampling --beam 3 --nbest 3`` with the
+same model: once with a buffer for all lines and the fastest of several batch sizes, and
+once with its defaults, line by line. Times do not include loading.
 """
 
 import contextlib
@@ -42,8 +42,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     """
     if settings.glue is None or settings.translation is None:
         raise InputError(
-            "--glue (folder with SST-2) or --translation (an English to German model "
-            "with sentencepiece) is missing"
+            "--glue (folder with SST-2) and --translation (an English to German model "
+            "with sentencepiece) are required"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     direction = find_models(str(settings.translation), "en", "de").load(device)
@@ -72,12 +72,12 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def _pairs(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> Pairs:
-    """Take turns; return milliseconds a translation."""
+    """Measure in alternating pairs; return milliseconds per translation."""
     found: dict[Callable[[], float], list[float]] = {ours: [], peer: []}
     for number in range(rounds):
         for side in (ours, peer) if number % 2 == 0 else (peer, ours):
             found[side].append(1000 * side() / (SENTENCES * COPIES))
-    return Pairs(tuple(found[ours]), tuple(found[peer]), "ms a translation")
+    return Pairs(tuple(found[ours]), tuple(found[peer]), "ms per translation")
 
 
 def _sentences(glue: Path) -> list[str]:
@@ -98,7 +98,7 @@ def _ours(direction: Direction, lines: Sequence[str]) -> float:
 
 
 class _Clock(logging.Handler):
-    """Notes when the models are loaded and the first line is read."""
+    """Record when the models are loaded and the first line is read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,14 +110,14 @@ class _Clock(logging.Handler):
 
 
 def _interactive(model: Path | None, file: Path, flags: Sequence[str]) -> float:
-    """Run ``fairseq-interactive`` in this process; return its seconds."""
+    """Run ``fairseq-interactive`` in this process and return its time in seconds."""
     words = [str(model), "--path", str(Path(str(model), "model.pt"))]
     words += ["--input", str(file), "--source-lang", "en", "--target-lang", "de"]
     words += ["--bpe", "sentencepiece", "--sentencepiece-model", f"{model}/spm.model"]
     words += ["--sampling", "--temperature", str(TEMPERATURE), "--seed", "1", *flags]
     words += ["--beam", str(COPIES), "--nbest", str(COPIES)]
     clock = _Clock()
-    with contextlib.redirect_stdout(io.StringIO()):  # its output, and its log
+    with contextlib.redirect_stdout(io.StringIO()):  # its output and its log
         from fairseq_cli import interactive
 
         parser = options.get_interactive_generation_parser()

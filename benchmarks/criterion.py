@@ -1,8 +1,9 @@
-"""What does the contrastive term cost in a training step?
+"""What does the contrastive term add to a training step?
 
-The stock ``sentence_prediction`` criterion against ours with λ = 0.9 (hook, loss, floor
-and logging), on the same model: 6 layers of width 384 as in the quick start's encoder,
-random weights, 16 sentences of 32 tokens, forward, backward and Adam, without padding.
+Compares the stock ``sentence_prediction`` criterion with ours at λ = 0.9 (hook, loss,
+floor and logging) on the same model: 6 layers of width 384 as in the quick start's
+encoder, random weights, 16 sentences of 32 tokens without padding, forward, backward
+and Adam.
 """
 
 from argparse import Namespace
@@ -20,11 +21,11 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLCriterion,
 )
 
-QUESTION = "CE + SCL step, against a CE step of stock fairseq"
+QUESTION = "CE + SCL step, compared with a CE step of stock fairseq"
 HEAD = "sentence_classification_head"
 WORDS, BATCH, LENGTH = 1000, 16, 32
 AT_MOST = 1.01
-# One percent asks for more pairs than a factor of two.
+# Resolving one percent takes more pairs than resolving a factor of two.
 MORE_ROUNDS = 5
 
 

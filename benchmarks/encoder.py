@@ -1,12 +1,12 @@
 """How much faster is a training step without padding?
 
 Stock fairseq, Hugging Face's BERT with scaled_dot_product_attention, and fairseq with
-``--packed`` take turns on the same real batches, with the same weights, each in a
-process of its own: what one does to the process (memory kept by ``--packed``) is not
-lent to another. A step is forward, backward and optimizer as in the training loop of
-each: fairseq's Adam for the stock side and ``fused_adam`` for ours, as ``fairseq-scl
-run`` has it, both with the norm of the gradient; Trainer's fused AdamW with clipping.
-Rows "without optimizer" show what the encoder alone gains.
+``--packed`` take turns on the same real batches with the same weights. Each runs in its
+own process, so that none benefits from changes another makes to the process (such as
+the memory that ``--packed`` keeps). A step is forward, backward and optimizer as in
+each side's training loop: fairseq's Adam for the stock side and ``fused_adam`` for
+ours, as in ``fairseq-scl run``, both with the gradient norm; Trainer's fused AdamW with
+clipping. Rows "without optimizer" show the gain of the encoder alone.
 """
 
 import logging
@@ -29,11 +29,11 @@ from fairseq_scl.errors import InputError
 
 QUESTION = "training step, real tokens only"
 PEERS = {"fairseq": "stock fairseq", "transformers": "Hugging Face, SDPA"}
-# Task of GLUE: batch size to the ratio that is wanted.
+# GLUE task: batch size to target ratio.
 TASKS = {"SST-2": {16: 2.0, 256: 3.5}, "QNLI": {16: 1.4, 256: 1.8}}
 SENTENCES = 4096
-# No round of a size begins later than this: one of the large batch takes the peers up
-# to a minute.
+# No round of a size starts later than this: the peers take up to a minute per round
+# with the large batch.
 MOST_SECONDS = 45.0
 
 
@@ -45,9 +45,9 @@ def rows(settings: Settings) -> Iterator[Row]:
         PeerMissing: transformers is not installed.
     """
     if settings.glue is None:
-        raise InputError("--glue is missing: give the folder with SST-2 and QNLI")
+        raise InputError("--glue is required: pass the folder with SST-2 and QNLI")
     peer_module("transformers", "transformers")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the runner sets it
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as set by the runner
     with tempfile.TemporaryDirectory() as folder:
         source, encoder = fetch_encoder(Path(folder))
         for task, wanted in TASKS.items():
@@ -85,7 +85,7 @@ Times = list[tuple[float, float]]
 
 
 def _measure(sides: dict[str, Any], size: int, rounds: int) -> dict[str, Times]:
-    """Return seconds of (forward and backward, whole step), a pair a round."""
+    """Return seconds of (forward and backward, whole step), one pair per round."""
     draw = random.Random(size)
     found: dict[str, Times] = {name: [] for name in sides}
     names = list(sides)
@@ -93,7 +93,7 @@ def _measure(sides: dict[str, Any], size: int, rounds: int) -> dict[str, Times]:
     for number in range(rounds + 1):
         if number > 1 and time.monotonic() - start > MOST_SECONDS:
             break
-        # Warm up on few sentences: the first call finds its algorithms.
+        # Warm up on a few sentences: the first call selects its algorithms.
         count = size if number else 16
         batch = [draw.randrange(SENTENCES) for _ in range(count)]
         for name in names if number % 2 else reversed(names):
@@ -118,17 +118,17 @@ def _start(name: str, threads: int, places: tuple[Path, Path, Path]) -> Any:
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(name, threads, places, there))
     process.start()
-    there.close()  # so that a side that died ends this one, too
+    there.close()  # so that this process ends if the other side dies
     return here, process
 
 
 def _serve(
     name: str, threads: int, places: tuple[Path, Path, Path], connection: Connection
 ) -> None:
-    """Take a step for each list of sentence numbers; answer with its seconds."""
+    """Take one step per list of sentence numbers received; reply with its seconds."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    warnings.simplefilter("ignore")  # fairseq calls Hydra by its old names
+    warnings.simplefilter("ignore")  # fairseq calls Hydra by deprecated names
     logging.disable(logging.WARNING)
     dataset, forward, update = _side(name, *places)
     while (numbers := connection.recv()) is not None:
@@ -143,7 +143,7 @@ def _serve(
 
 
 class _Fairseq:
-    """The loss as the stock criterion computes it."""
+    """fairseq's classifier and its loss, computed as in the stock criterion."""
 
     def __init__(self, model: Any, criterion: Any) -> None:
         self.model = model.train()
@@ -158,7 +158,7 @@ class _Fairseq:
 
 
 class _HuggingFace:
-    """The loss of Hugging Face's classifier, from the same token ids renumbered."""
+    """Hugging Face's classifier and its loss, on the same token ids, renumbered."""
 
     def __init__(self, source: Path, symbols: list[str]) -> None:
         transformers = peer_module("transformers", "transformers")
@@ -187,7 +187,7 @@ class _HuggingFace:
 def _side(
     name: str, data: Path, encoder: Path, source: Path
 ) -> tuple[Any, Any, Callable[[int], None]]:
-    """Build one side: the data set, its loss and its update."""
+    """Build one side: its dataset, loss and update."""
     cfg, task, model, criterion = _fairseq(data, encoder, packed=name == "packed")
     dataset = task.load_dataset("train")
     if name == "transformers":

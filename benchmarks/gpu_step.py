@@ -2,9 +2,9 @@
 
 RoBERTa-Large with random weights, batches with the lengths of SST-2 and QNLI, half
 precision: forward, backward and optimizer. ``--packed`` takes turns with Hugging Face's
-SDPA and with stock fairseq, on the same token ids in the same process. The optimizer is
-the same for all (PyTorch's fused AdamW on bfloat16 weights), so that the difference is
-the encoder's. A size that does not fit on the card is said to be so.
+SDPA and with stock fairseq, on the same token ids in the same process. All use the same
+optimizer (PyTorch's fused AdamW on bfloat16 weights), so that only the encoders differ.
+Sizes that do not fit on the card are reported as such.
 """
 
 import gc
@@ -28,12 +28,12 @@ from fairseq_scl.packing.encoder import LENGTHS, pack
 
 QUESTION = "training step on a GPU"
 HEAD = "sentence_classification_head"
-# Layers, width, heads, words. The second is for a rehearsal on a CPU.
+# Layers, width, heads, words. The second is for rehearsals on a CPU.
 LARGE = (24, 1024, 16, 50_265)
 TINY = (2, 64, 4, 1000)
-# Batch size to the ratio that is wanted over Hugging Face.
+# Batch size to target ratio over Hugging Face.
 WANTED = {"SST-2": {16: 1.3, 64: 2.5, 256: 2.5}, "QNLI": {16: 1.3, 64: 1.8, 256: 1.8}}
-# Tokens of the longest sentence of each twentieth, of the training data.
+# Length in tokens at every 5% quantile of the training sentences.
 TWENTIETHS = {
     "SST-2": (3, 3, 4, 5, 6, 6, 7, 7, 8, 9, 10, 11, 13, 14, 16, 18, 20, 23, 27, 34, 66),
     "QNLI": (
@@ -45,7 +45,7 @@ BATCHES = 6  # of a measurement
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Yield the rows of this benchmark; ``--glue`` gives it the real lengths.
+    """Yield the rows of this benchmark; with ``--glue`` it uses real lengths.
 
     Raises:
         PeerMissing: transformers is not installed.
@@ -103,10 +103,10 @@ def _row(
 
 
 def lengths_of(task: str, settings: Settings) -> "np.ndarray[Any, Any]":
-    """Return token counts to draw from: real sentences of ``--glue``, or a histogram.
+    """Return token counts to draw from: of real sentences, or of a histogram.
 
-    Of real sentences words and signs are counted, times 1.2 for pieces, and the tokens
-    that are added.
+    With ``--glue``, the words and punctuation marks of each sentence are counted and
+    multiplied by 1.2 for subword pieces; the special tokens are added.
     """
     if settings.glue is None:
         places = np.linspace(0, 1, 21)
@@ -121,7 +121,7 @@ def lengths_of(task: str, settings: Settings) -> "np.ndarray[Any, Any]":
 
 
 class _Batch:
-    """Token ids that every side gets, padded on the right with 1."""
+    """Return the token ids that every side gets, padded on the right with 1."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class _Batch:
 
 
 class _Side:
-    """A model with its optimizer; ``loss`` is each side's own."""
+    """A model with its optimizer; each side defines its own ``loss``."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model.to(device, torch.bfloat16).train()
@@ -153,7 +153,7 @@ class _Side:
         raise NotImplementedError
 
     def steps(self, batches: list[_Batch]) -> None:
-        """Take a step on each batch."""
+        """Take one step per batch."""
         for batch in batches:
             self.loss(batch).backward()
             self.adam.step()

@@ -1,10 +1,10 @@
 """On a GPU: how many few-shot runs per hour do 1, 2, 4 and 8 jobs finish?
 
-``fairseq-scl run --device cuda --jobs-per-gpu K`` on a table with N = 100 and an
-encoder of RoBERTa-Large's shape with random weights, made on the fly; fp16. Runs are
-short (40 updates, 2 validations of 100 sentences) and each job does two. The figure is
-the mean time of a run divided by the number of jobs; starting the workers is not in it,
-loading the encoder is.
+Runs ``fairseq-scl run --device cuda --jobs-per-gpu K`` on a table with N = 100 and a
+generated encoder of RoBERTa-Large's shape with random weights, in fp16. Runs are short
+(40 updates, 2 validations of 100 sentences) and each job does two. The figure is the
+mean time of a run divided by the number of jobs. It includes loading the encoder but
+not starting the workers.
 """
 
 import json
@@ -31,7 +31,7 @@ JOBS = (1, 2, 4, 8)
 RUNS_PER_JOB = 2
 AT_LEAST = 3.0
 SIZE, CLASSES = 100, ("negative", "positive")
-# Layers, width, heads, words. The second is for a rehearsal on a CPU.
+# Layers, width, heads, words. The second is for rehearsals on a CPU.
 LARGE, TINY = (24, 1024, 16, 30_522), (2, 64, 4, 500)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 TABLE = f"""
@@ -54,7 +54,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     """Yield the rows of this benchmark.
 
     Raises:
-        InputError: a sweep failed; ends in what it said last.
+        InputError: a sweep failed; the message ends with its last line of output.
         PeerMissing: transformers, which makes the encoder, is not installed.
     """
     on_gpu = torch.cuda.device_count() > 0
@@ -76,7 +76,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def make_encoder(folder: Path, shape: tuple[int, ...]) -> None:
-    """Write ``FOLDER/encoder``, with random weights."""
+    """Write ``FOLDER/encoder`` with random weights."""
     transformers = peer_module("transformers", "transformers")
     layers, width, heads, words = shape
     config = transformers.BertConfig(
@@ -97,7 +97,7 @@ def make_encoder(folder: Path, shape: tuple[int, ...]) -> None:
 
 
 def make_samples(folder: Path, count: int) -> None:
-    """Write ``FOLDER/data/toy/n100-sample0`` and on, all the same."""
+    """Write ``count`` copies of one sample: ``FOLDER/data/toy/n100-sample0`` …."""
     draw = random.Random(0)
     lines = [
         " ".join(f"word{draw.randrange(400)}" for _ in range(draw.randint(3, 30)))
@@ -116,7 +116,7 @@ def make_samples(folder: Path, count: int) -> None:
 
 
 def _seconds(folder: Path, jobs: int, on_gpu: bool) -> float:
-    """Return the seconds per run of a sweep with as many jobs."""
+    """Return the seconds per run of a sweep with ``jobs`` jobs."""
     results = folder / f"results{jobs}"
     last = RUNS_PER_JOB * jobs - 1
     argv = [sys.executable, "-m", "fairseq_scl.cli", "run", str(folder / "table.yaml")]
@@ -138,6 +138,8 @@ def _seconds(folder: Path, jobs: int, on_gpu: bool) -> float:
     records = list(results.glob(f"runs/*/{RECORD}"))
     if done.returncode or len(records) != last + 1:
         said = (done.stdout + done.stderr).strip().splitlines()[-1:]
-        raise InputError(f"the sweep of {jobs} jobs ended with {len(records)}: {said}")
+        raise InputError(
+            f"the sweep of {jobs} jobs ended with {len(records)} records: {said}"
+        )
     seconds = [json.loads(path.read_text("utf-8"))["seconds"] for path in records]
     return sum(seconds) / len(seconds) / jobs

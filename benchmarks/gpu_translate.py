@@ -1,11 +1,12 @@
-"""On a GPU: how fast are translations sampled, beside ``fairseq-generate --fp16``?
+"""On a GPU: how fast are translations sampled, compared with ``fairseq-generate``?
 
 A Transformer of the shape of the WMT models with random weights and a dictionary of
-42,024 pieces; three samples per source. The peer is the generator that
-``fairseq-generate --sampling --fp16 --beam 3 --nbest 3`` runs, at the quickest of some
-batch sizes, on sources sorted by length; text is not part of either side. Both stop at
-30 pieces: random weights seldom end a sentence. Their next pieces are also closer to
-each other than a trained model's, so half precision makes more decisions twice here.
+42,024 pieces samples three translations per source. The peer is the generator of
+``fairseq-generate --sampling --fp16 --beam 3 --nbest 3`` at the fastest of several
+batch sizes, on sources sorted by length. Neither side processes text. Both stop at 30
+pieces, because random weights seldom end a sentence. The probabilities of their next
+pieces are also closer to each other than a trained model's, so half precision repeats
+more decisions here.
 """
 
 import copy
@@ -33,13 +34,13 @@ TEMPERATURE, COPIES, LONGEST = 0.9, 3, 30
 BATCH_SIZES = (64, 128, 256, 512)
 MOST_ROUNDS = 3
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
-# Architecture, pieces and sources. The second is for a rehearsal on a CPU.
+# Architecture, pieces and sources. The second is for rehearsals on a CPU.
 LARGE = ("transformer_wmt_en_de_big", 42_024, 512)
 TINY = ("transformer_iwslt_de_en", 500, 6)
 
 
 def rows(settings: Settings) -> Iterator[Row]:
-    """Yield the rows of this benchmark: ours in each precision."""
+    """Yield the rows of this benchmark, one per precision."""
     on_gpu = torch.cuda.is_available()
     arch, pieces, count = LARGE if on_gpu else TINY
     device, precisions = ("cuda", PRECISIONS) if on_gpu else ("cpu", PRECISIONS[:1])
@@ -53,7 +54,7 @@ def rows(settings: Settings) -> Iterator[Row]:
             if precision == "fp32":
                 peer, batch_size = _peer(task, translator, sources, rounds, on_gpu)
             yield Pairs(
-                _ours(translator, sources, rounds), peer, "ms a translation"
+                _ours(translator, sources, rounds), peer, "ms per translation"
             ).gain(
                 QUESTION,
                 f"{precision}, against fairseq-generate --sampling"
@@ -103,7 +104,7 @@ def _peer(
     rounds: int,
     on_gpu: bool,
 ) -> tuple[tuple[float, ...], int]:
-    """Return fairseq's milliseconds per translation, and its quickest batch size."""
+    """Return fairseq's milliseconds per translation and its fastest batch size."""
     model = copy.deepcopy(translator.models[0])
     model = model.half() if on_gpu else model
 
@@ -144,7 +145,7 @@ def _generate(
     sources: list[tuple[int, ...]],
     size: int,
 ) -> float:
-    """Return the seconds of fairseq's generator on all sources."""
+    """Return the seconds that fairseq's generator takes for all sources."""
     settings = Namespace(
         beam=COPIES,
         nbest=COPIES,
@@ -165,6 +166,6 @@ def _generate(
         }
         with torch.no_grad():
             found = generator.generate([model], {"net_input": net_input})
-        for hypotheses in found:  # as the command does, to write them
+        for hypotheses in found:  # as the command does before writing them
             [hypothesis["tokens"].tolist() for hypothesis in hypotheses]
     return time.perf_counter() - start

@@ -1,10 +1,10 @@
 """What does gradient caching cost, and how much memory does it take?
 
-A step of 256 sentences, 16 at a time (``--contrastive-batch 256 --chunk 16``): its time
-against the same 256 at once, its peak memory against a plain batch of 16. A step is
-forward, backward and ``fused_adam``, with dropout; sentences have the lengths of
-SST-2's, weights are random. Memory is the peak of a process of its own, PyTorch
-included, that takes two steps over 256 sentences, or 32 of 16.
+For a step of 256 sentences, 16 at a time (``--contrastive-batch 256 --chunk 16``), the
+time is compared with that of the same 256 at once, and the peak memory with that of a
+plain batch of 16. A step is forward, backward and ``fused_adam``, with dropout, on
+sentences with SST-2's lengths and random weights. Memory is the peak of a separate
+process, including PyTorch, that takes two steps over 256 sentences, or 32 over 16.
 """
 
 import json
@@ -36,12 +36,12 @@ QUESTION = "gradient caching, 256 sentences in chunks of 16"
 HEAD = "sentence_classification_head"
 BATCH, CHUNK = 256, 16
 SLOWER, LARGER = 1.45, 1.15
-# MiniLM's: layers, width, heads, words.
+# MiniLM's layers, width, heads, words.
 SHAPE = (6, 384, 12, 30_522)
-# With or without padding, and the pairs that its time is measured in; a step with
-# padding takes too long for that.
+# Packed or padded, and the maximum number of timed pairs; a padded step takes too long
+# to be timed.
 CASES = (("packed", 7), ("padded", 0))
-# Tokens of SST-2's training sentences, the longest of each tenth (WordPiece).
+# Length in tokens at every 10% quantile of SST-2's training sentences (WordPiece).
 TENTHS = (3, 4, 6, 7, 8, 10, 13, 16, 20, 27, 66)
 
 
@@ -49,18 +49,18 @@ def rows(settings: Settings) -> Iterator[Row]:
     """Yield the rows of this benchmark.
 
     Raises:
-        InputError: a process that measures failed, as it does where memory is short.
+        InputError: a measuring process failed, for example for lack of memory.
     """
     for kind, most_rounds in CASES:
         name = f"MiniLM's size, {kind}"
         if rounds := min(settings.rounds, most_rounds):
             times = _child(kind, "time", settings.threads, rounds)
-            setting = f"{name}: time, against all at once"
+            setting = f"{name}: time, compared with all at once"
             yield Pairs(**times).cost(QUESTION, setting, SLOWER)
         peaks = {
             side: _child(kind, side, settings.threads, 1) for side in ("ours", "peer")
         }
-        setting = f"{name}: peak memory, against batch {CHUNK}"
+        setting = f"{name}: peak memory, compared with batch {CHUNK}"
         yield Pairs(**peaks, unit="MiB").cost(QUESTION, setting, LARGER)
 
 
@@ -82,7 +82,7 @@ def _child(kind: str, what: str, threads: int, rounds: int) -> Any:
 
 
 def _measure(kind: str, what: str, rounds: int) -> Any:
-    """Return milliseconds of both sides, or the peak memory of one in MiB."""
+    """Return milliseconds for both sides, or the peak memory of one in MiB."""
     side = _Side(packed=kind == "packed")
     if what == "time":
         found = paired(lambda: side.step(CHUNK), lambda: side.step(BATCH), rounds, 0)
@@ -138,7 +138,7 @@ class _Side:
         self.sample = _batch(count, words.pad(), packed)
 
     def step(self, chunk: int) -> None:
-        """Take a step over the whole batch, in chunks if they are smaller."""
+        """Take a step over the whole batch, in chunks if ``chunk`` is smaller."""
         self.adam.zero_grad(set_to_none=True)
         if chunk < BATCH:
             optimizer = SimpleNamespace(backward=lambda loss: loss.backward())
@@ -148,7 +148,7 @@ class _Side:
         self.adam.step()
 
     def small_steps(self) -> None:
-        """Take a step for each ``CHUNK`` sentences of the batch."""
+        """Take one step per ``CHUNK`` sentences of the batch."""
         for start in range(0, BATCH, CHUNK):
             part = slice(start, start + CHUNK)
             net_input = {k: v[part] for k, v in self.sample["net_input"].items()}

@@ -1,7 +1,7 @@
-"""Is Eq. 3 faster and smaller than pytorch-metric-learning's SupConLoss?
+"""Is our Eq. 3 faster than pytorch-metric-learning's SupConLoss, with less memory?
 
-Time is that of forward and backward on random features of width 1,024, two classes.
-Memory is the peak of a process of its own that does so once, PyTorch included.
+Measures forward and backward on random features of width 1,024 with two classes.
+Memory is the peak of a separate process that does this once, including PyTorch.
 """
 
 import re
@@ -16,7 +16,7 @@ from benchmarks.pairs import Pairs, Row, Settings, paired, peer_module
 from fairseq_scl.errors import InputError
 from fairseq_scl.losses import supervised_contrastive_loss
 
-QUESTION = "contrastive loss, against SupConLoss of pytorch-metric-learning"
+QUESTION = "contrastive loss, compared with SupConLoss of pytorch-metric-learning"
 WIDTH, TEMPERATURE = 1024, 0.3
 FASTER = {16: 2.0, 64: 2.0, 256: 2.0, 1024: 2.5, 4096: 2.5}
 MEMORY_SIZE, SMALLER = 16_384, 4.0
@@ -27,7 +27,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
     Raises:
         PeerMissing: pytorch-metric-learning is not installed.
-        InputError: there is too little memory for the peer.
+        InputError: there is not enough memory for the peer.
     """
     for size, at_least in FASTER.items():
         ours, peer = step("ours", size), step("peer", size)
@@ -40,7 +40,7 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 
 def step(side: str, size: int) -> Callable[[], None]:
-    """Return a function that does one forward and backward pass.
+    """Return a function that runs one forward and backward pass.
 
     Args:
         side: ``ours`` or ``peer``.
@@ -67,10 +67,10 @@ def step(side: str, size: int) -> Callable[[], None]:
 
 
 def peak_mebibytes(side: str, size: int) -> float:
-    """Return the peak resident memory of a process that does one step.
+    """Return the peak resident memory of a process that runs one step.
 
     Raises:
-        InputError: the process failed, as it does where memory is short.
+        InputError: the process failed, for example for lack of memory.
     """
     command = [sys.executable, "-m", "benchmarks.loss", side, str(size)]
     child = subprocess.run(
@@ -89,11 +89,11 @@ def peak_mebibytes(side: str, size: int) -> float:
 
 
 def own_peak_mebibytes() -> float:
-    """Return the most memory that this process has held so far, in MiB."""
-    # ru_maxrss would carry over the peak of the process that started this one.
+    """Return the peak memory of this process so far, in MiB."""
+    # ru_maxrss would include the peak of the parent process.
     status = Path("/proc/self/status")
     if not status.exists():
-        raise InputError("peak memory is read from /proc/self/status, as Linux has it")
+        raise InputError("peak memory needs /proc/self/status, which only Linux has")
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
     return int(found.group(1)) / 1024 if found else 0.0
 

@@ -1,4 +1,4 @@
-"""What several benchmarks work with: the quick start's encoder, few-shot data."""
+"""Shared inputs of the benchmarks: the quick start's encoder and few-shot data."""
 
 import zipfile
 from pathlib import Path
@@ -22,7 +22,7 @@ def fetch_encoder(folder: Path) -> tuple[Path, Path]:
 def prepare_few_shot(
     glue: Path, name: str, size: int, encoder: Path, folder: Path, samples: int = 10
 ) -> Path:
-    """Draw samples of a task of GLUE into ``FOLDER/NAME``; return the first."""
+    """Draw samples of a GLUE task into ``FOLDER/NAME`` and return the first."""
     draw = Draw(few_shot=(size,), full=False, samples=samples, partial=True)
     source = Source.of_task(find_task(name), glue)
     prepare_samples(source, encoder, folder / name, draw, lambda *_: None)

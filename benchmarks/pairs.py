@@ -1,4 +1,4 @@
-"""Timing in alternating pairs, and the row of the table that comes out of it."""
+"""Timing in alternating pairs, and the resulting row of the table."""
 
 import gc
 import importlib
@@ -12,13 +12,13 @@ from types import ModuleType
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line sets for all benchmarks.
+    """Command-line settings that apply to all benchmarks.
 
     Attributes:
-        rounds: pairs of measurements behind each row.
+        rounds: pairs of measurements per row.
         threads: PyTorch's threads; already set when ``rows`` is called.
         glue: folder of the GLUE tasks, if one was given.
-        translation: folder of a translation model from English to German, likewise.
+        translation: folder of an English-German translation model, if one was given.
     """
 
     rounds: int = 11
@@ -32,16 +32,16 @@ class Row:
     """One line of the table.
 
     Attributes:
-        question: what is compared with what, in a few words.
+        question: short description of what is compared.
         setting: sizes, data, precision.
         ours: median of our measurements, in ``unit``.
         peer: median of the peer's.
-        ratio: median over the pairs: peer / ours where the target is "at least",
-            ours / peer where it is "at most".
-        low: lower quartile of that ratio over the pairs.
+        ratio: median over the pairs of peer / ours if the target is "at least", or
+            of ours / peer if it is "at most".
+        low: lower quartile of the ratio over the pairs.
         high: upper quartile.
         unit: of ``ours`` and ``peer``.
-        target: such as ``at least 2``; empty if there is none.
+        target: such as ``at least 2``; empty without a target.
         met: whether the ratio meets the target; ``None`` without a target.
     """
 
@@ -59,18 +59,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Measurements of both sides; entry i of each was taken side by side."""
+    """Measurements of both sides; entries with the same index were taken together."""
 
     ours: tuple[float, ...]
     peer: tuple[float, ...]
     unit: str = "ms"
 
     def gain(self, question: str, setting: str, at_least: float | None = None) -> Row:
-        """Return a row whose ratio is peer / ours: how many times better ours is."""
+        """Return a row with the ratio peer / ours: how many times better ours is."""
         return self._row(question, setting, self.peer, self.ours, at_least, "at least")
 
     def cost(self, question: str, setting: str, at_most: float | None = None) -> Row:
-        """Return a row whose ratio is ours / peer: what ours costs beside the peer."""
+        """Return a row with the ratio ours / peer: the cost relative to the peer."""
         return self._row(question, setting, self.ours, self.peer, at_most, "at most")
 
     def _row(
@@ -101,7 +101,7 @@ class Pairs:
 
 
 class PeerMissing(Exception):
-    """A peer is not installed; the message says what to install."""
+    """A peer is not installed; the message names the package to install."""
 
 
 def peer_module(module: str, package: str) -> ModuleType:
@@ -130,21 +130,21 @@ def paired(
     least_seconds: float = 0.02,
     wait: Callable[[], object] | None = None,
 ) -> Pairs:
-    """Time two functions in alternating pairs, so that drift meets both alike.
+    """Time two functions in alternating pairs, so that drift affects both equally.
 
-    Each is called once before, to warm up. A measurement of a short function repeats
-    it for ``least_seconds``. Every second round begins with the peer.
+    Each is called once to warm up. Short functions are repeated for
+    ``least_seconds`` per measurement. Every second round starts with the peer.
 
     Args:
         ours: our side of the comparison.
         peer: the other side.
         rounds: number of pairs, at least 1.
-        least_seconds: shortest measurement.
-        wait: called at the ends of each measurement; for a GPU
-            ``torch.cuda.synchronize``.
+        least_seconds: minimum length of a measurement.
+        wait: called before and after each measurement, such as
+            ``torch.cuda.synchronize`` for a GPU.
 
     Returns:
-        milliseconds of a single call, of both sides.
+        milliseconds per call for both sides.
     """
     counts = {f: _repeats(f, least_seconds, wait) for f in (ours, peer)}
     found: dict[Callable[[], object], list[float]] = {ours: [], peer: []}
@@ -163,7 +163,7 @@ def paired(
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """Return lower quartile, median and upper quartile; one value is all three."""
+    """Return lower quartile, median and upper quartile; a single value is all three."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")

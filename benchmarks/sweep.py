@@ -1,8 +1,9 @@
-"""How much faster are many short runs than a shell loop over ``fairseq-train``?
+"""How much faster is a sweep of short runs than a shell loop over ``fairseq-train``?
 
-Ours: ``fairseq-scl run`` as a user starts it, its start-up included. The loop: for each
-run ``fairseq-train`` with stock flags, which saves its best checkpoint, and
-``fairseq-validate`` of that on the test set. The same data, updates and validations.
+Ours is ``fairseq-scl run`` as a user would start it, including start-up. For each run,
+the loop calls ``fairseq-train`` with stock flags, which saves its best checkpoint, and
+``fairseq-validate`` to evaluate that on the test set. Data, updates and validations are
+the same.
 """
 
 import os
@@ -22,7 +23,7 @@ from fairseq_scl.experiments.tables import load_table
 
 QUESTION = "few-shot runs, N = 20, 60 updates"
 AT_LEAST = 5.0
-# Runs of ours and of the loop in a round; the loop's take about a minute each.
+# Runs per round of ours and of the loop, which takes about a minute per run.
 OURS, LOOPED = 6, 2
 MOST_ROUNDS = 1
 SETTINGS = ("learning_rate=1e-4", "updates=60", "validations=5")
@@ -36,7 +37,7 @@ def rows(settings: Settings) -> Iterator[Row]:
         InputError: ``--glue`` is missing.
     """
     if settings.glue is None:
-        raise InputError("--glue is missing: give the folder with SST-2")
+        raise InputError("--glue is required: pass the folder with SST-2")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _, encoder = fetch_encoder(folder)
@@ -50,12 +51,12 @@ def rows(settings: Settings) -> Iterator[Row]:
             ("loop over stock fairseq-train", loop, AT_LEAST),
             ("loop over the printed commands", printed, None),
         ):
-            pairs = Pairs(tuple(ours), tuple(peer), "s a run")
+            pairs = Pairs(tuple(ours), tuple(peer), "s per run")
             yield pairs.gain(QUESTION, name, at_least=least)
 
 
 def _sweep(folder: Path, encoder: Path, number: int, jobs: int) -> float:
-    """Return the seconds a run of a sweep of some samples with both losses."""
+    """Return the seconds per run of a sweep over some samples with both losses."""
     samples = OURS // 2
     first = (number * samples) % 10
     argv = [sys.executable, "-m", "fairseq_scl.cli", "run", "table4", "--device", "cpu"]
@@ -68,7 +69,7 @@ def _sweep(folder: Path, encoder: Path, number: int, jobs: int) -> float:
 
 
 def _loop(folder: Path, encoder: Path, number: int, stock: bool) -> float:
-    """Return the seconds a run of the shell loop over one sample with both losses."""
+    """Return the seconds per run of the shell loop over one sample with both losses."""
     table = load_table("table4", SETTINGS)
     models = dict.fromkeys(table.losses, encoder)
     runs = planned_runs(table, folder / "data", models)
