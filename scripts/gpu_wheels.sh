@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Builds the wheels that a GPU machine without a package index needs beside PyTorch and
-# transformers: fairseq without its C++ extensions, and what it and the tests import.
-# `make test-gpu` and `make bench-gpu` install from them what is missing there.
+# Builds the wheels that a GPU machine without access to a package index needs in addition
+# to PyTorch and transformers: fairseq without its C++ extensions, and the packages that it
+# and the tests import. `make test-gpu` and `make bench-gpu` install the missing ones.
 #
 # Usage:  scripts/gpu_wheels.sh [FOLDER]          (default: .whl, which git ignores)
 # Writes: FOLDER/*.whl, 26 MB, for CPython 3.12 on x86-64 Linux.
 # Cost:   2 minutes.
 #
-# Settings: PYTHON  CPython 3.12, which builds fairseq      (default: python3.12)
+# Settings: PYTHON  CPython 3.12, used to build fairseq     (default: python3.12)
 set -euo pipefail
 PYTHON=${PYTHON:-python3.12}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,7 +19,7 @@ fail() {
   exit 2
 }
 
-version=$("$PYTHON" --version 2>&1) || fail "no $PYTHON: set PYTHON=/path/to/python3.12"
+version=$("$PYTHON" --version 2>&1) || fail "$PYTHON does not run: set PYTHON=/path/to/python3.12"
 [[ $version == "Python 3.12."* ]] || fail "PYTHON is $version: CPython 3.12 is needed"
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
@@ -29,8 +29,8 @@ trap 'rm -rf "$work"' EXIT
 pip=("$work/venv/bin/pip" --quiet --disable-pip-version-check)
 "${pip[@]}" install --constraint constraints.txt setuptools wheel cython numpy
 
-# fairseq's setup.py imports these two names; its extensions that use PyTorch are not
-# needed here, and without them the build does not need PyTorch.
+# fairseq's setup.py imports these two names. Its PyTorch extensions are not needed here,
+# and without them the build does not need PyTorch.
 stand_in=$work/stand-in/torch/utils
 mkdir -p "$stand_in"
 touch "$work/stand-in/torch/__init__.py" "$stand_in/__init__.py"
@@ -54,7 +54,7 @@ cd "$work"
   fairseq-fixed==0.12.3.1
 tar xzf fairseq_fixed-*.tar.gz
 cd fairseq_fixed-*/
-rm -r examples && mkdir examples # setup.py links them
+rm -r examples && mkdir examples # setup.py creates links to them
 "${pip[@]}" wheel --no-deps --no-build-isolation --wheel-dir "$out" .
 "${pip[@]}" wheel --no-deps --no-build-isolation --wheel-dir "$out" \
   antlr4-python3-runtime==4.9.3

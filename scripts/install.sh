@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Makes a virtual environment that holds PyTorch, fairseq, this package (editable) and
-# the tools for tests and lint, at the versions of constraints.txt. `make` runs it.
+# Creates a virtual environment with PyTorch, fairseq, this package (editable) and the
+# tools for tests and lint, at the versions of constraints.txt. `make` runs it.
 #
-# Usage:  scripts/install.sh [PIP-OPTION...]     the options go to every `pip install`
-# Writes: VENV, and fairseq_scl.egg-info. A second run with nothing changed ends at
-#         once; one that was cut short, or whose folder was moved, starts afresh.
-# Cost:   1 minute with a filled package cache, 3 without (two cores); 2 GB on disk with
-#         PyTorch for CPUs, 5 GB with CUDA.
+# Usage:  scripts/install.sh [PIP-OPTION...]     passed to every `pip install`
+# Writes: VENV and fairseq_scl.egg-info. If nothing changed, it does nothing; if it was
+#         interrupted or the folder was moved, it starts over.
+# Cost:   1 minute with a filled package cache, 3 without (two cores); 2 GB of disk space
+#         with PyTorch for CPUs, 5 GB with CUDA.
 #
 # Settings: PYTHON  CPython 3.10, 3.11 or 3.12     (default: the first one found)
 #           VENV    where to install               (default: .venv, in the repository)
@@ -14,22 +14,22 @@ set -euo pipefail
 PYTHON=${PYTHON:-}
 VENV=${VENV:-.venv}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-mark=$VENV/.made-by-fairseq-scl # says that the folder is ours and may be emptied
-stamp=$VENV/.installed          # written last: what the folder holds is complete
+mark=$VENV/.made-by-fairseq-scl # marks the folder as ours, so it may be emptied
+stamp=$VENV/.installed          # written last: the installation is complete
 
 fail() {
   echo "install.sh: $*" >&2
   exit 2
 }
 
-# Prints 3.10, 3.11 or 3.12; fails on every other interpreter and on what is none.
+# Prints 3.10, 3.11 or 3.12; fails for anything else.
 fitting_version() {
   local answer
   answer=$("$1" --version 2>&1) || return 1
   [[ $answer =~ ^Python\ (3\.1[0-2])\.[0-9]+\+?$ ]] && echo "${BASH_REMATCH[1]}"
 }
 
-# Prints the interpreter to use, or ends with what was found and what is needed.
+# Prints the interpreter to use, or fails with what was found and what is needed.
 choose_python() {
   local candidate answer found=""
   local candidates=(python3.11 python3.12 python3.10 python3)
@@ -39,22 +39,22 @@ choose_python() {
       echo "$candidate"
       return
     fi
-    answer=$("$candidate" --version 2>&1) || answer="nothing that runs"
+    answer=$("$candidate" --version 2>&1) || answer="does not run"
     found+=", $candidate (${answer%%$'\n'*})"
   done
   fail "CPython 3.10, 3.11 or 3.12 is needed, found: ${found#, };" \
     "install one, or name it with PYTHON=/path/to/python3.11"
 }
 
-# What the folder's content follows from. Its own place is the first line: the scripts
-# of a virtual environment name their interpreter by its full path.
+# Prints everything that determines the folder's content. Its path comes first, because
+# the scripts of a virtual environment contain the full path of their interpreter.
 wanted() {
   echo "$PWD/$VENV"
   cksum constraints.txt pyproject.toml scripts/install.sh setup.py
 }
 
-# True if a finished installation is at VENV, of the Python that was asked for if any;
-# what it was made from may have changed since.
+# True if VENV holds a finished installation of the requested Python; what it was made
+# from may have changed since.
 has_finished_once() {
   local place="" version
   [[ -f $stamp ]] && read -r place <"$stamp"
@@ -68,7 +68,7 @@ make_empty_environment() {
   local python
   python=$(choose_python)
   command -v "${CXX:-c++}" >/dev/null ||
-    fail "building fairseq needs a C++ compiler, and there is no ${CXX:-c++} (Debian" \
+    fail "building fairseq needs a C++ compiler, but ${CXX:-c++} was not found (on Debian" \
       "and Ubuntu: apt-get install g++ python3-dev)"
   if [[ -e $VENV && ! -f $mark ]] && [[ ! -d $VENV || -n $(ls -A "$VENV") ]]; then
     fail "$VENV exists and was not made by this script: remove it, or name another" \
@@ -88,22 +88,22 @@ install() {
     --constraint constraints.txt "$@"
 }
 
-# With CUDA_HOME set, fairseq's build asks for sources that its archive does not hold.
+# With CUDA_HOME set, fairseq's build asks for sources that its archive lacks.
 install_fairseq() (
   unset CUDA_HOME
   what="fairseq, compiled here (2 to 3 minutes)"
   if [[ $(fitting_version "$VENV/bin/python") == 3.10 ]]; then
-    # The archive of 0.12.2 lacks the parts that use PyTorch, and its build leaves them
-    # out only where it sees none: in isolation, for which the variable sets versions.
+    # The archive of 0.12.2 lacks the parts that use PyTorch. Its build skips them only if
+    # PyTorch is not visible, as in an isolated build, whose versions the variable sets.
     PIP_CONSTRAINT=constraints.txt install "$what" --no-deps "$@" fairseq
   else
-    # In isolation this build would bring a second PyTorch, several gigabytes.
+    # An isolated build would download a second PyTorch, several gigabytes.
     install "$what" --no-deps --no-build-isolation "$@" fairseq-fixed
   fi
 )
 
-# The archive holds C++ of a Cython too old for Python 3.11 beside its source, which the
-# variable has translated anew.
+# The archive contains C++ generated by a Cython too old for Python 3.11. The variable
+# makes the build generate it again from source.
 install_fastbpe() (
   export CYTHON_FORCE_REGEN=1
   install "fastBPE, compiled here (10 seconds)" --no-deps --no-build-isolation "$@" \
@@ -112,11 +112,11 @@ install_fastbpe() (
 )
 
 install_everything() {
-  install "pip and what builds need (15 seconds)" "$@" pip setuptools wheel cython numpy
+  install "pip and build tools (15 seconds)" "$@" pip setuptools wheel cython numpy
   install "PyTorch (0.2 GB without CUDA, 3 GB with it)" "$@" torch
   install_fairseq "$@"
   install_fastbpe "$@"
-  # setuptools warns that an editable installation reads this folder, which is the aim.
+  # setuptools warns that an editable installation reads this folder, which is intended.
   PYTHONWARNINGS=ignore install "this package, tools for tests and lint (1 minute)" \
     --no-build-isolation "$@" --editable '.[dev]'
 }

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs Python on a GPU machine that has PyTorch but perhaps neither fairseq nor a package
-# index: what is missing comes from wheels, see gpu_wheels.sh. Nothing is installed into
+# Runs Python on a GPU machine that has PyTorch but may lack fairseq and access to a package
+# index. Missing packages come from wheels (see gpu_wheels.sh); nothing is installed into
 # the machine's Python. `make test-gpu` and `make bench-gpu` use it.
 #
-# Usage:  scripts/on_gpu.sh ARGUMENT...    Python's, such as -m pytest -m gpu tests/gpu
+# Usage:  scripts/on_gpu.sh ARGUMENT...    for Python, such as -m pytest -m gpu tests/gpu
 # Writes: a temporary folder, removed at the end.
 # Cost:   10 seconds before Python starts.
 #
 # Settings: PYTHON  interpreter with PyTorch  (default: VENV/bin/python, else python3)
-#           VENV    made by install.sh        (default: .venv)
-#           WHEELS  folder of the wheels      (default: .whl)
+#           VENV    created by install.sh     (default: .venv)
+#           WHEELS  folder with the wheels    (default: .whl)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-}

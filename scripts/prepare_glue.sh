@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Draws the splits and few-shot samples of section 4.1 for the tasks of the paper and
-# makes a data folder of each: DATA_BIN/SST-2/full, DATA_BIN/SST-2/n20-sample0 …
+# Draws the splits and few-shot samples of section 4.1 for the paper's tasks and writes a
+# data folder for each: DATA_BIN/SST-2/full, DATA_BIN/SST-2/n20-sample0 …
 #
 # Usage:  ENCODER=encoders/roberta.large scripts/prepare_glue.sh [OPTION...]
-#         the options go to every `fairseq-scl prepare`
-# Writes: GLUE (official files, where they are missing) and DATA_BIN; a folder of a task
-#         that is there is left as it is, whatever the options.
-# Cost:   333 MB to fetch; SST-2 takes 10 seconds on one core, the rest was not timed.
+#         options are passed to every `fairseq-scl prepare`
+# Writes: GLUE (official files, if they are missing) and DATA_BIN. An existing folder of a
+#         task is left as it is, whatever the options.
+# Cost:   downloads 333 MB; SST-2 takes 10 seconds on one core, other tasks were not timed.
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
-#           GLUE      folder of the official files    (default: data-bin/glue)
-#           DATA_BIN  where the data folders go       (default: data-bin)
-#           TASKS     which                (default: SST-2 CoLA MRPC RTE QNLI MNLI)
-#           SIZES     of the few-shot samples, and full (default: full 20 100 1000)
+#           GLUE      official files                  (default: data-bin/glue)
+#           DATA_BIN  data folders                    (default: data-bin)
+#           TASKS     tasks to prepare     (default: SST-2 CoLA MRPC RTE QNLI MNLI)
+#           SIZES     few-shot sizes, and full          (default: full 20 100 1000)
 set -euo pipefail
 GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin} ENCODER=${ENCODER:-}
 read -ra tasks <<<"${TASKS:-SST-2 CoLA MRPC RTE QNLI MNLI}"
 fail() { echo "prepare_glue.sh: $*" >&2 && exit 2; }
 command -v fairseq-scl >/dev/null ||
-  fail "there is no fairseq-scl: run 'make install' and '. .venv/bin/activate'"
+  fail "fairseq-scl was not found: run 'make install' and '. .venv/bin/activate'"
 [[ -f $ENCODER/dict.txt ]] ||
-  fail "ENCODER is '$ENCODER', which holds no dict.txt: name an encoder folder"
+  fail "ENCODER is '$ENCODER', which has no dict.txt: set it to an encoder folder"
 
 few=() full=()
 for size in ${SIZES:-full 20 100 1000}; do

@@ -2,23 +2,23 @@
 # Table 2 of Gunel et al. (2021): full training sets.
 #
 # Usage:  ENCODER=encoders/roberta.large scripts/table2.sh [OPTION...]
-#         the options go to `fairseq-scl run`; started again, it goes on:
+#         options are passed to `fairseq-scl run`; rerun to resume:
 #           --only 'lambda=0.9,tau=0.3'   one point of the grid instead of 24
 #           --precision bf16              fp16 on GPUs before Ampere
-#           --smoke                       the whole path in minutes
+#           --smoke                       test the whole path in minutes
 #           --dry-run                     print the commands
 # Writes: DATA_BIN (data folders) and outputs/table2 (records, tables, a page).
-# Hardware and cost: GPUs of 16 GB, all that there are or CUDA_VISIBLE_DEVICES=0,1; Slurm
-#         as docs/slurm.md. 1,500 runs with the grid, 120 with one point.
+# Hardware and cost: GPUs with 16 GB: all of them, or CUDA_VISIBLE_DEVICES=0,1; for
+#         Slurm see docs/slurm.md. 1,500 runs with the grid, 120 with one point.
 # Expected: the paper's averages are 89.7 (CE) and 90.3 (CE+SCL).
 #
 # Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
-#           TASKS     which of its tasks   (default: SST-2 CoLA MRPC RTE QNLI MNLI)
-#           GLUE, DATA_BIN, SIZES    as prepare_glue.sh
-#           PREPARE   options of `fairseq-scl prepare`, as --partial for files that have
-#                     not all rows
+#           TASKS     tasks to run         (default: SST-2 CoLA MRPC RTE QNLI MNLI)
+#           GLUE, DATA_BIN, SIZES    see prepare_glue.sh
+#           PREPARE   options of `fairseq-scl prepare`, such as --partial for files
+#                     with missing rows
 set -euo pipefail
-ENCODER=${ENCODER:?name an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 export TASKS=${TASKS:-SST-2 CoLA MRPC RTE QNLI MNLI}
 read -ra prepare <<<"${PREPARE:-}"

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Table 5 of Gunel et al. (2021): 100 labelled examples and their back-translations at
-# temperature T, three of each; and how far these are from their sources.
+# Table 5 of Gunel et al. (2021): 100 labeled examples, each with three back-translations
+# sampled at temperature T; and the distance of these from their sources.
 #
 # Usage:  ENCODER=encoders/roberta.large FORWARD=mt/en-de BACKWARD=mt/de-en \
 #           scripts/table5.sh [OPTION...]
-#         the options go to `fairseq-scl run`; started again, it goes on:
-#           --only 'temperature=original|0.3,lambda=0.9,tau=0.3'   two columns, no grid
+#         options are passed to `fairseq-scl run`; rerun to resume:
+#           --only 'temperature=original|0.3,lambda=0.9,tau=0.3'   two columns, one point
 #           --precision bf16              fp16 on GPUs before Ampere
-#           --smoke                       the whole path in minutes
+#           --smoke                       test the whole path in minutes
 #           --dry-run                     print the commands
 # Writes: DATA_BIN (data folders), AUGMENTED (back-translations) and outputs/table5.
-# Hardware and cost: GPUs of 16 GB, all that there are or CUDA_VISIBLE_DEVICES=0,1; Slurm
-#         as docs/slurm.md. 3,750 runs with the grid, 300 with one point.
+# Hardware and cost: GPUs with 16 GB: all of them, or CUDA_VISIBLE_DEVICES=0,1; for
+#         Slurm see docs/slurm.md. 3,750 runs with the grid, 300 with one point.
 # Expected: the paper's SST-2 at T = 0.3: 92.0 ± 1.3 (CE), 92.6 ± 0.9 (CE+SCL).
 #
-# Settings: ENCODER             encoder folder, as table4.sh
-#           FORWARD, BACKWARD   translation models and more, as backtranslate.sh
-#           AUGMENTED           where back-translations go (default: data-bin/augmented)
-#           TASKS               which of its tasks (default: SST-2 QNLI MNLI)
-#           GLUE, DATA_BIN, PREPARE   as table4.sh; SAMPLES as backtranslate.sh
+# Settings: ENCODER             encoder folder, see table4.sh
+#           FORWARD, BACKWARD   translation models, see backtranslate.sh
+#           AUGMENTED           back-translations (default: data-bin/augmented)
+#           TASKS               tasks to run (default: SST-2 QNLI MNLI)
+#           GLUE, DATA_BIN, PREPARE   see table4.sh; SAMPLES see backtranslate.sh
 set -euo pipefail
-ENCODER=${ENCODER:?name an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 export TASKS=${TASKS:-SST-2 QNLI MNLI} SIZES=${SIZES:-100}
 export AUGMENTED=${AUGMENTED:-data-bin/augmented}

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Table 7 of Gunel et al. (2021): SST-2 models, fine-tuned further on 20 examples a class
-# of Amazon-2 and Yelp-2. Each loss goes on from the SST-2 model of the same loss.
+# Table 7 of Gunel et al. (2021): SST-2 models are fine-tuned further on 20 examples per
+# class of Amazon-2 and Yelp-2. Each loss starts from the SST-2 model of the same loss.
 #
 # Usage:  ENCODER=encoders/roberta.large scripts/table7.sh [OPTION...]
-#         the options go to `fairseq-scl run table7`, see table4.sh
-# Writes: outputs/table2 (the SST-2 runs, if they are missing), outputs/models (the best of
-#         each loss), DATA_BIN and outputs/table7.
-# Hardware and cost: GPUs of 16 GB, see table4.sh. 20 full SST-2 runs whose checkpoints are
-#         kept (1.4 GB each for RoBERTa-Large), then 500 short runs, 40 with one point.
+#         options are passed to `fairseq-scl run table7`, see table4.sh
+# Writes: outputs/table2-sst2 (the SST-2 runs if they are missing), outputs/models (the
+#         best model of each loss), DATA_BIN and outputs/table7.
+# Hardware and cost: GPUs with 16 GB, see table4.sh. 20 full SST-2 runs that keep their
+#         checkpoints (1.4 GB each for RoBERTa-Large), then 500 short runs, 40 with one
+#         point of the grid.
 # Expected: the paper's Amazon-2: 87.4 ± 6.4 (CE), 90.3 ± 0.6 (CE+SCL).
 #
-# Settings: ENCODER, GLUE, DATA_BIN, PREPARE as table4.sh; REVIEWS, folder of the reviews;
+# Settings: ENCODER, GLUE, DATA_BIN, PREPARE: see table4.sh; REVIEWS, folder of the reviews;
 #           SST2, options of `fairseq-scl run table2` (default: λ 0.9, τ 0.3)
 set -euo pipefail
-ENCODER=${ENCODER:?name an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 REVIEWS=${REVIEWS:-data-bin/reviews}
 read -ra prepare <<<"${PREPARE:-}"

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Trains a translation model with fairseq on your own parallel corpus and measures it.
+# Trains a translation model with fairseq on your own parallel corpus and measures BLEU.
 #
 # Usage:  CORPUS=multi30k SRC=en TGT=de TO=models/en-de scripts/train_translation.sh \
-#           [OPTION of fairseq-train...]     started again, it goes on; a larger UPDATES
-#         trains on. CORPUS holds train.en train.de and so on, plain or gzip.
+#           [OPTION of fairseq-train...]     rerun to resume, also with more UPDATES.
+#         CORPUS holds train.en, train.de and so on, plain or gzipped.
 # Writes: TO (model.pt, dict.en.txt, dict.de.txt, spm.model, bleu.json) and TO.work.
-# Cost:   2,000 updates on 29,000 captions: BLEU 34.9 (en-de), 36.8 (de-en) on their test
-#         set; 75 updates a minute on a core.
+# Cost:   75 updates per minute on one core. After 2,000 updates on 29,000 captions, BLEU on
+#         their test set is 34.9 (en-de) and 36.8 (de-en).
 # Settings: CORPUS, SRC, TGT, TO; TRAIN, VALID, TEST: names of the splits; UPDATES (3200);
-#           PIECES (6000), size of the vocabulary; DIM (256), FFN (512), LAYERS (3),
+#           PIECES (6000), vocabulary size; DIM (256), FFN (512), LAYERS (3),
 #           HEADS (4); LR (1.5e-3); WARMUP (400); MAX_TOKENS (1200); DROPOUT (0.15); EVERY
-#           (150), updates between checkpoints, of which the last AVERAGE (5) are averaged;
+#           (150), updates between checkpoints; AVERAGE (5), last checkpoints to average;
 #           BEAM (5), for BLEU; SEED (1)
 set -euo pipefail
-SRC=${SRC:?name the source language} TGT=${TGT:?name the target language}
-CORPUS=${CORPUS:?name the folder of the corpus} TO=${TO:?name the folder to write}
+SRC=${SRC:?set it to the source language} TGT=${TGT:?set it to the target language}
+CORPUS=${CORPUS:?set it to the folder of the corpus} TO=${TO:?set it to the output folder}
 corpus=(--from "$CORPUS" --source "$SRC" --target "$TGT" --test "${TEST:-test}")
 text=$TO.work/text data=$TO.work/data saved=$TO.work/checkpoints dim=${DIM:-256}
 ffn=${FFN:-512} layers=${LAYERS:-3} heads=${HEADS:-4} every=${EVERY:-150}

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Trains a German-English model on WMT'18 by the recipe of Edunov et al. (2018), as
-# fairseq's examples/backtranslation gives it (step 2): none was ever published.
+# Trains a German-English model on WMT'18 with the recipe of Edunov et al. (2018), as in
+# step 2 of fairseq's examples/backtranslation. No such model was ever published.
 #
 # Usage:  CORPUS=wmt18 TO=models/wmt18.de-en scripts/train_wmt18_de_en.sh [OPTION...]
-#         (of fairseq-train; started again, it goes on). CORPUS holds train.de train.en:
-#         Europarl v7, Common Crawl, News Commentary v13 and Rapid 2016 joined, from
+#         options are passed to fairseq-train; rerun to resume. CORPUS holds train.de, train.en:
+#         Europarl v7, Common Crawl, News Commentary v13 and Rapid 2016, concatenated, from
 #         https://www.statmt.org/wmt18/translation-task.html; test.de test.en: newstest2017
 # Writes: TO (model.pt, dict.de.txt, dict.en.txt, bpecodes, bleu.json) and TO.work.
-# Cost:   made for 8 GPUs of 16 GB. Expected: BLEU 34.9 on newstest2017 (fairseq's page).
-# Settings: CORPUS, TO; MERGES (32000); JOBS (4), cores for text; GPUS (1), of this
-#           machine; UPDATE_FREQ (128 / GPUS); PRECISION (--fp16), empty without a GPU
+# Cost:   written for 8 GPUs with 16 GB. Expected: BLEU 34.9 on newstest2017 (fairseq's page).
+# Settings: CORPUS, TO; MERGES (32000); JOBS (4), cores for preprocessing; GPUS (1) on
+#           this machine; UPDATE_FREQ (128 / GPUS); PRECISION (--fp16), empty without a GPU
 set -euo pipefail
-CORPUS=${CORPUS:?name the folder of the corpus} TO=${TO:?name the folder to write}
-for name in {train,test}.{de,en}; do : <"$CORPUS/$name"; done # ends where one is missing
+CORPUS=${CORPUS:?set it to the folder of the corpus} TO=${TO:?set it to the output folder}
+for name in {train,test}.{de,en}; do : <"$CORPUS/$name"; done # fails if one is missing
 text=$TO.work/text data=$TO.work/data saved=$TO.work/checkpoints codes=$TO.work/bpecodes
 GPUS=${GPUS:-1} && read -ra precision <<<"${PRECISION---fp16}"
 step() { [[ -e $1 ]] || { "${@:2}" >"$1.new" && mv "$1.new" "$1"; }; }

@@ -161,6 +161,6 @@ def test_table6_shows_sentences_and_their_noise(tmp_path, augmented):
 def test_a_missing_encoder_is_named(tmp_path, script):
     done = run(script, tmp_path, ENCODER="")
     assert done.returncode != 0
-    assert "ENCODER: name an encoder folder" in done.stderr
+    assert "ENCODER: set it to an encoder folder" in done.stderr
     done = run(script, tmp_path, ENCODER="nowhere")
-    assert "'nowhere', which holds no dict.txt" in done.stderr
+    assert "'nowhere', which has no dict.txt" in done.stderr
