@@ -2,6 +2,6 @@
 
 Which versions fit together (``versions``); loading checkpoints without running code
 (``checkpoints``); one sentence where the input is at fault (``input_errors``); and what
-is changed in fairseq itself, one fault per file (``patches``). Nothing here imports
+is changed in fairseq itself (``patches``). Nothing here imports
 fairseq at import time, so that ``fairseq-scl doctor`` works where fairseq does not.
 """

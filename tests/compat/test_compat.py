@@ -287,8 +287,9 @@ def test_starting_over_beside_a_last_checkpoint_is_warned_of(tmp_path, caplog, t
         **{"reset_dataloader": True, "optimizer_overrides": "{}"},
         **{"save_dir": str(tmp_path), "reset_meters": True},
     )
+    trainer = SimpleNamespace(checkpoint_suffix="", data_parallel_world_size=1)
     with pytest.raises(AttributeError, match="load_checkpoint"):  # of the trainer
-        checkpoint_utils.load_checkpoint(cfg, SimpleNamespace(checkpoint_suffix=""))
+        checkpoint_utils.load_checkpoint(cfg, trainer)
     assert ("--finetune-from-model" in caplog.text) == there
 
 

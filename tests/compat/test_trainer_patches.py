@@ -11,7 +11,7 @@ from fairseq.optim.adam import Adam
 from fairseq.trainer import Trainer
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
-from fairseq_scl.compat.patches.wrapping import wrap
+from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 from fairseq_scl.optim.fused_adam import FusedAdam
 from helpers.training import command_line, make_data, toy_model, train_fast

@@ -1,31 +1,10 @@
-"""Changes to fairseq itself. One fault per file, each with an ``apply`` function."""
+"""Changes to fairseq itself: each file names its faults and has ``apply``."""
 
-from fairseq_scl.compat.patches import (
-    amp_unscaling,
-    bf16_without_tpu,
-    checkpoint_loading,
-    classifier_ddp,
-    dummy_batches,
-    inference_fast_path,
-    missing_restore_file,
-    out_of_memory,
-    restoring_workers,
-    whole_help,
-)
+import importlib
+import pkgutil
 
 
 def patch_fairseq() -> None:
-    """Apply every patch; a second call changes nothing."""
-    for patch in (
-        amp_unscaling,
-        bf16_without_tpu,
-        checkpoint_loading,
-        classifier_ddp,
-        dummy_batches,
-        inference_fast_path,
-        missing_restore_file,
-        out_of_memory,
-        restoring_workers,
-        whole_help,
-    ):
-        patch.apply()
+    """Apply the patches of every file in this folder; a second call changes nothing."""
+    for file in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{file.name}").apply()

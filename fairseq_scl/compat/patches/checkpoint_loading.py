@@ -6,43 +6,41 @@ They also fail on PyTorch 2.6 and later. Covers ``--restore-file``, ``--path``,
 """
 
 import argparse
-import functools
 from typing import Any
 
 from fairseq_scl.compat.checkpoints import load_checkpoint, load_error
 from fairseq_scl.compat.input_errors import exit_on_input_error
+from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 
 
 def apply() -> None:
     """Let fairseq see what :func:`load_checkpoint` returns, and nothing else."""
     from fairseq import checkpoint_utils
+
+    wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_to_cpu)
+
+
+def _load_checkpoint_to_cpu(
+    _: Any,
+    path: str,
+    arg_overrides: dict[str, Any] | None = None,
+    load_on_all_ranks: bool = False,
+) -> Any:
+    from fairseq import checkpoint_utils
     from fairseq.file_io import PathManager
 
-    original = checkpoint_utils.load_checkpoint_to_cpu
-    if getattr(original, "explains", False):
-        return
-
-    @functools.wraps(original)
-    def load_checkpoint_to_cpu(
-        path: str,
-        arg_overrides: dict[str, Any] | None = None,
-        load_on_all_ranks: bool = False,
-    ) -> Any:
-        with exit_on_input_error():
-            state = load_checkpoint(PathManager.get_local_path(path))
-            try:
-                if state.get("cfg") is not None:
-                    state["cfg"] = _omegaconf(state["cfg"], arg_overrides or {})
-                state = checkpoint_utils._upgrade_state_dict(state)
-            except Exception as error:  # what it lacks shows in nearly any way
-                raise InputError(load_error(path, error)) from None
-        # Published checkpoints lack the key, and a criterion that learns asks for it.
-        state.setdefault("criterion", None)
-        return state
-
-    load_checkpoint_to_cpu.explains = True  # type: ignore[attr-defined]
-    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    with exit_on_input_error():
+        state = load_checkpoint(PathManager.get_local_path(path))
+        try:
+            if state.get("cfg") is not None:
+                state["cfg"] = _omegaconf(state["cfg"], arg_overrides or {})
+            state = checkpoint_utils._upgrade_state_dict(state)
+        except Exception as error:  # what it lacks shows in nearly any way
+            raise InputError(load_error(path, error)) from None
+    # Published checkpoints lack the key, and a criterion that learns asks for it.
+    state.setdefault("criterion", None)
+    return state
 
 
 def _omegaconf(cfg: dict[str, Any], overrides: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from fairseq_scl.compat.patches.wrapping import wrap
+from fairseq_scl.compat.wrapping import wrap
 
 logger = logging.getLogger(__name__)
 

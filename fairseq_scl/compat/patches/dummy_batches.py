@@ -8,7 +8,7 @@ lacks what the task adds to training examples. Present in every version of fairs
 
 from typing import Any
 
-from fairseq_scl.compat.patches.wrapping import wrap
+from fairseq_scl.compat.wrapping import wrap
 
 
 def apply() -> None:

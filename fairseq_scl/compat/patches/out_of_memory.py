@@ -8,7 +8,7 @@ version of fairseq.
 from typing import Any
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.compat.patches.wrapping import wrap
+from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 
 # Of CUDA, and of PyTorch's allocator on the CPU on Linux and on Windows.

@@ -1,7 +1,11 @@
-"""Fault: where the file to start from is missing, fairseq uses random weights.
+"""Faults of the file to start from: ``--restore-file`` and ``--finetune-from-model``.
 
-The same where ``--restore-file`` or ``--finetune-from-model`` is a folder. fairseq says
-so in one line of its log. Present in every version of fairseq.
+Where it is missing, or a folder, fairseq uses random weights and says so in one line of
+its log. Present in every version of fairseq.
+
+Several workers cannot restore a checkpoint on PyTorch 2.6 and later: the first worker
+broadcasts what it read as a pickle of its own, which the others refuse to load. May go
+with a fairseq whose ``broadcast_object`` works there.
 """
 
 import logging
@@ -9,14 +13,14 @@ import os
 from typing import Any
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.compat.patches.wrapping import wrap
+from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 
 def apply() -> None:
-    """Refuse a ``--restore-file`` or ``--finetune-from-model`` that is not a file."""
+    """Refuse what is not a file; have each worker read it, with the allow-list."""
     from fairseq import checkpoint_utils
 
     wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
@@ -43,4 +47,7 @@ def _load_checkpoint(original: Any, cfg: Any, trainer: Any, **kwargs: Any) -> An
             "--finetune-from-model instead of --restore-file and --reset-*",
             *(path, last),
         )
+    if trainer.data_parallel_world_size > 1:
+        # All workers can see the file: fairseq looks for it on each.
+        trainer.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
     return original(cfg, trainer, **kwargs)
