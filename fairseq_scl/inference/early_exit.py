@@ -16,13 +16,12 @@ from torch import Tensor
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import Classifier
 from fairseq_scl.inference.predict import batches, probabilities
-from fairseq_scl.packing.encoder import (
-    LENGTHS,
+from fairseq_scl.packing.encoder import LENGTHS, unsupported
+from fairseq_scl.packing.layers import (
     dropout_noise,
     embed,
     keys_and_values,
     layer_rows,
-    unsupported,
 )
 from fairseq_scl.packing.layout import Layout
 

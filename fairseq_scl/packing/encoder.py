@@ -10,21 +10,19 @@ what it computes from hidden states: see :class:`ReadsStates`.
 """
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from fairseq.models.roberta.model import RobertaEncoder, RobertaModel
 from fairseq.models.transformer import TransformerEncoder
 from fairseq.modules import LearnedPositionalEmbedding
-from fairseq.modules.gelu import gelu as fairseq_gelu
 from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.packing.attention import attention
-from fairseq_scl.packing.layout import CpuDropout, Layout
+from fairseq_scl.packing.layers import hidden_states
+from fairseq_scl.packing.layout import Layout
 
 LENGTHS = "packed_lengths"
 
@@ -122,7 +120,11 @@ def unsupported(model: nn.Module) -> str | None:
         (getattr(args, "offload_activations", False), "--offload-activations"),
         (getattr(args, "adaptive_input", False), "--adaptive-input"),
         (encoder.layer_norm is not None, "--encoder-normalize-before"),
-        (_pruned(args), "--mha-heads-to-keep and --ffn-blocks-to-remove"),
+        (
+            getattr(args, "mha_heads_to_keep", -1) != -1
+            or getattr(args, "ffn_blocks_to_remove", -1) != -1,
+            "--mha-heads-to-keep and --ffn-blocks-to-remove",
+        ),
         (
             any(getattr(layer.self_attn, "use_xformers", False) for layer in layers),
             "--encoder-xformers-att-config",
@@ -149,15 +151,8 @@ def _can_pack(kind: type[RobertaModel]) -> bool:
     return owner.forward in forwards or "packed_forward" in vars(owner)
 
 
-def _pruned(args: Any) -> bool:
-    return (
-        getattr(args, "mha_heads_to_keep", -1) != -1
-        or getattr(args, "ffn_blocks_to_remove", -1) != -1
-    )
-
-
 def _is_plain(layer: nn.Module) -> bool:
-    """Tell whether a layer computes what ``_layer`` does: no wrapper, no override."""
+    """Tell whether a layer is fairseq's own: no wrapper, no override."""
     own = type(layer).forward is TransformerEncoderLayerBase.forward
     return own and "forward" not in vars(layer)
 
@@ -190,7 +185,7 @@ def _forward(
 
     def states(layers: Collection[int] = (), mean: bool = False) -> list[Tensor]:
         encoder = self.encoder.sentence_encoder
-        found = _encode(encoder, src_tokens, layout, layers, mean)
+        found = hidden_states(encoder, src_tokens, layout, layers, mean)
         return [state.index_select(0, layout.back) for state in found]
 
     if hasattr(self, "packed_forward"):
@@ -214,136 +209,3 @@ def right_padded_lengths(tokens: Tensor, pad: int) -> list[int] | None:
         return None
     found: list[int] = lengths.tolist()
     return found if min(found) > 0 else None
-
-
-def _encode(
-    encoder: Any, tokens: Tensor, layout: Layout, exits: Collection[int], mean: bool
-) -> list[Tensor]:
-    """Return the hidden states at ``<s>`` after some layers, the last among them.
-
-    Args:
-        encoder: fairseq's transformer encoder.
-        tokens: ``(B, T)``.
-        layout: of the batch.
-        exits: the layers besides the last, counted from 1.
-        mean: of these layers return the mean over the tokens instead.
-
-    Returns:
-        ``(B, D)`` for each, in the layout's order.
-    """
-    noise = dropout_noise(tokens)
-    x = embed(encoder, tokens, layout, noise)
-    starts, states = layout.starts[:-1], []
-    layers = list(encoder.layers)  # LayerDrop leaves layers out here
-    for number, layer in enumerate(layers[:-1], start=1):
-        x = layer_rows(layer, x, None, layout, noise)
-        if number in exits:
-            states.append(layout.means(x) if mean else x.index_select(0, starts))
-    first = x.index_select(0, starts)
-    if layers:
-        last = layers[-1]
-        first = layer_rows(last, first, keys_and_values(last, x), layout, noise)
-    return [*states, first]
-
-
-def dropout_noise(tokens: Tensor) -> CpuDropout | None:
-    """Return the source of dropout masks for a batch, ``None`` for PyTorch's own."""
-    on_cpu = tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return CpuDropout() if on_cpu else None
-
-
-def embed(
-    encoder: Any, tokens: Tensor, layout: Layout, noise: CpuDropout | None
-) -> Tensor:
-    """Return what the first layer reads: ``(N, D)``, one row per token."""
-    x = encoder.embed_tokens(tokens.flatten().index_select(0, layout.index))
-    if encoder.embed_scale != 1:
-        x = x * encoder.embed_scale
-    if encoder.embed_positions is not None:
-        table = encoder.embed_positions
-        offset = 0 if table.padding_idx is None else table.padding_idx + 1
-        x = x + F.embedding(layout.positions + offset, table.weight)
-    if encoder.layernorm_embedding is not None:
-        x = encoder.layernorm_embedding(x)
-    return _dropout(encoder.dropout_module, x, noise)
-
-
-def keys_and_values(layer: Any, x: Tensor) -> Sequence[Tensor]:
-    """Project all rows ``(N, D)`` to the keys and values of a layer."""
-    return _project((layer.self_attn.k_proj, layer.self_attn.v_proj), x)
-
-
-def _project(projections: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
-    """Apply linear layers to the same rows: on a GPU as one product, not several.
-
-    There a kernel's launch can cost more than its work. On a CPU weights would be
-    copied for nothing, and the last bits of recorded results would change.
-    """
-    if not _on_gpu(x):
-        return [projection(x) for projection in projections]
-    weight = torch.cat([projection.weight for projection in projections])
-    biases = [projection.bias for projection in projections]
-    bias = None if biases[0] is None else torch.cat(biases)
-    return F.linear(x, weight, bias).chunk(len(projections), dim=1)
-
-
-def layer_rows(
-    layer: Any,
-    rows: Tensor,
-    known: Sequence[Tensor] | None,
-    layout: Layout,
-    noise: CpuDropout | None,
-) -> Tensor:
-    """Compute one layer for some rows, which attend to those of the whole batch.
-
-    Args:
-        layer: fairseq's encoder layer.
-        rows: all rows ``(N, D)``, or that of each sentence at ``<s>``, ``(B, D)``.
-        known: keys and values of all rows; ``None`` if ``rows`` are all rows.
-        layout: of all rows.
-        noise: see :func:`dropout_noise`.
-
-    Returns:
-        of the shape of ``rows``.
-    """
-    attn = layer.self_attn
-    if known is None:
-        key, value, query = _project((attn.k_proj, attn.v_proj, attn.q_proj), rows)
-    else:
-        (key, value), query = known, attn.q_proj(rows)
-    p = _probability(attn.dropout_module)
-    y = attention(query, key, value, attn.num_heads, layout, p, noise)
-    y = _dropout(layer.dropout_module, attn.out_proj(y), noise)
-    rows = layer.self_attn_layer_norm(rows + y)
-    y = _activation(layer, layer.fc1(rows))
-    y = layer.fc2(_dropout(layer.activation_dropout_module, y, noise))
-    y = _dropout(layer.dropout_module, y, noise)
-    output: Tensor = layer.final_layer_norm(rows + y)
-    return output
-
-
-def _activation(layer: Any, x: Tensor) -> Tensor:
-    """Apply a layer's activation; gelu on a GPU without copies in float32.
-
-    PyTorch's kernel computes in float32 itself: the result is the same.
-    """
-    if layer.activation_fn is fairseq_gelu and _on_gpu(x):
-        return F.gelu(x)
-    output: Tensor = layer.activation_fn(x)
-    return output
-
-
-def _on_gpu(x: Tensor) -> bool:
-    return x.device.type != "cpu"
-
-
-def _dropout(module: Any, x: Tensor, noise: CpuDropout | None) -> Tensor:
-    p = _probability(module)
-    if p == 0:
-        return x
-    return F.dropout(x, p) if noise is None else noise(x, p)
-
-
-def _probability(module: Any) -> float:
-    active = module.training or module.apply_during_inference
-    return float(module.p) if active else 0.0

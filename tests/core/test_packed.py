@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from fairseq_scl.packing import encoder as packed
+from fairseq_scl.packing import layers
 from fairseq_scl.packing.attention import attention
 from fairseq_scl.packing.encoder import LENGTHS, is_packed, pack, right_padded_lengths
 from fairseq_scl.packing.layout import CpuDropout, Layout
@@ -67,7 +68,7 @@ def test_any_lengths_agree(data, lengths):
 @pytest.mark.parametrize("case", LENGTH_CASES)
 def test_attention_on_padded_rows_gives_the_same(data, case, monkeypatch):
     """What runs on a GPU in single precision, and under autocast."""
-    monkeypatch.setattr(packed, "CpuDropout", lambda: None)
+    monkeypatch.setattr(layers, "CpuDropout", lambda: None)
     both(build(data), LENGTH_CASES[case])
 
 

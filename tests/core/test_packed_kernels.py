@@ -10,8 +10,8 @@ import transformers
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode, probabilities
 from fairseq_scl.packing import attention as packed_attention
-from fairseq_scl.packing import encoder as packed
 from fairseq_scl.packing import kernel
+from fairseq_scl.packing import layers as packed
 from fairseq_scl.packing.encoder import LENGTHS, pack
 from fairseq_scl.packing.kernel import HALF, find_problem, has_kernel
 from fairseq_scl.packing.layout import Layout
