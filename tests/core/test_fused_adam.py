@@ -1,6 +1,7 @@
 """``--optimizer fused_adam``: fairseq's Adam to the last digits, and its refusals."""
 
 import copy
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.optim import fused_adam
 from fairseq_scl.optim.fused_adam import (
-    FairseqFusedAdam,
-    FairseqFusedAdamConfig,
     FusedAdam,
 )
-from helpers.training import make_data, own_weights, train_fast
+from helpers.training import (
+    command_line,
+    make_data,
+    own_weights,
+    run_command,
+    start_fast,
+    train_fast,
+)
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.1}
 
@@ -167,24 +173,43 @@ def test_the_number_of_kernels_does_not_grow_with_that_of_parameters(dtype):
     assert counts[0] == counts[1] <= 12
 
 
+def train_and_count(argv):
+    """Train, and print how many parameters each call of PyTorch's kernel updated."""
+    counts, kernel = [], fused_adam.adamw
+
+    def counted(values, *arguments, **settings):
+        assert settings["fused"]
+        counts.append(len(values))
+        kernel(values, *arguments, **settings)
+
+    fused_adam.adamw = counted
+    run_command("fairseq_cli.train", argv)
+    sys.stdout.write(f"updated: {' '.join(map(str, counts))}\n")
+
+
 def trained_with(optimizer, data, folder, *flags):
+    """Train for 6 updates; return the checkpoint and what the fused kernel did."""
     more = ["--optimizer", optimizer, "--save-dir", folder, "--max-update", "6", *flags]
-    done = train_fast([data, *more])
+    done = start_fast(train_and_count, command_line([data, *more])).wait()
     assert done.returncode == 0, done.stderr
-    return load_checkpoint(folder / "checkpoint_last.pt")
+    counts = [int(word) for word in done.stdout.split("updated:")[1].split()]
+    return load_checkpoint(folder / "checkpoint_last.pt"), counts
 
 
 def test_trains_from_the_command_line_as_adam_does(tmp_path):
     data = make_data(tmp_path / "data")
-    ours, theirs = (
+    (ours, counts), (theirs, none) = (
         trained_with(name, data, tmp_path / name) for name in ("fused_adam", "adam")
     )
+    assert none == []
+    states = ours["last_optimizer_state"]["state"]
+    assert counts == [len(states)] * 6
     last = ours["optimizer_history"][-1]
     assert last["optimizer_name"] == "FairseqFusedAdam"
-    assert last["num_updates"] == 6
-    for number, own in ours["last_optimizer_state"]["state"].items():
+    for number, own in states.items():
         other = theirs["last_optimizer_state"]["state"][number]
         assert own["step"] == other["step"] == 6
+        assert own["exp_avg"].any() or not other["exp_avg"].any()
         torch.testing.assert_close(
             own["exp_avg"], other["exp_avg"], rtol=1e-3, atol=1e-5
         )
@@ -196,19 +221,16 @@ def test_trains_from_the_command_line_as_adam_does(tmp_path):
 
 def test_trains_in_half_precision_from_the_command_line(tmp_path):
     data = make_data(tmp_path / "data")
-    found = trained_with(
+    found, counts = trained_with(
         "fused_adam", data, tmp_path / "out", "--memory-efficient-bf16"
     )
+    states = found["last_optimizer_state"]["state"]
+    assert counts == [len(states)] * 6
     for name, weight in found["model"].items():  # fairseq saves them in float32
         assert torch.equal(weight, weight.bfloat16().float()), name
-    for state in found["last_optimizer_state"]["state"].values():
+    for state in states.values():
         assert state["step"] == 6
         assert state["exp_avg"].dtype == torch.float32
-
-
-def test_the_registered_optimizer_is_the_fused_one():
-    cfg = FairseqFusedAdamConfig(lr=[0.01], adam_betas="(0.9, 0.98)", tpu=False)
-    assert type(FairseqFusedAdam(cfg, parameters()).optimizer) is FusedAdam
 
 
 def test_refuses_what_it_cannot_do(tmp_path):
