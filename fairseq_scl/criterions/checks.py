@@ -1,28 +1,19 @@
 """Checks of the criterion's settings."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
+from fairseq_scl.criterions.protocol import require_task
 from fairseq_scl.errors import InputError
+from fairseq_scl.input_format import label_names
 from fairseq_scl.models.features import FEATURES
 
-
-def check_gather(cfg: Any, task: Any) -> None:
-    """Refuse ``--gather-features`` where the task does not mark what to ignore.
-
-    Raises:
-        InputError: names the task.
-    """
-    if getattr(cfg, "gather_features", False) and not getattr(
-        task, "marks_ignored_batches", False
-    ):
-        raise InputError(
-            "--gather-features needs --task sentence_prediction_scl, which tells "
-            f"real batches from filled-in ones, not {type(task).__name__}"
-        )
+logger = logging.getLogger(__name__)
 
 
-def check_settings(cfg: Any) -> None:
-    """Refuse values of the contrastive term that cannot be.
+def check_settings(cfg: Any, task: Any) -> None:
+    """Refuse values of the contrastive term that cannot be; warn of an idle head.
 
     Raises:
         InputError: names flag, value and what is allowed.
@@ -33,52 +24,41 @@ def check_settings(cfg: Any) -> None:
         raise InputError(
             f"--scl-temperature is {cfg.scl_temperature}: it must be above 0"
         )
-    for flag, value, allowed in (
-        ("--scl-features", cfg.scl_features, FEATURES),
-        ("--scl-reduction", cfg.scl_reduction, ("mean", "paper")),
-    ):
-        if str(value) not in allowed:
-            raise InputError(
-                f"{flag} is {value!r}: it must be one of {', '.join(allowed)}"
-            )
+    check_choice(cfg, "scl_features", FEATURES)
+    check_choice(cfg, "scl_reduction", ("mean", "paper"))
     if cfg.regression_target:
         raise InputError(
             "--regression-target does not go with sentence_prediction_scl: the "
             "contrastive term needs classes, use --criterion sentence_prediction"
         )
+    if cfg.gather_features:
+        require_task("--gather-features", task)
+    if cfg.scl_lambda == 1 and cfg.scl_features == "cls":
+        logger.warning(
+            "--scl-lambda 1 with --scl-features cls gives the classification head no "
+            "gradient: it keeps its random weights and accuracy stays at chance"
+        )
+    names = label_names(task.label_dictionary.symbols)
+    if len(names) != task.cfg.num_classes:
+        raise InputError(
+            f"--num-classes is {task.cfg.num_classes}, but "
+            f"{Path(task.cfg.data, 'label', 'dict.txt')} has {len(names)} labels: "
+            f"{', '.join(names[:10])}"
+        )
 
 
-def check_views(cfg: Any, task: Any, criterion: type, allowed: type) -> None:
-    """Refuse ``--scl-views`` where nothing would give views, or take them.
+def check_choice(cfg: Any, name: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a setting that is none of a few words.
 
-    Args:
-        cfg: the criterion's settings.
-        task: the task.
-        criterion: the criterion's class.
-        allowed: the class that takes views, without its subclasses.
+    fairseq's own ``ChoiceEnum`` refuses with a page of usage, under Hydra with a
+    traceback.
 
     Raises:
-        InputError: names the option that does not go with it.
+        InputError: names flag, value and what is allowed.
     """
-    if not getattr(cfg, "scl_views", False):
-        return
-    if criterion is not allowed:
+    value = str(getattr(cfg, name))
+    if value not in allowed:
         raise InputError(
-            "--scl-views goes with --criterion sentence_prediction_scl alone, not with "
-            f"{criterion.__name__}"
-        )
-    if not hasattr(task, "takes_views"):
-        raise InputError(
-            "--scl-views needs --task sentence_prediction_scl, which loads the views, "
-            f"not {type(task).__name__}"
-        )
-    if getattr(cfg, "gather_features", False):
-        raise InputError(
-            "--gather-features does not go with --scl-views: each worker contrasts the "
-            "views of its own examples"
-        )
-    if task.cfg.chunk:
-        raise InputError(
-            f"--chunk {task.cfg.chunk} does not go with --scl-views, whose batches are "
-            "computed in one pass"
+            f"--{name.replace('_', '-')} is {value!r}: it must be one of "
+            f"{', '.join(allowed)}"
         )

@@ -8,8 +8,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fairseq_scl.errors import InputError
-
 logger = logging.getLogger(__name__)
 
 
@@ -42,19 +40,6 @@ class LearnsParameters:
             return None
         parent: Any = super()
         return parent.load_state_dict(state_dict or {}, *args, **kwargs)
-
-
-def check_own_task(criterion: str, task: Any) -> None:
-    """Refuse a task that does not tell a criterion what it has to know.
-
-    Raises:
-        InputError: names both.
-    """
-    if not getattr(task, "marks_ignored_batches", False):
-        raise InputError(
-            f"--criterion {criterion} needs --task sentence_prediction_scl, not "
-            f"{type(task).__name__}"
-        )
 
 
 def _words(shapes: Mapping[str, Any]) -> str:

@@ -1,6 +1,10 @@
-"""Cross-entropy with a supervised contrastive term: Eq. 1 of Gunel et al. (2021)."""
+"""Cross-entropy with a supervised contrastive term: Eq. 1 of Gunel et al. (2021).
 
-import logging
+A criterion of your own may subclass this one: override ``model_outputs`` to read more
+of the model, ``contrastive_term`` to change Eq. 3, ``loss_of_outputs`` to add terms,
+``before_update`` to prepare a step (see :mod:`fairseq_scl.criterions.protocol`).
+"""
+
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,20 +18,16 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.criterions.checks import check_gather, check_settings, check_views
-from fairseq_scl.criterions.views import views_sum
-from fairseq_scl.large_batch.gather import IGNORED, data_parallel_group, gather_features
+from fairseq_scl.criterions.checks import check_settings
+from fairseq_scl.criterions.precomputed import PrecomputedLogits
+from fairseq_scl.criterions.self_supervised import check_views, loss_with_views
+from fairseq_scl.large_batch.gather import contrastive_batch
 from fairseq_scl.losses import (
     supervised_contrastive_floor,
     supervised_contrastive_loss,
 )
-from fairseq_scl.losses.shared import at_least_float32
 from fairseq_scl.losses.tiles import classes_and_positives
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
-from fairseq_scl.tasks.checks import check_class_count
-from fairseq_scl.tasks.views import WITH_VIEWS
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,7 +48,6 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
             "gives more weight to the examples that are hardest to separate"
         },
     )
-    # Not ChoiceEnum: its refusal is a page of usage, and a traceback under Hydra.
     scl_features: str = field(
         default="cls",
         metadata={
@@ -81,20 +80,6 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
     )
 
 
-class _Answered:
-    """Stands for a model that has answered: the stock criterion asks it for logits."""
-
-    def __init__(self, model: nn.Module, logits: Tensor) -> None:
-        self.model = model
-        self.logits = logits
-
-    def __call__(self, **_: Any) -> tuple[Tensor, dict[str, Any]]:
-        return self.logits, {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-
 @register_criterion("sentence_prediction_scl", dataclass=SentencePredictionSCLConfig)
 class SentencePredictionSCLCriterion(SentencePredictionCriterion):
     """L = (1 - λ)·CE + λ·SCL, Eq. 1 of Gunel et al. (2021).
@@ -103,25 +88,23 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
     forward pass; λ = 0 is that criterion bit for bit.
     """
 
+    reads_parameters = False
+
     def __init__(self, cfg: SentencePredictionSCLConfig, task: Any) -> None:
         with exit_on_input_error():
-            check_settings(cfg)
-            check_gather(cfg, task)
-            check_views(cfg, task, type(self), SentencePredictionSCLCriterion)
-            check_class_count(task)
+            check_settings(cfg, task)
+            if cfg.scl_views:
+                check_views(cfg, task, type(self), SentencePredictionSCLCriterion)
         super().__init__(cfg, task)
         self.scl_lambda = float(cfg.scl_lambda)
         self.scl_temperature = float(cfg.scl_temperature)
         self.scl_features = str(cfg.scl_features)
         self.scl_reduction = str(cfg.scl_reduction)
-        # Settings that were made before these options do not have them.
-        self.gather_features = bool(getattr(cfg, "gather_features", False))
-        self.scl_views = bool(getattr(cfg, "scl_views", False))
-        if self.scl_lambda == 1 and self.scl_features == "cls":
-            logger.warning(
-                "--scl-lambda 1 with --scl-features cls gives the classification head "
-                "no gradient: it keeps its random weights and accuracy stays at chance"
-            )
+        self.gather_features = bool(cfg.gather_features)
+        self.scl_views = bool(cfg.scl_views)
+
+    def before_update(self, model: nn.Module, update: int) -> None:
+        """Prepare a training step; here nothing."""
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
@@ -141,140 +124,80 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
             workers); the sample size N by which fairseq divides; and sums for logging
             (``ce_loss``, ``scl_loss`` and ``scl_floor`` in nats).
         """
-        if self.scl_views and model.training and self.scl_lambda > 0:
-            outputs = self.model_outputs(model, sample[WITH_VIEWS])
-            return self.loss_with_views(model, sample, *outputs)
+        if self.scl_views and self.scl_lambda > 0 and model.training:
+            return loss_with_views(self, model, sample)
         outputs = self.model_outputs(model, sample["net_input"])
         return self.loss_of_outputs(model, sample, *outputs)
 
     def model_outputs(
         self, model: nn.Module, net_input: dict[str, Any]
     ) -> tuple[Tensor, ...]:
-        """Pass a batch through the model.
+        """Return logits ``(N, C)`` and features ``(N, D)``."""
+        logits, extra = self.forward_pass(model, net_input)
+        return logits, extra[EXTRA_KEY]
 
-        Args:
-            model: as for ``forward``.
-            net_input: ``sample["net_input"]``.
-
-        Returns:
-            logits ``(N, C)`` and classification features ``(N, D)``, in the dtype of
-            the model.
-        """
+    def forward_pass(
+        self, model: nn.Module, net_input: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the logits ``(N, C)`` and the model's ``extra`` with the features."""
         head = self.classification_head_name
         with classification_features(model, head, self.scl_features):
-            logits, extra = model(
+            output: tuple[Tensor, dict[str, Any]] = model(
                 **net_input, features_only=True, classification_head_name=head
             )
-        return logits, extra[EXTRA_KEY]
+        return output
 
     def loss_of_outputs(
         self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Compute the loss from what the model gave; the rest of ``forward``.
-
-        Args:
-            model: as for ``forward``; not called.
-            sample: the batch.
-            logits: ``(N, C)``.
-            features: ``(N, D)``.
-
-        Returns:
-            what ``forward`` returns.
-        """
+        """Return what ``forward`` does, from ``model_outputs``: Eq. 1."""
         stock = super().forward
-        ce_sum, sample_size, log = stock(_Answered(model, logits), sample)
-        labels = model.get_targets(sample, None).view(-1)  # type: ignore[operator]
-        anchors = len(labels)
-        if sample.get(IGNORED, False) and self._gathers(model):
-            anchors = 0
+        ce_sum, sample_size, log = stock(PrecomputedLogits(model, logits), sample)
+        log["ce_loss"] = ce_sum.data
         # With λ = 0 the term is logged but takes no part in the gradient.
         with torch.set_grad_enabled(self.scl_lambda > 0 and torch.is_grad_enabled()):
-            if self._gathers(model):
-                # float32: gradients of half precision would be rounded when added.
-                features, labels = gather_features(
-                    at_least_float32(features[:anchors]),
-                    labels[:anchors],
-                    data_parallel_group(),
-                )
-            scl_sum = self.contrastive_sum(model, features, labels, anchors, log)
-        log["ce_loss"] = ce_sum.data
-        log["scl_loss"] = scl_sum.data
-
+            scl_sum, size = self.contrastive_term(model, sample, features, log)
         if self.scl_lambda == 0 or self.scl_views:
             return ce_sum, sample_size, log
-        weight = len(labels) if self.scl_reduction == "paper" else 1
-        kept = self.kept(scl_sum, model, sample, log)
-        loss = (1 - self.scl_lambda) * ce_sum + self.scl_lambda * weight * kept
+        weight = size if self.scl_reduction == "paper" else 1
+        loss = (1 - self.scl_lambda) * ce_sum + self.scl_lambda * weight * scl_sum
         log["loss"] = loss.data
         return loss, sample_size, log
 
-    def loss_with_views(
-        self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
-    ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Compute the loss of ``--scl-views``: (1-λ)·CE + λ·Eq. 4.
-
-        Args:
-            model: as for ``forward``; not called.
-            sample: the batch of N examples.
-            logits: ``(3N, C)``, of which the first N count.
-            features: ``(3N, D)``: of the examples, of their first and second views.
-
-        Returns:
-            what ``forward`` returns, with Eq. 4 summed over the 2N views and halved in
-            the place of Eq. 3 (``paper``: 2N times that, so that Eq. 4 stays summed).
-        """
-        size = len(sample["target"])
-        answer = _Answered(model, logits[:size])
-        ce_sum, sample_size, log = super().forward(answer, sample)
-        scl_sum = views_sum(features[size:], self.scl_temperature, log)
-        weight = 2 * size if self.scl_reduction == "paper" else 1
-        loss = (1 - self.scl_lambda) * ce_sum + self.scl_lambda * weight * scl_sum
-        log |= {"ce_loss": ce_sum.data, "scl_loss": scl_sum.data, "loss": loss.data}
-        return loss, sample_size, log
-
-    def contrastive_sum(
+    def contrastive_term(
         self,
         model: nn.Module,
+        sample: dict[str, Any],
         features: Tensor,
-        labels: Tensor,
-        anchors: int,
         log: dict[str, Any],
-    ) -> Tensor:
-        """Sum Eq. 3 over the anchors, and log its floor; a subclass may add rows.
+    ) -> tuple[Tensor, int]:
+        """Sum Eq. 3 over the examples of this worker.
 
         Args:
-            model: as for ``forward``; not called.
-            features: ``(N, D)``, of all workers with ``--gather-features``.
-            labels: ``(N,)``.
-            anchors: n, the first rows, those of this worker.
-            log: gets ``scl_floor`` and ``scl_anchors``.
+            model: as for ``forward``.
+            sample: the batch.
+            features: ``(N, D)``.
+            log: gets ``scl_loss``, ``scl_floor`` and ``scl_anchors``.
 
         Returns:
-            a scalar.
+            a scalar, and the number of examples that were contrasted.
         """
+        # Not in validation, where workers may have different numbers of batches.
+        gathers = self.gather_features and model.training
+        rows, labels, anchors = contrastive_batch(features, sample, gathers)
+        return self.contrastive_sum(rows, labels, anchors, log), len(labels)
+
+    def contrastive_sum(
+        self, features: Tensor, labels: Tensor, anchors: int, log: dict[str, Any]
+    ) -> Tensor:
+        """Sum Eq. 3 over the first rows; log it, its floor and its anchors."""
         tau = self.scl_temperature
         scl_sum = supervised_contrastive_loss(features, labels, tau, anchors=anchors)
+        log["scl_loss"] = scl_sum.data
         log["scl_floor"] = supervised_contrastive_floor(labels, tau, anchors=anchors)
         positives = classes_and_positives(labels, anchors)[1]
         log["scl_anchors"] = positives.count_nonzero()
         return scl_sum
-
-    def kept(
-        self,
-        scl_sum: Tensor,
-        model: nn.Module,
-        sample: dict[str, Any],
-        log: dict[str, Any],
-    ) -> Tensor:
-        """Return what of the contrastive term stays in the loss: all, but in ACL."""
-        return scl_sum
-
-    def _gathers(self, model: nn.Module) -> bool:
-        """Tell whether other workers are asked: not in validation.
-
-        There they may have different numbers of batches.
-        """
-        return self.gather_features and model.training
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
@@ -285,14 +208,13 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         positive; ``n_correct`` and ``n_total``, exact counts.
         """
         SentencePredictionCriterion.reduce_metrics(logging_outputs)
-        total = _sum(logging_outputs, "nsentences")
-        if not total:
+
+        def total(key: str) -> Any:
+            return sum(log.get(key, 0) for log in logging_outputs)
+
+        if not (size := total("nsentences")):
             return
         for key in ("ce_loss", "scl_loss", "scl_floor", "scl_anchors"):
-            metrics.log_scalar(key, _sum(logging_outputs, key) / total, total, round=4)
-        metrics.log_scalar_sum("n_correct", _sum(logging_outputs, "ncorrect"))
-        metrics.log_scalar_sum("n_total", total)
-
-
-def _sum(logging_outputs: list[dict[str, Any]], key: str) -> Any:
-    return sum(log.get(key, 0) for log in logging_outputs)
+            metrics.log_scalar(key, total(key) / size, size, round=4)
+        metrics.log_scalar_sum("n_correct", total("ncorrect"))
+        metrics.log_scalar_sum("n_total", size)

@@ -9,13 +9,7 @@ from torch import Tensor
 
 from fairseq_scl.data.binarise import encoded as token_ids
 from fairseq_scl.inference.model_folder import Classifier
-from fairseq_scl.models.features import (
-    EXTRA_KEY,
-    captured_kind,
-    classification_features,
-    sentence_states,
-    states_arguments,
-)
+from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from fairseq_scl.packing.encoder import LENGTHS, pack, right_padded_lengths, unsupported
 
 
@@ -96,25 +90,19 @@ def features(
     Args:
         classifier: a loaded model folder.
         encoded: token ids, as :func:`encode` returns.
-        kind: ``cls`` or ``pooled``, as for the criterion; or ``mean``, of the final
-            states over the tokens, ``<s>`` and ``</s>`` among them.
+        kind: ``cls``, ``pooled`` or ``mean``, see
+            :func:`~fairseq_scl.models.features.classification_features`.
         max_tokens: tokens in a batch, padding included.
 
     Returns:
         ``(N, D)`` float32 on the CPU, in the order of ``encoded``.
     """
     found: dict[int, Tensor] = {}
-    pad, head = classifier.dictionary.pad(), classifier.head
+    model, head = classifier.model, classifier.head
     for rows, batch in batches(classifier, encoded, max_tokens):
-        with (
-            torch.inference_mode(),
-            classification_features(classifier.model, head, captured_kind(kind)),
-        ):
-            _, extra = classifier.model(
-                **batch, classification_head_name=head, **states_arguments(kind)
-            )
-        states = sentence_states(extra[EXTRA_KEY], batch["src_tokens"], pad)
-        found |= dict(zip(rows, states.float().cpu(), strict=True))
+        with torch.inference_mode(), classification_features(model, head, kind):
+            _, extra = model(**batch, classification_head_name=head)
+        found |= dict(zip(rows, extra[EXTRA_KEY].float().cpu(), strict=True))
     return torch.stack([found[row] for row in range(len(encoded))])
 
 

@@ -8,9 +8,8 @@ from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Key of a batch: a worker that ran out of examples computes an old batch, as fairseq
-# has it, so that the number of steps is the same on all. Its results are not to count.
-IGNORED = "ignored"
+from fairseq_scl.criterions.protocol import IGNORED
+from fairseq_scl.losses.shared import at_least_float32
 
 
 def data_parallel_group() -> Any:
@@ -19,6 +18,31 @@ def data_parallel_group() -> Any:
         return None
     group = distributed_utils.get_data_parallel_group()
     return group if dist.get_world_size(group) > 1 else None
+
+
+def contrastive_batch(
+    features: Tensor, sample: dict[str, Any], gathers: bool
+) -> tuple[Tensor, Tensor, int]:
+    """Return what is contrasted with each other: a batch, or those of all workers.
+
+    Args:
+        features: ``(N, D)`` of this worker's batch.
+        sample: the batch, with ``target`` of N elements; :data:`IGNORED` in it says
+            that this worker adds nothing.
+        gathers: whether to ask the other workers, as all have to.
+
+    Returns:
+        features ``(M, D)``, labels ``(M,)``, and how many of the first rows are this
+        worker's own, the anchors of its loss.
+    """
+    labels = sample["target"].view(-1)
+    if not gathers:
+        return features, labels, len(labels)
+    anchors = 0 if sample.get(IGNORED, False) else len(labels)
+    # float32: gradients of half precision would be rounded when added.
+    own = at_least_float32(features[:anchors])
+    rows, classes = gather_features(own, labels[:anchors], data_parallel_group())
+    return rows, classes, anchors
 
 
 def gather_features(

@@ -11,7 +11,7 @@ price is a second forward pass.
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,31 +19,9 @@ from fairseq.optim import AMPOptimizer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fairseq_scl.criterions.protocol import ContrastiveCriterion
 from fairseq_scl.errors import InputError
 from fairseq_scl.packing.encoder import LENGTHS
-
-
-@runtime_checkable
-class SplitCriterion(Protocol):
-    """A criterion that tells the pass through the model from the loss."""
-
-    def model_outputs(
-        self, model: nn.Module, net_input: dict[str, Any]
-    ) -> tuple[Tensor, ...]:
-        """Return logits ``(N, C)``, features ``(N, D)``, and what else the loss reads.
-
-        Each output has a row for each example.
-        """
-
-    def loss_of_outputs(
-        self,
-        model: nn.Module,
-        sample: dict[str, Any],
-        logits: Tensor,
-        features: Tensor,
-        *others: Tensor,
-    ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return what ``forward`` does, from the outputs of a whole batch."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +115,7 @@ def first_examples(sample: dict[str, Any], count: int) -> dict[str, Any]:
 def cached_step(
     sample: dict[str, Any],
     model: nn.Module,
-    criterion: SplitCriterion,
+    criterion: ContrastiveCriterion,
     optimizer: Any,
     size: int,
 ) -> tuple[Tensor, int, dict[str, Any]]:
@@ -195,7 +173,7 @@ def cached_step(
     return loss.detach(), sample_size, log
 
 
-def reads_parameters(criterion: Any) -> bool:
+def reads_parameters(criterion: ContrastiveCriterion) -> bool:
     """Tell whether a loss reads parameters themselves, beside the model's outputs.
 
     Raises:
@@ -207,7 +185,7 @@ def reads_parameters(criterion: Any) -> bool:
             "--chunk with parameters that the criterion learns needs --ddp-backend "
             "legacy_ddp where there are several workers"
         )
-    return bool(getattr(criterion, "reads_parameters", False))
+    return criterion.reads_parameters
 
 
 def _and_of_parameters(

@@ -20,47 +20,53 @@ def classification_features(
 
     ``logits, extra = model(..., classification_head_name=head_name)`` then carries
     ``extra["classification_features"]``: Φ of section 2, Gunel et al. (2021), of shape
-    ``(N, D)`` and in the dtype of the model, from that very pass and attached to its
-    graph. They leave the model through its output, so that DistributedDataParallel
-    sees them. Hooks are removed when the block ends, also by an exception.
+    ``(N, D)``, from that very pass and attached to its graph. They leave the model
+    through its output, so that DistributedDataParallel sees them. Hooks are removed
+    when the block ends, also by an exception.
 
     Args:
         model: a fairseq ``RobertaModel`` or subclass, bare or wrapped (data parallel).
         head_name: the classification head that the forward pass uses.
         kind: ``"cls"``, the final hidden state at ``<s>``, the head's input before its
             dropout; or ``"pooled"``, the input of the head's last projection (after
-            dense, tanh and dropout); or ``"tokens"``, the final hidden states that the
-            head gets, ``(N, T, D)``.
+            dense, tanh and dropout), both in the dtype of the model; or ``"mean"``, of
+            the final states over the real tokens, ``<s>`` and ``</s>`` among them, in
+            float32 or float64.
         key: under which ``extra`` carries them.
     """
-    inner: Any = model
-    while isinstance(getattr(inner, "module", None), nn.Module):
-        inner = inner.module
+    inner = unwrapped(model)
     head = inner.classification_heads[head_name]
     captured: list[Tensor] = []
 
-    def capture_cls(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        captured[:] = [inputs[0][:, 0, :]]
+    def start(_: nn.Module, inputs: Any, kwargs: dict[str, Any]) -> Any:
+        captured.clear()  # what a pass that raised may have left
+        if kind == "mean":  # else --packed computes the last layer at <s> alone
+            return inputs, {**kwargs, "return_all_hiddens": True}
+        return None
 
-    def capture_whole(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        captured[:] = [inputs[0]]
+    def capture(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        captured[:] = [inputs[0][:, 0, :] if kind == "cls" else inputs[0]]
 
-    def hand_out(_: nn.Module, __: Any, output: tuple[Tensor, dict[str, Any]]) -> Any:
+    def hand_out(
+        _: nn.Module, inputs: Any, kwargs: dict[str, Any], output: tuple[Any, Any]
+    ) -> Any:
         if not captured:  # a pass without this head
             return output
+        features = captured.pop()
+        if kind == "mean":
+            tokens = inputs[0] if inputs else kwargs["src_tokens"]
+            real = tokens.ne(inner.encoder.dictionary.pad()).unsqueeze(2)
+            rows = at_least_float32(features).masked_fill(~real, 0.0)
+            features = rows.sum(dim=1) / real.sum(dim=1)
         logits, extra = output
-        return logits, {**extra, key: captured.pop()}
+        return logits, {**extra, key: features}
 
-    def forget(_: nn.Module, __: Any) -> None:
-        captured.clear()  # what a pass that raised may have left
-
-    handles = [inner.register_forward_pre_hook(forget)]
-    if kind == "cls":
-        handles.append(head.register_forward_pre_hook(capture_cls))
-    else:
-        reader = head if kind == "tokens" else head.out_proj
-        handles.append(reader.register_forward_pre_hook(capture_whole))
-    handles.append(inner.register_forward_hook(hand_out))
+    reader = head.out_proj if kind == "pooled" else head
+    handles = [
+        inner.register_forward_pre_hook(start, with_kwargs=True),
+        reader.register_forward_pre_hook(capture),
+        inner.register_forward_hook(hand_out, with_kwargs=True),
+    ]
     try:
         yield
     finally:
@@ -69,41 +75,8 @@ def classification_features(
         captured.clear()
 
 
-def states_arguments(kind: str) -> dict[str, Any]:
-    """Return what the model's forward needs so that the head gets all of ``kind``.
-
-    ``--packed`` computes the last layer at ``<s>`` alone, but for a call that wants all
-    hidden states, which goes the stock way.
-    """
-    return {"return_all_hiddens": True} if kind == "mean" else {}
-
-
-def captured_kind(kind: str) -> str:
-    """Return what to capture in the model for states or features of a kind."""
-    return "tokens" if kind == "mean" else kind
-
-
-def sentence_states(captured: Tensor, tokens: Tensor, pad: int) -> Tensor:
-    """Make one state of a sentence of what was captured.
-
-    Args:
-        captured: ``(N, D)``, taken as it is, or ``(N, T, D)``, averaged over the real
-            tokens, ``<s>`` and ``</s>`` among them, in float32.
-        tokens: ``(N, T)`` int64.
-        pad: the id of padding.
-
-    Returns:
-        ``(N, D)``.
-    """
-    if captured.dim() == 2:
-        return captured
-    real = tokens.ne(pad).unsqueeze(2)
-    rows = at_least_float32(captured).masked_fill(~real, 0.0)
-    return rows.sum(dim=1) / real.sum(dim=1)
-
-
 def unwrapped(model: Any) -> Any:
-    """Return the model itself where it is wrapped for data parallel workers."""
-    while hasattr(model, "module"):
+    """Return a module itself where it is wrapped for data parallel workers."""
+    while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     return model

@@ -88,24 +88,6 @@ def input_format(task: Any) -> InputFormat:
     )
 
 
-def check_class_count(task: Any) -> None:
-    """Refuse a ``--num-classes`` that is not the number of labels in the data.
-
-    Args:
-        task: a task with ``label_dictionary`` and ``cfg.num_classes``.
-
-    Raises:
-        InputError: names both numbers and the labels.
-    """
-    names = label_names(task.label_dictionary.symbols)
-    if len(names) != task.cfg.num_classes:
-        raise InputError(
-            f"--num-classes is {task.cfg.num_classes}, but "
-            f"{Path(task.cfg.data, 'label', 'dict.txt')} has {len(names)} labels: "
-            f"{', '.join(names[:10])}"
-        )
-
-
 def check_split(folder: str, split: str) -> None:
     """Refuse a split whose binary files are missing, or hold unlike numbers of lines.
 

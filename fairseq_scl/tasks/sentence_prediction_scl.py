@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
+from fairseq_scl.criterions.protocol import IGNORED, WITH_VIEWS, ContrastiveCriterion
 from fairseq_scl.device import allow_tf32
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import KEY
 from fairseq_scl.large_batch import gradient_cache
-from fairseq_scl.large_batch.gather import IGNORED
+from fairseq_scl.models.features import unwrapped
 from fairseq_scl.packing.encoder import LENGTHS, pack, right_padded_lengths
 from fairseq_scl.packing.memory import keep_memory
 from fairseq_scl.rows import load_dictionary, open_rows
@@ -46,7 +47,7 @@ from fairseq_scl.tasks.counts import (
     log_counts,
     number_classes,
 )
-from fairseq_scl.tasks.views import WITH_VIEWS, ViewsDataset, load_views
+from fairseq_scl.tasks.views import ViewsDataset, load_views
 
 
 @dataclass
@@ -105,11 +106,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     """Sentence (pair) classification whose batches are made to be contrasted."""
 
     cfg: SentencePredictionSCLTaskConfig
-    # What --gather-features asks for.
-    marks_ignored_batches = True
-    # What --scl-views asks for.
-    takes_views = False
-    encoder_embed_dim: int  # of the model that was built, for what criterions learn
+    encoder_embed_dim = 0  # see criterions/protocol.py
+    loads_views = False  # the criterion's scl_views
 
     @classmethod
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "SentencePredictionSCLTask":
@@ -150,7 +148,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
             labels = class_ids(plain, self.cfg.data, split, self.cfg.num_classes)
             if split.startswith("train"):  # before hours of training, not after
                 append_metrics(self.cfg.metrics_file, {})
-            if split.startswith("train") and self.takes_views:
+            if split.startswith("train") and self.loads_views:
                 views = load_views(self, split, len(plain))
                 plain = ViewsDataset(plain, views, self.source_dictionary.pad())
                 if isinstance(dataset, SortDataset):
@@ -183,13 +181,14 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         return model
 
     def build_criterion(self, cfg: Any) -> Any:
-        """Build the criterion; ``--chunk`` needs one that can be split."""
+        """Build the criterion; ``--chunk`` needs one that keeps to the protocol."""
         criterion = super().build_criterion(cfg)
         if not self.cfg.regression_target:
             with exit_on_input_error():
                 number_classes(criterion, self.label_dictionary.symbols)
-        self.takes_views = getattr(criterion, "scl_views", False)
-        if self.cfg.chunk and not isinstance(criterion, gradient_cache.SplitCriterion):
+        if isinstance(criterion, ContrastiveCriterion):
+            self.loads_views = criterion.scl_views
+        elif self.cfg.chunk:
             with exit_on_input_error():
                 raise InputError(
                     "--chunk needs --criterion sentence_prediction_scl, not "
@@ -250,8 +249,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
             sample = {**sample, IGNORED: True}
         with exit_on_input_error():
             check_divergence(update_num)
-            if prepare := getattr(criterion, "before_update", None):
-                prepare(model, update_num)
+            if isinstance(inner := unwrapped(criterion), ContrastiveCriterion):
+                inner.before_update(model, update_num)
             if not cached or ignore_grad:
                 if cached:  # its gradient is multiplied by 0: a part will do
                     sample = gradient_cache.first_examples(sample, chunk)

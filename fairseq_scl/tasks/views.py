@@ -13,11 +13,11 @@ from fairseq.data import (
 )
 from fairseq.data.shorten_dataset import maybe_shorten_dataset
 
+from fairseq_scl.criterions.protocol import WITH_VIEWS
 from fairseq_scl.errors import InputError
 from fairseq_scl.rows import open_rows
 
-# What a batch calls the examples with their views, and a data folder the views.
-WITH_VIEWS = "with_views"
+# What a data folder calls the views.
 FOLDERS = ("view0", "view1")
 
 

@@ -93,24 +93,17 @@ def test_eq_4_equals_the_slow_loop(batch, temperature, seed):
 def test_n_times_mean_is_sum_is_the_sum_of_none(batch, temperature):
     features, labels = batch
     for function in (
-        lambda how: supervised_contrastive_loss(features, labels, temperature, how),
-        lambda how: self_supervised_contrastive_loss(
-            features, features.flip(0), temperature, how
+        lambda *how: supervised_contrastive_loss(features, labels, temperature, *how),
+        lambda *how: self_supervised_contrastive_loss(
+            features, features.flip(0), temperature, *how
         ),
-        lambda how: supervised_contrastive_floor(labels, temperature, how),
+        lambda *how: supervised_contrastive_floor(labels, temperature, *how),
     ):
         each = function("none")
         assert each.dim() == 1
         torch.testing.assert_close(function("sum"), each.sum())
+        assert function() == function("sum")
         torch.testing.assert_close(function("mean") * len(each), each.sum())
-
-
-def test_sum_is_the_default_reduction():
-    features, labels = torch.eye(4), torch.tensor([0, 0, 1, 1])
-    total = supervised_contrastive_loss(features, labels, 0.3)
-    torch.testing.assert_close(
-        total, supervised_contrastive_loss(features, labels, 0.3, "sum")
-    )
 
 
 @given(batches(least=2), TEMPERATURES, st.randoms(use_true_random=False))

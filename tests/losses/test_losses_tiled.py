@@ -11,7 +11,7 @@ from fairseq_scl.losses import (
     tiles,
 )
 from fairseq_scl.losses.one_tile import contrast_in_one_tile
-from fairseq_scl.losses.tiles import contrast_in_strips
+from fairseq_scl.losses.tiles import classes_and_positives, contrast_in_strips
 
 # The last two are too low for one shift: the largest of each row is taken.
 TEMPERATURES = st.sampled_from([0.05, 0.3, 1.0, 0.003, 0.001])
@@ -141,6 +141,12 @@ def test_the_floor_of_the_first_anchors_is_theirs_in_the_whole(size, seed, data)
     whole = supervised_contrastive_floor(labels, 0.3, "none")
     found = supervised_contrastive_floor(labels, 0.3, "none", anchors=count)
     assert torch.equal(found, whole[:count])
+
+
+@given(st.lists(st.integers(-3, 3)))
+def test_positives_are_the_others_of_the_same_label(labels):
+    _, positives = classes_and_positives(torch.tensor(labels).long(), len(labels))
+    assert positives.tolist() == [labels.count(label) - 1 for label in labels]
 
 
 @pytest.mark.parametrize("size", [256, 257, 600])

@@ -11,6 +11,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.losses import supervised_contrastive_loss
 from fairseq_scl.objectives.acl import loss as acl
 from fairseq_scl.objectives.acl.jacobian import JACOBIAN, logit_jacobian
+from helpers.acl import label_embedding_loss
 from helpers.checkpoints import assert_same_weights
 from helpers.distributed import batch_of, join, numbers_of, run_workers, train_together
 from helpers.gradients import (
@@ -118,7 +119,7 @@ def test_the_loss_is_that_with_label_embeddings(data, features, anchors, reducti
         rows = head.activation_fn(head.dense(rows))
         table = head.out_proj.weight
     labels = batch["target"].view(-1)
-    scl = acl.label_embedding_loss(rows, labels, table, 0.3, anchors)
+    scl = label_embedding_loss(rows, labels, table, 0.3, anchors)
     ce = F.cross_entropy(head(hidden), labels)
     count = SIZE + 2 if anchors == "all" else SIZE
     weighted = scl if reduction == "paper" else scl / count
@@ -164,7 +165,7 @@ def test_the_cosine_is_that_of_both_gradients_at_the_features(data, features):
         logits = head(rows[:, None]) if features == "cls" else head.out_proj(rows)
         labels = batch["target"].view(-1)
         ce = F.cross_entropy(logits, labels, reduction="sum")
-        scl = acl.label_embedding_loss(rows, labels, table, 0.3)
+        scl = label_embedding_loss(rows, labels, table, 0.3)
         first, second = (torch.autograd.grad(term, rows)[0] for term in (ce, scl))
         cosine = F.cosine_similarity(first.flatten(), second.flatten(), dim=0)
         assert log["acl_cosine"].item() == pytest.approx(cosine.item(), abs=1e-4)
@@ -178,7 +179,8 @@ def test_the_cosine_is_that_of_both_gradients_at_the_features(data, features):
 def test_parallel_gradients_never_drop_the_term_and_opposite_ones_always(
     data, sign, kept
 ):
-    toy, batch = prepared(data)
+    toy = build(data, 0, *ACL, "--acl-grad", *OFF)
+    batch = toy.batch(SIZE)
     labels = batch["target"].view(-1)
     for seed in range(5):
         random = torch.Generator().manual_seed(seed)
@@ -186,8 +188,10 @@ def test_parallel_gradients_never_drop_the_term_and_opposite_ones_always(
         term = supervised_contrastive_loss(features, labels, 0.3)
         (gradient,) = torch.autograd.grad(term, features, retain_graph=True)
         log = {}
-        sample = {"gradient_of_cross_entropy": (features, sign * 0.01 * gradient)}
-        found = toy.criterion.kept(term, toy.model, sample, log)
+        of_ce = {"gradient_of_cross_entropy": (features, sign * 0.01 * gradient)}
+        found, _ = toy.criterion.contrastive_term(
+            toy.model, {**batch, **of_ce}, features, log
+        )
         found.backward()
         assert log["acl_conflicts"].item() == int(not kept)
         assert log["acl_cosine"].item() == pytest.approx(sign, abs=1e-5)

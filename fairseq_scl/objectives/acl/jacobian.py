@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairseq_scl.models.features import unwrapped
+
 JACOBIAN = "logit_jacobian"
 
 
@@ -25,9 +27,7 @@ def logit_jacobian(model: nn.Module, head_name: str, kind: str) -> Iterator[None
         kind: ``"cls"`` or ``"pooled"``, as for
             :func:`fairseq_scl.models.features.classification_features`.
     """
-    inner: Any = model
-    while isinstance(getattr(inner, "module", None), nn.Module):
-        inner = inner.module
+    inner = unwrapped(model)
     head = inner.classification_heads[head_name]
     module = head if kind == "cls" else head.out_proj
     original = module.forward

@@ -7,7 +7,6 @@
 import torch
 from torch import Tensor
 
-from fairseq_scl.losses.contrastive import supervised_contrastive_loss
 from fairseq_scl.losses.shared import at_least_float32
 
 LABEL_ANCHORS = ("all", "samples")
@@ -43,44 +42,6 @@ def join_label_embeddings(
         torch.cat([rows[:anchors], embeddings.to(rows.dtype), rows[anchors:]]),
         torch.cat([labels[:anchors], own, labels[anchors:]]),
     )
-
-
-def label_embedding_loss(
-    features: Tensor,
-    labels: Tensor,
-    embeddings: Tensor,
-    temperature: float,
-    label_anchors: str = "all",
-) -> Tensor:
-    """Eq. 3 of Gunel et al. (2021) with label embeddings in the batch: ACL-Embed.
-
-    After ACL (arXiv 2602.03563): a label embedding is a sample with its label. Without
-    embeddings (K = 0) it is the supervised contrastive loss.
-
-    Args:
-        features: ``(N, D)``, any floating dtype.
-        labels: ``(N,)``, an integer dtype, from 0 to K - 1.
-        embeddings: ``(K, D)``.
-        temperature: τ > 0.
-        label_anchors: ``"all"`` = an embedding is an anchor too, as any sample is;
-            ``"samples"`` = embeddings are candidates (positives and negatives) alone.
-
-    Returns:
-        a scalar, the sum over anchors; float32, or float64 for float64 features.
-
-    Raises:
-        ValueError: as :func:`supervised_contrastive_loss`, unlike widths, unknown
-            anchors.
-    """
-    if label_anchors not in LABEL_ANCHORS:
-        raise ValueError(
-            f"label_anchors must be one of {', '.join(LABEL_ANCHORS)}, got "
-            f"{label_anchors!r}"
-        )
-    size = len(features)
-    rows, classes = join_label_embeddings(features, labels, embeddings, size)
-    anchors = len(rows) if label_anchors == "all" else size
-    return supervised_contrastive_loss(rows, classes, temperature, anchors=anchors)
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor, jacobian: Tensor) -> Tensor:

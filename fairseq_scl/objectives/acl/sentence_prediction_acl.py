@@ -1,6 +1,5 @@
 """Cross-entropy with aligned contrastive learning, after ACL (arXiv 2602.03563)."""
 
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +10,17 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.criterions.learned import LearnsParameters, check_own_task
+from fairseq_scl.criterions.checks import check_choice
+from fairseq_scl.criterions.learned import LearnsParameters
+from fairseq_scl.criterions.protocol import IGNORED, require_task
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.errors import InputError
-from fairseq_scl.large_batch.gather import IGNORED, data_parallel_group
+from fairseq_scl.large_batch.gather import contrastive_batch, data_parallel_group
 from fairseq_scl.losses.shared import at_least_float32
-from fairseq_scl.losses.tiles import classes_and_positives
-from fairseq_scl.models.features import EXTRA_KEY, classification_features, unwrapped
+from fairseq_scl.models.features import EXTRA_KEY, unwrapped
 from fairseq_scl.objectives.acl.jacobian import JACOBIAN, logit_jacobian
 from fairseq_scl.objectives.acl.loss import (
     LABEL_ANCHORS,
@@ -85,10 +85,10 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
 
     def __init__(self, cfg: SentencePredictionACLConfig, task: Any) -> None:
         with exit_on_input_error():
-            check_own_task(NAME, task)
+            require_task(f"--criterion {NAME}", task)
             _check(cfg)
         super().__init__(cfg, task)
-        self.acl_embed = bool(cfg.acl_embed)
+        self.acl_embed = self.reads_parameters = bool(cfg.acl_embed)
         self.acl_anchors = str(cfg.acl_anchors)
         self.acl_grad = bool(cfg.acl_grad)
         self.label_embeddings: nn.Parameter | None = None
@@ -97,33 +97,18 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
                 rows = torch.randn(task.cfg.num_classes, task.encoder_embed_dim)
             self.label_embeddings = nn.Parameter(rows * float(cfg.acl_embed_std))
 
-    @property
-    def reads_parameters(self) -> bool:
-        """Whether the loss reads parameters themselves, beside the model's outputs."""
-        return self.acl_embed
-
     def model_outputs(
         self, model: nn.Module, net_input: dict[str, Any]
     ) -> tuple[Tensor, ...]:
-        """Pass a batch through the model.
+        """Return logits ``(N, C)`` and features ``(N, D)``.
 
-        Args:
-            model: as for ``forward``.
-            net_input: ``sample["net_input"]``.
-
-        Returns:
-            logits ``(N, C)``, features ``(N, D)``, and in training with ``--acl-grad``
-            the derivative of the logits at the features, ``(N, C, D)``.
+        In training with ``--acl-grad`` also the derivative of the logits at the
+        features, ``(N, C, D)``.
         """
         if not (self.acl_grad and self.scl_lambda and model.training):
             return super().model_outputs(model, net_input)
-        head = self.classification_head_name
-        with ExitStack() as stack:
-            for hook in (classification_features, logit_jacobian):
-                stack.enter_context(hook(model, head, self.scl_features))
-            logits, extra = model(
-                **net_input, features_only=True, classification_head_name=head
-            )
+        with logit_jacobian(model, self.classification_head_name, self.scl_features):
+            logits, extra = self.forward_pass(model, net_input)
         return logits, extra[EXTRA_KEY], extra[JACOBIAN]
 
     def loss_of_outputs(
@@ -134,93 +119,68 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
         features: Tensor,
         *others: Tensor,
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Compute the loss from what the model gave; the rest of ``forward``.
-
-        Args:
-            model: as for ``forward``; not called.
-            sample: the batch.
-            logits: ``(N, C)``.
-            features: ``(N, D)``.
-            others: the derivative of the logits, ``(N, C, D)``, or nothing.
-
-        Returns:
-            what ``forward`` returns.
-        """
+        """Return what ``forward`` does, from ``model_outputs``."""
         if others:
             # float32: the gradient at the features is not scaled.
             features = at_least_float32(features)
-            labels = model.get_targets(sample, None).view(-1)  # type: ignore[operator]
+            labels = sample["target"].view(-1)
             gradient = cross_entropy_gradient(logits, labels, others[0])
             sample = {**sample, _GRADIENT: (features, gradient)}
         return super().loss_of_outputs(model, sample, logits, features)
 
-    def contrastive_sum(
+    def contrastive_term(
         self,
         model: nn.Module,
+        sample: dict[str, Any],
         features: Tensor,
-        labels: Tensor,
-        anchors: int,
         log: dict[str, Any],
-    ) -> Tensor:
-        """Sum Eq. 3 with the label embeddings in the batch.
+    ) -> tuple[Tensor, int]:
+        """Sum Eq. 3 with the label embeddings in the batch; 0 where it conflicts.
 
         With ``--scl-reduction mean`` the sum is scaled by N / (number of anchors), so
         that dividing it by N gives the mean over anchors.
 
         Args:
             model: holds the label embeddings with ``--scl-features pooled``.
-            features: ``(N, D)``, of all workers with ``--gather-features``.
-            labels: ``(N,)``.
-            anchors: the first rows, those of this worker.
-            log: gets ``scl_floor`` and ``scl_anchors``.
+            sample: the batch, with what ``loss_of_outputs`` put in.
+            features: ``(N, D)``.
+            log: gets what the parent logs, before the gate, and what the gate does.
 
         Returns:
-            a scalar.
+            a scalar, and the number of examples that were contrasted.
         """
-        if not self.acl_embed:
-            return super().contrastive_sum(model, features, labels, anchors, log)
-        embeddings = self.label_embeddings
-        if embeddings is None:
-            head = unwrapped(model).classification_heads[self.classification_head_name]
-            embeddings = head.out_proj.weight
-        rows, classes = join_label_embeddings(features, labels, embeddings, anchors)
-        added = len(embeddings) if self.acl_anchors == "all" else 0
-        # The workers' sums add up: each embedding is an anchor once.
-        group = data_parallel_group() if self._gathers(model) else None
-        first = group is None or dist.get_rank(group) == 0
-        own = anchors + (added if first else 0)
-        scl_sum = super().contrastive_sum(model, rows, classes, own, log)
-        share = len(labels) / max(len(labels) + added, 1)
-        positives = classes_and_positives(classes, own)[1]
-        log["scl_anchors"] = positives.count_nonzero() * share
-        if self.scl_reduction == "paper":
-            return scl_sum
-        log["scl_floor"] = log["scl_floor"] * share
-        return scl_sum * share
+        gathers = self.gather_features and model.training
+        rows, labels, anchors = contrastive_batch(features, sample, gathers)
+        if self.acl_embed:
+            embeddings = self.label_embeddings
+            if embeddings is None:
+                heads = unwrapped(model).classification_heads
+                embeddings = heads[self.classification_head_name].out_proj.weight
+            rows, classes = join_label_embeddings(rows, labels, embeddings, anchors)
+            added = len(embeddings) if self.acl_anchors == "all" else 0
+            # The workers' sums add up: each embedding is an anchor once.
+            group = data_parallel_group() if gathers else None
+            anchors += added if group is None or dist.get_rank(group) == 0 else 0
+            scl_sum = self.contrastive_sum(rows, classes, anchors, log)
+            share = len(labels) / max(len(labels) + added, 1)
+            log["scl_anchors"] = log["scl_anchors"] * share
+            if self.scl_reduction == "mean":
+                scl_sum = scl_sum * share
+                log |= {"scl_loss": scl_sum.data, "scl_floor": log["scl_floor"] * share}
+        else:
+            scl_sum = self.contrastive_sum(rows, labels, anchors, log)
+        if _GRADIENT in sample:  # training with --acl-grad
+            scl_sum = scl_sum * self._gate(scl_sum, sample, log)
+        return scl_sum, len(labels)
 
-    def kept(
-        self,
-        scl_sum: Tensor,
-        model: nn.Module,
-        sample: dict[str, Any],
-        log: dict[str, Any],
+    def _gate(
+        self, scl_sum: Tensor, sample: dict[str, Any], log: dict[str, Any]
     ) -> Tensor:
-        """Multiply the contrastive term by 0 if it conflicts with the cross-entropy.
+        """Return 0 if the contrastive term conflicts with the cross-entropy, else 1.
 
         Each worker adds its share of the inner product, so that all come to the same
-        decision; nothing is asked of a device.
-
-        Args:
-            scl_sum: the term, a scalar.
-            model: as for ``forward``; not called.
-            sample: the batch, with what ``loss_of_outputs`` put in.
-            log: gets ``acl_steps``, ``acl_conflicts`` and ``acl_cosine``.
-
-        Returns:
-            a scalar.
+        decision; without a device sync.
         """
-        if _GRADIENT not in sample:  # validation, or no --acl-grad
-            return scl_sum
         features, of_ce = sample[_GRADIENT]
         (of_scl,) = torch.autograd.grad(scl_sum, features, retain_graph=True)
         products = gradient_products(of_ce, of_scl)
@@ -232,7 +192,7 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
         log["acl_steps"] = 1
         log["acl_conflicts"] = conflict.long()
         log["acl_cosine"] = cosine.float()
-        return scl_sum * (~conflict).to(scl_sum.dtype)
+        return (~conflict).to(scl_sum.dtype)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
@@ -251,11 +211,7 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
 
 
 def _check(cfg: SentencePredictionACLConfig) -> None:
-    if str(cfg.acl_anchors) not in LABEL_ANCHORS:
-        raise InputError(
-            f"--acl-anchors is {cfg.acl_anchors!r}: it must be one of "
-            f"{', '.join(LABEL_ANCHORS)}"
-        )
+    check_choice(cfg, "acl_anchors", LABEL_ANCHORS)
     if not 0 < cfg.acl_embed_std < float("inf"):
         raise InputError(f"--acl-embed-std is {cfg.acl_embed_std}: it must be above 0")
     if cfg.acl_grad and cfg.scl_lambda == 1:

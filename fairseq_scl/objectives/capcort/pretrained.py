@@ -14,12 +14,7 @@ from torch import Tensor, nn
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.features import (
-    captured_kind,
-    classification_features,
-    sentence_states,
-    states_arguments,
-)
+from fairseq_scl.models.features import classification_features, unwrapped
 
 STATES = ("cls", "mean")
 STATES_KEY = "final_states"
@@ -40,10 +35,7 @@ def frozen_copy(model: nn.Module, checkpoint: str) -> nn.Module:
     Raises:
         InputError: the checkpoint is missing, damaged or of another architecture.
     """
-    inner: Any = model
-    while isinstance(getattr(inner, "module", None), nn.Module):
-        inner = inner.module
-    held: nn.Module = copy.deepcopy(inner)
+    held: nn.Module = copy.deepcopy(unwrapped(model))
     held.zero_grad(set_to_none=True)
     if checkpoint:
         weights = load_checkpoint(checkpoint).get("model", {})
@@ -59,7 +51,7 @@ def frozen_copy(model: nn.Module, checkpoint: str) -> nn.Module:
 
 @torch.no_grad()
 def pretrained_states(
-    model: nn.Module, net_input: dict[str, Any], head: str, kind: str, pad: int
+    model: nn.Module, net_input: dict[str, Any], head: str, kind: str
 ) -> Tensor:
     """Compute z_pre of a batch.
 
@@ -68,23 +60,18 @@ def pretrained_states(
         net_input: of a collated batch.
         head: name of the classification head.
         kind: ``"cls"``, the final state at ``<s>``, or ``"mean"``.
-        pad: the id of padding.
 
     Returns:
         ``(N, D)``, float32 for ``"mean"``, else the dtype of the model.
     """
-    with classification_features(model, head, captured_kind(kind), STATES_KEY):
-        _, extra = model(
-            **net_input,
-            features_only=True,
-            classification_head_name=head,
-            **states_arguments(kind),
-        )
-    return sentence_states(extra[STATES_KEY], net_input["src_tokens"], pad)
+    with classification_features(model, head, kind, STATES_KEY):
+        _, extra = model(**net_input, features_only=True, classification_head_name=head)
+    states: Tensor = extra[STATES_KEY]
+    return states
 
 
 def stored_states(
-    model: nn.Module, dataset: Any, head: str, kind: str, pad: int, longest: int
+    model: nn.Module, dataset: Any, head: str, kind: str, longest: int
 ) -> Tensor:
     """Compute z_pre of a whole training set, once.
 
@@ -93,7 +80,6 @@ def stored_states(
         dataset: fairseq's; its examples are looked up by their ids 0 … N-1.
         head: name of the classification head.
         kind: as for :func:`pretrained_states`.
-        pad: the id of padding.
         longest: examples of more tokens are left out, as fairseq leaves them out.
 
     Returns:
@@ -104,9 +90,11 @@ def stored_states(
     table = torch.empty(0, device=device)
     for numbers in _batches(sizes, longest):
         batch = dataset.collater([dataset[i] for i in numbers])
-        rows = pretrained_states(
-            model, _moved(batch["net_input"], device), head, kind, pad
-        )
+        net_input = {
+            key: value.to(device) if isinstance(value, Tensor) else value
+            for key, value in batch["net_input"].items()
+        }
+        rows = pretrained_states(model, net_input, head, kind)
         if not table.numel():
             shape = len(sizes), rows.shape[1]
             table = torch.full(shape, float("nan"), device=device)
@@ -126,10 +114,3 @@ def _batches(sizes: Any, longest: int) -> Iterator[list[int]]:
         batch.append(number)
     if batch:
         yield batch
-
-
-def _moved(net_input: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {
-        key: value.to(device) if isinstance(value, Tensor) else value
-        for key, value in net_input.items()
-    }

@@ -1,6 +1,5 @@
 """Cross-entropy with representation consistency targets, after CAPCORT."""
 
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,19 +9,15 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.criterions.learned import LearnsParameters, check_own_task
+from fairseq_scl.criterions.checks import check_choice
+from fairseq_scl.criterions.learned import LearnsParameters
+from fairseq_scl.criterions.protocol import require_task
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.features import (
-    EXTRA_KEY,
-    captured_kind,
-    classification_features,
-    sentence_states,
-    states_arguments,
-)
+from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from fairseq_scl.objectives.capcort.loss import representation_consistency_loss
 from fairseq_scl.objectives.capcort.pretrained import (
     STATES,
@@ -122,7 +117,7 @@ class SentencePredictionCapcortCriterion(
 
     def __init__(self, cfg: SentencePredictionCapcortConfig, task: Any) -> None:
         with exit_on_input_error():
-            check_own_task(NAME, task)
+            require_task(f"--criterion {NAME}", task)
             _check(cfg, task)
         super().__init__(cfg, task)
         self.capcort_lambda = float(cfg.capcort_lambda)
@@ -133,14 +128,10 @@ class SentencePredictionCapcortCriterion(
         if cfg.capcort_map == "mlp":
             with torch.random.fork_rng(devices=[]):  # dropout's draws stay as they are
                 self.phi = _mlp(cfg, task.encoder_embed_dim)
+        self.reads_parameters = not isinstance(self.phi, nn.Identity)
         # Not parts of this module: neither trained, nor saved, nor in half precision.
         self._table: list[Tensor] = []
         self._encoder: list[nn.Module] = []
-
-    @property
-    def reads_parameters(self) -> bool:
-        """Whether the loss reads parameters themselves, beside the model's outputs."""
-        return not isinstance(self.phi, nn.Identity)
 
     def before_update(self, model: nn.Module, update: int) -> None:
         """Take z_pre from the model before its first update; the task calls this.
@@ -171,7 +162,6 @@ class SentencePredictionCapcortCriterion(
                 _training_set(self.task),
                 self.classification_head_name,
                 self.capcort_features,
-                self._pad,
                 self.task.max_positions(),
             )
         )
@@ -179,37 +169,19 @@ class SentencePredictionCapcortCriterion(
     def model_outputs(
         self, model: nn.Module, net_input: dict[str, Any]
     ) -> tuple[Tensor, ...]:
-        """Pass a batch through the model.
+        """Return logits ``(N, C)``, features ``(N, D)``, and z ``(N, D)`` in training.
 
-        Args:
-            model: as for ``forward``.
-            net_input: ``sample["net_input"]``.
-
-        Returns:
-            logits ``(N, C)``, features ``(N, D)``, and in training z_fine ``(N, D)``
-            and, with ``--capcort-targets encoder``, z_pre ``(N, D)``.
+        That is z_fine and, with ``--capcort-targets encoder``, z_pre.
         """
         if not (self.capcort_lambda and model.training):
             return super().model_outputs(model, net_input)
         head, kind = self.classification_head_name, self.capcort_features
-        with ExitStack() as stack:
-            for key, captured in (
-                (EXTRA_KEY, self.scl_features),
-                (STATES_KEY, captured_kind(kind)),
-            ):
-                stack.enter_context(classification_features(model, head, captured, key))
-            logits, extra = model(
-                **net_input,
-                features_only=True,
-                classification_head_name=head,
-                **states_arguments(kind),
-            )
-        tokens = net_input["src_tokens"]
-        found = [logits, extra[EXTRA_KEY]]
-        found.append(sentence_states(extra[STATES_KEY], tokens, self._pad))
-        for held in self._encoder:
-            found.append(pretrained_states(held, net_input, head, kind, self._pad))
-        return tuple(found)
+        with classification_features(model, head, kind, STATES_KEY):
+            logits, extra = self.forward_pass(model, net_input)
+        outputs = logits, extra[EXTRA_KEY], extra[STATES_KEY]
+        if not self._encoder:
+            return outputs
+        return *outputs, pretrained_states(self._encoder[0], net_input, head, kind)
 
     def loss_of_outputs(
         self,
@@ -219,17 +191,14 @@ class SentencePredictionCapcortCriterion(
         features: Tensor,
         *others: Tensor,
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Compute the loss from what the model gave; the rest of ``forward``.
+        """Return what ``forward`` does; the consistency term is summed over the batch.
 
         Args:
-            model: as for ``forward``; not called.
+            model: as for ``forward``.
             sample: the batch.
             logits: ``(N, C)``.
             features: ``(N, D)``.
             others: z_fine and maybe z_pre, each ``(N, D)``; nothing in validation.
-
-        Returns:
-            what ``forward`` returns; the consistency term is summed over the batch.
         """
         loss, size, log = super().loss_of_outputs(model, sample, logits, features)
         if not others:
@@ -245,10 +214,6 @@ class SentencePredictionCapcortCriterion(
         loss = loss + self.capcort_lambda * consistency
         log["loss"] = loss.data
         return loss, size, log
-
-    @property
-    def _pad(self) -> int:
-        return int(self.task.source_dictionary.pad())
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
@@ -288,18 +253,10 @@ def _check(cfg: SentencePredictionCapcortConfig, task: Any) -> None:
         raise InputError(
             f"--capcort-lambda is {cfg.capcort_lambda}: it must be 0 or above"
         )
-    for name, allowed in (
-        ("map", MAPS),
-        ("features", STATES),
-        ("targets", TARGETS),
-        ("mlp_activation", tuple(ACTIVATIONS)),
-    ):
-        value = str(getattr(cfg, f"capcort_{name}"))
-        if value not in allowed:
-            raise InputError(
-                f"--capcort-{name.replace('_', '-')} is {value!r}: it must be one of "
-                f"{', '.join(allowed)}"
-            )
+    check_choice(cfg, "capcort_map", MAPS)
+    check_choice(cfg, "capcort_features", STATES)
+    check_choice(cfg, "capcort_targets", TARGETS)
+    check_choice(cfg, "capcort_mlp_activation", tuple(ACTIVATIONS))
     for name, least in (("width", 0), ("layers", 1)):
         value = getattr(cfg, f"capcort_mlp_{name}")
         if value < least:

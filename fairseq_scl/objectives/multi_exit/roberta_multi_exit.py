@@ -20,6 +20,7 @@ from fairseq.utils import safe_getattr
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
+from fairseq_scl.criterions.checks import check_choice
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.exits import SHALLOW_HEAD, shallow_head
 from fairseq_scl.models.roberta_bert import BERT_EPS, RobertaBertModel
@@ -226,11 +227,7 @@ def _head_outputs(head: Any, state: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 
 def _check(args: Any) -> None:
-    if str(args.exit_pooling) not in POOLINGS:
-        raise InputError(
-            f"--exit-pooling is {args.exit_pooling!r}: it must be one of "
-            f"{', '.join(POOLINGS)}"
-        )
+    check_choice(args, "exit_pooling", POOLINGS)
     for given, flag in (
         (safe_getattr(args, "encoder_layerdrop", 0) > 0, "--encoder-layerdrop"),
         (

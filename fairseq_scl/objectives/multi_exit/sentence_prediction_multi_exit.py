@@ -9,13 +9,13 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
+from fairseq_scl.criterions.checks import check_choice
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.errors import InputError
-from fairseq_scl.large_batch.gather import IGNORED, data_parallel_group, gather_features
-from fairseq_scl.losses.shared import at_least_float32
+from fairseq_scl.large_batch.gather import contrastive_batch
 from fairseq_scl.models.features import unwrapped
 from fairseq_scl.objectives.multi_exit.loss import OWN, cross_layer_contrastive_loss
 from fairseq_scl.objectives.multi_exit.roberta_multi_exit import (
@@ -84,15 +84,10 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
     def model_outputs(
         self, model: nn.Module, net_input: dict[str, Any]
     ) -> tuple[Tensor, Tensor]:
-        """Pass a batch through the model.
+        """Return logits ``(N, E, C)`` and features ``(N, E, D)`` of all E exits.
 
-        Args:
-            model: ``roberta_multi_exit`` with its heads, bare or wrapped.
-            net_input: ``sample["net_input"]``.
-
-        Returns:
-            logits ``(N, E, C)`` and features ``(N, E, D)`` of all E exits, from the
-            lowest to the top, in the dtype of the model.
+        They go from the lowest to the top, in the dtype of the model, which has to be
+        ``roberta_multi_exit``.
         """
         exit_layers_of(model)
         _, extra = model(
@@ -106,20 +101,10 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
     def loss_of_outputs(
         self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Compute the loss from what the exits gave.
-
-        Args:
-            model: as for ``model_outputs``; not called.
-            sample: the batch.
-            logits: ``(N, E, C)``.
-            features: ``(N, E, D)``.
-
-        Returns:
-            what ``forward`` of the parent returns, for the sum over all exits.
-        """
+        """Return what ``forward`` does, for the sum over all exits."""
         top = logits[:, -1], features[:, -1]
         loss, sample_size, log = super().loss_of_outputs(model, sample, *top)
-        labels = model.get_targets(sample, None).view(-1)  # type: ignore[operator]
+        labels = sample["target"].view(-1)
         weights = self._weights(exit_layers_of(model))
         for place, (layer, weight) in enumerate(weights.items()):
             log_probabilities = F.log_softmax(logits[:, place].float(), dim=-1)
@@ -129,7 +114,7 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
             correct = logits[:, place].argmax(dim=1) == labels
             log[f"ncorrect_exit{layer}"] = correct.sum()
         if self.acl_cl and weights:
-            guided = self._guided(model, sample, features, labels)
+            guided = self._guided(model, sample, features)
             terms = zip(weights.values(), guided, strict=True)
             loss = loss + self.acl_cl * sum(weight * term for weight, term in terms)
             log["acl_cl_loss"] = sum(term.data for term in guided) / len(guided)
@@ -137,26 +122,20 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
         return loss, sample_size, log
 
     def _guided(
-        self, model: nn.Module, sample: dict[str, Any], features: Tensor, labels: Tensor
+        self, model: nn.Module, sample: dict[str, Any], features: Tensor
     ) -> list[Tensor]:
         """Return the sum over the batch of the cross-layer term of each shallow exit.
 
         With ``--gather-features`` the guides are those of all workers.
         """
-        gathers, anchors = self._gathers(model), len(labels)
-        if gathers and sample.get(IGNORED, False):
-            anchors = 0
-        features, labels = features[:anchors], labels[:anchors]
-        guides, guide_labels = at_least_float32(features[:, -1].detach()), labels
-        if gathers:
-            guides, guide_labels = gather_features(
-                guides, labels, data_parallel_group()
-            )
+        gathers = self.gather_features and model.training
+        top = features[:, -1].detach()
+        guides, guide_labels, anchors = contrastive_batch(top, sample, gathers)
         return [
             cross_layer_contrastive_loss(
-                features[:, place],
+                features[:anchors, place],
                 guides,
-                labels,
+                guide_labels[:anchors],
                 self.scl_temperature,
                 self.acl_cl_own,
                 guide_labels=guide_labels,
@@ -235,7 +214,4 @@ def _read_weights(value: str) -> str | tuple[float, ...]:
 def _check(cfg: SentencePredictionMultiExitConfig) -> None:
     if not 0 <= cfg.acl_cl < float("inf"):
         raise InputError(f"--acl-cl is {cfg.acl_cl}: it must be at least 0")
-    if str(cfg.acl_cl_own) not in OWN:
-        raise InputError(
-            f"--acl-cl-own is {cfg.acl_cl_own!r}: it must be one of {', '.join(OWN)}"
-        )
+    check_choice(cfg, "acl_cl_own", OWN)
