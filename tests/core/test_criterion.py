@@ -91,7 +91,7 @@ def test_lambda_zero_is_the_stock_criterion_bit_for_bit(data, flags, dtype):
     toy = build(data, "--scl-lambda", "0", *flags)
     model, batch = toy.model.train().to(dtype), toy.batch(16)
     expected = backward(stock_criterion(toy), model, batch)
-    by_stock = gradients(model)
+    by_stock, state = gradients(model), torch.get_rng_state()
     found = backward(toy.criterion, model, batch)
     by_ours = gradients(model)
 
@@ -105,29 +105,7 @@ def test_lambda_zero_is_the_stock_criterion_bit_for_bit(data, flags, dtype):
         else:
             assert torch.equal(by_ours[name], gradient), name
     assert any(g is not None and g.any() for g in by_ours.values())
-
-
-def test_lambda_zero_trains_to_the_same_weights(data):
-    toy = build(data, "--scl-lambda", "0")
-    models = [toy.model.train(), copy.deepcopy(toy.model).train()]
-    for criterion, model in zip(
-        (toy.criterion, stock_criterion(toy)), models, strict=True
-    ):
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for step in range(4):
-            backward(criterion, model, toy.batch(8 + step), seed=step)
-            optimizer.step()
-    ours, stock = (model.state_dict() for model in models)
-    assert all(torch.equal(ours[name], stock[name]) for name in stock)
-
-
-def test_lambda_zero_leaves_the_random_state_alone(data):
-    toy = build(data, "--scl-lambda", "0")
-    states = []
-    for criterion in (toy.criterion, stock_criterion(toy)):
-        backward(criterion, toy.model.train(), toy.batch())
-        states.append(torch.get_rng_state())
-    assert torch.equal(*states)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing was drawn besides
 
 
 def _tensors(log):

@@ -5,11 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
 
-from fairseq_scl.criterions.sentence_prediction_scl import (
-    SentencePredictionSCLCriterion,
-)
 from fairseq_scl.errors import InputError
 from fairseq_scl.large_batch import gradient_cache
 from fairseq_scl.large_batch.gradient_cache import cut
@@ -270,13 +266,3 @@ def test_only_training_batches_have_the_contrastive_size(data):
             dataset=toy.task.dataset(split), max_sentences=3
         ).next_epoch_itr(shuffle=False)
         assert [len(batch["target"]) for batch in batches] == wanted
-
-
-def test_without_the_flags_the_criterion_is_stock_at_lambda_0(data):
-    toy = toy_model([data, "--scl-lambda", "0"])
-    stock = SentencePredictionCriterion(toy.cfg.criterion, toy.task)
-    assert isinstance(toy.criterion, SentencePredictionSCLCriterion)
-    torch.manual_seed(3)
-    wanted = stock(toy.model, toy.batch())[0]
-    torch.manual_seed(3)
-    assert torch.equal(toy.criterion(toy.model, toy.batch())[0], wanted)
