@@ -12,8 +12,9 @@ from fairseq_scl.errors import InputError
 def exit_on_input_error() -> Iterator[None]:
     """Inside ``fairseq-train``, turn an InputError into one sentence and status 2.
 
-    For code that fairseq calls, where nobody else would catch it. Where none of
-    fairseq's commands has called (a notebook, a test) the error passes through.
+    A context or a decorator, for code that fairseq calls, where nobody else would catch
+    it. Where none of fairseq's commands is the caller (a notebook, a test) the error
+    passes through.
     """
     try:
         yield

@@ -90,11 +90,11 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
 
     reads_parameters = False
 
+    @exit_on_input_error()
     def __init__(self, cfg: SentencePredictionSCLConfig, task: Any) -> None:
-        with exit_on_input_error():
-            check_settings(cfg, task)
-            if cfg.scl_views:
-                check_views(cfg, task, type(self), SentencePredictionSCLCriterion)
+        check_settings(cfg, task)
+        if cfg.scl_views:
+            check_views(cfg, task, type(self), SentencePredictionSCLCriterion)
         super().__init__(cfg, task)
         self.scl_lambda = float(cfg.scl_lambda)
         self.scl_temperature = float(cfg.scl_temperature)

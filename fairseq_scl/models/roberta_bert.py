@@ -35,6 +35,7 @@ class RobertaBertModel(RobertaModel):
         )
 
     @classmethod
+    @exit_on_input_error()
     def build_model(cls, args: Any, task: Any) -> "RobertaBertModel":
         """Build the stock model and set the epsilon of its layer norms.
 
@@ -45,11 +46,10 @@ class RobertaBertModel(RobertaModel):
         Raises:
             InputError: ``--layer-norm-eps`` is not above 0.
         """
-        with exit_on_input_error():
-            if not args.layer_norm_eps > 0:
-                raise InputError(
-                    f"--layer-norm-eps is {args.layer_norm_eps}, allowed: above 0"
-                )
+        if not args.layer_norm_eps > 0:
+            raise InputError(
+                f"--layer-norm-eps is {args.layer_norm_eps}, allowed: above 0"
+            )
         model: RobertaBertModel = super().build_model(args, task)
         for module in model.encoder.modules():
             # Apex's fused layer norm, which fairseq prefers, is no nn.LayerNorm.

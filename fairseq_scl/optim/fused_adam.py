@@ -126,6 +126,7 @@ class FairseqFusedAdamConfig(FairseqAdamConfig):
 class FairseqFusedAdam(FairseqAdam):
     """``--optimizer fused_adam``: as ``--optimizer adam``, but faster."""
 
+    @exit_on_input_error()
     def __init__(self, cfg: FairseqFusedAdamConfig, params: Any) -> None:
         FairseqOptimizer.__init__(self, cfg)
         for flag, value in (
@@ -134,8 +135,7 @@ class FairseqFusedAdam(FairseqAdam):
             ("--use-old-adam", cfg.use_old_adam),
         ):
             if value:
-                with exit_on_input_error():
-                    raise InputError(
-                        f"{flag} does not go with --optimizer fused_adam: use adam"
-                    )
+                raise InputError(
+                    f"{flag} does not go with --optimizer fused_adam: use adam"
+                )
         self._optimizer = FusedAdam(params, **self.optimizer_config)

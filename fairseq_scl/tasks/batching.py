@@ -1,8 +1,13 @@
-"""Which examples meet in a batch: only those are contrasted with each other."""
+"""Which examples meet in a batch, where they are contrasted with each other."""
+
+from typing import Any
 
 import numpy as np
 from fairseq.data import BaseWrapperDataset, FairseqDataset
 from numpy.typing import NDArray
+
+from fairseq_scl.criterions.protocol import WITH_VIEWS
+from fairseq_scl.packing.encoder import LENGTHS, right_padded_lengths
 
 BATCHING = ("fixed", "reshuffled", "balanced")
 
@@ -70,3 +75,20 @@ class EpochOrderDataset(BaseWrapperDataset):
     def ordered_indices(self) -> NDArray[np.int64]:
         """Return the order of the current epoch, ``(N,)`` int64."""
         return epoch_order(self.labels, self.balanced, self.seed, self.epoch)
+
+
+class CountedDataset(BaseWrapperDataset):
+    """Counts tokens where a batch is collated: asking a GPU later would stall it."""
+
+    def __init__(self, dataset: Any, pad: int) -> None:
+        super().__init__(dataset)
+        self.pad = pad
+
+    def collater(self, samples: list[Any]) -> dict[str, Any]:
+        """Collate examples, with the lengths that ``--packed`` asks for."""
+        batch: dict[str, Any] = super().collater(samples)
+        for key in ("net_input", WITH_VIEWS) if batch else ():
+            if key in batch:
+                tokens = batch[key]["src_tokens"]
+                batch[key][LENGTHS] = right_padded_lengths(tokens, self.pad)
+        return batch

@@ -201,6 +201,7 @@ def refuse_other_checkpoints(model: nn.Module) -> None:
     """
     wanted = _shapes(model.state_dict())
 
+    @exit_on_input_error()
     def check(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
         if prefix:
             return
@@ -208,15 +209,7 @@ def refuse_other_checkpoints(model: nn.Module) -> None:
             raise InputError(message)
         check_finite(state, "the checkpoint of --restore-file")
 
-    model.register_load_state_dict_pre_hook(_exiting(check))
-
-
-def _exiting(check: Any) -> Any:
-    def checked(*args: Any) -> None:
-        with exit_on_input_error():
-            check(*args)
-
-    return checked
+    model.register_load_state_dict_pre_hook(check)
 
 
 def _mismatch(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:

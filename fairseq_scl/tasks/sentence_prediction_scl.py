@@ -7,7 +7,7 @@ from typing import Any, Optional
 import msgspec
 import numpy as np
 import torch.distributed
-from fairseq.data import BaseWrapperDataset, SortDataset
+from fairseq.data import SortDataset
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from fairseq.tasks.sentence_prediction import (
@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.criterions.protocol import IGNORED, WITH_VIEWS, ContrastiveCriterion
+from fairseq_scl.criterions.checks import check_choice
+from fairseq_scl.criterions.protocol import IGNORED, ContrastiveCriterion
 from fairseq_scl.device import allow_tf32
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import KEY
 from fairseq_scl.large_batch import gradient_cache
 from fairseq_scl.models.features import unwrapped
-from fairseq_scl.packing.encoder import LENGTHS, pack, right_padded_lengths
+from fairseq_scl.packing.encoder import pack
 from fairseq_scl.packing.memory import keep_memory
 from fairseq_scl.rows import load_dictionary, open_rows
-from fairseq_scl.tasks.batching import BATCHING, EpochOrderDataset
+from fairseq_scl.tasks.batching import BATCHING, CountedDataset, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
     check_data_folder,
     check_max_tokens,
@@ -110,92 +111,85 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     loads_views = False  # the criterion's scl_views
 
     @classmethod
+    @exit_on_input_error()
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "SentencePredictionSCLTask":
         """Load the dictionaries, after a check that they are there."""
-        with exit_on_input_error():
-            check_data_folder(cfg.data, cfg.num_classes)
-            if cfg.batching not in BATCHING:
-                raise InputError(
-                    f"--batching is {cfg.batching!r}: it must be one of "
-                    f"{', '.join(BATCHING)}"
-                )
-            _check_batch(cfg.contrastive_batch, cfg.chunk)
-            settle_tokens(cfg)
-            for part in ("input0", "label"):  # else fairseq's own errors of them
-                load_dictionary(Path(cfg.data, part, "dict.txt"))
+        check_data_folder(cfg.data, cfg.num_classes)
+        check_choice(cfg, "batching", BATCHING)
+        _check_batch(cfg.contrastive_batch, cfg.chunk)
+        settle_tokens(cfg)
+        for part in ("input0", "label"):  # else fairseq's own errors of them
+            load_dictionary(Path(cfg.data, part, "dict.txt"))
         allow_tf32("tf32" if cfg.tf32 else "fp32")
         task: SentencePredictionSCLTask = super().setup_task(cfg, **kwargs)
         if not cfg.regression_target:  # which has no labels, and is not exported
-            with exit_on_input_error():
-                record = msgspec.to_builtins(input_format(task))
-            task.state.merge_state_dict({KEY: record})
+            task.state.merge_state_dict({KEY: msgspec.to_builtins(input_format(task))})
         return task
 
+    @exit_on_input_error()
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
         """Load a split and set the order of its examples.
 
         The training split has it from ``--batching``; others go by length, which
         spares padding.
         """
-        with exit_on_input_error():
-            check_split(self.cfg.data, split)
-            for part in sorted(Path(self.cfg.data).glob("input?")):
-                open_rows(part / split, len(self.source_dictionary))
-            dataset = super().load_dataset(split, combine, **kwargs)
-            if self.cfg.regression_target:
-                return dataset
-            plain = dataset.dataset if isinstance(dataset, SortDataset) else dataset
-            labels = class_ids(plain, self.cfg.data, split, self.cfg.num_classes)
-            if split.startswith("train"):  # before hours of training, not after
-                append_metrics(self.cfg.metrics_file, {})
-            if split.startswith("train") and self.loads_views:
-                views = load_views(self, split, len(plain))
-                plain = ViewsDataset(plain, views, self.source_dictionary.pad())
-                if isinstance(dataset, SortDataset):
-                    dataset = SortDataset(plain, sort_order=dataset.sort_order)
-                else:
-                    dataset = plain
+        check_split(self.cfg.data, split)
+        for part in sorted(Path(self.cfg.data).glob("input?")):
+            open_rows(part / split, len(self.source_dictionary))
+        dataset = super().load_dataset(split, combine, **kwargs)
+        if self.cfg.regression_target:
+            return dataset
+        plain = dataset.dataset if isinstance(dataset, SortDataset) else dataset
+        labels = class_ids(plain, self.cfg.data, split, self.cfg.num_classes)
+        if split.startswith("train"):  # before hours of training, not after
+            append_metrics(self.cfg.metrics_file, {})
+        if split.startswith("train") and self.loads_views:
+            views = load_views(self, split, len(plain))
+            plain = ViewsDataset(plain, views, self.source_dictionary.pad())
+            if isinstance(dataset, SortDataset):
+                dataset = SortDataset(plain, sort_order=dataset.sort_order)
+            else:
+                dataset = plain
         if not split.startswith("train"):
             dataset = SortDataset(plain, sort_order=[plain.sizes[0]])
         elif self.cfg.batching != "fixed":
             balanced = self.cfg.batching == "balanced"
             dataset = EpochOrderDataset(plain, labels, balanced, self.cfg.seed)
         if self.cfg.packed:
-            dataset = _CountedDataset(dataset, self.source_dictionary.pad())
+            dataset = CountedDataset(dataset, self.source_dictionary.pad())
         self.datasets[split] = dataset
         return dataset
 
+    @exit_on_input_error()
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model and have it refuse checkpoints that are not its own."""
         model = super().build_model(cfg, from_checkpoint)
         refuse_other_checkpoints(model)
         self.encoder_embed_dim = int(model.args.encoder_embed_dim)
         if self.cfg.chunk and (reason := gradient_cache.unsupported(model)):
-            with exit_on_input_error():
-                raise InputError(f"--chunk does not go with {reason}")
+            raise InputError(f"--chunk does not go with {reason}")
         if self.cfg.packed:
-            with exit_on_input_error():
-                pack(model)
+            pack(model)
             if not torch.cuda.is_available():
                 keep_memory()
         return model
 
+    @exit_on_input_error()
     def build_criterion(self, cfg: Any) -> Any:
         """Build the criterion; ``--chunk`` needs one that keeps to the protocol."""
         criterion = super().build_criterion(cfg)
         if not self.cfg.regression_target:
-            with exit_on_input_error():
-                number_classes(criterion, self.label_dictionary.symbols)
+            number_classes(criterion, self.label_dictionary.symbols)
         if isinstance(criterion, ContrastiveCriterion):
             self.loads_views = criterion.scl_views
         elif self.cfg.chunk:
-            with exit_on_input_error():
-                raise InputError(
-                    "--chunk needs --criterion sentence_prediction_scl, not "
-                    f"{type(criterion).__name__}"
-                )
+            raise InputError(
+                "--chunk needs --criterion sentence_prediction_scl, not "
+                f"{type(criterion).__name__}"
+            )
         return criterion
 
+    @exit_on_input_error()
     def get_batch_iterator(self, dataset: Any, **kwargs: Any) -> Any:
         """Cut a split into batches; the training split by ``--contrastive-batch``.
 
@@ -206,18 +200,17 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         kwargs["required_batch_size_multiple"] = 1
         if size is not None and self._split(dataset).startswith("train"):
             if kwargs.get("max_tokens") is not None:
-                with exit_on_input_error():
-                    raise InputError(
-                        f"--max-tokens is {kwargs['max_tokens']}: it does not go with "
-                        "--contrastive-batch, which counts examples; give --batch-size "
-                        "for validation"
-                    )
+                raise InputError(
+                    f"--max-tokens is {kwargs['max_tokens']}: it does not go with "
+                    "--contrastive-batch, which counts examples; give --batch-size for "
+                    "validation"
+                )
             kwargs["max_sentences"] = size
         if kwargs.get("max_tokens") is not None and (split := self._split(dataset)):
-            with exit_on_input_error():
-                check_max_tokens(dataset, kwargs["max_tokens"], self.cfg.data, split)
+            check_max_tokens(dataset, kwargs["max_tokens"], self.cfg.data, split)
         return super().get_batch_iterator(dataset, **kwargs)
 
+    @exit_on_input_error()
     def filter_indices_by_size(
         self,
         indices: NDArray[np.int64],
@@ -227,12 +220,12 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     ) -> Any:
         """Refuse examples that are too long by name, or leave them out if asked to."""
         if not ignore_invalid_inputs and (split := self._split(dataset)):
-            with exit_on_input_error():
-                check_sizes(dataset, indices, max_positions, self.cfg.data, split)
+            check_sizes(dataset, indices, max_positions, self.cfg.data, split)
         return super().filter_indices_by_size(
             indices, dataset, max_positions, ignore_invalid_inputs
         )
 
+    @exit_on_input_error()
     def train_step(
         self,
         sample: dict[str, Any],
@@ -247,21 +240,18 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         cached = 0 < chunk < len(sample["target"])
         if ignore_grad:
             sample = {**sample, IGNORED: True}
-        with exit_on_input_error():
-            check_divergence(update_num)
-            if isinstance(inner := unwrapped(criterion), ContrastiveCriterion):
-                inner.before_update(model, update_num)
-            if not cached or ignore_grad:
-                if cached:  # its gradient is multiplied by 0: a part will do
-                    sample = gradient_cache.first_examples(sample, chunk)
-                return super().train_step(
-                    sample, model, criterion, optimizer, update_num, ignore_grad
-                )
-            model.train()
-            model.set_num_updates(update_num)  # type: ignore[operator]
-            return gradient_cache.cached_step(
-                sample, model, criterion, optimizer, chunk
+        check_divergence(update_num)
+        if isinstance(inner := unwrapped(criterion), ContrastiveCriterion):
+            inner.before_update(model, update_num)
+        if not cached or ignore_grad:
+            if cached:  # its gradient is multiplied by 0: a part will do
+                sample = gradient_cache.first_examples(sample, chunk)
+            return super().train_step(
+                sample, model, criterion, optimizer, update_num, ignore_grad
             )
+        model.train()
+        model.set_num_updates(update_num)  # type: ignore[operator]
+        return gradient_cache.cached_step(sample, model, criterion, optimizer, chunk)
 
     def _split(self, dataset: Any) -> str:
         """Return the name of a split that was loaded, ``""`` for anything else."""
@@ -286,36 +276,20 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         self._last_asked = split
         return super().dataset(split)
 
+    @exit_on_input_error()
     def post_validate(self, model: nn.Module, stats: dict[str, Any], agg: Any) -> None:
         """Note the answers of a validation, and append it to ``--metrics-file``."""
         subset, update = self._last_asked, int(stats["num_updates"])
         distributed = torch.distributed.is_initialized()
-        with exit_on_input_error():
-            check_validation(agg, subset, update)
-            answers = answers_of(agg)
-            if answers:  # for 'export'
-                seen = self.state.state_dict.get("answers", {})
-                self.state.merge_state_dict({"answers": {**seen, subset: answers}})
-            if not distributed or torch.distributed.get_rank() == 0:
-                more = {"answers": answers} if answers else {}
-                path = self.cfg.metrics_file
-                append_metrics(path, agg, subset=subset, update=update, **more)
-
-
-class _CountedDataset(BaseWrapperDataset):
-    """Counts tokens where a batch is collated: asking a GPU later would stall it."""
-
-    def __init__(self, dataset: Any, pad: int) -> None:
-        super().__init__(dataset)
-        self.pad = pad
-
-    def collater(self, samples: list[Any]) -> dict[str, Any]:
-        batch: dict[str, Any] = super().collater(samples)
-        for key in ("net_input", WITH_VIEWS) if batch else ():
-            if key in batch:
-                tokens = batch[key]["src_tokens"]
-                batch[key][LENGTHS] = right_padded_lengths(tokens, self.pad)
-        return batch
+        check_validation(agg, subset, update)
+        answers = answers_of(agg)
+        if answers:  # for 'export'
+            seen = self.state.state_dict.get("answers", {})
+            self.state.merge_state_dict({"answers": {**seen, subset: answers}})
+        if not distributed or torch.distributed.get_rank() == 0:
+            more = {"answers": answers} if answers else {}
+            path = self.cfg.metrics_file
+            append_metrics(path, agg, subset=subset, update=update, **more)
 
 
 def _check_batch(contrastive_batch: int | None, chunk: int) -> None:

@@ -159,7 +159,7 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["cutoff", "fconv", "arguments", "resolver"])
+@pytest.mark.parametrize("kind", ["cutoff", "resolver"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_verb_runs_or_resolves_what_a_file_says(
     tmp_path, marker, capsys, monkeypatch, outputs, verb, kind
@@ -192,8 +192,12 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("kind", REFUSED)
+# Every kind where it is refused, and that nothing goes past there.
+EACH_WAY = [("load_checkpoint", kind) for kind in REFUSED]
+EACH_WAY += [(name, kind) for name in FUNCTIONS for kind in ("attention", "arguments")]
+
+
+@pytest.mark.parametrize(("name", "kind"), sorted(set(EACH_WAY)))
 def test_no_way_to_load_an_encoder_gets_past_the_check(tmp_path, marker, kind, name):
     path = poisoned(copied(toy_encoder(), tmp_path / "m"), kind, marker)
     with pytest.raises(InputError) as caught:

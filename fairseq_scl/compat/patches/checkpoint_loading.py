@@ -21,6 +21,7 @@ def apply() -> None:
     wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_to_cpu)
 
 
+@exit_on_input_error()
 def _load_checkpoint_to_cpu(
     _: Any,
     path: str,
@@ -30,14 +31,13 @@ def _load_checkpoint_to_cpu(
     from fairseq import checkpoint_utils
     from fairseq.file_io import PathManager
 
-    with exit_on_input_error():
-        state = load_checkpoint(PathManager.get_local_path(path))
-        try:
-            if state.get("cfg") is not None:
-                state["cfg"] = _omegaconf(state["cfg"], arg_overrides or {})
-            state = checkpoint_utils._upgrade_state_dict(state)
-        except Exception as error:  # what it lacks shows in nearly any way
-            raise InputError(load_error(path, error)) from None
+    state = load_checkpoint(PathManager.get_local_path(path))
+    try:
+        if state.get("cfg") is not None:
+            state["cfg"] = _omegaconf(state["cfg"], arg_overrides or {})
+        state = checkpoint_utils._upgrade_state_dict(state)
+    except Exception as error:  # what it lacks shows in nearly any way
+        raise InputError(load_error(path, error)) from None
     # Published checkpoints lack the key, and a criterion that learns asks for it.
     state.setdefault("criterion", None)
     return state

@@ -29,15 +29,15 @@ def _raise(original: Any, trainer: Any, error: Exception) -> None:
     raise error
 
 
+@exit_on_input_error()
 def _end(original: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
-    with exit_on_input_error():
-        try:
-            return original(trainer, *args, **kwargs)
-        except (RuntimeError, MemoryError) as error:
-            text = str(error) or "out of memory"
-            if not any(sign in text for sign in SIGNS):
-                raise
-            raise InputError(_sentence(trainer.cfg, text)) from error
+    try:
+        return original(trainer, *args, **kwargs)
+    except (RuntimeError, MemoryError) as error:
+        text = str(error) or "out of memory"
+        if not any(sign in text for sign in SIGNS):
+            raise
+        raise InputError(_sentence(trainer.cfg, text)) from error
 
 
 def _sentence(cfg: Any, text: str) -> str:

@@ -26,6 +26,7 @@ def apply() -> None:
     wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
 
 
+@exit_on_input_error()
 def _load_checkpoint(original: Any, cfg: Any, trainer: Any, **kwargs: Any) -> Any:
     from fairseq.file_io import PathManager
 
@@ -38,8 +39,7 @@ def _load_checkpoint(original: Any, cfg: Any, trainer: Any, **kwargs: Any) -> An
         flag, path = "--finetune-from-model", cfg.finetune_from_model
     if path is not None and not PathManager.isfile(path):
         what = "it is not a" if PathManager.exists(path) else "there is no such"
-        with exit_on_input_error():
-            raise InputError(f"{flag} is {path}: {what} file")
+        raise InputError(f"{flag} is {path}: {what} file")
     over = flag == "--restore-file" and path != last and cfg.reset_dataloader
     if over and PathManager.exists(last):
         logger.warning(

@@ -83,10 +83,10 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
     ``sentence_prediction_scl``.
     """
 
+    @exit_on_input_error()
     def __init__(self, cfg: SentencePredictionACLConfig, task: Any) -> None:
-        with exit_on_input_error():
-            require_task(f"--criterion {NAME}", task)
-            _check(cfg)
+        require_task(f"--criterion {NAME}", task)
+        _check(cfg)
         super().__init__(cfg, task)
         self.acl_embed = self.reads_parameters = bool(cfg.acl_embed)
         self.acl_anchors = str(cfg.acl_anchors)

@@ -115,10 +115,10 @@ class SentencePredictionCapcortCriterion(
     ``sentence_prediction_scl``, and the stock criterion with λ = 0 too.
     """
 
+    @exit_on_input_error()
     def __init__(self, cfg: SentencePredictionCapcortConfig, task: Any) -> None:
-        with exit_on_input_error():
-            require_task(f"--criterion {NAME}", task)
-            _check(cfg, task)
+        require_task(f"--criterion {NAME}", task)
+        _check(cfg, task)
         super().__init__(cfg, task)
         self.capcort_lambda = float(cfg.capcort_lambda)
         self.capcort_features = str(cfg.capcort_features)

@@ -72,6 +72,7 @@ class RobertaMultiExitModel(RobertaBertModel):
         )
 
     @classmethod
+    @exit_on_input_error()
     def build_model(cls, args: Any, task: Any) -> "RobertaMultiExitModel":
         """Build the encoder and note its exits; the task registers the heads.
 
@@ -85,9 +86,8 @@ class RobertaMultiExitModel(RobertaBertModel):
         """
         model: Any = super().build_model(args, task)
         count = len(model.encoder.sentence_encoder.layers)
-        with exit_on_input_error():
-            _check(args)
-            model.exit_layers = parse_exit_layers(args.exit_layers, count)
+        _check(args)
+        model.exit_layers = parse_exit_layers(args.exit_layers, count)
         model.exit_pooling = str(args.exit_pooling)
         built: RobertaMultiExitModel = model
         return built

@@ -73,10 +73,10 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
     Li and Zhu (2026), arXiv 2602.03563.
     """
 
+    @exit_on_input_error()
     def __init__(self, cfg: SentencePredictionMultiExitConfig, task: Any) -> None:
-        with exit_on_input_error():
-            self.exit_weights = _read_weights(str(cfg.exit_weights))
-            _check(cfg)
+        self.exit_weights = _read_weights(str(cfg.exit_weights))
+        _check(cfg)
         super().__init__(cfg, task)
         self.acl_cl = float(cfg.acl_cl)
         self.acl_cl_own = str(cfg.acl_cl_own)
@@ -143,6 +143,7 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
             for place in range(features.shape[1] - 1)
         ]
 
+    @exit_on_input_error()
     def _weights(self, layers: tuple[int, ...]) -> dict[int, float]:
         """Return the weight of each exit below the top by its layer."""
         *below, top = layers
@@ -151,11 +152,10 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
         if self.exit_weights == "depth":
             return {layer: layer / top for layer in below}
         if len(self.exit_weights) != len(below):
-            with exit_on_input_error():
-                raise InputError(
-                    f"--exit-weights has {len(self.exit_weights)} numbers: there are "
-                    f"{len(below)} exits below the top"
-                )
+            raise InputError(
+                f"--exit-weights has {len(self.exit_weights)} numbers: there are "
+                f"{len(below)} exits below the top"
+            )
         return dict(zip(below, map(float, self.exit_weights), strict=True))
 
     @classmethod
@@ -179,6 +179,7 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
                 metrics.log_scalar_sum(name, found)
 
 
+@exit_on_input_error()
 def exit_layers_of(model: Any) -> tuple[int, ...]:
     """Return the layers of a model that have an exit.
 
@@ -188,11 +189,10 @@ def exit_layers_of(model: Any) -> tuple[int, ...]:
     inner = unwrapped(model)
     layers: tuple[int, ...] | None = getattr(inner, "exit_layers", None)
     if layers is None:
-        with exit_on_input_error():
-            raise InputError(
-                "--criterion sentence_prediction_multi_exit needs --arch "
-                f"roberta_multi_exit, not {type(inner).__name__}"
-            )
+        raise InputError(
+            "--criterion sentence_prediction_multi_exit needs --arch "
+            f"roberta_multi_exit, not {type(inner).__name__}"
+        )
     return layers
 
 
