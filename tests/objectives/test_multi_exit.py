@@ -13,9 +13,6 @@ from fairseq.logging import metrics
 from fairseq_scl.errors import InputError
 from fairseq_scl.losses import supervised_contrastive_loss
 from fairseq_scl.models.exits import exit_heads
-from fairseq_scl.objectives.multi_exit import (
-    sentence_prediction_multi_exit as criterion_file,
-)
 from fairseq_scl.objectives.multi_exit.loss import cross_layer_contrastive_loss
 from fairseq_scl.objectives.multi_exit.roberta_multi_exit import (
     EXIT_FEATURES,
@@ -385,7 +382,8 @@ def test_guides_of_all_workers_are_gathered(data, monkeypatch):
     def gather(rows, classes, _):
         return torch.cat([rows, others]), torch.cat([classes, their_labels])
 
-    monkeypatch.setattr(criterion_file, "gather_features", gather)
+    gathers = "fairseq_scl.large_batch.gather.gather_features"
+    monkeypatch.setattr(gathers, gather)
     log = toy.criterion(toy.model, batch)[2]
     guides, classes = gather(features[:, -1], labels, None)
     sums = [
