@@ -60,28 +60,6 @@ def test_counts_are_added_over_the_processes_and_written_once(together):
     assert (folder / "metrics1.jsonl").read_text() == ""
 
 
-def test_cross_entropy_of_two_workers_is_that_of_one_with_twice_the_batch(
-    data, tmp_path
-):
-    """With λ = 0 only the sum counts; both see all 27 examples in each update."""
-    one = train_together(
-        data, tmp_path / "one", 1, "--scl-lambda", "0", "--batch-size", "27"
-    )
-    two = train_together(
-        data, tmp_path / "two", 2, "--scl-lambda", "0", "--batch-size", "14"
-    )
-    for process in [*one, *two]:
-        assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    first, second = (
-        own_weights(
-            load_checkpoint(tmp_path / kind / "rank0" / "checkpoint_last.pt")["model"]
-        )
-        for kind in ("one", "two")
-    )
-    for name, weight in first.items():
-        torch.testing.assert_close(second[name], weight, atol=2e-4, rtol=1e-3, msg=name)
-
-
 def test_two_workers_are_one_with_twice_the_update_frequency(data, together, tmp_path):
     """Both add up the terms of two batches of four: SCL does not reach across them."""
     flags = ["--update-freq", "2", "--max-update", UPDATES, "--max-epoch", "99"]

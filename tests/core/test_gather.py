@@ -143,25 +143,6 @@ def test_steps_of_workers_are_one_large_step(data, workers, tmp_path):
             assert sum(own[key] for own in logs) == pytest.approx(float(log[key])), key
 
 
-@pytest.mark.parametrize("chunk", CHUNKS)
-def test_training_of_two_workers_is_that_of_one_with_twice_the_batch(
-    data, chunk, tmp_path
-):
-    flags = ["--gather-features", "--chunk", str(chunk), "--pooler-dropout", "0"]
-    flags += ["--batch-size", "10"]
-    for workers, size in ((1, 27), (2, 14)):
-        done = train_together(
-            *[data, tmp_path / str(workers), workers, *flags],
-            *["--contrastive-batch", str(size)],
-        )
-        for process in done:
-            assert process.returncode == 0, process.stderr[-3000:]
-    one = weights_of(tmp_path / "1" / "rank0")
-    two = weights_of(tmp_path / "2" / "rank0")
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, atol=2e-4, rtol=1e-3, msg=name)
-
-
 def test_workers_with_unlike_numbers_of_batches_train_to_the_end(data, tmp_path):
     """Three batches for two workers: one gets a filled-in batch in each epoch."""
     flags = ["--gather-features", "--contrastive-batch", "9", "--chunk", "4"]

@@ -296,13 +296,12 @@ def test_in_chunks_it_is_the_whole_batch(data, phi, flags):
     assert ("phi.0.weight" in results[0][0]) == (phi == "mlp")
 
 
-@pytest.mark.parametrize("chunk", ["0", "4"])
-def test_two_workers_train_as_one_with_twice_the_batch(data, chunk, tmp_path):
+def test_two_workers_train_as_one_with_twice_the_batch(data, tmp_path):
     flags = [*ONE, *MLP, "--pooler-dropout", "0", "--batch-size", "10"]
     for workers, size in ((1, 27), (2, 14)):
         done = train_together(
             *[data, tmp_path / str(workers), workers, *flags],
-            *["--contrastive-batch", str(size), "--chunk", chunk],
+            *["--contrastive-batch", str(size)],
         )
         for process in done:
             assert process.returncode == 0, process.stderr[-3000:]
