@@ -1,3 +1,5 @@
 """The criterion that fairseq registers: Eq. 1 of the paper."""
 
+import fairseq  # noqa: F401  (its import registers this package, in order)
+
 from fairseq_scl.criterions import sentence_prediction_scl  # noqa: F401

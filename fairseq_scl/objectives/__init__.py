@@ -8,5 +8,7 @@ deleting one takes its objective away and nothing else.
 import importlib
 import pkgutil
 
+import fairseq  # noqa: F401  (its import registers this package, in order)
+
 for _folder in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_folder.name}")
