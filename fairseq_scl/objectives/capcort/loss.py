@@ -2,40 +2,32 @@
 
 from torch import Tensor
 
-from fairseq_scl.losses.contrastive import REDUCTIONS, reduce_losses
 from fairseq_scl.losses.shared import at_least_float32
 
 
-def representation_consistency_loss(
-    pretrained: Tensor, mapped: Tensor, reduction: str = "mean"
-) -> Tensor:
+def representation_consistency_loss(pretrained: Tensor, mapped: Tensor) -> Tensor:
     """Squared distance of representations, after CAPCORT (arXiv 2205.11603).
 
-    ``‖z_pre(x) - φ(z_fine(x))‖²`` for each example x, summed over the D dimensions:
+    ``‖z_pre(x) - φ(z_fine(x))‖²``, summed over the examples x and the D dimensions:
     what fine-tuning changed in the representation, as far as the map φ cannot undo it.
-    The abstract does not print the formula; the squared distance and the mean over the
-    batch are reconstructed. No gradient reaches ``pretrained``. N = 0 gives 0.
+    The abstract does not print the formula; the squared distance is reconstructed. No
+    gradient reaches ``pretrained``. N = 0 gives 0.
 
     Args:
         pretrained: ``(N, D)``, z_pre, any floating dtype.
         mapped: ``(N, D)``, φ(z_fine), any floating dtype. The computation is in
             float32, or float64 where one of the two is.
-        reduction: ``"mean"`` over the batch, ``"sum"`` over it, or ``"none"``.
 
     Returns:
-        a scalar, or ``(N,)`` for ``"none"``; float32 or float64.
+        a scalar, float32 or float64.
 
     Raises:
-        ValueError: unlike shapes, an unknown reduction.
+        ValueError: the shapes differ.
     """
     if pretrained.dim() != 2 or pretrained.shape != mapped.shape:
         raise ValueError(
             "both representations must be (N, D), got shapes "
             f"{tuple(pretrained.shape)} and {tuple(mapped.shape)}"
         )
-    if reduction not in REDUCTIONS:
-        raise ValueError(
-            f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}"
-        )
     change = at_least_float32(mapped) - at_least_float32(pretrained.detach())
-    return reduce_losses(change.square().sum(dim=1), reduction)
+    return change.square().sum()

@@ -207,9 +207,7 @@ class SentencePredictionCapcortCriterion(
         for parameter in self.phi.parameters():  # float32, where the model is half
             fine = fine.to(parameter.dtype)
         pretrained = others[1] if self._encoder else self._table[0][sample["id"]]
-        consistency = representation_consistency_loss(
-            pretrained, self.phi(fine), reduction="sum"
-        )
+        consistency = representation_consistency_loss(pretrained, self.phi(fine))
         log["capcort_loss"] = consistency.data
         loss = loss + self.capcort_lambda * consistency
         log["loss"] = loss.data

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairseq_scl.losses.contrastive import check_batch, reduce_losses
+from fairseq_scl.losses.contrastive import check_batch
 from fairseq_scl.losses.shared import at_least_float32
 
 # What an anchor's own example is among the guides.
@@ -21,7 +21,6 @@ def cross_layer_contrastive_loss(
     labels: Tensor,
     temperature: float,
     own: str = "positive",
-    reduction: str = "sum",
     guide_labels: Tensor | None = None,
 ) -> Tensor:
     """Eq. 3 of Gunel et al. (2021) with anchors of one layer and candidates of another.
@@ -30,8 +29,7 @@ def cross_layer_contrastive_loss(
     features and Ψ the guides', the mean over j in P(i) of
     ``-log(exp(Φ_i·Ψ_j / τ) / Σ_{k in K(i)} exp(Φ_i·Ψ_k / τ))``. A single anchor has the
     loss of :func:`fairseq_scl.losses.supervised_contrastive_loss` when its guides are
-    the rest of the batch. An anchor without a positive contributes exactly 0 and stays
-    in the divisor of ``"mean"``.
+    the rest of the batch. An anchor without a positive contributes exactly 0.
 
     Args:
         features: ``(n, D)``, any floating dtype, need not be normalised: the anchors,
@@ -43,19 +41,18 @@ def cross_layer_contrastive_loss(
         temperature: τ > 0.
         own: the deepest features of the anchor's own example are a ``"positive"``, or
             left ``"out"`` of both sums.
-        reduction: ``"sum"`` over anchors, ``"mean"`` = sum / n, or ``"none"``.
         guide_labels: ``(N,)``: the class of each guide; ``None`` if N = n.
 
     Returns:
-        a scalar, or ``(n,)`` for ``"none"``; float32, or float64 for float64 features.
+        a scalar, the sum over anchors; float32, or float64 for float64 features.
 
     Raises:
         ValueError: wrong shapes or dtypes, τ that is not a positive number, an unknown
-            reduction or ``own``, fewer guides than anchors.
+            ``own``, fewer guides than anchors.
     """
     guide_labels = labels if guide_labels is None else guide_labels
-    check_batch(features, labels, temperature, reduction)
-    check_batch(guides, guide_labels, temperature, reduction)
+    check_batch(features, labels, temperature, "sum")
+    check_batch(guides, guide_labels, temperature, "sum")
     if own not in OWN:
         raise ValueError(f"own must be one of {', '.join(OWN)}, got {own!r}")
     if len(guides) < len(features) or guides.shape[1:] != features.shape[1:]:
@@ -68,7 +65,7 @@ def cross_layer_contrastive_loss(
         phi = _normalised(features)
         similarities = phi @ psi.T.to(phi.dtype) / temperature
         losses = _from_similarities(similarities, labels, guide_labels, own == "out")
-    return reduce_losses(losses, reduction)
+    return losses.sum()
 
 
 def _from_similarities(
