@@ -1,4 +1,4 @@
-"""Contrast across workers: a gather through which gradients flow back."""
+"""Contrast across workers: a differentiable gather."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from fairseq_scl.losses.shared import at_least_float32
 
 
 def data_parallel_group() -> Any:
-    """Return the process group of the workers that share a step, ``None`` if alone."""
+    """Return the process group of the workers that share a step; ``None`` if alone."""
     if not (dist.is_available() and dist.is_initialized()):
         return None
     group = distributed_utils.get_data_parallel_group()
@@ -48,25 +48,25 @@ def contrastive_batch(
 def gather_features(
     features: Tensor, labels: Tensor, group: Any
 ) -> tuple[Tensor, Tensor]:
-    """Collect the features and labels of all workers, the worker's own rows first.
+    """Collect the features and labels of all workers, with the worker's own rows first.
 
-    Every worker of the group has to call this as often as the others, and to take the
-    gradient of what it returns as often. Workers may have different numbers of rows,
-    also none. The device is waited for once, for these numbers.
+    This is a collective operation: every worker of the group must call it, and run
+    backward through its result, the same number of times. Workers may have different
+    numbers of rows, including none. There is one device sync, for these numbers.
 
     A worker's gradient with respect to its ``features`` is that of the sum of all
-    workers' losses: each worker's backward pass hands the others their shares. fairseq
-    adds up the workers' gradients (DDP's mean times the number of workers) and divides
-    by the examples of all, so that nothing is left to be scaled.
+    workers' losses, because each worker's backward pass sends the others their shares.
+    fairseq sums the workers' gradients (DDP's mean times the number of workers) and
+    divides by the examples of all workers, so no further scaling is needed.
 
     Args:
         features: ``(n, D)``, a floating dtype, the same D and dtype on all workers.
         labels: ``(n,)``, an integer dtype.
-        group: of PyTorch's processes; ``None`` if the worker is alone.
+        group: the process group; ``None`` if the worker is alone.
 
     Returns:
-        ``(N, D)`` and ``(N,)`` for the N examples of all workers, the n own ones first,
-        the others by rank; the arguments themselves if the worker is alone.
+        ``(N, D)`` and ``(N,)`` for the N examples of all workers: the worker's own n
+        first, then the others by rank. The arguments themselves if the worker is alone.
     """
     if group is None:
         return features, labels
@@ -99,14 +99,14 @@ class _Gather(torch.autograd.Function):
         if dist.get_backend(group) == "nccl":
             mine = torch.empty_like(padded[rank])
             dist.reduce_scatter_tensor(mine, padded.flatten(0, 1), group=group)
-        else:  # not all backends have it
+        else:  # not all backends support reduce_scatter
             dist.all_reduce(padded, group=group)
             mine = padded[rank]
         return mine[: sizes[rank]], None, None
 
 
 def _gather(rows: Tensor, sizes: list[int], group: Any) -> Tensor:
-    """Collect rows of unequal numbers: padded to the same, then cut."""
+    """Collect different numbers of rows: pad them to the same number, then cut."""
     padded = rows.new_zeros(max(sizes), *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
     found = [torch.empty_like(padded) for _ in sizes]

@@ -1,11 +1,14 @@
 """A large contrastive batch in the memory of a small one: gradient caching.
 
 After Gao et al. (2021), "Scaling Deep Contrastive Learning Batch Size under Memory
-Limited Setup", arXiv 2101.06983. A loss reads a batch through its features and logits
-alone. Hence: compute these chunk by chunk without a graph; take the loss of the whole
-batch and its gradient with respect to them; compute each chunk again, now with a graph,
-and carry the gradient on to the weights. The result is that of the whole batch; the
-price is a second forward pass.
+Limited Setup", arXiv 2101.06983. A loss depends on a batch only through its features
+and logits. So a step works as follows:
+
+1. Compute features and logits chunk by chunk, without a graph.
+2. Compute the loss of the whole batch and its gradient with respect to them.
+3. Compute each chunk again with a graph, and backpropagate the gradient to the weights.
+
+The result is that of the whole batch; the cost is a second forward pass.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,12 +29,12 @@ from fairseq_scl.packing.encoder import LENGTHS
 
 @dataclass(frozen=True)
 class Chunks:
-    """A batch that was cut.
+    """A batch split into chunks.
 
     Attributes:
-        inputs: what the model gets for each chunk.
-        sizes: the number of examples in each.
-        order: ``(N,)`` int64, the rows of the batch as they stand in the chunks.
+        inputs: the model's input for each chunk.
+        sizes: the number of examples in each chunk.
+        order: ``(N,)`` int64, the rows of the batch in the order of the chunks.
     """
 
     inputs: list[dict[str, Any]]
@@ -39,19 +42,19 @@ class Chunks:
     order: Tensor
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Join a tensor for each chunk to ``(N, …)``, in the order of the batch."""
+        """Join one tensor per chunk into ``(N, …)``, in the order of the batch."""
         return torch.cat(list(parts))[self.order.argsort()]
 
     def split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Cut ``(N, …)``, in the order of the batch, to a tensor for each chunk."""
+        """Split ``(N, …)``, in the order of the batch, into one tensor per chunk."""
         return rows[self.order].split(self.sizes)
 
 
 def unsupported(model: nn.Module) -> str | None:
-    """Name what in a model does not allow to cut a batch, ``None`` if nothing does."""
+    """Name the part of a model that prevents splitting a batch, or return ``None``."""
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            return f"{type(module).__name__} ({name}), which looks at the whole batch"
+            return f"{type(module).__name__} ({name}), which depends on the whole batch"
     args = getattr(model, "args", None)
     for value, flag in (
         (getattr(args, "quant_noise_scalar", 0), "--quant-noise-scalar"),
@@ -64,17 +67,17 @@ def unsupported(model: nn.Module) -> str | None:
 
 
 def cut(net_input: dict[str, Any], size: int) -> Chunks:
-    """Cut a batch of N examples into about N / ``size`` chunks of like work and memory.
+    """Split a batch of N examples into about N / ``size`` chunks of similar cost.
 
-    Examples go by length, and chunks have like numbers of tokens: those of short
-    sentences hold more than ``size`` examples, those of long ones fewer. A chunk is as
-    wide as its longest sentence. The device is waited for if the batch does not carry
-    its lengths, as that for ``--packed`` does.
+    Examples are sorted by length and chunks have similar numbers of tokens: chunks of
+    short sentences hold more than ``size`` examples, those of long ones fewer. A chunk
+    is as wide as its longest sentence. This needs a device sync unless the batch
+    carries its lengths, as batches for ``--packed`` do.
 
     Args:
         net_input: of a collated batch: ``src_tokens`` ``(N, T)``, padded on the right,
-            ``src_lengths`` ``(N,)`` and others with a row for each example.
-        size: at least 1.
+            ``src_lengths`` ``(N,)`` and others with one row per example.
+        size: examples per chunk, at least 1.
     """
     tokens = net_input["src_tokens"]
     known = net_input.get(LENGTHS)
@@ -103,7 +106,7 @@ def cut(net_input: dict[str, Any], size: int) -> Chunks:
 
 
 def first_examples(sample: dict[str, Any], count: int) -> dict[str, Any]:
-    """Return a batch of the first examples of a collated batch."""
+    """Return a batch with the first ``count`` examples of a collated batch."""
     few = {
         key: None if value is None else value[:count]
         for key, value in sample["net_input"].items()
@@ -119,19 +122,20 @@ def cached_step(
     optimizer: Any,
     size: int,
 ) -> tuple[Tensor, int, dict[str, Any]]:
-    """Do forward and backward of a batch in chunks of about ``size`` examples.
+    """Run forward and backward of a batch in chunks of about ``size`` examples.
 
-    Dropout is the same in both passes: PyTorch's random state (CPU and the device of
-    the batch) is noted before each chunk and put back. Afterwards it is as after one
-    pass through all chunks. The last chunk keeps its graph and is not computed again.
+    Dropout is the same in both passes: PyTorch's random state (of the CPU and of the
+    batch's device) is saved before each chunk and restored. At the end it is the same
+    as after a single pass through all chunks. The last chunk keeps its graph and is not
+    computed again.
 
     Args:
         sample: a collated batch of more than ``size`` examples.
-        model: in training mode, bare or wrapped; workers exchange gradients in the
-            backward pass of one chunk alone.
-        criterion: its loss may ask other workers, once a step.
+        model: in training mode, bare or wrapped. Workers exchange gradients only in the
+            backward pass of one chunk.
+        criterion: its loss may communicate with other workers once per step.
         optimizer: fairseq's; its ``backward`` scales the loss for half precision.
-        size: as for :func:`cut`.
+        size: as in :func:`cut`.
 
     Returns:
         what the criterion returns for the whole batch; the loss has no graph.
@@ -177,13 +181,13 @@ def reads_parameters(criterion: ContrastiveCriterion) -> bool:
     """Tell whether a loss reads parameters themselves, beside the model's outputs.
 
     Raises:
-        InputError: PyTorch's DistributedDataParallel holds them: it exchanges gradients
-            of what went through its own forward pass alone.
+        InputError: the parameters are in PyTorch's DistributedDataParallel, which only
+            exchanges gradients of parameters used in its own forward pass.
     """
     if isinstance(getattr(criterion, "module", None), DistributedDataParallel):
         raise InputError(
-            "--chunk with parameters that the criterion learns needs --ddp-backend "
-            "legacy_ddp where there are several workers"
+            "--chunk with a criterion that has parameters needs --ddp-backend "
+            "legacy_ddp when there are several workers"
         )
     return criterion.reads_parameters
 
@@ -191,11 +195,11 @@ def reads_parameters(criterion: ContrastiveCriterion) -> bool:
 def _and_of_parameters(
     loss: Tensor, outputs: list[Tensor], optimizer: Any
 ) -> list[Tensor | None]:
-    """Return the gradients of the outputs, and add those of parameters to theirs.
+    """Return the gradients of the outputs; accumulate those of parameters as usual.
 
-    In one backward pass, since other workers may wait for its part in it. The optimizer
-    scales the loss, as parameters in half precision need; by how much, a variable tells
-    whose own gradient is 1.
+    This takes a single backward pass, because other workers may wait for this worker's
+    part in it. The optimizer scales the loss for parameters in half precision. An
+    auxiliary variable whose own gradient is 1 reveals the scale.
     """
     one = loss.new_zeros((), requires_grad=True)
     optimizer.backward(loss + one)
@@ -208,7 +212,7 @@ def _and_of_parameters(
 def _cut_up(
     whole: Sequence[Tensor | None], chunks: Chunks
 ) -> list[tuple[Tensor | None, ...]]:
-    """Return for each chunk the gradients with respect to its outputs."""
+    """Return, for each chunk, the gradients with respect to its outputs."""
     none = [None] * len(chunks.sizes)
     parts = [none if rows is None else chunks.split(rows) for rows in whole]
     return list(zip(*parts, strict=True))
@@ -226,7 +230,7 @@ def _carry(
 
 
 class _RandomState:
-    """PyTorch's random state; nothing in fairseq's encoders draws from another."""
+    """PyTorch's random state, the only one that fairseq's encoders draw from."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -241,16 +245,16 @@ class _RandomState:
 
 
 def _leaf(rows: Tensor) -> Tensor:
-    # In half precision a gradient that is not scaled yet would underflow.
+    # An unscaled gradient would underflow in half precision.
     kept = rows if rows.dtype == torch.float64 else rows.float()
     return kept.detach().requires_grad_()
 
 
 def _autocast(optimizer: Any) -> AbstractContextManager[Any]:
-    """Do as fairseq's own step does; one context a pass.
+    """Use autocast as fairseq's own step does, with one context per pass.
 
-    Autocast keeps converted weights until its context ends, and those of a pass without
-    graph would give no gradient.
+    Autocast caches converted weights until its context ends, and weights cached in a
+    pass without a graph would get no gradient.
     """
     return torch.autocast("cuda", enabled=isinstance(optimizer, AMPOptimizer))
 
@@ -261,11 +265,11 @@ def _without_exchange(model: Any) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _read_rows_alone(model: nn.Module) -> Iterator[None]:
-    """Within the block, add gradients of embeddings to the rows that were read.
+    """Within the block, add gradients of embeddings only to the rows that were read.
 
-    On a CPU a gradient of the whole vocabulary for each chunk, nearly all of it zero,
-    takes a twentieth of a small encoder's step. Where gradients are exchanged,
-    they have to take PyTorch's way.
+    A dense gradient over the whole vocabulary for each chunk, almost all of it zero,
+    takes a twentieth of a small encoder's step on a CPU. Passes that exchange gradients
+    must use PyTorch's dense gradients.
     """
     read: list[tuple[nn.Embedding, Tensor, Tensor]] = []
 

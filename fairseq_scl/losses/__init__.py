@@ -1,4 +1,4 @@
-"""The paper's equations as pure functions of tensors; nothing here knows fairseq."""
+"""The paper's equations as pure functions of tensors, independent of fairseq."""
 
 from fairseq_scl.losses.contrastive import (
     self_supervised_contrastive_loss,

@@ -11,7 +11,7 @@ from fairseq_scl.losses.shared import at_least_float32
 from fairseq_scl.losses.tiles import classes_and_positives, contrast_in_strips
 
 REDUCTIONS = ("none", "sum", "mean")
-# Up to so many examples all pairs are one tile; beyond, strips of anchors.
+# Largest batch computed as a single tile; larger ones use strips of anchors.
 ONE_TILE = 256
 
 
@@ -24,39 +24,39 @@ def supervised_contrastive_loss(
 ) -> Tensor:
     """Supervised contrastive loss, Eq. 3 of Gunel et al. (2021).
 
-    For an anchor i with positives P(i) = {j ≠ i : y_j = y_i} and Φ the l2-normalised
-    features, the mean over j in P(i) of
+    Let P(i) = {j ≠ i : y_j = y_i} be the positives of an anchor i and Φ the
+    l2-normalized features. The loss of i is the mean over j in P(i) of
     ``-log(exp(Φ_i·Φ_j / τ) / Σ_{k≠i} exp(Φ_i·Φ_k / τ))``.
 
-    An anchor without a positive contributes exactly 0 and stays in the divisor of
-    ``"mean"``. A batch of one class is not degenerate: each of its anchors has at least
+    An anchor without a positive contributes exactly 0 and still counts in the divisor
+    of ``"mean"``. In a batch of a single class, each anchor has a loss of at least
     log(N - 1). A zero vector has similarity 0 to all others. N = 0 and N = 1 give 0.
     The loss does not go to 0: see :func:`supervised_contrastive_floor`.
 
-    The gradient is written out and can be taken once, not twice. Memory grows with N,
-    not with N²: :mod:`fairseq_scl.losses.one_tile` and :mod:`fairseq_scl.losses.tiles`
-    derive it for small batches and for large ones.
+    The gradient is written out, so the loss can be differentiated once but not twice.
+    Memory grows with N, not with N². :mod:`fairseq_scl.losses.one_tile` derives the
+    gradient for small batches and :mod:`fairseq_scl.losses.tiles` for large ones.
 
     Args:
-        features: ``(N, D)``, any floating dtype, need not be normalised. The
-            computation is in float32 (float64 for float64 features), also under
+        features: ``(N, D)``, any floating dtype; they need not be normalized. The
+            loss is computed in float32 (float64 for float64 features), even under
             autocast.
         labels: ``(N,)``, an integer dtype: the class of each example.
         temperature: τ > 0.
         reduction: ``"sum"`` over anchors (the equation), ``"mean"`` = sum / anchors,
             or ``"none"``.
-        anchors: n, if only the first n rows are anchors; the rest are candidates, as
-            the examples of other workers are. The gradient reaches all rows, and the
-            gradients of the parts of a batch add up to that of the whole. ``None``:
-            all N.
+        anchors: n, if only the first n rows are anchors and the rest are candidates
+            (such as the examples of other workers). The gradient reaches all rows, and
+            the gradients of the parts of a batch add up to that of the whole batch.
+            ``None`` means all N.
 
     Returns:
         a scalar, or ``(n,)`` for ``"none"``; float32, or float64 for float64 features.
 
     Raises:
-        ValueError: wrong shapes, features that are not floating-point, labels that are
-            not integers, τ that is not a positive number, an unknown reduction, n that
-            is not from 0 to N.
+        ValueError: shapes are wrong, features are not floating-point, labels are not
+            integers, τ is not a positive number, the reduction is unknown, or n is not
+            between 0 and N.
     """
     check_batch(features, labels, temperature, reduction)
     count = _anchor_count(anchors, len(features))
@@ -68,9 +68,9 @@ def self_supervised_contrastive_loss(
 ) -> Tensor:
     """Self-supervised contrastive loss over two views, Eq. 4 of Gunel et al. (2021).
 
-    Each of the 2N views is an anchor, the other view of its example the only positive
-    and the remaining 2N - 2 views the negatives: Eq. 3 with every example its own
-    class.
+    Each of the 2N views is an anchor. The other view of its example is the only
+    positive, and the remaining 2N - 2 views are the negatives. This is Eq. 3 with each
+    example in a class of its own.
 
     Args:
         first: ``(N, D)``, any floating dtype: one view of each example.
@@ -84,7 +84,8 @@ def self_supervised_contrastive_loss(
         float32, or float64 for float64 features.
 
     Raises:
-        ValueError: as :func:`supervised_contrastive_loss`, or views of unlike shapes.
+        ValueError: as in :func:`supervised_contrastive_loss`, or the views differ in
+            shape.
     """
     if first.shape != second.shape:
         raise ValueError(
@@ -102,25 +103,26 @@ def supervised_contrastive_floor(
     reduction: str = "sum",
     anchors: int | None = None,
 ) -> Tensor:
-    """Lower bound of Eq. 3 for the classes of a batch, whatever the features.
+    """Lower bound of Eq. 3 for the classes of a batch, over all possible features.
 
-    An anchor with p positives and n negatives has at least log(p + n·exp(-2/τ)): by
-    Jensen's inequality its best case is every positive at cosine 1 and every negative
-    at -1. Two classes reach it (opposite poles); three or more only come close. An
-    anchor without a positive has 0.
+    The loss of an anchor with p positives and n negatives is at least
+    log(p + n·exp(-2/τ)). By Jensen's inequality the best case has every positive at
+    cosine 1 and every negative at -1. Two classes can reach it (at opposite poles),
+    three or more can only approach it. The bound of an anchor without a positive is 0.
 
     Args:
         labels: ``(N,)``, an integer dtype.
         temperature: τ > 0.
         reduction: ``"sum"``, ``"mean"`` or ``"none"``, as in
             :func:`supervised_contrastive_loss`.
-        anchors: n, as there.
+        anchors: n, as in :func:`supervised_contrastive_loss`.
 
     Returns:
         a scalar, or ``(n,)`` for ``"none"``; float32, no gradient.
 
     Raises:
-        ValueError: labels that are not ``(N,)`` integers, a wrong τ, reduction or n.
+        ValueError: labels are not ``(N,)`` integers, or τ, the reduction or n is
+            invalid.
     """
     if labels.dim() != 1:
         raise ValueError(f"labels must be (N,), got shape {tuple(labels.shape)}")
@@ -131,12 +133,12 @@ def supervised_contrastive_floor(
     farthest = math.exp(-2 / temperature)
     # p + n·exp(-2/τ) with n = N - 1 - p
     best = positives * (1 - farthest) + (len(labels) - 1) * farthest
-    # An anchor without a positive: log 1 = 0.
+    # anchors without a positive: log 1 = 0
     return reduce_losses(best.masked_fill_(positives == 0, 1.0).log_(), reduction)
 
 
 def reduce_losses(losses: Tensor, reduction: str) -> Tensor:
-    """Reduce ``(N,)`` losses: ``"sum"``, ``"mean"`` (0 if N is 0) or ``"none"``."""
+    """Reduce ``(N,)`` losses by ``"sum"``, ``"mean"`` (0 for N = 0) or ``"none"``."""
     if reduction == "none":
         return losses
     return losses.sum() / (max(len(losses), 1) if reduction == "mean" else 1)
@@ -163,11 +165,11 @@ def _anchor_count(anchors: int | None, size: int) -> int:
 def check_batch(
     features: Tensor, labels: Tensor, temperature: float, reduction: str
 ) -> None:
-    """Refuse what is no batch of features ``(N, D)`` and labels ``(N,)``.
+    """Check a batch of features ``(N, D)`` and labels ``(N,)``, τ and the reduction.
 
     Raises:
-        ValueError: another shape or dtype, a temperature that is not above 0, an
-            unknown reduction.
+        ValueError: a shape or dtype is wrong, the temperature is not above 0, or the
+            reduction is unknown.
     """
     if features.dim() != 2:
         raise ValueError(f"features must be (N, D), got shape {tuple(features.shape)}")

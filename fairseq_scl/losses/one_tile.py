@@ -1,16 +1,17 @@
-"""Eq. 3 and its gradient for a batch that is small beside the width of its features.
+"""Eq. 3 and its gradient for batches that are small relative to the feature width.
 
-Here N × N matrices cost less than N × D ones and the number of operations decides, so
-the positives are a matrix: Q_ij = 1 / |P(i)| for j in P(i), otherwise 0. With p_ij the
-softmax of Φ_i·Φ_j / τ over j ≠ i and upstream gradients g,
+For such batches N × N matrices are cheaper than N × D ones and the number of operations
+dominates. The positives are therefore a matrix: Q_ij = 1 / |P(i)| for j in P(i),
+otherwise 0. Let p_ij be the softmax of Φ_i·Φ_j / τ over j ≠ i and g the upstream
+gradients. Then
 
     ℓ_i = -Σ_j Q_ij log p_ij
     A_ij = g_i (p_ij - Q_ij), the gradient with respect to Φ_i·Φ_j / τ
     ∂/∂Φ = (A + Aᵀ) Φ / τ: each example as an anchor and as a candidate
     ∂/∂x_i = (∂/∂Φ_i - Φ_i (Φ_i·∂/∂Φ_i)) / |x_i|
 
-The last line is a product of one N × N matrix with Φ as well: Φ_i·∂/∂Φ_i is the sum of
-row i of (A + Aᵀ) times the similarities, and it goes onto the diagonal.
+The last line is also a product of a single N × N matrix with Φ: Φ_i·∂/∂Φ_i is the sum
+of row i of (A + Aᵀ) times the similarities, and is subtracted from the diagonal.
 """
 
 from typing import Any
@@ -24,22 +25,24 @@ from fairseq_scl.losses.shared import (
     refuse_second_derivative,
 )
 
-# On the diagonal in the place of -inf: no weight in the softmax, and 0 times it is 0.
+# Used on the diagonal instead of -inf: it gets no weight in the softmax, and 0 times it
+# is 0 rather than NaN.
 NO_CANDIDATE = -1e30
 
 
 def contrast_in_one_tile(
     features: Tensor, labels: Tensor, temperature: float
 ) -> Tensor:
-    """Eq. 3 with all rows as anchors, differentiable once.
+    """Compute Eq. 3 with all rows as anchors; differentiable once.
 
     Args:
-        features: ``(N, D)``, any floating dtype; N of at least 2.
+        features: ``(N, D)``, any floating dtype, with N ≥ 2.
         labels: ``(N,)``, an integer dtype.
         temperature: τ > 0.
 
     Returns:
-        ``(N,)``, float32 or float64: the loss of each anchor, 0 without a positive.
+        ``(N,)``, float32 or float64: the loss of each anchor; 0 for anchors without a
+        positive.
     """
     losses: Tensor = _OneTile.apply(features, labels, float(temperature))
     return losses

@@ -1,9 +1,10 @@
 """Eq. 3 in strips of anchors, and its gradient: memory grows with N, not with N².
 
-Notation: Φ the normalised features, s_ij = Φ_i·Φ_j / τ, Z_i = Σ_{k≠i} exp(s_ik),
-p_ij = exp(s_ij) / Z_i, P(i) the positives of i, S_y the sum of Φ over class y.
+Notation: Φ are the normalized features, s_ij = Φ_i·Φ_j / τ, Z_i = Σ_{k≠i} exp(s_ik),
+p_ij = exp(s_ij) / Z_i, P(i) are the positives of i, and S_y is the sum of Φ over class
+y.
 
-Loss. The positives enter through their sum alone, so that no N × N mask is needed:
+Loss. Only the sum of the positives matters, so an N × N mask is not needed:
 ℓ_i = log Z_i - Φ_i·(S_{y_i} - Φ_i) / (|P(i)| τ).
 
 Gradient of Σ g_i ℓ_i for upstream gradients g, with c_i = g_i / |P(i)|:
@@ -11,8 +12,9 @@ Gradient of Σ g_i ℓ_i for upstream gradients g, with c_i = g_i / |P(i)|:
     as a candidate   τ·∂/∂Φ_j = Σ_i g_i p_ij Φ_i - Σ_{i≠j, y_i=y_j} c_i Φ_i
 and, since Φ = x / |x|, ∂/∂x = (∂/∂Φ - Φ (Φ·∂/∂Φ)) / |x|.
 
-s is symmetric: a pair of anchors is computed once. The strip of anchors [a, b) holds
-the columns from a on; its columns that belong to later anchors count for those too.
+s is symmetric, so each pair of anchors is computed only once. The strip of anchors
+[a, b) holds the columns from a on. Its columns that belong to later anchors are also
+used for those anchors.
 """
 
 import math
@@ -28,15 +30,15 @@ from fairseq_scl.losses.shared import (
     refuse_second_derivative,
 )
 
-# Anchors in a strip. On a CPU 128 rows keep the matrix product at full speed and leave
-# almost all of the lower triangle out; a GPU wants fewer and larger products.
+# Anchors per strip. On a CPU, 128 rows run the matrix product at full speed and skip
+# almost all of the lower triangle. A GPU needs fewer and larger products.
 STRIP = {"cpu": 128}
 STRIP_ELSEWHERE = 1024
-# Up to so many entries (64 MiB in float32) forward keeps its strips for backward;
-# beyond, backward computes them again.
+# Up to this many entries (64 MiB in float32) the forward pass keeps its strips for the
+# backward pass; beyond, they are recomputed.
 KEPT_ENTRIES = 2**24
-# With s from -1/τ to 1/τ, exp(s - 1/τ) is at least exp(-2/τ). Up to these values of 2/τ
-# that is far from underflow and 1/τ serves as the shift of every row.
+# s is between -1/τ and 1/τ, so exp(s - 1/τ) is at least exp(-2/τ). Up to these values
+# of 2/τ that is far from underflow, and 1/τ can be the shift of every row.
 WIDEST = {torch.float32: 60.0, torch.float64: 600.0}
 
 
@@ -48,18 +50,20 @@ def contrast_in_strips(
     strip: int | None = None,
     kept_entries: int = KEPT_ENTRIES,
 ) -> Tensor:
-    """Eq. 3 for the first rows of a batch against all of it, differentiable once.
+    """Compute Eq. 3 with the first rows of a batch as anchors; differentiable once.
 
     Args:
-        features: ``(N, D)``, any floating dtype; N of at least 2.
+        features: ``(N, D)``, any floating dtype, with N ≥ 2.
         labels: ``(N,)``, an integer dtype.
         temperature: τ > 0.
-        anchors: number n of anchors, the first rows; the rest are candidates alone.
-        strip: anchors that are computed at once; the device's default.
-        kept_entries: size up to which the strips are kept for backward.
+        anchors: number n of anchors, which are the first rows; the rest are only
+            candidates.
+        strip: number of anchors computed at once; by default that of the device.
+        kept_entries: size up to which the strips are kept for the backward pass.
 
     Returns:
-        ``(n,)``, float32 or float64: the loss of each anchor, 0 without a positive.
+        ``(n,)``, float32 or float64: the loss of each anchor; 0 for anchors without a
+        positive.
     """
     strip = strip or STRIP.get(features.device.type, STRIP_ELSEWHERE)
     losses: Tensor = _Contrast.apply(
@@ -69,10 +73,10 @@ def contrast_in_strips(
 
 
 def classes_and_positives(labels: Tensor, anchors: int) -> tuple[Tensor, Tensor]:
-    """Number the classes and count the positives, without waiting for a device.
+    """Number the classes and count the positives, without a device sync.
 
-    ``torch.unique`` would have to wait, because the size of its result depends on the
-    labels. A class is numbered by its first place among the sorted labels.
+    ``torch.unique`` would need a sync, because the size of its result depends on the
+    labels. A class is numbered by its first position among the sorted labels.
 
     Args:
         labels: ``(N,)``, an integer dtype.
@@ -127,7 +131,8 @@ class _Contrast(torch.autograd.Function):
             g = upstream.masked_fill(lonely, 0.0)
             c = (g * share)[:, None]
             if upstream.stride() == (0,) and anchors == len(phi):
-                # One g for all, as a sum hands it down: both terms are the same.
+                # g is the same for all, as in the backward pass of a sum: both terms
+                # are equal.
                 gradient = others * c.mul_(-2)
             else:
                 pulls = c * _first(phi, anchors)
@@ -142,7 +147,7 @@ class _Contrast(torch.autograd.Function):
 
 
 class _Similarities:
-    """The strips of s, made on demand."""
+    """The strips of s, computed on demand."""
 
     def __init__(
         self, phi: Tensor, temperature: float, anchors: int, strip: int
@@ -152,7 +157,7 @@ class _Similarities:
         self.one_shift = 2 / temperature <= WIDEST[phi.dtype]
 
     def denominators(self, keep: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return Z·exp(-1/τ) or log Z ``(n,)``, log Z, and the strips to be kept."""
+        """Return Z·exp(-1/τ) or log Z ``(n,)``, log Z, and the strips to keep."""
         empty = 0.0 if self.one_shift else -math.inf
         z = self.phi.new_full((self.anchors,), empty)
         kept = []
@@ -190,7 +195,7 @@ class _Similarities:
             yield a, min(a + self.strip, self.anchors)
 
     def _values(self, a: int, b: int) -> Tensor:
-        """Return exp(s - 1/τ) ``(b - a, N - a)`` if one shift will do, otherwise s."""
+        """Return exp(s - 1/τ) ``(b - a, N - a)`` if one shift suffices, otherwise s."""
         shift = -1 / self.temperature if self.one_shift else 0.0
         values = torch.addmm(
             self.phi.new_full((1, 1), shift),
@@ -199,7 +204,7 @@ class _Similarities:
             alpha=1 / self.temperature,
         )
         if self.one_shift:
-            values.exp_().diagonal().zero_()  # k = i is in no sum
+            values.exp_().diagonal().zero_()  # every sum excludes k = i
         else:
             values.diagonal().fill_(-math.inf)
         return values
@@ -207,7 +212,7 @@ class _Similarities:
     def _weights(
         self, values: Tensor, scale: Tensor, z: Tensor, a: int, b: int
     ) -> Tensor:
-        """Return g_i p_ij + g_j p_ji; the second term for columns that are anchors."""
+        """Return g_i p_ij + g_j p_ji, the second term only for columns of anchors."""
         columns = self.anchors - a
         if self.one_shift:
             weights = values * scale[a:b, None]
@@ -220,8 +225,8 @@ class _Similarities:
 
 
 def _sums_of_class(rows: Tensor, classes: Tensor, wanted: Tensor) -> Tensor:
-    """Sum rows by their classes; return the sum for each wanted class."""
-    # A class is numbered below the number of all examples.
+    """Sum rows by class and return the sum for each wanted class."""
+    # class numbers are below the number of examples
     sums = rows.new_zeros(len(wanted), rows.shape[1]).index_add_(0, classes, rows)
     return sums.index_select(0, wanted)
 

@@ -1,7 +1,8 @@
 """fairseq's Adam in one pass over memory.
 
-Updating 22 million weights of a small encoder takes fairseq's Adam as long as computing
-them: it goes through memory some ten times. PyTorch's fused kernel goes once.
+For a small encoder of 22 million weights, an update with fairseq's Adam takes as long
+as computing the gradients, because it passes over memory about ten times. PyTorch's
+fused kernel passes once.
 """
 
 import math
@@ -20,15 +21,15 @@ from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 
 HALF = (torch.float16, torch.bfloat16)
-# Parameters in half precision are cast this many at a time, for 128 MB of each cast.
+# Half-precision parameters are cast this many at a time, so that a cast takes 128 MB.
 CAST_AT_ONCE = 2**25
 
 
 class FusedAdam(Adam):
     """fairseq's ``Adam`` with the same formula, state and options, but faster.
 
-    As in fairseq's, parameters in half precision (``--memory-efficient-fp16``) have
-    their state in float32, and are cast to float32 for the update and back.
+    As in fairseq's, half-precision parameters (``--memory-efficient-fp16``) have their
+    state in float32 and are cast to float32 for the update and back.
     """
 
     @torch.no_grad()
@@ -58,7 +59,7 @@ class FusedAdam(Adam):
         for name in ("exp_avg", "exp_avg_sq"):
             if name not in state:
                 state[name] = torch.zeros_like(parameter, dtype=dtype)
-            elif half:  # fairseq leaves a restored state where it was saved
+            elif half:  # fairseq keeps a restored state on its old device
                 state[name] = state[name].to(parameter.device, dtype)
         return state
 
@@ -72,7 +73,7 @@ class FusedAdam(Adam):
             values, gradients = _float32(parameters), _float32(gradients)
         states = [self.state[parameter] for parameter in parameters]
         beta1, beta2 = group["betas"]
-        # PyTorch adds ε after the bias correction, fairseq before.
+        # PyTorch adds ε after the bias correction, fairseq before it.
         eps = group["eps"] / math.sqrt(1 - beta2**step)
         before = torch.full((len(states),), step - 1.0, device=values[0].device)
         adamw(
@@ -96,7 +97,7 @@ class FusedAdam(Adam):
 
 
 def _parts(parameters: list[Tensor], size: float) -> Iterator[list[Tensor]]:
-    """Cut a list before a tensor with which a part would pass ``size`` elements."""
+    """Split a list of tensors into parts of at most ``size`` elements, if possible."""
     part: list[Tensor] = []
     total = 0
     for parameter in parameters:
@@ -109,7 +110,7 @@ def _parts(parameters: list[Tensor], size: float) -> Iterator[list[Tensor]]:
 
 
 def _float32(tensors: list[Tensor]) -> list[Tensor]:
-    """Cast tensors of one device to float32, in one kernel and one piece of memory."""
+    """Cast tensors of one device to float32 with one kernel, into one buffer."""
     flat = tensors[0].new_empty(sum(t.numel() for t in tensors), dtype=torch.float32)
     pieces = flat.split([tensor.numel() for tensor in tensors])
     casts = [p.view(t.shape) for p, t in zip(pieces, tensors, strict=True)]
@@ -124,7 +125,7 @@ class FairseqFusedAdamConfig(FairseqAdamConfig):
 
 @register_optimizer("fused_adam", dataclass=FairseqFusedAdamConfig)
 class FairseqFusedAdam(FairseqAdam):
-    """``--optimizer fused_adam``: as ``--optimizer adam``, but faster."""
+    """``--optimizer fused_adam``: the same as ``--optimizer adam``, but faster."""
 
     @exit_on_input_error()
     def __init__(self, cfg: FairseqFusedAdamConfig, params: Any) -> None:

@@ -1,4 +1,4 @@
-"""Attention between packed rows: each row meets the rows of its own sentence only."""
+"""Attention between packed rows: each row attends only to its own sentence."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,21 +23,22 @@ def attention(
 ) -> Tensor:
     """Compute softmax(Q Kᵀ / √d) V for each sentence and head.
 
-    Three ways that give the same: with ``noise`` by groups of equally long sentences,
-    the fastest way on a CPU; without it by FlashAttention for variable lengths where
-    that works (CUDA, half precision); or else by PyTorch's attention on padded rows.
+    There are three equivalent implementations. With ``noise``, attention is computed by
+    groups of equally long sentences, which is fastest on a CPU. Otherwise it uses
+    FlashAttention for variable lengths if available (CUDA, half precision), or else
+    PyTorch's attention on padded rows.
 
     Args:
         query: ``(N, D)``, or ``(B, D)``: one row per sentence, in the layout's order.
         key: ``(N, D)``.
         value: ``(N, D)``.
         heads: number of heads.
-        layout: of the rows.
+        layout: layout of the rows.
         p: dropout probability of the attention weights, 0 outside training.
-        noise: source of the dropout masks on a CPU, ``None`` elsewhere.
+        noise: source of dropout masks on a CPU; ``None`` on other devices.
 
     Returns:
-        of the shape and dtype of ``query``.
+        the output, with the shape and dtype of ``query``.
     """
     if noise is not None:
         grouped: Any = _GroupedAttention
@@ -51,7 +52,7 @@ def attention(
 def _padded_attention(
     query: Tensor, key: Tensor, value: Tensor, heads: int, layout: Layout, p: float
 ) -> Tensor:
-    """Pad the rows unless all sentences are equally long, which also needs no mask."""
+    """Pad and mask the rows, unless all sentences are equally long."""
     sentences, one_each = len(layout.lengths), len(query) < len(key)
     mask = None if layout.is_even else layout.mask(query.dtype)
 
@@ -70,10 +71,10 @@ def _padded_attention(
 
 
 class _GroupedAttention(torch.autograd.Function):
-    """Products of matrices without masks, one a run of equally long sentences.
+    """Batched matrix products without masks, one per run of equally long sentences.
 
-    Rows are brought into the order (sentence, head, token), where each run is one block
-    of matrices; softmax weights of all runs lie in one flat buffer.
+    Rows are reordered to (sentence, head, token), where each run is one batch of
+    matrices. The softmax weights of all runs are in one flat buffer.
     """
 
     @staticmethod
@@ -137,7 +138,7 @@ class _GroupedAttention(torch.autograd.Function):
 
 
 class _Runs:
-    """The runs of equally long sentences of a layout, and how to reach them."""
+    """The runs of equally long sentences of a layout, and access to their rows."""
 
     def __init__(self, layout: Layout, heads: int, one_each: bool) -> None:
         self.one_each = one_each
@@ -150,7 +151,7 @@ class _Runs:
         self.size = sum(n * rows * length for n, rows, length in self.weights)
 
     def by_head(self, rows: Tensor, of_query: bool = False) -> Tensor:
-        """Bring ``(N, D)`` rows into ``(N·H, d)``: by sentence, head and token."""
+        """Reorder ``(N, D)`` rows to ``(N·H, d)``, by sentence, head and token."""
         rows = rows.reshape(len(rows) * self.heads, -1)
         moved = not (of_query and self.one_each)
         return rows.index_select(0, self.forth) if moved else rows
@@ -164,7 +165,7 @@ class _Runs:
     def split(
         self, weights: Tensor, queries: Tensor, keys: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield weights, rows of queries and rows of keys of each run as matrices."""
+        """Yield the weights, query rows and key rows of each run as matrices."""
         parts = zip(
             weights.split([n * rows * length for n, rows, length in self.weights]),
             queries.split([n * rows for n, rows in self.queries]),

@@ -1,9 +1,9 @@
 """FlashAttention for variable lengths, and the check that decides whether to use it.
 
-The operator is private to PyTorch. ``torch.nn.attention.varlen`` wraps it but leaves
-out dropout, which training needs. So before the first use on a device, small inputs
-show whether it computes attention, its gradient and dropout; if not, attention is
-computed on padded rows instead.
+The operator is private to PyTorch. ``torch.nn.attention.varlen`` wraps it but omits
+dropout, which training needs. So before the first use on a device, attention, gradient
+and dropout are checked on small inputs. If the check fails, attention is computed on
+padded rows instead.
 """
 
 import functools
@@ -18,16 +18,16 @@ from fairseq_scl.packing.layout import Layout
 
 logger = logging.getLogger(__name__)
 HALF = (torch.float16, torch.bfloat16)
-HEADS = 2  # of the inputs that the check is made with
+HEADS = 2  # number of heads of the inputs of the check
 
 
 def kernel_attention(
     query: Tensor, key: Tensor, value: Tensor, heads: int, layout: Layout, p: float
 ) -> Tensor:
-    """Compute attention as ``attention`` does, on packed rows.
+    """Compute the same as ``attention`` on packed rows with FlashAttention.
 
-    The kernel compares 8 random bits with 1 - p: entries are kept with a probability
-    that is up to 1/256 off, and scaled by 1 / (1 - p).
+    The kernel compares 8 random bits with 1 - p, so the probability of keeping an entry
+    can be off by up to 1/256. Entries are scaled by 1 / (1 - p).
     """
     one_each = len(query) < len(key)
     output: Tensor = torch.ops.aten._flash_attention_forward(
@@ -45,9 +45,9 @@ def kernel_attention(
 
 @functools.cache
 def has_kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> bool:
-    """Tell whether the kernel works here: half precision on Ampere GPUs and later.
+    """Return whether the kernel works here: half precision on Ampere GPUs or later.
 
-    Heads must be a multiple of 8 and at most 256 wide.
+    The size of a head must be a multiple of 8 and at most 256.
     """
     if (
         device.type != "cuda"
@@ -61,19 +61,19 @@ def has_kernel(device: torch.device, dtype: torch.dtype, head_size: int) -> bool
         problem = find_problem(device, dtype, head_size)
     except torch.OutOfMemoryError:
         raise
-    except (AttributeError, RuntimeError) as error:  # no such operator, or another one
+    except (AttributeError, RuntimeError) as error:  # missing or different operator
         problem = f"it failed: {str(error).splitlines()[0]}"
     if problem:
-        logger.warning(f"packed attention does without FlashAttention: {problem}")
+        logger.warning(f"packed attention is not using FlashAttention: {problem}")
     return not problem
 
 
 def find_problem(
     device: torch.device, dtype: torch.dtype, head_size: int
 ) -> str | None:
-    """Compare the kernel with what it should compute; return what is wrong, if any.
+    """Check the kernel against the expected results; return what is wrong, if anything.
 
-    Leaves PyTorch's random state as it was.
+    PyTorch's random state is preserved.
     """
     devices = [device] if device.type == "cuda" else []
     with (
@@ -93,7 +93,7 @@ def find_problem(
 def _is_attention(
     device: torch.device, dtype: torch.dtype, head_size: int, one_each: bool
 ) -> bool:
-    """Compare with attention sentence by sentence in float32, without dropout."""
+    """Compare with float32 attention sentence by sentence, without dropout."""
     lengths = [1, 5, 30, 64]
     layout = Layout.of(lengths, lengths[-1], device)
     random = torch.Generator().manual_seed(0)
@@ -133,10 +133,10 @@ def _sentence_by_sentence(
 def _is_dropout(
     device: torch.device, dtype: torch.dtype, head_size: int, one_each: bool
 ) -> bool:
-    """Read the dropped weights off the output, and compare the gradient with them.
+    """Recover the dropped weights from the output and compare the gradient with them.
 
-    Queries and keys of 0 give equal weights. Token j has the j-th unit vector for its
-    value, so entry j of an output is the weight of token j.
+    Queries and keys of 0 give equal weights. The value of token j is the j-th unit
+    vector, so entry j of an output is the weight of token j.
     """
     sentences, length, p = 256, 8, 0.25
     layout = Layout.of([length] * sentences, length, device)

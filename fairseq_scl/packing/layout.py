@@ -1,4 +1,4 @@
-"""Packed batches: where each token lies, and dropout masks for a CPU."""
+"""Packed batches: the position of each token, and dropout masks for a CPU."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# 16 random bits an entry: a dropout probability is kept to within 1/131072.
+# 16 random bits per entry: a dropout probability is exact to within 1/131072.
 _STEPS = 1 << 16
 
 
 class CpuDropout:
     """Dropout whose masks take a tenth of the time of PyTorch's on a CPU.
 
-    ``bernoulli_`` spends 6 ns an entry there, in a small encoder as much as all matrix
-    products together. These masks are thresholds on 16 random bits. The seed is drawn
-    from PyTorch's generator: ``torch.manual_seed``, or a random state that is restored,
-    gives the same masks again.
+    ``bernoulli_`` takes 6 ns per entry there, which in a small encoder adds up to as
+    much as all matrix products. These masks threshold 16 random bits instead. The seed
+    is drawn from PyTorch's generator, so ``torch.manual_seed`` or a restored random
+    state reproduces the masks.
     """
 
     def __init__(self) -> None:
@@ -25,15 +25,15 @@ class CpuDropout:
         self._bits = np.random.SFC64(seed)
 
     def mask(self, size: int, p: float, dtype: torch.dtype) -> Tensor:
-        """Draw factors, 0 with probability ``p`` and else 1 / (1 - p).
+        """Draw factors that are 0 with probability ``p`` and 1 / (1 - p) otherwise.
 
         Args:
-            size: number of entries.
-            p: from 0 to 1, rounded to a multiple of 1/65536, also in 1 / (1 - p).
-            dtype: of the factors.
+            size: number of factors.
+            p: from 0 to 1; rounded to a multiple of 1/65536, also in 1 / (1 - p).
+            dtype: dtype of the factors.
 
         Returns:
-            ``(size,)``.
+            the factors, ``(size,)``.
         """
         dropped = round(p * _STEPS)
         if dropped >= _STEPS:
@@ -44,24 +44,24 @@ class CpuDropout:
         return kept.mul_(_STEPS / (_STEPS - dropped))
 
     def __call__(self, x: Tensor, p: float) -> Tensor:
-        """Return ``x`` with entries dropped, the others scaled by 1 / (1 - p)."""
+        """Drop entries of ``x`` and scale the others by 1 / (1 - p)."""
         return x * self.mask(x.numel(), p, x.dtype).view_as(x)
 
 
 @dataclass
 class Layout:
-    """Where the sentences of a batch lie among the packed rows.
+    """The positions of a batch's sentences among the packed rows.
 
-    Rows go sentence by sentence, sentences from the shortest to the longest.
+    Rows are ordered by sentence, and sentences from the shortest to the longest.
 
     Attributes:
-        lengths: tokens of each sentence, ascending.
-        index: ``(N,)`` int64, where each row lies in the flattened ``(B, T)`` batch.
-        positions: ``(N,)`` int64, place of each row in its sentence, from 0.
-        padded: ``(N,)`` int64, where each row would lie in a padded batch of the
-            sentences as they are ordered here, as wide as the longest.
+        lengths: number of tokens of each sentence, ascending.
+        index: ``(N,)`` int64, index of each row in the flattened ``(B, T)`` batch.
+        positions: ``(N,)`` int64, position of each row in its sentence, from 0.
+        padded: ``(N,)`` int64, index of each row in a padded batch of the sentences in
+            this order, as wide as the longest sentence.
         starts: ``(B + 1,)`` int64, first row of each sentence, then N.
-        back: ``(B,)`` int64, place of each sentence of the batch in the order here.
+        back: ``(B,)`` int64, index in this order of each sentence of the batch.
         groups: ``(sentences, length)`` of each run of equally long sentences.
     """
 
@@ -77,12 +77,12 @@ class Layout:
 
     @classmethod
     def of(cls, lengths: list[int], columns: int, device: torch.device) -> "Layout":
-        """Lay out a batch that is padded on the right; the device is not waited for.
+        """Lay out a batch that is padded on the right, without a device sync.
 
         Args:
-            lengths: tokens of each sentence, in the order of the batch, all above 0.
-            columns: of the padded batch.
-            device: where the index tensors go.
+            lengths: number of tokens of each sentence of the batch, all above 0.
+            columns: number of columns of the padded batch.
+            device: device of the index tensors.
         """
         given = np.asarray(lengths, dtype=np.int64)
         order = np.argsort(given, kind="stable")
@@ -93,7 +93,7 @@ class Layout:
         padded = np.repeat(np.arange(len(given)) * ordered[-1], ordered) + positions
         places = (index, positions, padded, starts, np.argsort(order, kind="stable"))
         joined = torch.from_numpy(np.concatenate(places))
-        if device.type == "cuda":  # a copy from pinned memory is not waited for
+        if device.type == "cuda":  # copies from pinned memory are asynchronous
             joined = joined.pin_memory()
         joined = joined.to(device, non_blocking=True)
         parts = joined.split([len(part) for part in places])
@@ -115,32 +115,32 @@ class Layout:
 
     @cached_property
     def starts32(self) -> Tensor:
-        """``starts`` as int32, which kernels want."""
+        """``starts`` as int32, which kernels need."""
         return self.starts.to(torch.int32)
 
     @cached_property
     def one_each(self) -> Tensor:
-        """``(B + 1,)`` int32, ``starts`` of rows of which each sentence has one."""
+        """``(B + 1,)`` int32, ``starts`` for one row per sentence."""
         return torch.arange(len(self.starts), dtype=torch.int32, device=self.device)
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """The device of the tensors."""
         return self.starts.device
 
     @property
     def is_even(self) -> bool:
-        """Tell whether all sentences are equally long."""
+        """Whether all sentences are equally long."""
         return len(self.groups) == 1
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        """Return what to add to the scores of a padded batch: -inf at padding, else 0.
+        """Return the additive mask of a padded batch: -inf for padding, otherwise 0.
 
-        Made once per batch. Kernels want strides that are a multiple of 16, and would
-        otherwise copy the mask in every layer.
+        It is created once per batch. Its strides are multiples of 16, because kernels
+        would otherwise copy it in every layer.
 
         Returns:
-            ``(B, 1, 1, T)``.
+            the mask, ``(B, 1, 1, T)``.
         """
         if dtype not in self._masks:
             columns = torch.arange(-self.longest // 16 * -16, device=self.device)
@@ -151,7 +151,7 @@ class Layout:
         return self._masks[dtype]
 
     def means(self, rows: Tensor) -> Tensor:
-        """Average the rows ``(N, D)`` of each sentence: ``(B, D)``."""
+        """Average the rows ``(N, D)`` of each sentence; returns ``(B, D)``."""
         lengths = self.starts.diff()
         sentences = torch.arange(len(lengths), device=rows.device)
         sentences = sentences.repeat_interleave(lengths, output_size=len(rows))
@@ -159,10 +159,10 @@ class Layout:
         return sums.index_add(0, sentences, rows) / lengths[:, None].to(rows.dtype)
 
     def head_order(self, heads: int) -> tuple[Tensor, Tensor]:
-        """Return how to go from (row, head) to (sentence, head, token), and back.
+        """Return the permutation from (row, head) to (sentence, head, token), and back.
 
         Returns:
-            two permutations, ``(N * heads,)`` int64, each other's inverse.
+            two permutations, ``(N * heads,)`` int64, which are inverses of each other.
         """
         if heads not in self._head_orders:
             lengths = self.starts.diff()

@@ -255,7 +255,7 @@ def test_max_tokens_is_refused(data):
 def test_a_model_that_normalises_over_the_batch_is_refused():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     reason = gradient_cache.unsupported(model)
-    assert reason == "BatchNorm1d (1), which looks at the whole batch"
+    assert reason == "BatchNorm1d (1), which depends on the whole batch"
 
 
 def test_only_training_batches_have_the_contrastive_size(data):

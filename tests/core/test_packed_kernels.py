@@ -96,7 +96,7 @@ def test_a_kernel_that_fails_is_not_used_and_said_once(flash, device, caplog):
     assert not has_kernel(device, torch.float16, 64)
     assert not has_kernel(device, torch.float16, 64)
     assert [r.message for r in caplog.records] == [
-        "packed attention does without FlashAttention: it failed: not compiled with "
+        "packed attention is not using FlashAttention: it failed: not compiled with "
         "flash attention"
     ]
 
