@@ -1,7 +1,7 @@
-"""Devices: which GPUs there are, and which precisions they compute in.
+"""Devices: the available GPUs and the precisions that they support.
 
-A process that has asked CUDA anything bars its forks from using it. So nothing here
-asks CUDA: NVML answers or, where it is missing, another process.
+Once a process has initialized CUDA, its forks cannot use it. So nothing here touches
+CUDA: GPUs are queried through NVML or, if it is missing, in another process.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import torch
 
 from fairseq_scl.errors import InputError
 
-# What each precision computes in; tf32 is float32 whose products lose bits.
+# The dtype of each precision; tf32 is float32 with less precise products.
 DTYPES = {
     "fp32": torch.float32,
     "tf32": torch.float32,
@@ -26,7 +26,7 @@ DTYPES = {
     "bf16": torch.bfloat16,
 }
 PRECISIONS = tuple(DTYPES)
-# TF32 and bfloat16 came with this compute capability (Ampere).
+# The first compute capability with TF32 and bfloat16 (Ampere).
 AMPERE = (8, 0)
 _ASK = """
 import json, torch
@@ -40,10 +40,10 @@ class Gpu:
     """A GPU that this process may use.
 
     Attributes:
-        entry: what ``CUDA_VISIBLE_DEVICES`` calls it.
-        name: of the card.
-        capability: its compute capability.
-        uuid: of the card, where it is known.
+        entry: its name in ``CUDA_VISIBLE_DEVICES``.
+        name: name of the card.
+        capability: compute capability of the card.
+        uuid: UUID of the card, if known.
     """
 
     entry: str
@@ -53,7 +53,7 @@ class Gpu:
 
 
 def visible_gpus() -> list[Gpu]:
-    """Return the GPUs that CUDA would show to this process, without asking CUDA."""
+    """Return the GPUs that CUDA would show to this process, without touching CUDA."""
     entries = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not torch.backends.cuda.is_built() or entries == "":
         return []
@@ -64,11 +64,11 @@ def visible_gpus() -> list[Gpu]:
 
 
 def chosen_gpus(gpus: Sequence[Gpu], entries: str | None) -> list[Gpu]:
-    """Choose GPUs as CUDA does.
+    """Select GPUs as CUDA does.
 
     Args:
-        gpus: all of the machine.
-        entries: the value of ``CUDA_VISIBLE_DEVICES``, ``None`` if it is unset.
+        gpus: all GPUs of the machine.
+        entries: the value of ``CUDA_VISIBLE_DEVICES``, or ``None`` if it is unset.
 
     Returns:
         the GPUs in the order of the entries, up to the first that is unknown.
@@ -88,12 +88,12 @@ def chosen_gpus(gpus: Sequence[Gpu], entries: str | None) -> list[Gpu]:
 
 
 def check_device(device: str, precision: str = "fp32") -> None:
-    """Refuse a device that is not there, and a precision that it does not compute in.
+    """Refuse a missing device, or a precision that the device does not support.
 
-    PyTorch finds it out late, and fairseq not at all: it would train on the CPU.
+    PyTorch would notice late, and fairseq not at all: it would train on the CPU.
 
     Args:
-        device: a PyTorch device, for example ``cpu`` or ``cuda``.
+        device: a PyTorch device, such as ``cpu`` or ``cuda``.
         precision: one of ``PRECISIONS``.
 
     Raises:
@@ -114,12 +114,13 @@ def check_device(device: str, precision: str = "fp32") -> None:
     older = [gpu.name for gpu in gpus if gpu.capability < AMPERE]
     if older and precision in ("tf32", "bf16"):
         raise InputError(
-            f"--precision is {precision}, which {older[0]} lacks: use fp32 or fp16"
+            f"--precision is {precision}, which {older[0]} does not support: use fp32 "
+            "or fp16"
         )
 
 
 def describe_device(device: str) -> dict[str, Any]:
-    """Return GPU name, driver, CUDA and cuDNN version; all ``None`` on the CPU."""
+    """Return the GPU name and driver, CUDA and cuDNN versions; ``None`` on the CPU."""
     found: dict[str, Any] = dict.fromkeys(("gpu", "driver", "cuda", "cudnn"))
     if not device.startswith("cuda"):
         return found
@@ -135,13 +136,13 @@ def describe_device(device: str) -> dict[str, Any]:
 
 
 def allow_tf32(precision: str) -> None:
-    """Have this process multiply float32 matrices in TF32 for ``tf32`` alone."""
+    """Let this process multiply float32 matrices in TF32 only for ``tf32``."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
 
 
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
-    """Multiply float32 matrices exactly within the block."""
+    """Within the block, multiply float32 matrices in full precision."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -180,7 +181,7 @@ def _all_gpus(nvml: Any) -> list[Gpu]:
 
 @functools.cache
 def _ask_a_process(entries: str | None) -> tuple[Gpu, ...]:
-    """Have another process ask CUDA; none if that fails."""
+    """Query CUDA in another process; return no GPUs if that fails."""
     asked = [sys.executable, "-c", _ASK]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,8 +1,8 @@
-"""How a text becomes what a classifier reads: one record, from training to prediction.
+"""How text becomes the input of a classifier: one record, from training to prediction.
 
-``prepare`` notes in a data folder what the encoder wants, the task settles its flags by
-that and puts an :class:`InputFormat` into its state, which fairseq saves in every
-checkpoint; ``export`` takes it from there, and prediction uses nothing else.
+``prepare`` records in the data folder what the encoder expects. The task sets its flags
+accordingly and puts an :class:`InputFormat` into its state, which fairseq saves in
+every checkpoint. ``export`` reads it from there, and prediction uses nothing else.
 """
 
 import hashlib
@@ -16,30 +16,30 @@ from msgspec import Meta
 from fairseq_scl.errors import InputError
 from fairseq_scl.typed import Checksum, Count, Name, Positive, read_as
 
-KEY = "input_format"  # in the task's state, and in the settings of a model folder
+KEY = "input_format"  # in the task's state and in the settings of a model folder
 MANIFEST = "manifest.json"
 HEAD = "sentence_classification_head"
-BOS, EOS = 0, 2  # of every fairseq dictionary
-# Files at the top of a data folder that are not the tokenizer's.
+BOS, EOS = 0, 2  # in every fairseq dictionary
+# Files at the top level of a data folder that do not belong to the tokenizer.
 NOT_THE_TOKENIZER = ("label_map.json", "draw.json", MANIFEST)
 
 
 class InputFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How texts were read in training.
+    """How texts were tokenized in training.
 
     Attributes:
-        init_token: id before the first sentence, ``None`` for none.
-        separator_token: id before the second sentence, beside the ``</s>`` that ends
-            the first; ``None`` for none and for single sentences.
-        pair: whether an example is two sentences.
-        max_positions: longest input in tokens; prediction cuts the rest off.
+        init_token: id before the first sentence, or ``None``.
+        separator_token: id before the second sentence, in addition to the ``</s>`` that
+            ends the first; ``None`` for none and for single sentences.
+        pair: whether an example consists of two sentences.
+        max_positions: maximum length in tokens; prediction truncates longer inputs.
         head: name of the classification head.
         labels: label of each class id.
         dictionary: checksum of the symbols, see :func:`dictionary_checksum`.
-        tokenizer: SHA-256 of each of its files; empty where the text was tokenized
+        tokenizer: SHA-256 of each of its files; empty if the text was tokenized
             elsewhere (``fairseq-preprocess``).
-        white_space: the rule for it; there is one, ``single``: none at the ends, one
-            blank for each run.
+        white_space: the whitespace rule. The only one is ``single``: strip both ends
+            and replace each run by one space.
     """
 
     init_token: Count | None
@@ -57,7 +57,7 @@ def label_names(label_symbols: Iterable[str]) -> list[str]:
     """Return the labels of a dictionary in the order of their class ids.
 
     Args:
-        label_symbols: the dictionary's symbols. What fairseq adds itself is left out:
+        label_symbols: the dictionary's symbols. Those added by fairseq are left out:
             special symbols, padding words and ``<mask>``.
     """
     special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -69,21 +69,22 @@ def label_names(label_symbols: Iterable[str]) -> list[str]:
 
 
 def dictionary_checksum(symbols: Iterable[str]) -> str:
-    """Return the SHA-256 of a dictionary's symbols in order, whatever their counts."""
+    """Return the SHA-256 of a dictionary's symbols in order, ignoring their counts."""
     text = "\n".join(symbols).encode("utf-8", "backslashreplace")
     return hashlib.sha256(text).hexdigest()
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``fairseq-scl prepare`` noted of a data folder.
+    """What ``fairseq-scl prepare`` recorded about a data folder.
 
     Attributes:
-        sha256: of each file.
-        examples: the number of each split.
-        pair: whether an example is two sentences.
-        pair_separator: whether the encoder takes another ``</s>`` between these.
-        unknown: unknown tokens of each split; older folders do not have it.
-        kind: of the folder, see :mod:`fairseq_scl.data.folders`; older ones lack it.
+        sha256: SHA-256 of each file.
+        examples: number of examples in each split.
+        pair: whether an example consists of two sentences.
+        pair_separator: whether the encoder expects a second ``</s>`` between these.
+        unknown: unknown tokens in each split; missing in older folders.
+        kind: kind of the folder, see :mod:`fairseq_scl.data.folders`; missing in older
+            folders.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -97,17 +98,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
-    """Read what ``fairseq-scl prepare`` noted of a data folder; ``None`` if it did not.
+    """Read the manifest of a data folder; ``None`` if ``prepare`` did not write it.
 
     Raises:
-        InputError: the file is damaged; names it and the field.
+        InputError: the file is damaged; the message names it and the field.
     """
     path = Path(folder, MANIFEST)
     return read_as(path, Manifest) if path.is_file() else None
 
 
 def tokens_wanted(manifest: Manifest) -> dict[str, int | None]:
-    """Return the init and separator tokens that a prepared data folder asks for."""
+    """Return the init and separator tokens that a prepared data folder requires."""
     separated = manifest.pair and manifest.pair_separator
     return {"init_token": BOS, "separator_token": EOS if separated else None}
 
@@ -124,19 +125,20 @@ def tokenizer_files(manifest: Manifest) -> dict[str, str]:
 def check_tokens(
     given: Mapping[str, int | None], manifest: Manifest, what: str
 ) -> dict[str, int | None]:
-    """Settle the special tokens of a prepared data folder.
+    """Determine the special tokens for a prepared data folder.
 
     Args:
-        given: ``init_token`` and ``separator_token``, ``None`` where left out.
-        manifest: of the data folder.
-        what: names where a token was given, as ``--{flag}``; ``{flag}`` is filled in.
+        given: ``init_token`` and ``separator_token``; ``None`` if not given.
+        manifest: the data folder's manifest.
+        what: the source of a token for messages, such as ``--{flag}``; ``{flag}`` is
+            filled in.
 
     Returns:
-        the tokens that the folder asks for.
+        the tokens that the folder requires.
 
     Raises:
-        InputError: another token was given; a separator of single sentences, which
-            changes nothing, is not refused.
+        InputError: another token was given. A separator for single sentences has no
+            effect and is not refused.
     """
     wanted = tokens_wanted(manifest)
     for name, token in wanted.items():
@@ -147,28 +149,26 @@ def check_tokens(
             raise InputError(
                 f"{what.format(flag=flag)} is {given[name]}, but the data was prepared "
                 f"for an encoder that takes {'none' if token is None else token}: "
-                "leave the flag out"
+                "omit the flag"
             )
     return wanted
 
 
 def check_shortening(method: object, splits: object, what: str) -> None:
-    """Refuse validation texts that are cropped at random places.
-
-    Prediction cuts off the end.
+    """Refuse random cropping of validation texts, since prediction truncates the end.
 
     Args:
         method: the value of ``--shorten-method``.
-        splits: that of ``--shorten-data-split-list``, empty for all splits.
-        what: names the first of them in the message.
+        splits: the value of ``--shorten-data-split-list``; empty for all splits.
+        what: the name of ``method`` in the message.
 
     Raises:
-        InputError: random cropping is not limited to splits for training.
+        InputError: random cropping is not limited to training splits.
     """
     names = str(splits or "").split(",")
     if str(method) == "random_crop" and not all(n.startswith("train") for n in names):
         raise InputError(
-            f"{what} is random_crop, which also crops validation at random places, "
-            "where prediction cuts off the end: train with --shorten-method truncate, "
+            f"{what} is random_crop, which also crops validation texts at random, "
+            "while prediction cuts off the end: train with --shorten-method truncate "
             "or with --shorten-data-split-list train"
         )

@@ -1,4 +1,4 @@
-"""Data folders as fairseq writes them: dictionaries, ``.bin`` and ``.idx``, checked."""
+"""Read fairseq's dictionaries, ``.bin`` and ``.idx`` files, with validation."""
 
 from pathlib import Path
 from typing import Any
@@ -9,22 +9,22 @@ from fairseq.data import Dictionary, indexed_dataset
 from fairseq_scl.errors import InputError
 
 MAGIC = b"MMIDIDX\0\0"
-OLDER = b"TNTIDX\0\0"  # of fairseq-preprocess --dataset-impl cached or lazy
-HEADER = len(MAGIC) + 8 + 1 + 8  # version, kind of number, count
-PER_ROW = 4 + 8  # its size, its place
+OLDER = b"TNTIDX\0\0"  # written by fairseq-preprocess --dataset-impl cached or lazy
+HEADER = len(MAGIC) + 8 + 1 + 8  # magic, version, dtype, count
+PER_ROW = 4 + 8  # size, offset
 
 
 def load_dictionary(path: str | Path) -> Dictionary:
     """Load a fairseq dictionary with the ``<mask>`` that the task appends.
 
     Raises:
-        InputError: the file is missing or no dictionary.
+        InputError: the file is missing or is not a dictionary.
     """
     if not Path(path).is_file():
         raise InputError(f"missing dictionary: {path}")
     try:
         dictionary = Dictionary.load(str(path))
-    except Exception as error:  # fairseq has no narrower one for a wrong encoding
+    except Exception as error:  # what fairseq raises for a wrong encoding
         why = " ".join(str(error).split())
         raise InputError(f"{path} is not a fairseq dictionary: {why}") from error
     dictionary.add_symbol("<mask>")
@@ -32,15 +32,16 @@ def load_dictionary(path: str | Path) -> Dictionary:
 
 
 def open_rows(path: str | Path, symbols: int | None = None) -> Any:
-    """Open the rows of a split: ids by number, ``(T,)`` int32.
+    """Open the rows of a split, indexable by number; each is ``(T,)`` int32 ids.
 
     Args:
-        path: without ``.bin`` and ``.idx``.
-        symbols: size of the dictionary, which no id may reach; ``None`` for any.
+        path: path without ``.bin`` and ``.idx``.
+        symbols: size of the dictionary, which all ids must be below; ``None`` skips
+            this check.
 
     Raises:
-        InputError: a file is missing, or its content does not fit the other's; names
-            the file and what was found.
+        InputError: a file is missing or damaged, or the two do not match; the message
+            names the file and what was found.
     """
     index, content = Path(f"{path}.idx"), Path(f"{path}.bin")
     for file in (index, content):
@@ -54,7 +55,7 @@ def open_rows(path: str | Path, symbols: int | None = None) -> Any:
     elif header.startswith(OLDER):
         kind = "cached"
     else:
-        raise InputError(f"{index} is damaged: it does not begin as fairseq's indexes")
+        raise InputError(f"{index} is damaged: it does not start like a fairseq index")
     return indexed_dataset.make_dataset(str(path), impl=kind)
 
 
@@ -65,21 +66,21 @@ def _check(index: Path, content: Path, header: bytes, symbols: int | None) -> No
     size = index.stat().st_size
     if size != HEADER + PER_ROW * count:
         raise InputError(
-            f"{index} is damaged: it has {size} bytes, {HEADER + PER_ROW * count} "
-            f"belong to the {count} rows that it names"
+            f"{index} is damaged: it has {size} bytes, but its {count} rows need "
+            f"{HEADER + PER_ROW * count}"
         )
     number = indexed_dataset._code_to_dtype.get(header[len(MAGIC) + 8])
     if header[len(MAGIC)] != 1 or number is None or np.dtype(number).kind not in "iu":
-        raise InputError(f"{index} is damaged: unknown version or kind of numbers")
+        raise InputError(f"{index} is damaged: unknown version or dtype")
     sizes = np.fromfile(index, np.int32, count, offset=HEADER).astype(np.int64)
     starts = np.fromfile(index, np.int64, count, offset=HEADER + 4 * count)
     ends = np.cumsum(sizes) * np.dtype(number).itemsize
     if (sizes < 1).any() or (starts[1:] != ends[:-1]).any() or starts[:1].any():
-        raise InputError(f"{index} is damaged: its rows do not follow each other")
+        raise InputError(f"{index} is damaged: its rows are not consecutive")
     wanted, there = int(ends[-1]) if count else 0, content.stat().st_size
     if wanted != there:
         raise InputError(
-            f"{content} has {there} bytes, {wanted} belong to the rows of {index.name}"
+            f"{content} has {there} bytes, but the rows of {index.name} need {wanted}"
         )
     if symbols is None or not count:
         return
@@ -87,5 +88,5 @@ def _check(index: Path, content: Path, header: bytes, symbols: int | None) -> No
     if (least := int(ids.min())) < 0 or (most := int(ids.max())) >= symbols:
         found = least if least < 0 else most
         raise InputError(
-            f"{content} has the id {found}, its dictionary has {symbols} symbols"
+            f"{content} has the id {found}, but its dictionary has {symbols} symbols"
         )

@@ -1,8 +1,8 @@
-"""Values from files, checked against a type before anything else sees them.
+"""Values from files, validated against a type before they are used.
 
 A type is a dataclass or a ``msgspec.Struct`` whose annotations say what is allowed:
-``Annotated[int, msgspec.Meta(ge=1)]``, ``Literal["few-shot", "full-data"]``. What
-depends on several fields is checked in the ``__post_init__`` of the type, which raises
+``Annotated[int, msgspec.Meta(ge=1)]``, ``Literal["few-shot", "full-data"]``.
+Constraints on several fields are checked in ``__post_init__``, which raises
 ``ValueError``.
 """
 
@@ -29,15 +29,15 @@ T = TypeVar("T")
 PLACE = re.compile(
     r"(?P<what>.*?)(?: - at (?:`key` in )?`(?P<place>[^`]*)`)?", re.DOTALL
 )
-# The largest that there are, tokenizer.json of many languages, have 20 MB.
+# The largest existing files, tokenizer.json of multilingual models, have 20 MB.
 LARGEST_JSON = 1 << 28
-SHOWN = 60  # characters of a value in a message
+SHOWN = 60  # characters of a value shown in a message
 
 Checksum = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
-# A NaN is not comparable, so the bounds refuse it, too.
+# The bounds also refuse NaN, because every comparison with it is false.
 Finite = Annotated[float, Meta(gt=-1e30, lt=1e30)]
 
 
@@ -45,13 +45,13 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: the file is missing, is not JSON, or is larger or nested deeper than
-            any that this package reads; the message names it.
+        InputError: the file is missing, is not JSON, or is too large or too deeply
+            nested; the message names the file.
     """
     try:
         if (size := os.path.getsize(path)) > LARGEST_JSON:
             raise InputError(
-                f"{path} has {size:,} bytes, at most {LARGEST_JSON:,} are read"
+                f"{path} has {size:,} bytes: at most {LARGEST_JSON:,} are allowed"
             )
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError:
@@ -65,16 +65,16 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_as(path: str | Path, kind: type[T]) -> T:
-    """Read a JSON file as a value of a type.
+    """Read a JSON file and convert it to a type.
 
     Args:
         path: the file.
-        kind: the type; its class variable ``SCHEMA``, where it has one, is what the
-            file's ``schema`` must be.
+        kind: the type. If it has a class variable ``SCHEMA``, the file's ``schema``
+            must equal it.
 
     Raises:
-        InputError: the file is missing, is not JSON, is of another version, or does
-            not hold such a value; names the file, the field, its value and what is
+        InputError: the file is missing, is not JSON, has another version, or does not
+            match the type; the message names the file, the field, its value and what is
             allowed.
     """
     found = read_json(path)
@@ -83,24 +83,25 @@ def read_as(path: str | Path, kind: type[T]) -> T:
         there = found.pop("schema", None)
         if there != version or isinstance(there, bool):
             raise InputError(
-                f"{path}: schema is {there!r}, and this version of fairseq-scl reads "
+                f"{path}: schema is {there!r}, but this version of fairseq-scl reads "
                 f"{version}: delete the file or use another folder"
             )
     return as_type(found, kind, str(path))
 
 
 def as_type(value: Any, kind: type[T], where: str) -> T:
-    """Turn plain values (mappings, lists, numbers, strings) into a value of a type.
+    """Convert plain values (mappings, lists, numbers, strings) to a type.
 
-    Nothing is converted silently: a string is never taken for a number.
+    Conversion is strict: a string is never accepted as a number.
 
     Args:
-        value: from JSON or YAML.
+        value: a value from JSON or YAML.
         kind: the type.
-        where: the file or flag that the value is from, for the message.
+        where: the source of the value (file or flag), for the message.
 
     Raises:
-        InputError: names ``where``, the field, its value and what is allowed.
+        InputError: the value does not match; the message names ``where``, the field,
+            its value and what is allowed.
     """
     try:
         return msgspec.convert(value, kind, str_keys=True)  # JSON has no other keys
@@ -119,9 +120,9 @@ def as_type(value: Any, kind: type[T], where: str) -> T:
 
 
 def _shown(value: Any, place: str) -> str:
-    """Return the value at a place such as ``valid[0].correct``, cut if it is long."""
+    """Return the value at a path such as ``valid[0].correct``, truncated if long."""
     for name, number in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", place):
-        if number == "...":  # any key of a mapping, which is shown as a whole
+        if number == "...":  # any key of a mapping; show the whole mapping
             break
         try:
             value = value[int(number)] if number else value[name]
@@ -132,7 +133,7 @@ def _shown(value: Any, place: str) -> str:
 
 
 def _allowed(kind: Any, place: str) -> str:
-    """Return the fields or words that a type has at a place, where that is simple."""
+    """Return the allowed fields or words at a path, if they are easy to list."""
     for name in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
         kind = get_type_hints(kind).get(name) if isinstance(kind, type) else None
     allowed = list(getattr(kind, "__struct_fields__", ()))
