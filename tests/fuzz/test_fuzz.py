@@ -1,8 +1,8 @@
-"""Damaged files and odd arguments for every command: refused, whatever it is.
+"""Damaged files and odd arguments for every command must be refused.
 
 ``python -m pytest -m slow -s tests/fuzz`` tries 600 cases and prints their totals.
-``FUZZ_CASES`` sets how many, ``FUZZ_SEED`` which. A case is a fork that calls ``main``,
-with limits of memory and time.
+``FUZZ_CASES`` sets their number and ``FUZZ_SEED`` selects them. Each case is a fork
+that calls ``main`` with memory and time limits.
 """
 
 import os
@@ -48,7 +48,7 @@ ALONE = ("doctor", "download", "exits", "quickstart", "user-dir", "export", "run
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a case ended."""
+    """The outcome of a case."""
 
     verb: str
     what: str
@@ -57,7 +57,7 @@ class Verdict:
 
 
 @pytest.mark.slow
-def test_damage_of_any_kind_is_refused(tmp_path):
+def test_any_kind_of_damage_is_refused(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     make_corpus(corpus)
@@ -86,7 +86,7 @@ def _case(corpus, tmp_path, number):
 
 
 def _damaged(corpus, tmp_path, command, name, draw):
-    """Damage a file, and in half of the cases make the manifest say that it is so."""
+    """Damage a file; in half of the cases, update the manifest to match."""
     place = draw.random()
     work = tmp_path / "work"
     shutil.copytree(corpus, work, copy_function=os.link)
@@ -106,7 +106,7 @@ def _damaged(corpus, tmp_path, command, name, draw):
         path.write_bytes(made)
     if draw.random() < 0.5 and _tell_manifest(path):
         way += ", and the manifest says so"
-        hopeless &= path.suffix == ".pt"  # others may not be needed
+        hopeless &= path.suffix == ".pt"  # other files may not be needed
     return _try(None, tmp_path, command.argv, f"{name}: {way}", hopeless)
 
 
@@ -123,7 +123,7 @@ def _tell_manifest(path):
 
 
 def _odd_argument(corpus, tmp_path, command, draw):
-    """Replace an argument, or call a verb with options of others."""
+    """Replace an argument, or call a verb with another verb's options."""
     argv = list(command.argv)
     odd = draw.choice(ODD)
     if draw.random() < 0.2:
@@ -135,7 +135,7 @@ def _odd_argument(corpus, tmp_path, command, draw):
 
 
 def _try(corpus, tmp_path, argv, what, hopeless):
-    """Run a command in a fork, on a copy of the corpus; judge and delete it."""
+    """Run a command in a fork on a copy of the corpus; judge and clean up."""
     work, marker = tmp_path / "work", Path(MARKER)
     if corpus is not None:
         shutil.copytree(corpus, work, copy_function=os.link)
@@ -171,7 +171,7 @@ def _outcome(status, error, hopeless):
 
 
 def _files(work):
-    """Return size and time of all files but those that may be written."""
+    """Return size and time of all files that must not change."""
     found = {}
     for path in work.rglob("*"):
         name = path.relative_to(work)
@@ -182,7 +182,7 @@ def _files(work):
 
 
 def _forked(words, tmp_path):
-    """Call ``main`` in a fork; return its status and what it wrote to stderr."""
+    """Call ``main`` in a fork; return its status and stderr."""
     out, err = tmp_path / "stdout", tmp_path / "stderr"
     child = os.fork()
     if child == 0:

@@ -12,13 +12,13 @@ DEVICE = os.environ.get("GPU_TESTS_DEVICE", "cuda")
 
 @pytest.fixture(scope="session")
 def device():
-    """Return the device; on its first use by PyTorch here all workers are started."""
+    """Return the device; the workers start before PyTorch first uses it here."""
     return torch.device(DEVICE)
 
 
 @pytest.fixture
 def cuda(device):
-    """Return the device, and skip the rehearsal on a CPU."""
+    """Return the device; skip in a rehearsal on a CPU."""
     if device.type != "cuda":
         pytest.skip("only on a CUDA device")
     return device
@@ -26,6 +26,6 @@ def cuda(device):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Return a data folder whose batches two workers do not share evenly."""
+    """Return a data folder whose batches cannot be split evenly between two workers."""
     folder = tmp_path_factory.mktemp("it's data") / "bin"
     return make_data(folder, {"train": 27, "valid": 10, "test": 10}, words=30)

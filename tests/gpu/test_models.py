@@ -23,7 +23,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def in_precision(model, name, device):
-    """Return the model in a precision, and the context in which it is used."""
+    """Return the model in a precision, and the context to use it in."""
     dtype = DTYPES[name.split()[-1]]
     if name.startswith("amp"):
         return model.to(device), torch.autocast(device.type, dtype)
@@ -32,7 +32,7 @@ def in_precision(model, name, device):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("head_size", [32, 64, 128])
-def test_the_kernel_passes_its_check(cuda, dtype, head_size):
+def test_kernel_passes_its_check(cuda, dtype, head_size):
     device = torch.device("cuda", torch.cuda.current_device())
     assert find_problem(device, dtype, head_size) is None
     with torch.inference_mode():
@@ -65,7 +65,7 @@ def test_packed_is_as_close_to_exact_as_the_stock_encoder(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "amp fp16"])
-def test_half_precision_takes_the_kernel_with_dropout(
+def test_half_precision_uses_the_kernel_with_dropout(
     cuda, data, precision, monkeypatch
 ):
     calls = []
@@ -106,7 +106,7 @@ def test_attention_dropout_has_the_stock_encoders_mean_and_spread(
 @pytest.mark.parametrize("flags", ["", "--packed", "--packed --scl-features pooled"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_chunks_repeat_the_masks_of_their_first_pass(device, data, precision, flags):
-    """Loss and gradients are those of one graph over the same passes, with dropout."""
+    """Loss and gradients equal those of one graph over the same passes."""
     module = gradients
     toy = module.build(data, 4, *module.ON, *SHAPE, *flags.split(), dtype=torch.float32)
     toy.model, context = in_precision(toy.model, precision, device)
@@ -125,7 +125,7 @@ def test_chunks_repeat_the_masks_of_their_first_pass(device, data, precision, fl
 
 
 def to_device(sample, device):
-    """Move every tensor of a batch."""
+    """Move all tensors of a batch."""
     if torch.is_tensor(sample):
         return sample.to(device)
     if isinstance(sample, dict):
@@ -134,7 +134,7 @@ def to_device(sample, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_fused_adam_is_a_few_kernels_in_each_precision(device, dtype):
+def test_fused_adam_launches_few_kernels_in_each_precision(device, dtype):
     parameters = [
         torch.nn.Parameter(torch.randn(8, device=device).to(dtype)) for _ in range(200)
     ]
@@ -145,6 +145,6 @@ def test_fused_adam_is_a_few_kernels_in_each_precision(device, dtype):
     adam.step()
     with Kernels() as kernels:
         adam.step()
-    # On a CPU a foreach function is a loop, but counts once.
+    # On a CPU, a foreach function is a loop but counts once.
     assert kernels.total < 50
     assert all(not torch.equal(b, p) for b, p in zip(before, parameters, strict=True))

@@ -28,7 +28,7 @@ def words(device, *arguments):
 
 
 def train(device, *arguments):
-    """Train in a fresh process, and expect success."""
+    """Train in a new process and expect success."""
     done = start_fast(
         run_command, "fairseq_cli.train", words(device, *arguments)
     ).wait()
@@ -46,8 +46,8 @@ def samples(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["cpu", "device"])
-def test_a_table_is_run_to_its_end(device, samples, tmp_path, kind):
-    """Two jobs; also on the CPU of a machine that has a GPU."""
+def test_table_runs_to_completion(device, samples, tmp_path, kind):
+    """Two jobs, including on the CPU of a machine that has a GPU."""
     name = device.type if kind == "device" else "cpu"
     share = ["--jobs-per-gpu", "2"] if name == "cuda" else []
     done = subprocess.run(
@@ -87,7 +87,7 @@ def keys(value):
 
 @pytest.mark.parametrize("flags", [["--amp"], ["--bf16"], ["--fp16"]])
 def test_half_precision_follows_single_precision(cuda, data, tmp_path, flags):
-    """With a large ε Adam is sensitive to a gradient that is scaled wrongly."""
+    """With a large ε, Adam is sensitive to wrongly scaled gradients."""
     common = [data, *SAME, "--optimizer", "fused_adam", "--adam-eps", "1e-2"]
     common += ["--max-update", "10", "--max-epoch", "99", "--lr", "0.01", "--packed"]
     single = train(cuda, *common, "--save-dir", tmp_path / "single")
@@ -100,13 +100,13 @@ def test_half_precision_follows_single_precision(cuda, data, tmp_path, flags):
     assert apart < 0.2 * moved
 
 
-def test_memory_efficient_half_precision_trains_fused(cuda, data, tmp_path):
+def test_memory_efficient_half_precision_uses_fused_adam(cuda, data, tmp_path):
     flags = ["--fp16", "--memory-efficient-fp16", "--optimizer", "fused_adam"]
     train(cuda, data, "--save-dir", tmp_path, *flags)
 
 
 def train_with_little_memory(argv):
-    """Train as a GPU would whose memory is full."""
+    """Train as on a GPU with full memory."""
     if "--cpu" in argv:
         from fairseq_scl.tasks.sentence_prediction_scl import SentencePredictionSCLTask
 
@@ -125,7 +125,7 @@ def train_until_memory_is_full(run, argv, folder):
     return done.returncode
 
 
-def test_out_of_memory_fails_the_run_with_a_sentence(device, tmp_path):
+def test_out_of_memory_fails_the_run_with_one_sentence(device, tmp_path):
     run = toy_run(device=device.type, keep_checkpoint=False)
     with pytest.raises(InputError, match=r"out of memory.*batch") as error:
         run_training(run, tmp_path / "run", train=train_until_memory_is_full)
@@ -134,7 +134,7 @@ def test_out_of_memory_fails_the_run_with_a_sentence(device, tmp_path):
 
 
 def train_thrice(folder, name):
-    """Train in this process; note what is left after each run, without collecting."""
+    """Train in this process; record the memory left after each run, without gc."""
     import gc
     from pathlib import Path
 
@@ -159,7 +159,7 @@ def test_memory_is_free_after_each_run(device, tmp_path):
 
 
 def train_together(device, data, folder, *flags):
-    """Train with two processes: NCCL on two cards, else gloo on one device."""
+    """Train with two processes: NCCL on two cards, otherwise gloo on one device."""
     cards = torch.cuda.device_count() if device.type == "cuda" else 0
     port, running = free_port(), []
     for rank in range(2):
@@ -197,7 +197,7 @@ TOGETHER = {
 
 @pytest.mark.parametrize("name", TOGETHER)
 @pytest.mark.parametrize("precision", ["", "--fp16"])
-def test_two_workers_end_at_the_same_weights(device, data, tmp_path, name, precision):
+def test_two_workers_end_with_the_same_weights(device, data, tmp_path, name, precision):
     if precision and device.type == "cpu":
         pytest.skip("fairseq has no half precision on a CPU")
     if "restore" in name:
@@ -210,7 +210,7 @@ def test_two_workers_end_at_the_same_weights(device, data, tmp_path, name, preci
         assert torch.equal(found[1][key], weight), key
 
 
-def test_gathering_two_workers_is_one_with_twice_the_batch(device, data, tmp_path):
+def test_gathering_two_workers_equals_one_with_twice_the_batch(device, data, tmp_path):
     flags = ["--gather-features", "--max-update", "6", "--max-epoch", "99"]
     flags += ["--batch-size", "10"]
     two = train_together(
@@ -227,8 +227,8 @@ def test_gathering_two_workers_is_one_with_twice_the_batch(device, data, tmp_pat
         )
 
 
-def test_a_parent_asks_for_gpus_without_a_context(cuda):
-    """What `fairseq-scl run` imports and asks before it starts its workers."""
+def test_parent_finds_gpus_without_a_cuda_context(cuda):
+    """Import and query what `fairseq-scl run` does before it starts its workers."""
     code = (
         "import sys; from fairseq_scl.cli import main; import torch; "
         "sys.argv = ['x', 'run', '--help']\n"

@@ -1,4 +1,4 @@
-"""What tests build on: toy encoders, data, tables, and records."""
+"""Shared helpers of the tests: toy encoders, data, tables and records."""
 
 from pathlib import Path
 

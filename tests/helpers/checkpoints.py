@@ -1,4 +1,4 @@
-"""Weights in checkpoints."""
+"""Load and compare the weights of checkpoints."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Hydra's command line for the shipped configurations."""
+"""Hydra command lines for the shipped configurations."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the fuzzer damages: sound files of every kind, and commands that read them."""
+"""Files of every kind for the fuzzer to damage, and commands that read them."""
 
 import json
 import shutil
@@ -25,11 +25,11 @@ from helpers.translation import toy_models
 
 @dataclass(frozen=True)
 class Command:
-    """A command that succeeds on the corpus, and writes to ``out…`` only.
+    """A command that succeeds on the corpus and writes only to ``out…``.
 
     Attributes:
-        argv: its words; ``@`` stands for the folder of the corpus.
-        files: patterns of what it reads, to be damaged.
+        argv: the command line; ``@`` stands for the corpus folder.
+        files: patterns of the files that it reads, to be damaged.
     """
 
     argv: tuple[str, ...]
@@ -114,7 +114,7 @@ COMMANDS = [
 
 
 def make_corpus(folder: Path) -> None:
-    """Write all files that the commands read."""
+    """Write all files read by the commands."""
     for name, made in (
         ("bert", toy_bert()),
         ("encoder", toy_encoder()),

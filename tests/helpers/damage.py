@@ -1,4 +1,4 @@
-"""Ways to damage a file. Each takes bytes and a random generator and returns bytes."""
+"""Functions that damage a file's bytes, given a random generator."""
 
 import io
 import itertools
@@ -25,27 +25,27 @@ def flip(data, draw):
 
 
 def cut(data, draw):
-    """Keep the first part."""
+    """Truncate the file."""
     return data[: draw.randrange(len(data))]
 
 
 def empty(data, draw):
-    """Keep nothing."""
+    """Empty the file."""
     return b""
 
 
 def noise(data, draw):
-    """Replace everything with random bytes."""
+    """Replace the content with random bytes."""
     return draw.randbytes(min(len(data), 5000))
 
 
 def doubled(data, draw):
-    """Write everything twice."""
+    """Write the content twice."""
     return data * 2
 
 
 def not_utf_8(data, draw):
-    """Insert a byte that no UTF-8 text has."""
+    """Insert a byte that is invalid in UTF-8."""
     at = draw.randrange(len(data))
     return data[:at] + b"\xff" + data[at:]
 
@@ -57,7 +57,7 @@ def nul(data, draw):
 
 
 def line(data, draw):
-    """Repeat, drop, blank, prolong or cut a line."""
+    """Repeat, drop, blank, extend or truncate a line."""
     lines = data.split(b"\n")
     at = draw.randrange(max(1, len(lines) - 1))
     new = ([lines[at]] * 2, [], [b""], [lines[at] * 50000], [lines[at].split(b" ")[0]])
@@ -66,7 +66,7 @@ def line(data, draw):
 
 
 def number(data, draw):
-    """Replace a number of a text with one that is out of range."""
+    """Replace a number in a text with one out of range."""
     found = [*re.finditer(rb"\d+", data)]
     if not found:
         return flip(data, draw)
@@ -76,7 +76,7 @@ def number(data, draw):
 
 
 def field(data, draw):
-    """Give a field of a JSON document another value."""
+    """Change the value of a field of a JSON document."""
     document = json.loads(data)
     holder, key = draw.choice(_places(document))
     new = [v for v in VALUES if not isinstance(v, type(holder[key]))] or [None]
@@ -85,7 +85,7 @@ def field(data, draw):
 
 
 def missing(data, draw):
-    """Leave a field of a JSON document out."""
+    """Drop a field of a JSON document."""
     document = json.loads(data)
     holder, key = draw.choice(_places(document))
     del holder[key]
@@ -107,12 +107,12 @@ def nested(data, draw):
 
 
 def other_json(data, draw):
-    """Replace a JSON document with one of another kind."""
+    """Replace a JSON document with one of another type."""
     return json.dumps(draw.choice(VALUES)).encode()
 
 
 def yaml_value(data, draw):
-    """Give a key of a YAML document another value, or repeat the key."""
+    """Change the value of a key of a YAML document, or repeat the key."""
     lines = data.decode().splitlines()
     keys = [i for i, text in enumerate(lines) if re.match(r"\s*[\w+]+:", text)]
     at = draw.choice(keys)
@@ -135,7 +135,7 @@ def yaml_value(data, draw):
 
 
 def yaml_bomb(data, draw):
-    """Put aliases that stand for 10^9 words into a YAML document."""
+    """Insert aliases that expand to 10^9 words into a YAML document."""
     names = "abcdefghi"
     text = "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
     for old, new in itertools.pairwise(names):
@@ -144,21 +144,21 @@ def yaml_bomb(data, draw):
 
 
 def weight(data, draw):
-    """Drop, add, rename, cut or spoil a tensor of a checkpoint."""
+    """Drop, add, rename, truncate or corrupt a tensor of a checkpoint."""
     state = torch.load(io.BytesIO(data), weights_only=False)
     _spoil(state["model"], draw)
     return _saved(state)
 
 
 def safetensor(data, draw):
-    """Do the same to a safetensors file."""
+    """Do the same with a safetensors file."""
     tensors = safetensors.torch.load(data)
     _spoil(tensors, draw)
     return safetensors.torch.save(tensors)
 
 
 def setting(data, draw):
-    """Give a setting of a checkpoint's model a value of another kind."""
+    """Change a setting of a checkpoint's model to a value of another type."""
     state = torch.load(io.BytesIO(data), weights_only=False)
     settings = _settings(state)
     name = draw.choice([*sorted(settings), "surprise"])
@@ -167,7 +167,7 @@ def setting(data, draw):
 
 
 def code_in_settings(data, draw):
-    """Put code where fairseq evaluates settings."""
+    """Insert code into a setting that fairseq evaluates."""
     state = torch.load(io.BytesIO(data), weights_only=False)
     arch, name = draw.choice(
         [
@@ -236,7 +236,7 @@ WAYS = {
     **{".safetensors": (*ANY, safetensor, safetensor, safetensor)},
     **{".bin": (*ANY, doubled), ".idx": (*ANY, doubled)},
 }
-# Nothing that is left after these is a file of its kind.
+# After one of these, the file cannot be valid.
 HOPELESS = (
     empty,
     noise,

@@ -1,4 +1,4 @@
-"""Trainings in several processes, with a checkpoint by each."""
+"""Train in several processes, each of which writes a checkpoint."""
 
 import socket
 
@@ -21,18 +21,18 @@ def free_port():
 
 
 def train_and_save(arguments):
-    """Run fairseq-train in a process that saves whatever its rank."""
+    """Run fairseq-train in a process that saves a checkpoint regardless of its rank."""
     Trainer.should_save_checkpoint_on_current_rank = property(lambda _: True)
     run_command("fairseq_cli.train", arguments)
 
 
 def train_together(data, folder, workers, *flags):
-    """Train with as many processes; return the checkpoint of each, by rank."""
+    """Train with several processes; return the checkpoint of each, by rank."""
     port = free_port()
     running = []
     for rank in range(workers):
         save_dir = folder / f"rank{rank}"
-        save_dir.mkdir(parents=True)  # fairseq makes only that of the first process
+        save_dir.mkdir(parents=True)  # fairseq only creates that of the first process
         distributed = [
             *["--distributed-init-method", f"tcp://127.0.0.1:{port}"],
             *["--distributed-world-size", str(workers), "--distributed-no-spawn"],
@@ -58,7 +58,7 @@ def join(folder, rank, workers):
 
 
 def run_workers(function, workers, folder, *arguments):
-    """Run a function in as many processes; return what each saved, by rank."""
+    """Run a function in several processes; return what each saved, by rank."""
     running = [
         start_fast(function, str(folder), rank, workers, *arguments)
         for rank in range(workers)

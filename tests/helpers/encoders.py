@@ -1,6 +1,6 @@
-"""Toy encoders, sentences and packages, and a run that is really trained.
+"""Toy encoders, sentences and packages, and a run with real training.
 
-What is slow to make is made once a process and deleted when the process ends.
+Slow fixtures are created once per process and deleted when it ends.
 """
 
 import functools
@@ -31,14 +31,14 @@ POSITIONS = 40
 
 
 def make_bert(folder, pieces=PIECES, seed=0, **settings) -> Path:
-    """Write a BERT of two layers and 16 dimensions as transformers does.
+    """Write a BERT with two layers and 16 dimensions in the format of transformers.
 
     Args:
-        folder: of ``config.json``, ``model.safetensors``, ``vocab.txt`` and
-            ``tokenizer_config.json``.
+        folder: where ``config.json``, ``model.safetensors``, ``vocab.txt`` and
+            ``tokenizer_config.json`` are written.
         pieces: the WordPiece vocabulary.
-        seed: of the weights.
-        settings: of ``BertConfig``, other than the toy's.
+        seed: seed of the weights.
+        settings: settings of ``BertConfig`` that override the toy's.
     """
     shape = {
         "vocab_size": len(pieces),
@@ -54,7 +54,7 @@ def make_bert(folder, pieces=PIECES, seed=0, **settings) -> Path:
     torch.manual_seed(seed)
     model = transformers.BertModel(transformers.BertConfig(**shape))
     for name, weight in model.named_parameters():
-        # So small that a layer norm's epsilon matters.
+        # Small enough for a layer norm's epsilon to matter.
         if name.endswith("_embeddings.weight"):
             weight.data *= 0.01
     model.save_pretrained(folder)
@@ -64,7 +64,7 @@ def make_bert(folder, pieces=PIECES, seed=0, **settings) -> Path:
 
 
 def make_sentences(count, seed=0, labels=("negative", "positive")) -> list[Example]:
-    """Make distinct sentences that are easy to label, half of each class."""
+    """Create distinct sentences that are easy to label, half of each class."""
     random = torch.Generator().manual_seed(seed)
     words = {labels[0]: BAD, labels[-1]: GOOD}
     made: dict[str, Example] = {}
@@ -79,7 +79,7 @@ def make_sentences(count, seed=0, labels=("negative", "positive")) -> list[Examp
 
 
 def make_pairs(count, seed=0) -> list[Example]:
-    """Make sentence pairs of three classes."""
+    """Create sentence pairs of three classes."""
     singles = make_sentences(2 * count, seed)
     names = ("entailment", "neutral", "contradiction")
     return [
@@ -91,7 +91,7 @@ def make_pairs(count, seed=0) -> list[Example]:
 
 
 def make_splits(make=make_sentences, train=16, valid=8, test=8) -> dict:
-    """Make ``train``, ``valid`` and ``test`` without a sentence in common."""
+    """Create ``train``, ``valid`` and ``test`` without common sentences."""
     every = make(train + valid + test)
     return {
         "train": every[:train],
@@ -102,7 +102,7 @@ def make_splits(make=make_sentences, train=16, valid=8, test=8) -> dict:
 
 @functools.cache
 def scratch() -> Path:
-    """Return a folder of this process whose path has spaces and a quote."""
+    """Return a folder for this process whose path has spaces and a quote."""
     folder = tempfile.TemporaryDirectory(prefix="it's a toy ")
     _KEPT.append(folder)
     return Path(folder.name)
@@ -119,14 +119,14 @@ def toy_bert() -> Path:
 
 @functools.cache
 def toy_encoder() -> Path:
-    """Return the encoder folder of a toy BERT; its architecture is roberta_bert."""
+    """Return the encoder folder of a toy BERT with the architecture roberta_bert."""
     convert_encoder(toy_bert(), scratch() / "encoder")
     return scratch() / "encoder"
 
 
 @functools.cache
 def toy_data(pairs=False) -> Path:
-    """Return a data folder of sentences, or of pairs."""
+    """Return a data folder of sentences or pairs."""
     folder = scratch() / ("pairs" if pairs else "singles")
     make = make_pairs if pairs else make_sentences
     binarise(make_splits(make), toy_encoder(), folder)
@@ -134,7 +134,7 @@ def toy_data(pairs=False) -> Path:
 
 
 def toy_run(**settings) -> Run:
-    """Return a run of a few updates on the toy data."""
+    """Return a run with a few updates on the toy data."""
     defaults = {
         "name": "toy",
         "data": toy_data(),
@@ -170,7 +170,7 @@ def toy_model(pairs=False) -> Path:
 
 
 def train_in_fork(argv, folder, on_validation):
-    """Do as the runner does, in a fresh process that need not import fairseq."""
+    """Run the runner in a new process that already has fairseq imported."""
     ended = training.start_fast(
         training.run_command, "fairseq_cli.train", argv[1:]
     ).wait()
@@ -182,7 +182,7 @@ def train_in_fork(argv, folder, on_validation):
 
 
 def make_encoder_wheel(path, inner) -> Path:
-    """Write a wheel that holds the toy BERT in its folder ``inner``, and more."""
+    """Write a wheel with the toy BERT in its folder ``inner``, and other files."""
     with zipfile.ZipFile(path, "w") as wheel:
         for file in toy_bert().iterdir():
             wheel.write(file, f"{inner}{file.name}")
@@ -191,10 +191,10 @@ def make_encoder_wheel(path, inner) -> Path:
 
 
 def make_review_archive(path, lines, inner=INNER, file=FILE) -> Path:
-    """Write rated sentences as the package's archive holds them.
+    """Write rated sentences in the format of the package's archive.
 
     Args:
-        path: of the archive.
+        path: path of the archive.
         lines: ``(rating, text)`` pairs, or the bytes of the whole file.
         inner: name of the inner archive.
         file: name of the text file in it.

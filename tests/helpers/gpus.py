@@ -1,4 +1,4 @@
-"""GPUs that are not there: in this process, and in those that a test starts."""
+"""Fake GPUs, in this process and in processes started by a test."""
 
 import importlib.util
 import os
@@ -11,13 +11,13 @@ FOLDER = Path(__file__).parent / "fake_gpus"
 
 
 def pretend(monkeypatch, count=0, capabilities=None, visible=None):
-    """Have this process see GPUs by NVML, and fail as soon as it asks CUDA.
+    """Let this process see GPUs through NVML, and fail as soon as it touches CUDA.
 
     Args:
         monkeypatch: the fixture.
-        count: number of GPUs; without any, NVML does not answer.
-        capabilities: of each instead, as ``(9, 0)``.
-        visible: value of ``CUDA_VISIBLE_DEVICES``, ``None`` to unset it.
+        count: number of GPUs; with 0, NVML does not answer.
+        capabilities: compute capability of each GPU, such as ``(9, 0)``.
+        visible: value of ``CUDA_VISIBLE_DEVICES``; ``None`` unsets it.
     """
     spec = importlib.util.spec_from_file_location(
         "toy_gpus_fake", FOLDER / "sitecustomize.py"
@@ -33,7 +33,7 @@ def pretend(monkeypatch, count=0, capabilities=None, visible=None):
 
 
 def bar_cuda(monkeypatch):
-    """Have this process fail as soon as it asks CUDA."""
+    """Let this process fail as soon as it touches CUDA."""
 
     def touched(*_args, **_kwargs):
         raise AssertionError("this process asked CUDA")
@@ -43,7 +43,7 @@ def bar_cuda(monkeypatch):
 
 
 def environment(count, **more):
-    """Return the environment of a process that sees so many GPUs."""
+    """Return the environment of a process that sees ``count`` GPUs."""
     found = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     places = [str(FOLDER), found.get("PYTHONPATH", "")]
     found |= {"FAKE_GPUS": str(count), "PYTHONPATH": os.pathsep.join(places)}

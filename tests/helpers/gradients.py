@@ -33,14 +33,14 @@ def build(data, chunk, *flags, dtype=torch.float64):
 
 
 class PlainOptimizer:
-    """What ``train_step`` asks of fairseq's optimizer."""
+    """The part of fairseq's optimizer that ``train_step`` uses."""
 
     def backward(self, loss):
         loss.backward()
 
 
 def step(toy, optimizer=None, batch=None):
-    """Take the task's step; return gradients, loss, sample size and log."""
+    """Run the task's step; return gradients, loss, sample size and log."""
     toy.model.zero_grad(set_to_none=True)
     torch.manual_seed(5)
     loss, size, log = toy.task.train_step(
@@ -58,7 +58,7 @@ def gradients(model):
 
 
 def with_graph(toy, chunk):
-    """The same passes by chunk with the same dropout, but one graph: the oracle."""
+    """The oracle: the same passes by chunk with the same dropout, but one graph."""
     toy.model.zero_grad(set_to_none=True)
     torch.manual_seed(5)
     batch = toy.batch(SIZE)
@@ -87,7 +87,7 @@ def assert_same(found, wanted, within=1e-9):
 
 
 class HalfOptimizer(FP16Optimizer):
-    """fairseq's loss scaling, without what needs a GPU."""
+    """fairseq's loss scaling, without the parts that need a GPU."""
 
     def __init__(self, scale):
         self.scaler = DynamicLossScaler(init_scale=scale)
@@ -98,5 +98,5 @@ def weights_of(folder):
 
 
 def stock_criterion(toy):
-    """The stock criterion of the same task and settings."""
+    """Return the stock criterion for the same task and settings."""
     return SentencePredictionCriterion(toy.cfg.criterion, toy.task)

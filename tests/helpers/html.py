@@ -1,4 +1,4 @@
-"""A page, read."""
+"""Parse a report page."""
 
 import html.parser
 
@@ -6,7 +6,7 @@ VOID = {"meta", "img", "br"}
 
 
 class Reader(html.parser.HTMLParser):
-    """Notes the elements of a page, and that each is closed in its turn."""
+    """Collects the elements of a page and checks that each is closed in order."""
 
     def __init__(self, text):
         super().__init__()

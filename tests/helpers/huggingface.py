@@ -1,4 +1,4 @@
-"""A small random encoder in the files that transformers writes."""
+"""A small random encoder in the format of transformers."""
 
 import json
 
@@ -9,7 +9,7 @@ from fairseq_scl.data.vocabulary_files import number_pieces
 
 WORDS = ["the", "film", "acted", "gripping", "beautifully", "##ing", ",", ".", "!"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-# Special pieces where BERT has them, far from where fairseq wants them.
+# Special pieces at BERT's positions, far from those that fairseq expects.
 PIECES = ["[PAD]", "[unused0]", *WORDS, *LETTERS, "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "f"), ("i", "l"), ("Ġf", "il"), ("Ġ", "a")]
 MODELS = {
@@ -19,7 +19,7 @@ MODELS = {
 
 
 def write_source(folder, kind="bert", name=None, safe=True, scale=1.0, **settings):
-    """Write a random encoder as transformers does, and return its model."""
+    """Write a random encoder in the format of transformers and return its model."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = {
         "hidden_size": 32,
@@ -58,9 +58,9 @@ def write_source(folder, kind="bert", name=None, safe=True, scale=1.0, **setting
 
 
 def write_tokenizer_json(folder, kind, added=()):
-    """Write what a fast tokenizer of transformers writes, and return the tokenizer.
+    """Write the files of a fast tokenizer of transformers and return the tokenizer.
 
-    Its added tokens get rows after those of the vocabulary.
+    The rows of its added tokens follow those of the vocabulary.
     """
     if kind == "bert":
         tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))

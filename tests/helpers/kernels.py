@@ -1,4 +1,4 @@
-"""FlashAttention's operator on a CPU, and counts of the kernels of a GPU."""
+"""FlashAttention's operator on a CPU, and counts of GPU kernels."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# What changes how memory is seen, or gets it, launches nothing.
+# Views and allocations do not launch kernels.
 FREE = ("view", "_unsafe_view", "_reshape_alias", "t", "transpose", "permute", "expand")
 FREE += ("unsqueeze", "squeeze", "select", "slice", "split", "unbind", "unflatten")
 FREE += ("as_strided", "alias", "detach", "empty", "empty_like", "new_empty")
@@ -15,9 +15,9 @@ FREE += ("lift_fresh", "split_with_sizes", "empty_strided", "is_same_size")
 
 
 class Flash(torch.autograd.Function):
-    """What ``aten._flash_attention_forward`` computes, sentence by sentence.
+    """Compute ``aten._flash_attention_forward`` sentence by sentence.
 
-    ``broken`` names one thing to get wrong.
+    ``broken`` names one aspect to get wrong.
     """
 
     broken = ""
@@ -85,7 +85,7 @@ class Kernels(TorchDispatchMode):
 
 
 class LikeCuda(TorchFunctionMode):
-    """Meta tensors do what CUDA's would: fused attention and dropout; some padding."""
+    """Meta tensors that use CUDA's fused attention and dropout; some padding."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.all:

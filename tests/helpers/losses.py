@@ -1,4 +1,4 @@
-"""Batches and arithmetic for loops transcribed from equations."""
+"""Batches and arithmetic for oracles transcribed from equations."""
 
 import math
 
@@ -24,11 +24,11 @@ def batches(draw, least=0):
 
 
 def unit(row):
-    """Normalise a list of numbers; a zero vector stays one."""
+    """Normalize a list of numbers; a zero vector stays zero."""
     length = math.sqrt(sum(x * x for x in row))
     return [x / length for x in row] if length else row
 
 
 def dot(a, b):
-    """Multiply two lists of numbers."""
+    """Return the dot product of two lists of numbers."""
     return sum(x * y for x, y in zip(a, b, strict=True))

@@ -1,4 +1,4 @@
-"""Augmented files by hand, hostile names for files, and a disk that is full."""
+"""Hand-written augmented files, hostile file names and a simulated full disk."""
 
 import json
 import resource
@@ -21,7 +21,7 @@ HOSTILE = [
 
 @contextmanager
 def full_disk(limit=3000):
-    """Let this process write at most ``limit`` bytes to a file, as a full disk does."""
+    """Limit this process to ``limit`` bytes per file, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -31,7 +31,7 @@ def full_disk(limit=3000):
 
 
 def noisy(text: str, copy: int) -> str:
-    """Change a sentence a little, another way for each copy; copy 0 not at all."""
+    """Change a sentence slightly and differently for each copy; copy 0 is unchanged."""
     words = [NOISY.get(word, word) if copy else word for word in text.split()]
     return " ".join([*words, *["very"] * copy])
 
@@ -51,7 +51,7 @@ def rows_of(examples: list[Example], copies: int = 3) -> list[dict]:
 
 
 def write_outputs(path: Path, rows: list[dict]) -> Path:
-    """Write the file and the settings beside it."""
+    """Write the file, and its settings next to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text(text, "utf-8")

@@ -1,4 +1,4 @@
-"""Models whose packed pass is compared with the stock one."""
+"""Models for comparing the packed pass with the stock one."""
 
 import torch
 
@@ -22,7 +22,7 @@ LENGTH_CASES = {
 
 
 def build(data, *flags, dtype=torch.float32, **dropout):
-    """Build a stock model in training mode; weights large enough to matter."""
+    """Build a stock model in training mode, with weights large enough to matter."""
     given = {**NO_DROPOUT, **{k.replace("_", "-"): v for k, v in dropout.items()}}
     given_flags = [x for name, p in given.items() for x in (f"--{name}", str(p))]
     model = toy_model([data, *given_flags, *flags]).model
@@ -43,7 +43,7 @@ def batch(lengths, seed=0):
 
 
 def results(model, tokens, **arguments):
-    """Return logits, and the gradient of each parameter that has one."""
+    """Return logits and the gradient of each parameter that has one."""
     model.zero_grad(set_to_none=True)
     logits, _ = model(tokens, classification_head_name=HEAD, **arguments)
     (logits * torch.arange(1.0, 1 + logits.numel()).view_as(logits)).sum().backward()

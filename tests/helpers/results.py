@@ -1,4 +1,4 @@
-"""Made-up results of a table: records whose accuracies are known."""
+"""Invented results of a table: records with known accuracies."""
 
 import random
 from pathlib import Path
@@ -19,10 +19,10 @@ GRID = {"scl_lambda": [0.5, 0.9], "scl_temperature": [0.1, 0.3]}
 
 
 def make_table(name="table4", **settings) -> Table:
-    """Return a few-shot table with two losses and a grid of two by two."""
+    """Return a few-shot table with two losses and a two-by-two grid."""
     found = {
         "protocol": 1,
-        "caption": "Few labelled examples, test accuracy in percent",
+        "caption": "Few labeled examples, test accuracy in percent",
         "selection": "few-shot",
         "repetitions": 4,
         "tasks": ["SST-2"],
@@ -39,14 +39,14 @@ def runs_of(table):
 
 
 def make_record(run, valid, test, versions=None, **origin) -> Record:
-    """Return a record that is best at its first of two validations.
+    """Return a record whose best validation is the first of two.
 
     Args:
-        run: as planned.
+        run: the planned run.
         valid: correct answers of 200 at the best validation.
-        test: the same of 400, there.
-        versions: other than those of all.
-        origin: other than that of all.
+        test: correct answers of 400 on the test set at that point.
+        versions: versions that differ from those of other records.
+        origin: origin that differs from that of other records.
     """
     settings = {
         key: str(value) if isinstance(value, Path) else value
@@ -77,8 +77,8 @@ def attempts_of(table, counts) -> list[Attempt]:
 
     Args:
         table: few-shot or full-data.
-        counts: correct answers (validation, test) by loss, λ, τ (``None`` for those of
-            CE) and seed; a text is an error; what is not there is missing.
+        counts: correct answers (validation, test) by loss, λ, τ (``None`` for CE) and
+            seed. A string is an error; a run without an entry is missing.
     """
     attempts = []
     for run in runs_of(table):
@@ -93,7 +93,7 @@ def attempts_of(table, counts) -> list[Attempt]:
 
 
 def write_results(folder: Path, table: Table, attempts) -> Path:
-    """Write a folder of results as ``fairseq-scl run`` does."""
+    """Write a results folder as ``fairseq-scl run`` does."""
     write_table(folder, table, NOWHERE, dict.fromkeys(table.losses, NOWHERE))
     for attempt in attempts:
         place = run_folder(folder, attempt.run)
@@ -106,7 +106,7 @@ def write_results(folder: Path, table: Table, attempts) -> Path:
 
 
 def random_attempts(table: Table, seed=0, grid_samples=3) -> list[Attempt]:
-    """Return attempts that look as real ones do, of a grid that was not finished."""
+    """Return realistic attempts for an unfinished grid."""
     draw = random.Random(seed)
     attempts = []
     for run in runs_of(table):

@@ -10,14 +10,14 @@ GOOD = bytes(range(256)) * 2000
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files``; misbehaves as ``faults`` says, one a request."""
+    """Serves ``files`` and misbehaves according to ``faults``, one per request."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.faults, self.ranges, self.knows_ranges = {}, [], [], True
 
     def wanted(self, name, content=GOOD, served=None):
-        """Serve a file; return what to ask for."""
+        """Serve a file and return the resource to request."""
         self.files[name] = content if served is None else served
         digest = hashlib.sha256(content).hexdigest()
         url = f"http://127.0.0.1:{self.server_address[1]}/{name}"

@@ -1,4 +1,4 @@
-"""What a job of the tests does: real runs that take seconds, each start noted."""
+"""A slow sweep for tests: real runs that take seconds and record each start."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ STARTS = "starts"
 
 
 class SlowDriver(Driver):
-    """A driver whose runs can be met while they are at work."""
+    """A driver whose runs are slow enough to be interrupted."""
 
     def __call__(self) -> None:
         with mock.patch.object(sweep, "train_here", train_slowly):
@@ -25,8 +25,8 @@ class SlowDriver(Driver):
 
 
 def train_slowly(run: Run, argv: list[str], folder: Path) -> int:
-    """Note which run begins, in which process and its parent; do it after a while."""
-    # One write to a file that is appended to is whole, whoever else writes.
+    """Record a run, its process and its parent process; start it after a delay."""
+    # A single append is atomic, even with other writers.
     with open(folder.parent.parent / STARTS, "a", encoding="utf-8") as file:
         file.write(f"{run.name} {os.getpid()} {os.getppid()}\n")
     time.sleep(SECONDS)
@@ -34,14 +34,14 @@ def train_slowly(run: Run, argv: list[str], folder: Path) -> int:
 
 
 class BrokenDriver(Driver):
-    """A driver that cannot work."""
+    """A driver that always fails."""
 
     def __call__(self) -> None:
         raise OSError("the disk is full")
 
 
 def command_line(driver: str) -> int:
-    """Do as ``fairseq-scl`` does, with jobs that use a driver of this file."""
+    """Run ``fairseq-scl`` with jobs that use a driver from this file."""
     with (
         mock.patch.object(slurm, "Driver", globals()[driver]),
         mock.patch.object(slurm, "SECONDS_BETWEEN_LOOKS", 1.0),

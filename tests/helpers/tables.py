@@ -1,4 +1,4 @@
-"""A toy table: two sizes, two losses, three samples, runs of a few updates."""
+"""A toy table: two losses, three samples, runs with a few updates."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def write_toy_table(folder: Path, text: str = TOY_TABLE) -> Path:
 
 
 def make_toy_samples(folder: Path, samples: int = 3, size: int = 8) -> Path:
-    """Write data folders of small samples, as ``fairseq-scl prepare`` names them."""
+    """Write data folders of small samples, named as by ``fairseq-scl prepare``."""
     every = make_sentences(16 + samples * size)
     for number in range(samples):
         start = 16 + number * size

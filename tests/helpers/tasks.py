@@ -10,7 +10,7 @@ MRPC_COLUMNS = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String"
 
 
 def write(path, *lines, end="\n") -> Path:
-    """Write lines, each with a line feed but the last one, which gets ``end``."""
+    """Write lines ending in line feeds, except the last one, which ends in ``end``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(("\n".join(lines) + end).encode())
     return path
@@ -30,7 +30,7 @@ def write_sst2(folder, train=60, dev=41) -> Path:
 
 
 def write_yelp(folder, train=40, test=20) -> Path:
-    """Write Yelp-2 with as many reviews of each class."""
+    """Write Yelp-2 with the same number of reviews per class."""
     for file, count in (("train.csv", train), ("test.csv", test)):
         text = "is a fine and very good film, great story\\nthe end"
         rows = [f'"{1 + i % 2}","{file} ""{i}"" {text}"' for i in range(count)]

@@ -1,7 +1,7 @@
-"""Toy data folders, toy models and quick ways to run fairseq's commands on them.
+"""Toy data folders, toy models and fast ways to run fairseq's commands on them.
 
-Starting fairseq costs some seconds. ``train`` pays them, as a user does; ``train_fast``
-runs the same command in a fork of a server that has imported fairseq already.
+Starting fairseq takes a few seconds. ``train`` starts it like a user; ``train_fast``
+runs the same command in a fork of a server that has already imported fairseq.
 """
 
 import importlib
@@ -43,11 +43,11 @@ def make_data(
     weights: Sequence[float] | None = None,
     words: int | None = None,
 ) -> Path:
-    """Write a data folder in fairseq's binary format, with classes easy to tell apart.
+    """Write a data folder in fairseq's binary format with easily separable classes.
 
     Sentences have 1 to 8 words, half of them from the words of their class. Classes
-    are named ``label0``, ``label1`` …, drawn with ``weights`` (uniform by default), and
-    stand in the label dictionary in that order.
+    are named ``label0``, ``label1`` …, in the order of the label dictionary, and drawn
+    with ``weights`` (uniform by default).
 
     Returns:
         the folder.
@@ -80,7 +80,7 @@ def make_data(
 def write_rows(
     path: Path, rows: Sequence[Sequence[int]], dictionary: Dictionary
 ) -> None:
-    """Write token ids as ``path.bin`` and ``path.idx``; each row ends in ``</s>``."""
+    """Write token ids to ``path.bin`` and ``path.idx``; each row ends in ``</s>``."""
     builder = indexed_dataset.make_builder(
         f"{path}.bin", impl="mmap", vocab_size=len(dictionary)
     )
@@ -90,7 +90,7 @@ def write_rows(
 
 
 def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without the copies that fairseq 0.12.2 makes on loading."""
+    """Return weights without the copies that fairseq 0.12.2 creates on loading."""
     return {n: tensor for n, tensor in state.items() if not LAYER_COPY.search(n)}
 
 
@@ -102,7 +102,7 @@ def _sentence(label: int, classes: int, random: np.random.Generator) -> list[int
 
 
 def toy_arch_flags() -> list[str]:
-    """Return the flags of a RoBERTa of two layers, 16 dimensions and 32 positions."""
+    """Return the flags of a RoBERTa with two layers, 16 dimensions and 32 positions."""
     return [
         *["--arch", "roberta_base", "--max-positions", "32"],
         *["--encoder-layers", "2", "--encoder-attention-heads", "2"],
@@ -111,7 +111,7 @@ def toy_arch_flags() -> list[str]:
 
 
 def command_line(arguments: Sequence[str | Path]) -> list[str]:
-    """Put toy defaults before the arguments, which win where both set a flag."""
+    """Add toy defaults before the arguments, which override them."""
     return [
         *["--user-dir", USER_DIR, *toy_arch_flags()],
         *["--task", "sentence_prediction_scl", "--num-classes", "2"],
@@ -137,7 +137,7 @@ def run_module(
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run ``python -m MODULE ARGUMENTS`` and return it with its output as text."""
+    """Run ``python -m MODULE ARGUMENTS``; return the completed process."""
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         capture_output=True,
@@ -152,15 +152,15 @@ def run_module(
 def train_fast(
     arguments: Sequence[str | Path],
 ) -> "subprocess.CompletedProcess[str]":
-    """Do as ``train`` does, in a fresh process that need not import fairseq."""
+    """Like ``train``, in a new process that already has fairseq imported."""
     return run_fast("fairseq_cli.train", command_line(arguments))
 
 
 class Terminal(io.StringIO):
-    """In the place of stderr: progress bars show themselves at a terminal only."""
+    """Replaces stderr: progress bars only show on a terminal."""
 
     def isatty(self) -> bool:
-        """Say yes."""
+        """Pretend to be a terminal."""
         return True
 
 
@@ -177,19 +177,19 @@ def stock_checkpoint(data: str | Path, folder: Path) -> Path:
 
 
 def run_fast(module: str, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Do as ``run_module`` does with a module of ``fairseq_cli``, but quickly."""
+    """Like ``run_module`` for a module of ``fairseq_cli``, but fast."""
     return start_fast(run_command, module, arguments).wait()
 
 
 @dataclass
 class Running:
-    """A forked process; ``wait`` returns it as a completed one."""
+    """A forked process; ``wait`` returns it as a completed process."""
 
     process: Any
     output: tempfile.TemporaryDirectory[str]
 
     def wait(self) -> "subprocess.CompletedProcess[str]":
-        """Wait until the process ends, and return its status and output."""
+        """Wait until the process ends; return its status and output."""
         self.process.join(300)
         if self.process.is_alive():
             self.process.kill()
@@ -200,10 +200,10 @@ class Running:
 
 
 def start_fast(function: Callable[..., None], *arguments: Any) -> Running:
-    """Call a function of a module in a fresh process, without waiting for it."""
+    """Call a function of a module in a new process, without waiting for it."""
     context = multiprocessing.get_context("forkserver")
-    # Not fairseq_scl: --user-dir imports it, as in a real run. The first optimizer of a
-    # process imports torch._dynamo, which takes longer than a toy training.
+    # Not fairseq_scl, which --user-dir imports, as in a real run. The first optimizer of
+    # a process imports torch._dynamo, which takes longer than a toy training.
     commands = [
         "fairseq_cli.train",
         "fairseq_cli.hydra_train",
@@ -217,7 +217,7 @@ def start_fast(function: Callable[..., None], *arguments: Any) -> Running:
 
 
 def run_command(module: str, arguments: list[str]) -> None:
-    """Run a module of ``fairseq_cli`` in this process as its command line would."""
+    """Run a module of ``fairseq_cli`` in this process like its command line."""
     sys.argv = [module, *arguments]
     importlib.import_module(module).cli_main()
 
@@ -231,7 +231,7 @@ def _run(output: str, function: Callable[..., None], *arguments: Any) -> None:
 
 @dataclass
 class Toy:
-    """What ``fairseq-train`` builds from a command line, before it trains."""
+    """The objects that ``fairseq-train`` builds from a command line before training."""
 
     cfg: Any
     task: Any
@@ -247,10 +247,10 @@ class Toy:
 
 
 def toy_model(arguments: Sequence[str | Path], seed: int = 0) -> Toy:
-    """Build task, model and criterion in this process, by the way that fairseq goes."""
+    """Build task, model and criterion in this process, in the same way as fairseq."""
     parser = options.get_training_parser()
     known = options.parse_args_and_arch(parser, input_args=command_line(arguments))
-    with warnings.catch_warnings():  # fairseq calls Hydra by its old names
+    with warnings.catch_warnings():  # fairseq calls Hydra by deprecated names
         warnings.simplefilter("ignore")
         cfg = convert_namespace_to_omegaconf(known)
     task = setup_task(cfg.task)

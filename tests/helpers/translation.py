@@ -1,7 +1,6 @@
-"""Toy translation models: each English word is a small letter, in German a large one.
+"""Toy translation models: lowercase letters (English) become uppercase (German).
 
-Trained in a second or two, saved as fairseq does, in the layout of the models that it
-publishes.
+They train in a second or two and are saved in the layout of fairseq's published models.
 """
 
 import functools
@@ -36,14 +35,14 @@ _KEPT = tempfile.TemporaryDirectory(prefix="toy-translation-")
 
 
 class Letters:
-    """A segmenter whose pieces are the words."""
+    """A segmenter that uses words as pieces."""
 
     def encode(self, text):
-        """Cut at blanks."""
+        """Split at spaces."""
         return text.split()
 
     def decode(self, pieces):
-        """Join with blanks."""
+        """Join with spaces."""
         return " ".join(pieces)
 
 
@@ -51,7 +50,7 @@ class Letters:
 def toy_models(
     source="en", target="de", arch="transformer", seed=1, updates=150, flags=()
 ) -> Path:
-    """Train once a process; return the folder."""
+    """Train once per process; return the folder."""
     folder = Path(tempfile.mkdtemp(dir=_KEPT.name))
     return make_toy_models(folder, source, target, arch, seed, updates, flags)
 
@@ -62,13 +61,13 @@ def make_toy_models(
     """Write ``model.pt`` and both dictionaries.
 
     Args:
-        folder: where to write.
+        folder: output folder.
         source: source language.
         target: target language.
         arch: ``transformer`` or ``lstm``.
-        seed: of weights and data.
-        updates: of training; without any the model is a random one.
-        flags: more of those of ``fairseq-train``, which switch things on.
+        seed: seed of weights and data.
+        updates: training updates; with 0 the model is random.
+        flags: additional ``fairseq-train`` flags without values.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for language, words in WORDS.items():

@@ -1,4 +1,4 @@
-"""Augmented copies beside data."""
+"""Add augmented views to data folders."""
 
 from fairseq.data import Dictionary, indexed_dataset
 
@@ -7,7 +7,7 @@ from helpers.training import write_rows
 
 
 def add_views(folder, change=lambda ids, view: ids[view:] or ids):
-    """Write views of a data folder: without the first words, by default."""
+    """Write views of a data folder; by default, they lack the first words."""
     dictionary = Dictionary.load(str(folder / "input0" / "dict.txt"))
     for view, name in enumerate(FOLDERS):
         for part in sorted(folder.glob("input?")):

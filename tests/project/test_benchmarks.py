@@ -1,4 +1,4 @@
-"""The harness: its arithmetic, its table, its JSON. No test looks at a speed."""
+"""The benchmark harness: arithmetic, table and JSON. No test depends on speed."""
 
 import json
 import sys
@@ -26,13 +26,13 @@ def test_cost_is_the_median_of_ours_over_peer():
     assert (row.target, row.met) == ("at most 0.4", False)
 
 
-def test_a_row_without_a_target_meets_none():
+def test_row_without_target_is_neither_met_nor_missed():
     row = Measured((1.0,), (2.0,), unit="MiB").gain("q", "s")
     assert (row.target, row.met, row.unit) == ("", None, "MiB")
     assert row.low == row.ratio == row.high == 2.0
 
 
-def test_the_ratio_is_of_pairs_and_not_of_medians():
+def test_ratio_is_the_median_of_pairwise_ratios():
     assert Measured((1.0, 10.0, 5.0), (2.0, 20.0, 1.0)).gain("q", "s").ratio == 2.0
 
 
@@ -41,7 +41,7 @@ def test_quartiles():
     assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == (2.0, 3.0, 4.0)
 
 
-def test_pairs_alternate_and_take_turns_to_begin():
+def test_pairs_alternate_which_side_starts():
     calls = []
     found = paired(
         lambda: calls.append("ours"), lambda: calls.append("peer"), 3, least_seconds=0
@@ -56,14 +56,14 @@ def test_short_functions_are_repeated():
     assert len(calls) > 10
 
 
-def test_a_missing_peer_names_the_package():
+def test_missing_peer_names_the_package():
     with pytest.raises(PeerMissing, match=r"not-there is not installed: install it"):
         peer_module("not_there", "not-there")
 
 
 @pytest.fixture
 def questions(monkeypatch):
-    """Three questions: one that answers, one without its peer, one without data."""
+    """Three questions: one that succeeds, one without its peer, one without data."""
 
     def answer(settings):
         assert settings == Settings(rounds=2, threads=1)
@@ -87,7 +87,7 @@ def questions(monkeypatch):
     command.torch.set_num_threads(threads)
 
 
-def test_the_table_goes_on_after_a_question_without_peer(questions, capsys):
+def test_table_continues_after_a_missing_peer(questions, capsys):
     assert command.main(questions) == 0
     output = capsys.readouterr()
     assert output.out.startswith("processor: ")
@@ -104,7 +104,7 @@ def test_the_table_goes_on_after_a_question_without_peer(questions, capsys):
     assert "benchmarks: a …" in output.err
 
 
-def test_json_has_machine_rows_and_what_was_left_out(questions, capsys):
+def test_json_has_machine_rows_and_skipped_questions(questions, capsys):
     assert command.main(["--json", *questions]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {"processor", "system", "python", "versions"} <= set(found)
@@ -114,20 +114,20 @@ def test_json_has_machine_rows_and_what_was_left_out(questions, capsys):
     assert found["skipped"] == {"b": "install it", "c": "--glue is missing"}
 
 
-def test_only_chooses_questions(questions, capsys):
+def test_only_selects_questions(questions, capsys):
     assert command.main(["--json", "--only", "c", *questions]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == []
     assert list(found["skipped"]) == ["c"]
 
 
-def test_gpu_asks_the_questions_about_a_gpu(questions, capsys, monkeypatch):
+def test_gpu_runs_the_gpu_questions(questions, capsys, monkeypatch):
     monkeypatch.setattr(command, "GPU_QUESTIONS", ("c",))
     assert command.main(["--json", "--gpu", *questions]) == 0
     assert list(json.loads(capsys.readouterr().out)["skipped"]) == ["c"]
 
 
-def test_help_and_refusals_name_the_flags(capsys):
+def test_help_and_errors_name_the_flags(capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(["--help"])
     assert ended.value.code == 0

@@ -1,4 +1,4 @@
-"""What the documentation names exists: files, links, verbs and flags."""
+"""Files, links, verbs and flags named in the documentation exist."""
 
 import argparse
 import importlib
@@ -19,7 +19,7 @@ PAGES = [
     if page.suffix == ".md" and page.is_file()
 ]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-# A path of the project: starts with one of its folders. What runs make is not there.
+# A path in the project starts with one of its folders; outputs of runs are not matched.
 PATH = re.compile(
     r"(?<![\w/.$\"-])((?:fairseq_scl|tests|docs|scripts|benchmarks|\.ci)"
     r"/[\w./-]*[\w/])"
@@ -35,7 +35,7 @@ def text_of(page):
 
 
 def commands(page):
-    """Return verb and flags of each ``fairseq-scl VERB …`` on a page."""
+    """Return the verb and flags of each ``fairseq-scl VERB …`` on a page."""
     text = text_of(page).replace('"$(fairseq-scl user-dir)', '"')
     return [
         (found[1], FLAG.findall(found[2].split(" -- ")[0]))
@@ -52,7 +52,7 @@ def parser_of(verb):
 
 
 def training_flags():
-    """Return every flag of ``fairseq-train`` with any criterion of our plug-in."""
+    """Return all flags of ``fairseq-train`` with any criterion of our plug-in."""
     ours = [
         name
         for name, criterion in CRITERION_REGISTRY.items()
@@ -62,7 +62,7 @@ def training_flags():
 
 
 def flags_with(criterion):
-    """Return every flag with a criterion and any architecture."""
+    """Return all flags with a criterion and any architecture."""
     parser = options.get_training_parser()
     chosen = ["data", "--arch", "roberta_multi_exit", "--optimizer", "adam"]
     chosen += [
@@ -87,7 +87,7 @@ def flags_with(criterion):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_relative_links_lead_somewhere(page):
+def test_relative_links_resolve(page):
     for link in LINK.findall(text_of(page)):
         if not link.startswith(("http://", "https://", "mailto:")):
             file, _, heading = link.partition("#")
@@ -98,7 +98,7 @@ def test_relative_links_lead_somewhere(page):
 
 
 def anchors(page):
-    """Return what GitHub makes of the headings of a page."""
+    """Return GitHub's anchors for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
     plain = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
     return {heading.replace(" ", "-") for heading in plain}
@@ -112,7 +112,7 @@ def test_named_files_exist(page):
     missing += [
         path for path in USER_DIR_PATH.findall(text) if not (package / path).exists()
     ]
-    # hydra takes the folder and the name of a file apart
+    # Hydra takes folder and file name separately
     names = re.findall(r"--config-name (\w+)", text)
     missing += [n for n in names if not list(package.rglob(f"{n}.yaml"))]
     assert missing == []
@@ -128,7 +128,7 @@ def test_named_verbs_and_their_flags_exist(page):
         assert set(flags) <= known, f"{page.name}: fairseq-scl {verb}"
 
 
-def test_flags_of_training_exist():
+def test_training_flags_exist():
     known = training_flags()
     assert {"--scl-lambda", "--batching", "--layer-norm-eps"} <= known
     for page in PAGES:
@@ -153,8 +153,8 @@ def test_every_verb_is_documented():
     assert missing == []
 
 
-def test_no_page_has_something_left_to_fill_in():
-    # A name in capitals, unless a value is given to it: FAIRSEQ_SCL_DATA=FOLDER.
+def test_no_page_has_placeholders():
+    # A name in capitals without a value, which excludes FAIRSEQ_SCL_DATA=FOLDER.
     blank = re.compile(r"\b(?:TODO|FIXME|XXX|[A-Z]+_[A-Z_]{3,})\b(?!=)")
     for page in PAGES:
         assert blank.findall(text_of(page)) == [], page.name

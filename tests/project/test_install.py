@@ -1,4 +1,4 @@
-"""``scripts/install.sh``, with a stand-in for Python that notes what pip is asked."""
+"""``scripts/install.sh`` with a fake Python that records the calls of pip."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ STEPS = ["numpy", "torch", "fairseq-fixed", "fastBPE", ".[dev]"]
 
 
 class Installation:
-    """A place with a space in it, a Python that pretends, and what pip was asked."""
+    """A folder with a space in its name, a fake Python, and the calls of pip."""
 
     def __init__(self, folder):
         self.venv = folder / "v e"
@@ -35,7 +35,7 @@ class Installation:
         self.python.chmod(0o755)
 
     def run(self, version="3.11.7", **more):
-        """Run the script; return its exit status, what it said and pip's last words."""
+        """Run the script; return exit status, output and pip's last arguments."""
         self.log.write_text("", encoding="utf-8")
         ended = subprocess.run(
             [ROOT / "scripts" / "install.sh"],
@@ -75,7 +75,7 @@ def test_second_run_does_nothing(installation):
 
 
 @pytest.mark.parametrize("step", [*STEPS[:3], STEPS[-1]])
-def test_run_that_was_cut_short_starts_afresh(installation, step):
+def test_interrupted_installation_starts_over(installation, step):
     status, _, asked = installation.run(FAIL_AT=step)
     assert status != 0
     assert asked[-1] == step
@@ -86,14 +86,14 @@ def test_run_that_was_cut_short_starts_afresh(installation, step):
     assert not (installation.venv / "left over").exists()
 
 
-def test_installation_goes_on_without_fastbpe(installation):
+def test_installation_continues_without_fastbpe(installation):
     status, said, asked = installation.run(FAIL_AT="fastBPE")
     assert (status, asked) == (0, STEPS)
     assert "fastBPE cannot be built here; back-translation applies its codes" in said
 
 
 @pytest.mark.parametrize("lost", ["python", "fairseq-train", "fairseq-scl", "pytest"])
-def test_broken_environment_is_made_anew(installation, lost):
+def test_broken_environment_is_recreated(installation, lost):
     installation.run()
     (installation.venv / "bin" / lost).unlink()
     _, _, asked = installation.run()
@@ -101,13 +101,13 @@ def test_broken_environment_is_made_anew(installation, lost):
     assert (installation.venv / "bin" / lost).exists()
 
 
-def test_moved_environment_is_made_anew(installation):
+def test_moved_environment_is_recreated(installation):
     installation.run()
     installation.venv = installation.venv.rename(installation.venv.with_name("moved"))
     assert installation.run()[2] == STEPS
 
 
-def test_another_python_makes_the_environment_anew(installation):
+def test_another_python_recreates_the_environment(installation):
     installation.run()
     stamp = installation.venv / ".installed"
     before = stamp.stat().st_mtime_ns
@@ -118,7 +118,7 @@ def test_another_python_makes_the_environment_anew(installation):
     assert stamp.stat().st_mtime_ns > before
 
 
-def test_python_that_does_not_fit_is_refused(installation):
+def test_unsupported_python_is_refused(installation):
     status, said, _ = installation.run(version="3.9.18")
     assert status == 2
     assert said == (
@@ -129,7 +129,7 @@ def test_python_that_does_not_fit_is_refused(installation):
     assert not installation.venv.exists()
 
 
-def test_folder_of_somebody_else_is_left_alone(installation):
+def test_foreign_folder_is_left_alone(installation):
     installation.venv.mkdir()
     (installation.venv / "thesis.tex").write_text("years of work", encoding="utf-8")
     status, said, _ = installation.run()

@@ -1,4 +1,4 @@
-"""The checks of `make lint`, each as a test that shows what the tool found."""
+"""The checks of `make lint`, each as a test that shows the tool's findings."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ MOST_LINES = 350
 
 
 def run_tool(name, *arguments):
-    """Run a tool of this environment at the root, fail with what it printed."""
+    """Run a tool of this environment at the root; fail with its output."""
     beside_python = shutil.which(name, path=str(Path(sys.executable).parent))
     tool = beside_python or shutil.which(name)
     if tool is None:
@@ -41,7 +41,7 @@ def test_mypy_finds_nothing():
     run_tool("mypy")
 
 
-def test_imports_point_down_the_table_of_rooms():
+def test_imports_follow_the_layers():
     run_tool("lint-imports")
 
 
@@ -54,7 +54,7 @@ def test_shell_script_stops_at_the_first_error(script):
     assert "\nset -euo pipefail\n" in (ROOT / script).read_text(encoding="utf-8")
 
 
-def test_no_file_of_the_package_is_long():
+def test_package_files_are_short():
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines())
         for path in ROOT.glob("fairseq_scl/**/*.py")

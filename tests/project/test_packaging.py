@@ -1,4 +1,4 @@
-"""The wheel is complete and works without a checkout; `make` says what it can."""
+"""The wheel is complete and works without a checkout; `make help` is complete."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ TARGETS = ("help", "quickstart", "test", "test-slurm", "lint", "bench", "clean")
 
 
 def without_make(**more):
-    """The environment, less what an outer ``make test`` put there for its children."""
+    """The environment without the variables that an outer ``make test`` sets."""
     names = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON", "VENV")
     return {k: v for k, v in os.environ.items() if k not in names} | more
 
@@ -36,7 +36,7 @@ def run(*command, cwd=None, **environment):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Build the wheel from a copy, so that the checkout stays as it is."""
+    """Build the wheel from a copy, so that the checkout stays unchanged."""
     copy = tmp_path_factory.mktemp("a copy with spaces")
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
         if (ROOT / name).is_file():
@@ -51,19 +51,19 @@ def wheel(tmp_path_factory):
 
 
 def package_files():
-    """Every file of the package that a user needs, relative to the root."""
+    """All files of the package that a user needs, relative to the root."""
     package = ROOT / "fairseq_scl"
     files = [path for kind in ("*.py", *DATA_FILES) for path in package.rglob(kind)]
     return sorted(str(path.relative_to(ROOT)) for path in files)
 
 
-def test_wheel_holds_every_module_and_data_file_and_nothing_else(wheel):
+def test_wheel_has_exactly_the_modules_and_data_files(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     held = sorted(name for name in names if ".dist-info/" not in name)
     assert held == package_files()
 
 
-def test_wheel_names_licence_command_and_requirements(wheel):
+def test_wheel_names_license_command_and_requirements(wheel):
     archive = zipfile.ZipFile(wheel)
     info = {Path(name).name: name for name in archive.namelist() if "-info/" in name}
     assert "LICENSE" in info
@@ -74,7 +74,7 @@ def test_wheel_names_licence_command_and_requirements(wheel):
     assert 'fairseq-fixed==0.12.3.1; python_version >= "3.11"' in metadata
 
 
-def test_installed_wheel_says_what_to_give_to_user_dir(wheel, tmp_path):
+def test_installed_wheel_prints_the_user_dir(wheel, tmp_path):
     place = tmp_path / "installed here"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
     run(*pip, "--quiet", "--no-deps", "--no-compile", "--target", place, wheel)
@@ -102,7 +102,7 @@ def test_makefile_has_the_target(target):
 
 
 def test_constraints_pin_every_requirement_once_on_each_python(wheel):
-    """A name that setup.py gives has exactly one version on 3.10, 3.11 and 3.12."""
+    """Each requirement in setup.py has exactly one version on 3.10, 3.11 and 3.12."""
     archive = zipfile.ZipFile(wheel)
     (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
     needed = {

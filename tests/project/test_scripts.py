@@ -1,4 +1,4 @@
-"""The scripts of the tables, from official files to the report, on toys."""
+"""The table scripts, from official files to the report, on toy data."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def run(script, cwd, *options, **environment):
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.name)
-def test_scripts_are_short_and_say_what_they_do(path):
+def test_scripts_are_short_and_have_a_header(path):
     text = path.read_text("utf-8")
     assert len(text.splitlines()) < 40
     assert text.startswith("#!/usr/bin/env bash\n# ")
@@ -66,7 +66,7 @@ def test_table4_goes_from_the_files_to_the_report(tmp_path):
 
 @pytest.fixture
 def augmented(tmp_path):
-    """Scripts whose back-translation takes files that were made by hand."""
+    """Scripts whose back-translation copies hand-written files."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     by_hand = tmp_path / "scripts" / "backtranslate.sh"
     by_hand.write_text(
@@ -112,7 +112,7 @@ def test_table5_goes_from_the_samples_to_the_report(tmp_path, augmented):
         for line in text.splitlines()
         if line.startswith("| SST-2 | CE+SCL |")
     )
-    assert (len(printed), printed[3]) == (4, "91.5 ± 1.0")  # only what was chosen
+    assert (len(printed), printed[3]) == (4, "91.5 ± 1.0")  # only the selected runs
     assert cells[2:4] == ["– (0 of 3)", "92.8 ± 1.3"]
     assert "±" in cells[10]
     assert cells[-2:] == ["– (1 of 4)", "91.7 ± 1.0"]
@@ -158,7 +158,7 @@ def test_table6_shows_sentences_and_their_noise(tmp_path, augmented):
 @pytest.mark.parametrize(
     "script", ["table4.sh", "table5.sh", "table6.sh", "compare.sh"]
 )
-def test_a_missing_encoder_is_named(tmp_path, script):
+def test_missing_encoder_is_named(tmp_path, script):
     done = run(script, tmp_path, ENCODER="")
     assert done.returncode != 0
     assert "ENCODER: set it to an encoder folder" in done.stderr

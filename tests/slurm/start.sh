@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Starts a Slurm cluster of one node on this machine, for tests: munged, slurmctld and
-# slurmd as root, no systemd, no cgroups, so that it also runs in a container.
+# Starts a one-node Slurm cluster on this machine for tests: munged, slurmctld and slurmd
+# as root, without systemd and cgroups, so that it also runs in a container.
 #
-# Usage:  tests/slurm/start.sh        (ends when the node is idle; stop.sh stops it)
+# Usage:  tests/slurm/start.sh        (returns when the node is idle; stop with stop.sh)
 #         export SLURM_CONF=/tmp/fairseq-scl-slurm/slurm.conf
 #         sinfo
-# Writes: SLURM_FOLDER (settings, key, state, logs). Where Slurm or munge are missing it
-#         installs Debian's packages slurm-wlm and munge. The node pretends to have 4
-#         processors; jobs of the partition urgent pre-empt those of test. Started again,
-#         it leaves a cluster that works as it is.
+# Writes: SLURM_FOLDER (settings, key, state, logs). If Slurm or munge is missing, it
+#         installs the Debian packages slurm-wlm and munge. The node pretends to have 4
+#         processors. Jobs in the partition urgent pre-empt those in test. A cluster that
+#         already works is left as it is.
 # Cost:   7 seconds, 30 more to install Slurm; 30 MB of memory.
 #
-# Settings: SLURM_FOLDER  where everything is written  (default: /tmp/fairseq-scl-slurm)
+# Settings: SLURM_FOLDER  where all files are written  (default: /tmp/fairseq-scl-slurm)
 set -euo pipefail
 folder=${SLURM_FOLDER:-/tmp/fairseq-scl-slurm}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,7 +26,7 @@ fail() {
 install_slurm() {
   local log
   command -v apt-get >/dev/null ||
-    fail "slurmctld or munged is missing and there is no apt-get to install it with"
+    fail "slurmctld or munged is missing, and apt-get was not found to install it"
   log=$(mktemp)
   echo "start.sh: installing slurm-wlm and munge"
   if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes \
@@ -36,9 +36,9 @@ install_slurm() {
   rm "$log"
 }
 
-# SlurmctldHost and NodeName must be names that this machine has; config_overrides lets
-# the node have more processors than it finds; a short cred_expire lets a requeued job
-# start again after 6 seconds instead of 2 minutes.
+# SlurmctldHost and NodeName must be names of this machine. config_overrides lets the node
+# have more processors than it finds. A short cred_expire lets a requeued job start again
+# after 6 seconds instead of 2 minutes.
 write_settings() {
   cat >"$SLURM_CONF" <<CONF
 ClusterName=fairseq-scl-test
@@ -76,7 +76,7 @@ CONF
 
 start_daemons() {
   [[ ! -e $folder || -z $(ls -A "$folder") ]] ||
-    fail "$folder holds other files: name another folder with SLURM_FOLDER"
+    fail "$folder has other files: set SLURM_FOLDER to another folder"
   umask 022
   mkdir -p "$folder"/{munge,state,spool}
   write_settings
@@ -98,7 +98,7 @@ is_up() {
 
 [[ $EUID == 0 ]] || fail "slurmd starts jobs for other users: run this as root"
 if is_up; then
-  echo "start.sh: Slurm runs already, SLURM_CONF=$SLURM_CONF"
+  echo "start.sh: Slurm is already running, SLURM_CONF=$SLURM_CONF"
   exit 0
 fi
 for program in slurmctld slurmd sinfo munged; do
@@ -107,11 +107,11 @@ for program in slurmctld slurmd sinfo munged; do
     break
   }
 done
-"$here/stop.sh" # what is left of one that broke
+"$here/stop.sh" # clean up after a broken one
 start_daemons
 for ((second = 0; second < 60; second++)); do
   if is_idle; then
-    echo "start.sh: Slurm runs, SLURM_CONF=$SLURM_CONF"
+    echo "start.sh: Slurm is running, SLURM_CONF=$SLURM_CONF"
     exit 0
   fi
   sleep 1

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Stops the cluster of start.sh and deletes all that it wrote.
+# Stops the cluster started by start.sh and deletes all its files.
 #
-# Usage:  tests/slurm/stop.sh        (also where nothing runs; running jobs are killed)
+# Usage:  tests/slurm/stop.sh        (also if nothing is running; running jobs are killed)
 # Writes: nothing; deletes SLURM_FOLDER.
-# Cost:   5 seconds, up to 30 where jobs are to be killed.
+# Cost:   5 seconds, up to 30 if jobs must be killed.
 #
-# Settings: SLURM_FOLDER  as in start.sh    (default: /tmp/fairseq-scl-slurm)
+# Settings: SLURM_FOLDER  see start.sh      (default: /tmp/fairseq-scl-slurm)
 set -euo pipefail
 folder=${SLURM_FOLDER:-/tmp/fairseq-scl-slurm}
 grep -qs '^ClusterName=fairseq-scl-test$' "$folder/slurm.conf" || exit 0
 export SLURM_CONF=$folder/slurm.conf
 
-# Jobs would outlive the daemons.
+# Jobs would survive the daemons.
 if timeout 5 scancel --state=running 2>/dev/null; then
   for ((second = 0; second < 20; second++)); do
     [[ -n $(timeout 5 squeue --noheader --states=running,completing) ]] || break

@@ -1,4 +1,4 @@
-"""Sweeps on a real Slurm of one node, which start.sh brings up; `make test-slurm`."""
+"""Sweeps on a real one-node Slurm, started by start.sh; run with `make test-slurm`."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ RUNS = {f"toy-n8-{loss}-sample{number}" for loss in LOSSES for number in range(3
 
 
 class Sweep:
-    """A ``fairseq-scl run --executor slurm`` whose jobs can be met at work."""
+    """A ``fairseq-scl run --executor slurm`` with jobs slow enough to interrupt."""
 
     def __init__(self, folder: Path, driver: str = "SlowDriver") -> None:
         self.folder = folder / "it's a folder"
@@ -44,12 +44,12 @@ class Sweep:
         self.start()
 
     def start(self):
-        """Start the command, again if need be."""
+        """Start or restart the command."""
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(self.argv, **pipes)
 
     def records(self):
-        """Return when each record was written; none may ever change or go."""
+        """Return when each record was written; records must not change or disappear."""
         found = self.folder.glob(f"runs/*/{RECORD}")
         now = {path.parent.name: path.stat().st_mtime_ns for path in found}
         assert {name: now.get(name) for name in self.seen} == self.seen
@@ -57,13 +57,13 @@ class Sweep:
         return now
 
     def starts(self):
-        """Count how often each run's training began, whatever became of it."""
+        """Count how often each run's training started, finished or not."""
         path = self.folder / STARTS
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         return Counter(line.split()[0] for line in lines)
 
     def jobs(self):
-        """Return the numbers of the jobs that run, as ``scancel`` takes them."""
+        """Return the numbers of the running jobs, as accepted by ``scancel``."""
         command = ["squeue", "-h", "--array", "-t", "running", "--format=%i"]
         return ask(*command, f"--name={self.name}").split()
 
@@ -77,15 +77,15 @@ class Sweep:
             time.sleep(0.1)
 
     def wait_for_starts(self, number):
-        """Wait until so many more runs have begun."""
+        """Wait until ``count`` more runs have started."""
         wanted = self.starts().total() + number
         self.wait_for(lambda: self.starts().total() >= wanted)
 
 
 @pytest.fixture(autouse=True)
 def cluster(monkeypatch):
-    """Let this process and its jobs find the cluster and the modules of the tests."""
-    # Never another cluster: these tests drain nodes.
+    """Let this process and its jobs find the cluster and the test modules."""
+    # Never use another cluster: these tests drain nodes.
     monkeypatch.setenv("SLURM_CONF", f"{FOLDER}/slurm.conf")
     places = [ROOT / "tests", ROOT, os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", ":".join(map(str, places)))
@@ -93,7 +93,7 @@ def cluster(monkeypatch):
 
 @pytest.fixture
 def start(tmp_path, cluster):
-    """Start a sweep; what is left of it is cleared away afterwards."""
+    """Start a sweep and clean up after it."""
     started = []
 
     def start(driver="SlowDriver"):
@@ -122,7 +122,7 @@ def resume():
 
 
 def preempt(sweep):
-    """Have an urgent job take the node; Slurm requeues ours."""
+    """Submit an urgent job that takes the node; Slurm requeues ours."""
     jobs = set(sweep.jobs())
     ask("sbatch", "-p", "urgent", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     sweep.wait_for(lambda: not sweep.jobs())
@@ -134,8 +134,8 @@ def drain_and_resume(sweep):
     ask("scontrol", "update", node(), "State=DRAIN", "Reason=test")
     cancelled, requeued = sweep.jobs()
     ask("scancel", cancelled)
-    ask("scancel", "--signal=USR2", requeued)  # as before a time-out
-    # A cancelled job may end its run in the seconds before it is killed.
+    ask("scancel", "--signal=USR2", requeued)  # as before a timeout
+    # A cancelled job may finish its run in the seconds before it is killed.
     sweep.wait_for(lambda: job_states(sweep.name) == ["PENDING"])
     done = sweep.records()
     time.sleep(8)
@@ -145,10 +145,10 @@ def drain_and_resume(sweep):
     sweep.wait_for(lambda: sweep.jobs() == [requeued])
 
 
-def test_a_sweep_outlives_its_jobs(start):
+def test_sweep_survives_its_jobs(start):
     sweep = start()
     sweep.wait_for_starts(2)
-    sweep.process.kill()  # the jobs go on, and a new one follows them
+    sweep.process.kill()  # the jobs continue, and a new command follows them
     sweep.process.communicate()
     sweep.start()
     preempt(sweep)
@@ -168,7 +168,7 @@ def test_a_sweep_outlives_its_jobs(start):
     assert len(RUNS) < sweep.starts().total() <= len(RUNS) + 5
 
 
-def test_jobs_that_fail_are_given_up(start):
+def test_sweep_gives_up_if_jobs_keep_failing(start):
     sweep = start("BrokenDriver")
     _, error = sweep.process.communicate(timeout=120)
     assert sweep.process.returncode == 1
@@ -176,7 +176,7 @@ def test_jobs_that_fail_are_given_up(start):
     assert error.rstrip().endswith("OSError: the disk is full")
 
 
-def test_what_slurm_refuses_is_bad_input(start):
+def test_options_refused_by_slurm_are_bad_input(start):
     sweep = start()
     sweep.process.kill()
     sweep.process.communicate()

@@ -1,7 +1,7 @@
-"""With this folder on PYTHONPATH every process sees FAKE_GPUS GPUs that cannot compute.
+"""Fake GPUs: with this folder on PYTHONPATH, every process sees FAKE_GPUS GPUs.
 
-fairseq then trains on the CPU whatever ``--device`` says, but all decisions about GPUs
-are those of a machine that has them.
+The GPUs cannot compute, so fairseq trains on the CPU regardless of ``--device``. All
+decisions about GPUs are made as on a machine that has them.
 """
 
 import os
@@ -17,7 +17,7 @@ class NVMLError(Exception):
 
 
 class FakeNvml:
-    """What of NVML is asked, for cards of compute capability 9.0 or as given."""
+    """The part of NVML in use, for cards of compute capability 9.0 or as given."""
 
     NVMLError = NVMLError
 
@@ -51,7 +51,7 @@ class FakeNvml:
 
 
 def count_visible():
-    """Count as CUDA does with a list of numbers."""
+    """Count GPUs as CUDA does for a list of numbers."""
     entries = os.environ.get("CUDA_VISIBLE_DEVICES")
     return COUNT if entries is None else len(entries.split(",")) if entries else 0
 
