@@ -6,11 +6,11 @@ from fairseq_scl.compat.versions import doctor_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options."""
+    """Add no options."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print versions, then each problem with its remedy; 1 if there is any."""
+    """Print versions and each problem with its remedy; return 1 if there are any."""
     versions, found = doctor_report()
     width = max(len(name) for name, _ in versions)
     for name, version in versions:

@@ -15,19 +15,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="NAME",
-        help=f"which tasks: {', '.join(TASKS)}",
+        help=f"tasks to download: {', '.join(TASKS)}",
     )
     parser.add_argument(
         "--to",
         required=True,
         type=Path,
         metavar="FOLDER",
-        help="folder to write; 'fairseq-scl prepare --from' takes it",
+        help="output folder; pass it to 'fairseq-scl prepare --from'",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fetch the official files of each task."""
+    """Download the official files of each task."""
     tasks = [find_task(name) for name in arguments.task]
     for task in tasks:
         folder = download_task(task, arguments.to, progress=sys.stderr.isatty())

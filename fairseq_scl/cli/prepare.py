@@ -41,13 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text",
         type=Path,
         metavar="FOLDER",
-        help="folder with train.input0, train.label and, for pairs, train.input1; the "
-        "same for valid and test where there are any; UTF-8, one example per line",
+        help="folder with train.input0, train.label and, for pairs, train.input1, and "
+        "the same for valid and test if available; UTF-8, one example per line",
     )
     source.add_argument(
         "--task",
         metavar="NAME",
-        help=f"a task of the paper, needs --from: {', '.join(TASKS)}",
+        help=f"task of the paper, needs --from: {', '.join(TASKS)}",
     )
     source.add_argument(
         "--table",
@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sample",
         type=Path,
         metavar="FOLDER",
-        help="a data folder to add back-translations to, or a folder of several "
-        "(n100-sample0 …); needs --augmented",
+        help="data folder to which back-translations are added, or a folder with "
+        "several of them (n100-sample0 …); needs --augmented",
     )
     parser.add_argument(
         "--encoder",
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FOLDER",
-        help="with --text and --sample: data folder to write, the first argument of "
+        help="with --text and --sample: output data folder, the first argument of "
         "fairseq-train; otherwise the folder for several of them: full, n20-sample0 …",
     )
     parser.add_argument(
@@ -82,51 +82,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="folder",
         type=Path,
         metavar="FOLDER",
-        help="with --task: folder that holds the official one (SST-2 …), or is it",
+        help="with --task: the official folder (SST-2 …) or its parent",
     )
     parser.add_argument(
         "--columns",
         nargs="+",
         metavar="NAME",
-        help="with --table: one or two columns of texts, then that of the label",
+        help="with --table: one or two text columns, followed by the label column",
     )
     parser.add_argument(
         "--held-out",
         type=Path,
         metavar="FILE",
-        help="with --table: validation and test are drawn from this file, half of it "
-        "for the test; without it they are taken out of the table",
+        help="with --table: file from which validation and test are drawn, half of it "
+        "for the test; without it they are taken from the table",
     )
     parser.add_argument(
         "--augmented",
         type=Path,
         metavar="FILE",
-        help="with --sample: what 'fairseq-scl backtranslate' made of its training "
-        "set; the outputs follow the examples, validation and test stay the same. Or "
-        "a folder of such files: n100-sample0-bt0.3.jsonl becomes the data folder "
+        help="with --sample: output of 'fairseq-scl backtranslate' for its training "
+        "set, which is appended to the examples; validation and test stay the same. "
+        "Or a folder of such files: n100-sample0-bt0.3.jsonl becomes the data folder "
         "n100-sample0-bt0.3 in --to",
     )
     parser.add_argument(
         "--views",
         action="store_true",
-        help="with --sample: the training set stays as it is too, and the first two "
-        "outputs of each example are its views, for --scl-views of the criterion",
+        help="with --sample: keep the training set as it is and store the first two "
+        "outputs of each example as its views, for the criterion's --scl-views",
     )
     parser.add_argument(
         "--max-unknown",
         type=float,
         default=MAX_UNKNOWN,
         metavar="SHARE",
-        help="refuse text of which a larger share of tokens, in any split, is unknown "
-        "to the encoder's dictionary; 1 lets all through",
+        help="largest share of tokens in any split that may be unknown to the "
+        "encoder's dictionary; 1 disables the check",
     )
     parser.add_argument(
         "--labels-are-classes",
         action="store_true",
-        help="with --text and --table: take labels that look like ratings, like "
-        "several labels at once or like another spelling of one as they are",
+        help="with --text and --table: accept labels that look like ratings, several "
+        "labels in one, or different spellings of the same label",
     )
-    _add_drawing(parser.add_argument_group("what is drawn, for --task and --table"))
+    _add_drawing(
+        parser.add_argument_group("splits and samples, for --task and --table")
+    )
 
 
 def _add_drawing(group: argparse._ArgumentGroup) -> None:
@@ -135,59 +137,63 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         type=int,
         metavar="N",
-        help="sizes of few-shot samples, in examples; without it the whole training "
-        "set is prepared",
+        help="sizes of few-shot samples, in examples; by default the full training set "
+        "is prepared",
     )
     group.add_argument(
         "--full",
         action="store_true",
-        help="prepare the whole training set beside few-shot samples, too",
+        help="also prepare the full training set, in addition to few-shot samples",
     )
     group.add_argument(
-        "--samples", type=int, default=10, metavar="K", help="samples of each size"
+        "--samples",
+        type=int,
+        default=10,
+        metavar="K",
+        help="number of samples per size",
     )
     group.add_argument(
-        "--seed", type=int, default=0, help="of the split and of all samples"
+        "--seed", type=int, default=0, help="seed of the split and of all samples"
     )
     group.add_argument(
         "--size-valid",
         type=int,
         default=500,
         metavar="N",
-        help="examples for validation, or what the test leaves if that is less",
+        help="validation examples, or all that remain after the test set if fewer",
     )
     group.add_argument(
         "--size-test",
         type=int,
         metavar="N",
-        help="examples for the test (default: half of the original validation set; "
-        "with --table alone: as many as for validation)",
+        help="test examples (default: half of the original validation set; with "
+        "--table and without --held-out: as many as for validation)",
     )
     group.add_argument(
         "--balanced",
         action="store_true",
         default=None,
-        help="few-shot samples have as many examples of each class (always so with "
-        "Amazon-2 and Yelp-2), not the label distribution of the training set",
+        help="draw few-shot samples with the same number of examples per class, not "
+        "the label distribution of the training set (always for Amazon-2 and Yelp-2)",
     )
     group.add_argument(
         "--partial",
         action="store_true",
-        help="with --task: take files that lack rows of the task",
+        help="with --task: accept files with missing rows",
     )
     group.add_argument(
         "--flip-labels",
         nargs="+",
         type=float,
         metavar="SHARE",
-        help="training labels to make wrong, 0.1 for a tenth of each class: writes "
-        "n100-sample0-flip0.1 instead of n100-sample0; several shares, also 0 "
-        "for none, make a folder each; draw.json lists the rows",
+        help="label noise: share of the training labels of each class to flip. 0.1 "
+        "writes n100-sample0-flip0.1 instead of n100-sample0; several shares (0 for "
+        "none) write one folder each; draw.json lists the flipped rows",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write data folders and print what fairseq-train needs."""
+    """Write data folders and print the flags for fairseq-train."""
     _refuse_strangers(arguments)
     if not 0 <= arguments.max_unknown <= 1:
         raise InputError(
@@ -212,12 +218,12 @@ def run(arguments: argparse.Namespace) -> int:
     for part, table in source.files.items():
         print(f"{part.replace('_', '-')}: {table.path}", flush=True)
         if table.layout.format == QUOTED_TSV:
-            _note(f"{table.path} is read with quotes as in CSV, as pandas writes it")
+            _note(f"{table.path} is read with CSV quoting, as written by pandas")
     draw = _draw(arguments, source)
     prepare_samples(source, arguments.encoder, arguments.to, draw, tell, checks)
     for table in source.files.values():
         for reason, count in table.left_out.items():
-            print(f"left out: {count} rows {reason} of {table.path}")
+            print(f"skipped: {count} rows {reason} of {table.path}")
     _print_flags(written[0])
     return 0
 
@@ -231,7 +237,7 @@ def _prepare_augmented(arguments: argparse.Namespace) -> None:
             (sample / f.stem.rpartition("-bt")[0], f, target / f.stem) for f in files
         ]
     if not todo:
-        raise InputError(f"--augmented {augmented} holds no file NAME-bt….jsonl")
+        raise InputError(f"--augmented {augmented} has no file NAME-bt….jsonl")
     for one, file, to in todo:
         _tell(
             to,
@@ -276,7 +282,7 @@ def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
 
 
 def _refuse_strangers(arguments: argparse.Namespace) -> None:
-    """Refuse options of one kind of source beside another, and missing ones."""
+    """Refuse options that belong to another kind of source, and missing ones."""
     kinds = ("text", "task", "table", "sample")
     kind = next(k for k in kinds if getattr(arguments, k) is not None)
     wanted = {"task": "folder", "table": "columns", "sample": "augmented"}
@@ -290,7 +296,7 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
     if kind in ("text", "sample") and changed:
         raise InputError(
             f"--{changed[0].replace('_', '-')} goes with --task or --table, not with "
-            f"--{kind}, whose splits are as they are"
+            f"--{kind}, whose splits are fixed"
         )
     if kind in ("task", "sample") and arguments.labels_are_classes:
         raise InputError(
@@ -301,7 +307,7 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
 
 
 def _tell(folder: Path, counts: Mapping[str, int]) -> None:
-    """Print what a data folder has: examples and unknown tokens of each split."""
+    """Print the examples and unknown tokens of each split of a data folder."""
     splits = [split for split in SPLITS if split in counts]
     print(f"wrote {folder}: {', '.join(f'{counts[s]} {s}' for s in splits)}")
     unknown = read_as(folder / MANIFEST, Manifest).unknown
@@ -309,7 +315,7 @@ def _tell(folder: Path, counts: Mapping[str, int]) -> None:
     print(f"unknown tokens: {', '.join(shares)}", flush=True)
     for split in splits:
         if count := unknown[split]["sentences"]:
-            _note(f"{split} of {folder} has {count} sentences without a known token")
+            _note(f"{split} of {folder} has {count} sentences without any known token")
 
 
 def _note(text: str) -> None:

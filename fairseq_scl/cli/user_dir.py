@@ -7,7 +7,7 @@ import fairseq_scl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No options."""
+    """Add no options."""
 
 
 def run(arguments: argparse.Namespace) -> int:

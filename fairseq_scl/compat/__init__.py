@@ -1,4 +1,4 @@
-"""Running fairseq on today's Python and PyTorch.
+"""Running fairseq on current versions of Python and PyTorch.
 
 Which versions fit together (``versions``); loading checkpoints without running code
 (``checkpoints``); one sentence where the input is at fault (``input_errors``); and what

@@ -1,8 +1,8 @@
-"""Loading fairseq checkpoints without running code that they carry.
+"""Load fairseq checkpoints without running code that they contain.
 
-A pickle can name code to call; an allow-list of classes refuses it. Settings can hold
-code in strings; :mod:`fairseq_scl.compat.settings` passes on none of it. Sizes that a
-file claims are compared with its own before memory is asked for.
+A pickle can call code, which an allow-list of classes prevents. Settings can contain
+code in strings, which :mod:`fairseq_scl.compat.settings` filters out. The sizes that a
+file claims are compared with its actual size before memory is allocated.
 """
 
 import argparse
@@ -22,16 +22,16 @@ from torch import Tensor
 from fairseq_scl.compat.settings import safe_settings
 from fairseq_scl.errors import InputError
 
-# fairseq 0.12.2 keeps second copies of a layer's weights for a fast path of inference.
-# They are made anew on loading; other versions of fairseq do not know them.
+# fairseq 0.12.2 stores a second copy of a layer's weights for its inference fast path.
+# It recreates them on loading; other versions of fairseq do not know them.
 LAYER_COPY = re.compile(r"\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$")
 
 
 @functools.cache
 def allow_fairseq_classes() -> None:
-    """Let ``torch.load(weights_only=True)`` read what fairseq stores, and no more.
+    """Allow ``torch.load(weights_only=True)`` to read the classes that fairseq stores.
 
-    The list: ``argparse.Namespace`` (model arguments), plain containers, fairseq's
+    These are ``argparse.Namespace`` (model arguments), plain containers, fairseq's
     meters (old checkpoints) and NumPy scalars (best metric, learning rate). None of
     them runs code when it is restored.
     """
@@ -57,22 +57,21 @@ def allow_fairseq_classes() -> None:
 
 
 def load_checkpoint(path: str | Path, trusted: bool = False) -> dict[str, Any]:
-    """Load a fairseq checkpoint on the CPU without running code that it carries.
+    """Load a fairseq checkpoint on the CPU without running code that it contains.
 
     Args:
         path: a ``.pt`` file.
-        trusted: load with the full pickle machinery, which runs whatever code the
-            file carries, and keep its settings as they are. Only for files whose
-            origin you know.
+        trusted: use full unpickling, which runs any code in the file, and keep its
+            settings as they are. Only for files whose origin you know.
 
     Returns:
-        the dictionary that was saved. Its settings, if it has any, are in ``cfg``,
-        reduced by :func:`~fairseq_scl.compat.settings.safe_settings`.
+        the saved dictionary. Its settings, if any, are in ``cfg``, filtered by
+        :func:`~fairseq_scl.compat.settings.safe_settings`.
 
     Raises:
-        InputError: the file is missing, is not a checkpoint, is damaged, asks for a
-            class that fairseq does not store, has a setting that is not allowed, or
-            claims to be larger than it is; the sentence names the file.
+        InputError: the file is missing, damaged or not a checkpoint, asks for a class
+            that fairseq does not store, has a setting that is not allowed, or claims
+            to be larger than it is; the message names the file.
     """
     if not Path(path).is_file():
         raise InputError(f"missing checkpoint: {path}")
@@ -83,12 +82,12 @@ def load_checkpoint(path: str | Path, trusted: bool = False) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=not trusted)
     except InputError:
         raise
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        # Without PyTorch's own text, which advises to run the file's code.
+    except Exception as error:  # a damaged pickle can raise almost anything
+        # PyTorch's own message advises running the file's code.
         raise InputError(load_error(path, error)) from None
     if not isinstance(state, dict):
         raise InputError(
-            f"{path} is no fairseq checkpoint: it holds a {type(state).__name__}, "
+            f"{path} is not a fairseq checkpoint: it has a {type(state).__name__}, "
             "not a dictionary with 'model'"
         )
     if trusted:
@@ -104,7 +103,7 @@ def check_archive(path: Path) -> None:
     """Refuse a zip file whose members take more memory than the file has bytes.
 
     Raises:
-        InputError: names the file and both sizes.
+        InputError: the sizes do not match; the message names the file and both.
         zipfile.BadZipFile: the file is damaged.
     """
     if not zipfile.is_zipfile(path):
@@ -116,7 +115,7 @@ def check_archive(path: Path) -> None:
     claimed = sum(one.file_size for one in members)
     if packed or claimed > size:
         raise InputError(
-            f"{path} was not loaded: it unpacks to {claimed:,} bytes, the file has "
+            f"{path} was not loaded: it unpacks to {claimed:,} bytes, but the file has "
             f"{size:,}; torch.save does not compress"
         )
 
@@ -126,7 +125,7 @@ def _check_tensors(state: dict[str, Any], path: Path) -> None:
     weights = state.get("model", {})
     if not isinstance(weights, dict):
         raise InputError(
-            f"{path} is no fairseq checkpoint: its 'model' is a "
+            f"{path} is not a fairseq checkpoint: its 'model' is a "
             f"{type(weights).__name__}, not a dictionary of tensors"
         )
     for name, weight in weights.items():
@@ -134,16 +133,16 @@ def _check_tensors(state: dict[str, Any], path: Path) -> None:
         if not plain or weight.device.type != "cpu" or weight.is_quantized:
             raise InputError(f"{path} was not loaded: {name!r} is not a plain tensor")
     claimed = sum(one.numel() * one.element_size() for one in _tensors(state))
-    # Tied weights are in the file once, under up to three names.
+    # Tied weights are stored once, under up to three names.
     if claimed > 4 * path.stat().st_size:
         raise InputError(
-            f"{path} was not loaded: its tensors take {claimed:,} bytes, the file has "
+            f"{path} was not loaded: its tensors take {claimed:,} bytes, but it has "
             f"{path.stat().st_size:,}"
         )
 
 
 def _tensors(state: dict[str, Any]) -> Iterator[torch.Tensor]:
-    """Find the tensors in nested containers, each once: these may hold themselves."""
+    """Yield each tensor in nested containers once; containers may hold themselves."""
     seen: set[int] = set()
     rest: list[Any] = [state]
     while rest:
@@ -162,19 +161,19 @@ def _tensors(state: dict[str, Any]) -> Iterator[torch.Tensor]:
 def load_model(
     path: str | Path, overrides: dict[str, Any], task: Any = None
 ) -> tuple[Any, Any]:
-    """Build the model of a checkpoint, on the CPU.
+    """Build the model of a checkpoint on the CPU.
 
     Args:
         path: the checkpoint.
-        overrides: settings that replace those of the file, as ``data``.
-        task: the fairseq task; by default that of the file.
+        overrides: settings that replace those in the file, such as ``data``.
+        task: the fairseq task; by default the one in the file.
 
     Returns:
         the model and the task.
 
     Raises:
-        InputError: as :func:`load_checkpoint` and :func:`check_finite`, or settings,
-            weights and the files beside them do not fit together.
+        InputError: as in :func:`load_checkpoint` and :func:`check_finite`, or settings,
+            weights and the files next to them do not match.
     """
     from fairseq import checkpoint_utils
 
@@ -185,10 +184,10 @@ def load_model(
         )
     except InputError:
         raise
-    except Exception as error:  # fairseq checks little: what is wrong shows anywhere
+    except Exception as error:  # fairseq checks little, so errors surface anywhere
         reason = (str(error).strip().splitlines() or [""])[-1].strip()
         raise InputError(
-            f"{path} does not fit its settings or the dictionary beside it "
+            f"{path} does not match its settings or the dictionary next to it "
             f"({type(error).__name__}: {reason})"
         ) from error
     check_finite(models[0].state_dict(), path)
@@ -196,14 +195,15 @@ def load_model(
 
 
 def check_finite(weights: Mapping[str, Tensor], origin: object) -> None:
-    """Refuse weights that are not numbers: what they compute looks like an answer.
+    """Refuse weights that are NaN or infinite, whose output would look like an answer.
 
     Args:
-        weights: tensors by name, of any shape and dtype.
-        origin: the file that they are from, for the message.
+        weights: tensors by name, with any shape and dtype.
+        origin: their file, for the message.
 
     Raises:
-        InputError: names the first tensor with a NaN or an infinite value.
+        InputError: a tensor has a NaN or an infinite value; the message names the
+            first one.
     """
     for name, tensor in weights.items():
         if not torch.isfinite(tensor).all():
@@ -212,7 +212,7 @@ def check_finite(weights: Mapping[str, Tensor], origin: object) -> None:
 
 
 def load_error(path: str | Path, error: Exception) -> str:
-    """Turn PyTorch's page-long message into one sentence."""
+    """Shorten PyTorch's page-long message to one sentence."""
     wanted = re.search(r"GLOBAL (\S+)|global[^`']*[`']([\w.]+)[`']", str(error))
     if isinstance(error, pickle.UnpicklingError) and wanted:
         name = wanted.group(1) or wanted.group(2)
@@ -225,11 +225,11 @@ def load_error(path: str | Path, error: Exception) -> str:
         )
     if isinstance(error, OSError):
         return f"cannot read {path}: {error.strerror}"
-    return f"{path} is damaged or is no fairseq checkpoint ({short_reason(error)})"
+    return f"{path} is damaged or is not a fairseq checkpoint ({short_reason(error)})"
 
 
 def short_reason(error: Exception) -> str:
-    """Return an error's kind and first sentence, never PyTorch's advice to run code."""
+    """Return an error's type and first sentence, without advice to run code."""
     if "weights_only" in str(error) or "Weights only" in str(error):
         return "its pickle cannot be read"
     return re.split(r"\.\s|\n", f"{type(error).__name__}: {error}".strip())[0]

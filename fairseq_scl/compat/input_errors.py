@@ -1,4 +1,4 @@
-"""Ending ``fairseq-train`` with one sentence when the input is at fault."""
+"""End ``fairseq-train`` with one sentence on bad input."""
 
 import sys
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def exit_on_input_error() -> Iterator[None]:
 
 
 def _called_by_a_command() -> bool:
-    """Tell whether code of ``fairseq_cli`` is on the stack of calls."""
+    """Return whether code from ``fairseq_cli`` is on the call stack."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         names = frame.f_globals

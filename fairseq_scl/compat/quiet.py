@@ -1,4 +1,4 @@
-"""Leaving out of a log what fairseq tells about itself: settings, modules, files."""
+"""Filter what fairseq logs about itself: settings, modules, files."""
 
 import logging
 import os
@@ -9,10 +9,10 @@ HYDRA = r"(?s).*([Hh]ydra|version_base|package header|strict flag|ConfigStore)"
 
 
 def quieten() -> None:
-    """Keep losses, validations, warnings and our own lines of the logs of a run.
+    """Log only losses, validations, warnings and our own lines of a run.
 
-    Applies to the handlers that the root logger has now. ``FAIRSEQ_SCL_LOG=all`` keeps
-    everything.
+    This applies to the current handlers of the root logger. ``FAIRSEQ_SCL_LOG=all``
+    disables the filter.
     """
     if os.environ.get(VARIABLE) == "all":
         return

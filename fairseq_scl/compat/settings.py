@@ -1,10 +1,10 @@
-"""Which settings of a checkpoint reach fairseq.
+"""Filter the settings of a checkpoint before fairseq uses them.
 
-A checkpoint carries the configuration of its training run, and fairseq evaluates
-strings of it as Python, resolves ``${...}`` and opens the paths that it names. So
-nothing is passed on but what builds the model and the task: names that these declare,
-with values of the declared type. Everything else (folders, ports, logging) is left
-out. A value that does not fit is refused.
+A checkpoint contains the configuration of its training run. fairseq evaluates some of
+its strings as Python, resolves ``${...}`` and opens the paths that it names. So only
+the settings that build the model and the task are passed on: names that these declare,
+with values of the declared type. Everything else (folders, ports, logging) is dropped.
+Invalid values are refused.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from torch import Tensor
 from fairseq_scl.errors import InputError
 
 # Names as registered with fairseq. A plug-in adds its own when it is imported:
-# ``ALLOWED["criterion"].add("my_criterion")``. Another model or task is refused; of the
-# rest, which fairseq-validate and from_pretrained build, others are left out.
+# ``ALLOWED["criterion"].add("my_criterion")``. Other models and tasks are refused; other
+# names in the sections below are dropped (fairseq-validate and from_pretrained use them).
 ALLOWED = {
     "model": {"roberta", "roberta_bert", "transformer", "lstm"},
     "task": {
@@ -38,11 +38,11 @@ ALLOWED = {
     "bpe": {"gpt2", "fastbpe", "subword_nmt", "sentencepiece"},
     "tokenizer": {"moses", "nltk", "space"},
 }
-# Paths, and how a translation model was scored in training: nothing is built from them.
+# Paths and the scoring of translation models in training, which build nothing.
 LEFT_OUT = re.compile(
     r"(^data|^eval_\w+|_path|_dir|_file|_json|_codes|_model|_pretrained|vocab_bpe)$"
 )
-# None of these can call anything, whatever evaluates them.
+# Harmless strings: evaluating them cannot call anything.
 WORDS = re.compile(r"[\w@,+-]{0,80}")
 NUMBERS = re.compile(r"[\[(]?[\d.,eE+\- ]{0,400}[\])]?")
 LARGEST = (
@@ -55,27 +55,28 @@ LARGEST = (
     (re.compile(r"(dropout|layerdrop|dropout_in|dropout_out|_prob)$"), 0, 1),
 )
 ANY_NUMBER = 1 << 53
-# Settings nested deeper or larger than any run's are not worth a walk.
+# Far more settings than any real run has; a larger structure is not traversed.
 VALUES = 100_000
-# A claim this small (64 MB) is not compared with the weights.
+# Models up to this many parameters (64 MB) are not compared with the weights.
 SMALL = 1 << 24
 
 
 def safe_settings(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Return the configuration of a checkpoint, reduced to what may reach fairseq.
+    """Return the configuration of a checkpoint with only the settings that are allowed.
 
     Args:
-        state: the checkpoint; ``cfg`` or, of older fairseq, ``args`` has the settings.
-        path: the file, for messages. ``task.data`` becomes its folder.
+        state: the checkpoint; its settings are in ``cfg``, or in ``args`` for older
+            versions of fairseq.
+        path: the file, for messages. ``task.data`` is set to its folder.
 
     Returns:
-        a configuration as fairseq keeps it in ``cfg``: fairseq's defaults, and from the
-        file ``model``, ``task``, ``criterion``, ``bpe`` and ``tokenizer``.
+        a configuration in the form of fairseq's ``cfg``: fairseq's defaults, with
+        ``model``, ``task``, ``criterion``, ``bpe`` and ``tokenizer`` from the file.
 
     Raises:
-        InputError: an architecture or task that is not built here, a setting with a
-            value of the wrong type or out of range, ``${`` anywhere, or a model that is
-            much larger than the weights; the sentence names file and setting.
+        InputError: the architecture or task is not allowed, a setting has the wrong
+            type or is out of range, there is a ``${``, or the model is much larger than
+            the weights; the message names file and setting.
     """
     legacy = state.get("args") is not None
     given = _mapping(state["args"] if legacy else state["cfg"], "settings", path)
@@ -87,7 +88,7 @@ def safe_settings(state: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
         name = _name(values, section, legacy)
         known = isinstance(name, str) and name in allowed
         if section not in ("model", "task") and not known:
-            # A section without a name says that from_pretrained adds none either.
+            # A section without a name tells from_pretrained not to add one.
             cfg[section] = {"_name": None} if values and not name else None
             continue
         cls, dataclass = _registered(section, name, path)
@@ -121,7 +122,7 @@ def _mapping(settings: Any, what: str, path: str | Path) -> dict[str, Any]:
 
 
 def _check_plain(settings: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse ``${``, which fairseq would resolve, wherever it stands."""
+    """Refuse ``${`` anywhere, because fairseq would resolve it."""
     seen: set[int] = set()
     rest: list[tuple[str, Any]] = [("", settings)]
     while rest:
@@ -148,7 +149,7 @@ def _check_plain(settings: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _from_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the flat settings of fairseq before 0.10.1 as it does itself."""
+    """Read flat settings from before fairseq 0.10.1 the way fairseq does."""
     flat = dict(args)
     flat.setdefault("task", "translation")
     if "max_positions" in flat:
@@ -164,7 +165,7 @@ def _name(values: Mapping[str, Any], section: str, legacy: bool) -> Any:
 
 
 def _registered(section: str, name: Any, path: str | Path) -> tuple[Any, Any]:
-    """Return class and dataclass (or ``None``) of what a section names."""
+    """Return the class and dataclass (or ``None``) of the component in a section."""
     from fairseq.models import (
         ARCH_MODEL_NAME_REGISTRY,
         ARCH_MODEL_REGISTRY,
@@ -188,7 +189,7 @@ def _registered(section: str, name: Any, path: str | Path) -> tuple[Any, Any]:
 
 @functools.cache
 def _defaults() -> dict[str, Any]:
-    """Return fairseq's own defaults; what a file says of these sections is not read."""
+    """Return fairseq's own defaults, used for all sections not read from the file."""
     from fairseq.dataclass.configs import FairseqConfig
     from omegaconf import OmegaConf
 
@@ -202,8 +203,8 @@ def _declared(cls: Any, dataclass: Any) -> tuple[dict[str, Any], dict[str, Any]]
     """Return the settings that a model, task or other part declares.
 
     Returns:
-        for each name its kind (``bool``, ``int``, ``float``, ``str`` for what is
-        looser, or the list of choices), and the values of those that need one.
+        the kind of each name (``bool``, ``int``, ``float``, a list of choices, or
+        ``str`` for anything else), and default values for names that need one.
     """
     from fairseq.dataclass.utils import interpret_dc_type
 
@@ -227,7 +228,7 @@ def _declared(cls: Any, dataclass: Any) -> tuple[dict[str, Any], dict[str, Any]]
         kinds[action.dest] = kind
         if action.default is not argparse.SUPPRESS:
             defaults[action.dest] = action.default
-    # Read by models that do not declare them.
+    # Models read these without declaring them.
     for side in ("", "source_", "target_"):
         kinds.setdefault(f"max_{side}positions", int)
     kinds.setdefault("tokens_per_sample", int)
@@ -251,7 +252,7 @@ def _kept(
 
 
 def _problem(name: str, value: Any, kind: Any) -> str | None:
-    """Say what would be allowed, if the value is not."""
+    """Return what is allowed if the value is invalid, otherwise ``None``."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if value is None:
         return None
@@ -294,8 +295,8 @@ def _check_size(
 ) -> None:
     """Refuse settings whose model is much larger than the weights, before building it.
 
-    fairseq asks for memory for the model that the settings describe, and only then
-    compares its weights with those in the file.
+    fairseq allocates the model that the settings describe before it compares its
+    weights with those in the file.
     """
     from fairseq.models import ARCH_CONFIG_REGISTRY
 
@@ -327,7 +328,7 @@ def _check_size(
 
 
 def _parameters(settings: Mapping[str, Any]) -> int:
-    """Estimate the size of a model from below: layers, positions and classes."""
+    """Return a lower bound of a model's size from layers, positions and classes."""
     total = 0
     for side in ("encoder", "decoder"):
         width = int(settings.get(f"{side}_embed_dim") or 0)
@@ -337,7 +338,7 @@ def _parameters(settings: Mapping[str, Any]) -> int:
         total += layers * (4 * width * (hidden or width) + 2 * width * inner)
         total += layers * 4 * hidden * hidden
         rows = ("max_positions", f"max_{SIDES[side]}_positions", "num_classes")
-        if not hidden:  # an LSTM has no table of positions
+        if not hidden:  # an LSTM has no position embeddings
             total += sum(width * max(int(settings.get(n) or 0), 0) for n in rows)
     return total
 

@@ -1,4 +1,4 @@
-"""Which versions fit together, and what ``fairseq-scl doctor`` prints."""
+"""Check which versions work together, for ``fairseq-scl doctor``."""
 
 import importlib
 import importlib.metadata
@@ -7,14 +7,15 @@ import re
 import sys
 from collections.abc import Callable
 
-# The build of the fork needs the PyTorch that is installed, in isolation it fetches a
-# second one; that of 0.12.2 fails where it sees PyTorch, as its archive lacks sources.
+# The fork must be built with the installed PyTorch; an isolated build would download
+# another one. The build of 0.12.2 fails if it finds PyTorch, because its archive lacks
+# sources.
 INSTALL_FROM_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
 INSTALL_BEFORE_311 = "pip install 'pip<24.1', then pip install fairseq==0.12.2"
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return the version of an installed distribution, ``None`` if it is absent."""
+    """Return the version of an installed distribution, or ``None``."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -25,21 +26,21 @@ def problems(
     python: tuple[int, int] = sys.version_info[:2],
     version_of: Callable[[str], str | None] = installed_version,
 ) -> list[str]:
-    """Say what keeps fairseq from working here, judging by versions alone.
+    """List the version problems that keep fairseq from working.
 
     Args:
         python: major and minor version of the interpreter.
-        version_of: returns the installed version of a distribution or ``None``.
+        version_of: returns the installed version of a distribution, or ``None``.
 
     Returns:
-        one sentence a problem, each with its remedy; empty when all fits.
+        one sentence per problem, with its remedy; empty if there are none.
     """
     found = []
     stock, fixed = version_of("fairseq"), version_of("fairseq-fixed")
     install = INSTALL_FROM_311 if python >= (3, 11) else INSTALL_BEFORE_311
     if not (3, 10) <= python < (3, 13):
         found.append(
-            f"Python {python[0]}.{python[1]} does not run fairseq: use Python 3.10, "
+            f"fairseq does not run on Python {python[0]}.{python[1]}: use Python 3.10, "
             "3.11 or 3.12"
         )
     if stock is None and fixed is None:
@@ -51,7 +52,7 @@ def problems(
         )
     elif fixed is None and stock == "0.12.2" and python >= (3, 11):
         found.append(
-            f"fairseq {stock} does not import on Python {python[0]}.{python[1]} "
+            f"fairseq {stock} cannot be imported on Python {python[0]}.{python[1]} "
             f"(mutable dataclass defaults): pip uninstall fairseq, then {install}"
         )
     torch_version = version_of("torch")
@@ -66,23 +67,23 @@ def problems(
 
 
 def import_problems() -> list[str]:
-    """Import fairseq and say what it raised; empty when it works."""
+    """Import fairseq and return its error as a problem; empty if it works."""
     try:
         importlib.import_module("fairseq")
-    except Exception as error:  # whatever it is, it is what the user needs to know
+    except Exception as error:  # the user needs to know any error
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         return [
-            f"fairseq is installed but does not import ({reason}): install the "
-            "versions of constraints.txt"
+            f"fairseq is installed but cannot be imported ({reason}): install the "
+            "versions in constraints.txt"
         ]
     return []
 
 
 def doctor_report() -> tuple[list[tuple[str, str]], list[str]]:
-    """Collect versions and everything that is wrong with this installation.
+    """Collect versions and all problems of this installation.
 
     Returns:
-        pairs of a name and its version, and one sentence a problem (with remedy).
+        pairs of name and version, and one sentence per problem with its remedy.
     """
     import torch
 

@@ -130,8 +130,8 @@ def test_doctor_tells_when_fairseq_does_not_import(run, monkeypatch):
     monkeypatch.setattr(versions.importlib, "import_module", broken)
     _, found = versions.doctor_report()
     assert found == [
-        "fairseq is installed but does not import (AttributeError: module 'numpy' has "
-        "no attribute 'float'): install the versions of constraints.txt"
+        "fairseq is installed but cannot be imported (AttributeError: module 'numpy' "
+        "has no attribute 'float'): install the versions in constraints.txt"
     ]
 
 

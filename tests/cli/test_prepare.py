@@ -53,7 +53,7 @@ def test_rows_left_out_are_told(run, tmp_path):
         file.write('"1",""\n')
     argv = ["--task", "Yelp-2", "--from", tmp_path, "--to", tmp_path / "out"]
     _, out, _ = run(*argv, "--partial")
-    assert f"left out: 1 rows without a text of {folder / 'train.csv'}\n" in out
+    assert f"skipped: 1 rows without a text of {folder / 'train.csv'}\n" in out
 
 
 def test_an_own_table_with_a_held_out_file(run, tmp_path):
@@ -153,7 +153,7 @@ def test_a_quoted_tsv_says_how_it_is_read(tmp_path, capfd):
     words = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]
     words += ["--size-valid", 3, "--max-unknown", 0.5, "--encoder", toy_encoder()]
     assert main(["prepare", *map(str, words)]) == 0
-    assert f"{table} is read with quotes as in CSV" in capfd.readouterr().err
+    assert f"{table} is read with CSV quoting" in capfd.readouterr().err
 
 
 def test_what_all_folders_share_is_noted_once(tmp_path, capfd):

@@ -216,7 +216,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path, load, zipped, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     message = refusal(load, path)
-    assert message.startswith(f"{path} is damaged or is no fairseq checkpoint (")
+    assert message.startswith(f"{path} is damaged or is not a fairseq checkpoint (")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, load, content):
     path = tmp_path / "other.pt"
     path.write_bytes(content)
     message = refusal(load, path)
-    assert message.startswith(f"{path} is damaged or is no fairseq checkpoint (")
+    assert message.startswith(f"{path} is damaged or is not a fairseq checkpoint (")
     # PyTorch's own message tells the reader to load it with weights_only=False.
     assert "weights_only" not in message
 
@@ -248,7 +248,7 @@ def test_fairseq_names_the_weights_of_another_library(tmp_path):
     path = tmp_path / "pytorch_model.bin"
     torch.save({"encoder.layer.0.weight": torch.ones(2)}, path)
     message = refusal(LOADERS["fairseq"], path)
-    assert message.startswith(f"{path} is damaged or is no fairseq checkpoint (")
+    assert message.startswith(f"{path} is damaged or is not a fairseq checkpoint (")
 
 
 def test_a_missing_file_to_restore_is_refused(tmp_path):
@@ -372,7 +372,7 @@ FOR_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
             None,
             "2.6.0",
             [
-                "fairseq 0.12.2 does not import on Python 3.11 (mutable dataclass "
+                "fairseq 0.12.2 cannot be imported on Python 3.11 (mutable dataclass "
                 f"defaults): pip uninstall fairseq, then {FOR_311}"
             ],
         ),
@@ -393,14 +393,14 @@ FOR_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
             "0.12.2",
             None,
             "2.6.0",
-            ["Python 3.9 does not run fairseq: use Python 3.10, 3.11 or 3.12"],
+            ["fairseq does not run on Python 3.9: use Python 3.10, 3.11 or 3.12"],
         ),
         (
             (3, 13),
             None,
             "0.12.3.1",
             "2.6.0",
-            ["Python 3.13 does not run fairseq: use Python 3.10, 3.11 or 3.12"],
+            ["fairseq does not run on Python 3.13: use Python 3.10, 3.11 or 3.12"],
         ),
         (
             (3, 11),
@@ -465,7 +465,7 @@ def test_the_report_says_that_fairseq_does_not_import(monkeypatch):
     monkeypatch.setitem(sys.modules, "fairseq", None)
     _, found = versions.doctor_report()
     assert len(found) == 1
-    assert found[0].startswith("fairseq is installed but does not import (Mod")
+    assert found[0].startswith("fairseq is installed but cannot be imported (Mod")
 
 
 def test_the_version_of_an_absent_distribution_is_none():

@@ -391,7 +391,7 @@ RESTORE = ["--reset-optimizer", "--reset-dataloader", "--restore-file"]
         ),
         (
             ["{data}", *RESTORE, "{others}/text.pt"],
-            "{others}/text.pt is damaged or is no fairseq checkpoint (its pickle "
+            "{others}/text.pt is damaged or is not a fairseq checkpoint (its pickle "
             "cannot be read)",
         ),
         (

@@ -245,7 +245,7 @@ def test_the_command_refuses_with_one_sentence(sample, tmp_path, capfd):
 
     assert "--sample needs --augmented" in refused(*needs)
     more = [*needs, "--augmented", tmp_path]
-    assert "holds no file NAME-bt….jsonl" in refused(*more)
+    assert "has no file NAME-bt….jsonl" in refused(*more)
     assert "--few-shot goes with --task or --table, not with --sample" in refused(
         *more, "--few-shot", 8
     )

@@ -134,7 +134,7 @@ def test_text_of_another_language_is_refused_unless_a_flag_says_so(
     assert not (tmp_path / "data").exists()
     status, out, notes = prepare(lambda _: None, splits, "--max-unknown", "1")
     assert status == 0
-    assert f"{split} of {tmp_path / 'data'} has 8 sentences without a known" in notes
+    assert f"{split} of {tmp_path / 'data'} has 8 sentences without any known" in notes
     counts = json.loads((tmp_path / "data" / MANIFEST).read_text("utf-8"))["unknown"]
     assert counts[split]["sentences"] == 8
     share = counts[split]["unknown"] / counts[split]["tokens"]
