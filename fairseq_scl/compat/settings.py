@@ -23,8 +23,8 @@ from torch import Tensor
 from fairseq_scl.errors import InputError
 
 # Names as registered with fairseq. A plug-in adds its own when it is imported:
-# ``ALLOWED["criterion"].add("my_criterion")``. Other models and tasks are refused; other
-# names in the sections below are dropped (fairseq-validate and from_pretrained use them).
+# ``ALLOWED["criterion"].add("my_criterion")``. Other models and tasks are refused. In
+# the rest, which fairseq-validate and from_pretrained build, other names are dropped.
 ALLOWED = {
     "model": {"roberta", "roberta_bert", "transformer", "lstm"},
     "task": {

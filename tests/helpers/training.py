@@ -202,8 +202,8 @@ class Running:
 def start_fast(function: Callable[..., None], *arguments: Any) -> Running:
     """Call a function of a module in a new process, without waiting for it."""
     context = multiprocessing.get_context("forkserver")
-    # Not fairseq_scl, which --user-dir imports, as in a real run. The first optimizer of
-    # a process imports torch._dynamo, which takes longer than a toy training.
+    # Not fairseq_scl, which --user-dir imports, as in a real run. torch._dynamo, which
+    # the first optimizer of a process imports, takes longer than a toy training.
     commands = [
         "fairseq_cli.train",
         "fairseq_cli.hydra_train",
