@@ -1,16 +1,16 @@
 """Fault: ``--amp`` divides gradients by the loss scale twice.
 
-``clip_grad_norm`` unscales the gradients of PyTorch's optimizer, ``step`` hands the
-scaler fairseq's wrapper around it, which the scaler takes for another optimizer and
-unscales again. Adam's epsilon then weighs as much as the loss scale times itself.
-Present in every version of fairseq.
+``clip_grad_norm`` unscales the gradients of PyTorch's optimizer. ``step`` then passes
+the scaler fairseq's wrapper, which the scaler treats as another optimizer and unscales
+again. In effect Adam's epsilon is multiplied by the loss scale. Present in every
+version of fairseq.
 """
 
 from typing import Any
 
 
 def apply() -> None:
-    """Have both calls name the same optimizer, so that the scaler unscales once."""
+    """Pass the same optimizer in both calls, so that the scaler unscales once."""
     from fairseq.optim.amp_optimizer import AMPOptimizer
 
     def step(self: Any) -> None:

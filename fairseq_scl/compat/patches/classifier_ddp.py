@@ -1,9 +1,9 @@
-"""Fault: fairseq's default ``--ddp-backend`` does not train classifiers.
+"""Fault: fairseq's default ``--ddp-backend`` cannot train classifiers.
 
-RoBERTa's language-model head takes no part in classification, and PyTorch's
-DistributedDataParallel stops at the second update unless given
-``--find-unused-parameters``. On CPUs it does not even start, since fairseq passes it
-the number of a GPU. Present in every version of fairseq.
+RoBERTa's language-model head is unused in classification, so PyTorch's
+DistributedDataParallel stops at the second update without
+``--find-unused-parameters``. On CPUs it does not even start, because fairseq passes it
+a GPU number. Present in every version of fairseq.
 """
 
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def apply() -> None:
-    """Look for unused parameters of classifiers, and name no GPU on CPUs."""
+    """Find unused parameters of classifiers, and do not pass a GPU on CPUs."""
     from fairseq.models import distributed_fairseq_model
 
     wrap(distributed_fairseq_model, "DistributedDataParallel", _distribute)
@@ -31,8 +31,8 @@ def _distribute(original: Any, module: nn.Module, **kwargs: Any) -> nn.Module:
         classifies or isinstance(module, FairseqCriterion)
     ):
         logger.info(
-            f"{type(module).__name__}: --find-unused-parameters is turned on, since "
-            "a classifier has parameters that get no gradient"
+            f"{type(module).__name__}: --find-unused-parameters is turned on, because "
+            "some parameters of a classifier do not get a gradient"
         )
         kwargs["find_unused_parameters"] = True
     if all(parameter.device.type == "cpu" for parameter in module.parameters()):

@@ -1,9 +1,10 @@
 """Fault: after a validation, a worker may train on a validation batch.
 
-A worker that runs out of batches computes a dummy batch, whose gradient is multiplied
-by 0, so that all workers take the same number of steps. fairseq keeps one dummy batch
-and replaces it at each validation. After a validation in the middle of an epoch it
-lacks what the task adds to training examples. Present in every version of fairseq.
+A worker that runs out of batches computes a dummy batch with its gradient multiplied by
+0, so that all workers take the same number of steps. fairseq keeps a single dummy batch
+and replaces it at each validation. After a validation in the middle of an epoch, it
+lacks the inputs that the task adds to training examples. Present in every version of
+fairseq.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from fairseq_scl.compat.wrapping import wrap
 
 
 def apply() -> None:
-    """Keep a dummy batch for training and one for validation."""
+    """Keep separate dummy batches for training and validation."""
     from fairseq.trainer import Trainer
 
     wrap(Trainer, "get_valid_iterator", _with_validation_dummy)

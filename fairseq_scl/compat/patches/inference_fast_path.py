@@ -1,12 +1,13 @@
-"""Fault: fairseq 0.12.2's fast path for encoders that this process did not train.
+"""Fault: the inference fast path of fairseq 0.12.2 is broken.
 
-It calls a kernel of PyTorch that wants other arguments by now, and its states between
-layers are of another layout. May go with Python 3.10, the last with fairseq 0.12.2.
+It is used for encoders that were not trained in this process. It calls a PyTorch kernel
+whose arguments have changed, and its states between layers have another layout. Can be
+dropped with Python 3.10, the last with fairseq 0.12.2.
 """
 
 
 def apply() -> None:
-    """Turn the fast path off."""
+    """Disable the fast path."""
     from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 
     always = property(lambda layer: True, lambda layer, value: None)

@@ -1,6 +1,6 @@
 """Contrast across layers: the deepest exit guides the shallow ones.
 
-After ACL-CL of Li and Zhu (2026), arXiv 2602.03563, whose full text was not at hand:
+After ACL-CL of Li and Zhu (2026), arXiv 2602.03563. Its full text was not available, so
 the choices below are ours.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from fairseq_scl.losses.contrastive import check_batch
 from fairseq_scl.losses.shared import at_least_float32
 
-# What an anchor's own example is among the guides.
+# The role of the anchor's own example among the guides.
 OWN = ("positive", "out")
 
 
@@ -32,11 +32,11 @@ def cross_layer_contrastive_loss(
     the rest of the batch. An anchor without a positive contributes exactly 0.
 
     Args:
-        features: ``(n, D)``, any floating dtype, need not be normalised: the anchors,
-            a shallow exit's. The computation is in float32 (float64 for float64
-            features), also under autocast.
-        guides: ``(N, D)``: the deepest exit's, in the same order, those of other
-            workers behind them. No gradient reaches them.
+        features: ``(n, D)``, any floating dtype: the anchors, features of a shallow
+            exit; they need not be normalized. The loss is computed in float32 (float64
+            for float64 features), even under autocast.
+        guides: ``(N, D)``: features of the deepest exit in the same order, followed by
+            those of other workers. They do not get a gradient.
         labels: ``(n,)``, an integer dtype: the class of each anchor.
         temperature: τ > 0.
         own: the deepest features of the anchor's own example are a ``"positive"``, or
@@ -57,7 +57,7 @@ def cross_layer_contrastive_loss(
         raise ValueError(f"own must be one of {', '.join(OWN)}, got {own!r}")
     if len(guides) < len(features) or guides.shape[1:] != features.shape[1:]:
         raise ValueError(
-            "guides must be (N, D) with a row for each of the anchors (n, D) = "
+            "guides must be (N, D) with one row per anchor (n, D) = "
             f"{tuple(features.shape)}, got {tuple(guides.shape)}"
         )
     with torch.autocast(features.device.type, enabled=False):
@@ -78,7 +78,7 @@ def _from_similarities(
         positive &= ~own
         s = s.masked_fill(own, -torch.inf)
     count = positive.sum(dim=1)
-    # Of a row that is -inf throughout the gradient would not be a number.
+    # A row of all -inf would give NaN gradients.
     s = s.masked_fill((count == 0)[:, None], 0.0)
     mean = s.masked_fill(~positive, 0.0).sum(dim=1) / count.clamp(min=1)
     losses = (s.logsumexp(dim=1) if s.shape[1] else mean) - mean
