@@ -33,7 +33,7 @@ VERBS = {
     "figure": "draw t-SNE of the features of model folders, as Figures 2 and 3",
     "noise": "measure how far back-translations are from their sources",
     "predict": "label sentences or sentence pairs with a model folder",
-    "prepare": "make a data folder for fairseq-train from labelled text files",
+    "prepare": "make a data folder for fairseq-train from labeled text files",
     "quickstart": "compare CE with CE + SCL on real sentences, end to end",
     "report": "write the tables and figures of what 'fairseq-scl run' made",
     "run": "train all runs of a table, or what is missing of them",
