@@ -20,7 +20,7 @@ from helpers.server import Server
 
 torch.set_num_threads(1)
 
-# No deadline: a shared machine stalls. Derandomised: the same commit tests the same
+# No deadline: a shared machine stalls. Derandomized: the same commit tests the same
 # examples everywhere. `pytest --hypothesis-profile=search` draws many new ones.
 hypothesis.settings.register_profile(
     "repeatable", deadline=None, derandomize=True, max_examples=50
