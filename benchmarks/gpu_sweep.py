@@ -24,7 +24,7 @@ from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.records import RECORD
+from fairseq_scl.experiments.results_folder import RECORD
 
 QUESTION = "few-shot runs on one GPU, N = 100, seconds per run"
 JOBS = (1, 2, 4, 8)

@@ -17,8 +17,9 @@ from pathlib import Path
 from benchmarks.material import fetch_encoder, prepare_few_shot
 from benchmarks.pairs import Pairs, Row, Settings
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.command import Run, command
 from fairseq_scl.experiments.plan import choose, planned_runs
-from fairseq_scl.experiments.runner import BEST, Run, command
+from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.experiments.tables import load_table
 
 QUESTION = "few-shot runs, N = 20, 60 updates"

@@ -7,9 +7,7 @@ from pathlib import Path
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import best_attempt, collect, summarise
-from fairseq_scl.experiments.runner import BEST
-from fairseq_scl.experiments.sweep import run_folder
-from fairseq_scl.experiments.table_file import read_table
+from fairseq_scl.experiments.results_folder import BEST, read_table, run_folder
 from fairseq_scl.inference.model_folder import export_classifier, export_encoder
 
 
@@ -95,7 +93,7 @@ def _best(results: Path, only: str) -> tuple[Path, Path]:
             "and loss of finished runs, and lambda and tau where some of the grid are "
             "missing"
         )
-    checkpoint = run_folder(results, best.run) / BEST
+    checkpoint = run_folder(results, best.run.name) / BEST
     if not checkpoint.is_file():
         raise InputError(
             f"{checkpoint} is missing: delete {checkpoint.parent} and run it again "

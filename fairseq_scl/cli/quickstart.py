@@ -1,58 +1,51 @@
-"""``fairseq-scl quickstart``."""
+"""``fairseq-scl quickstart``: the table ``conf/quickstart.yaml``, its data included."""
 
 import argparse
-import csv
-import io
 import shlex
-import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm import tqdm
+from msgspec.structs import replace
 
-from fairseq_scl.cli.options import (
-    MOST_TIMES,
-    add_device,
-    add_precision,
-    at_least,
-)
-from fairseq_scl.data.files import hold, write_then_rename
+from fairseq_scl.cli.machine import Machine
+from fairseq_scl.cli.options import MOST_TIMES, add_device, add_precision, at_least
+from fairseq_scl.cli.run import train_table
+from fairseq_scl.data.files import hold
 from fairseq_scl.data.folders import check_files, list_files
 from fairseq_scl.data.packages import default_cache
-from fairseq_scl.data.texts import read_split
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.quickstart import (
-    QuickStart,
-    classifier_folder,
-    model_folder,
-    planned_runs,
-    prepare_data,
-    prepare_encoder,
-    train_all,
-)
-from fairseq_scl.experiments.records import Record
-from fairseq_scl.experiments.runner import Run, command
-from fairseq_scl.inference.model_folder import load_classifier
-from fairseq_scl.inference.predict import encode, features
-from fairseq_scl.report.figures import learning_curves, tsne_comparison
-from fairseq_scl.report.table import comparison_table, run_rows, signature
+from fairseq_scl.experiments.capacity import default_jobs
+from fairseq_scl.experiments.command import Run, command
+from fairseq_scl.experiments.plan import planned_runs
+from fairseq_scl.experiments.quickstart import prepare_data, prepare_encoder
+from fairseq_scl.experiments.results import Attempt, collect
+from fairseq_scl.experiments.results_folder import BEST, run_folder
+from fairseq_scl.experiments.selection import outcome, rank
+from fairseq_scl.experiments.tables import Table, load_table
+from fairseq_scl.inference.model_folder import export_classifier
+from fairseq_scl.report.figures import learning_curves
+from fairseq_scl.report.markdown import sheet_as_markdown
+from fairseq_scl.report.sheets import Sheet
+from fairseq_scl.report.tsne import draw_features
 from fairseq_scl.tasks.batching import BATCHING
 
 LOCK = ".lock"
-SHOWN = ("table.md", "runs.csv", "curves.png", "tsne.png")
+CURVES, TSNE = "curves.png", "tsne.png"
+PICTURES = (CURVES, TSNE, "tsne.pdf", "tsne.json")
+BASELINE, TREATMENT = "CE", "CE+SCL"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
-    settings = QuickStart(Path(), Path())
+    """Add the verb's options; their defaults are those of the table."""
+    table = load_table("quickstart")
+    training, point = table.training, table.losses[TREATMENT]
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("data-bin/quickstart"),
         metavar="FOLDER",
-        help="folder for everything it makes; started again, it goes on there",
+        help="folder for everything it makes; started again, it resumes there",
     )
     parser.add_argument(
         "--cache",
@@ -61,25 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder of the downloads (86 MB); needed from the network only once",
     )
-    for name, help in (
-        ("samples", "few-shot samples, each trained with CE and with CE + SCL"),
-        ("size", "sentences in a sample"),
-        ("updates", "parameter updates of a run"),
-        ("validations", "validations along a run"),
+    for flag, default, help in (
+        ("--samples", table.repetitions, "few-shot samples, each trained with both"),
+        ("--size", table.sizes[0], "sentences in a sample"),
+        ("--updates", training.updates, "parameter updates of a run"),
+        ("--validations", training.validations, "validations along a run"),
+        ("--learning-rate", training.learning_rate, "peak learning rate"),
+        ("--scl-lambda", point["scl_lambda"][0], "weight of SCL, above 0 to 1"),
+        ("--scl-temperature", point["scl_temperature"][0], "temperature of SCL"),
     ):
-        default = getattr(settings, name)
-        parser.add_argument(f"--{name}", type=int, default=default, help=help)
-    for name, help in (
-        ("learning_rate", "peak learning rate"),
-        ("scl_lambda", "weight of the SCL term, above 0 to 1"),
-        ("scl_temperature", "temperature of the SCL term"),
-    ):
-        flag, default = f"--{name.replace('_', '-')}", getattr(settings, name)
-        parser.add_argument(flag, type=float, default=default, help=help)
+        parser.add_argument(flag, type=type(default), default=default, help=help)
     parser.add_argument(
         "--batching",
         choices=BATCHING,
-        default=settings.batching,
+        default=training.batching,
         help="which examples share a batch, see docs/training.md",
     )
     add_device(parser, "train")
@@ -88,28 +76,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, train, and show the table, the pictures and the classifier."""
-    settings = _settings(arguments)
-    with hold(settings.output / LOCK, settings.output):
-        return _run(settings)
+    table = _table(arguments)
+    check_device(arguments.device, arguments.precision)
+    with hold(arguments.output / LOCK, arguments.output):
+        return _run(arguments, table)
 
 
-def _run(settings: QuickStart) -> int:
+def _run(arguments: argparse.Namespace, table: Table) -> int:
     start = time.monotonic()
-    shown = [settings.output / name for name in SHOWN]
-    check_files(shown)
-    encoder = prepare_encoder(settings, _say)
-    data = prepare_data(settings, encoder, _say)
-    runs = planned_runs(settings, encoder, data)
-    first = runs[-1][1]
+    output = arguments.output.absolute()
+    check_files(output / name for name in PICTURES)
+    encoder, data = output / "encoder", output / "data"
+    prepare_encoder(encoder, arguments.cache, _say)
+    samples = arguments.size, arguments.samples
+    prepare_data(data / table.tasks[0], encoder, *samples, arguments.cache, _say)
+    models = dict.fromkeys(table.losses, encoder)
+    machine = Machine(arguments.device, default_jobs(arguments.device))
+    shared = {"device": arguments.device, "precision": arguments.precision}
+    runs = planned_runs(table, data, models, {**shared, "keep_checkpoint": True})
     _say(f"training {len(runs)} runs; one of them, as you would type it:")
-    _say(shlex.join(command(first, settings.output / "runs" / first.name)))
-    records = _train(settings, runs)
-    list_files(shown)
-    table = _report(settings, runs, records)
-    print(f"\n{table}\n")
-    for path in shown:
-        print(f"wrote {path}")
-    classifier = classifier_folder(settings)
+    _say(shlex.join(command(runs[-1], run_folder(output, runs[-1].name))))
+    if train_table(output, table, data, models, runs, machine, retry_failed=True):
+        return 1
+    attempts = collect(output, runs)
+    print(f"\n{sheet_as_markdown(_by_sample(table, attempts))}\n")
+    _draw(output, table, attempts, arguments.device)
+    ranked = [(rank(outcome(a.record)), a.run) for a in attempts if a.record]
+    _, best = min(ranked, key=lambda pair: pair[0])
+    classifier = arguments.output / "classifier"
+    _export(output, best, classifier)
     print(f"the best model on validation data is in {classifier}; try it:")
     print(
         'echo "a gripping , beautifully acted film" | '
@@ -119,76 +114,87 @@ def _run(settings: QuickStart) -> int:
     return 0
 
 
-def _settings(arguments: argparse.Namespace) -> QuickStart:
-    chosen = {k: v for k, v in vars(arguments).items() if k not in ("run", "verb")}
+def _table(arguments: argparse.Namespace) -> Table:
+    """Return the table with the values of the options.
+
+    Raises:
+        InputError: one is not allowed.
+    """
     at_least(1, arguments, "samples", most=MOST_TIMES)
     at_least(1, arguments, "size", "updates", "validations")
-    if chosen["validations"] > chosen["updates"]:
+    if arguments.validations > arguments.updates:
         raise InputError(
-            f"--validations is {chosen['validations']}, more than --updates "
-            f"({chosen['updates']})"
+            f"--validations is {arguments.validations}, more than --updates "
+            f"({arguments.updates})"
         )
-    if not 0 < chosen["scl_lambda"] <= 1:
+    if not 0 < arguments.scl_lambda <= 1:
         raise InputError(
-            f"--scl-lambda is {chosen['scl_lambda']}: it must be above 0 and up to 1 "
+            f"--scl-lambda is {arguments.scl_lambda}: it must be above 0 and up to 1 "
             "(0 is the CE run, which is always made)"
         )
     for name in ("learning_rate", "scl_temperature"):
-        if not 0 < chosen[name] < float("inf"):
+        value = getattr(arguments, name)
+        if not 0 < value < float("inf"):
             flag = name.replace("_", "-")
-            raise InputError(f"--{flag} is {chosen[name]}: it must be above 0")
-    check_device(chosen["device"], chosen["precision"])
-    return QuickStart(**chosen)
-
-
-def _train(
-    settings: QuickStart, runs: list[tuple[str, Run]]
-) -> dict[str, list[Record]]:
-    total = len(runs) * settings.validations
-    with tqdm(total=total, unit="validation", file=sys.stderr) as bar:
-
-        def show(name: str, done: int) -> None:
-            if (name, done) != (bar.desc.removesuffix(": "), bar.n):
-                bar.set_description(name, refresh=False)
-                bar.update(done - bar.n)
-                bar.refresh()
-
-        return train_all(settings, runs, show)
-
-
-def _report(
-    settings: QuickStart,
-    runs: list[tuple[str, Run]],
-    records: Mapping[str, list[Record]],
-) -> str:
-    """Write the table, the runs and the pictures; return the table."""
-    any_record = next(iter(records.values()))[0]
-    scl_record = list(records.values())[-1][0]
-    table = (
-        "Test accuracy (%) at the best validation, "
-        f"{settings.size} training sentences, {any_record.test[0].total} test\n\n"
-        f"{comparison_table(records)}\n\n{signature(scl_record, settings.samples)}"
+            raise InputError(f"--{flag} is {value}: it must be above 0")
+    table = load_table("quickstart")
+    point = {key: (getattr(arguments, key),) for key in table.losses[TREATMENT]}
+    names = ("learning_rate", "updates", "validations", "batching")
+    training = {name: getattr(arguments, name) for name in names}
+    return replace(
+        table,
+        repetitions=arguments.samples,
+        sizes=(arguments.size,),
+        losses={**table.losses, TREATMENT: point},
+        training=replace(table.training, **training),
     )
-    with write_then_rename(settings.output / "table.md") as file:
-        file.write(table + "\n")
-    rows = run_rows(records)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    with write_then_rename(settings.output / "runs.csv") as file:
-        file.write(text.getvalue())
-    learning_curves(records, settings.output / "curves.png")
-    test = read_split(f"{runs[0][1].data}.text", "test")
-    matrices = {}
-    for loss, first in runs[: len(records)]:
-        classifier = load_classifier(model_folder(settings, first), settings.device)
-        sentences, _ = encode(classifier, [example.sentences for example in test])
-        matrices[loss] = features(classifier, sentences).numpy()
-    tsne_comparison(
-        matrices, [example.label for example in test], settings.output / "tsne.png"
+
+
+def _by_sample(table: Table, attempts: list[Attempt]) -> Sheet:
+    """Lay out the test accuracy of every run, a column per sample."""
+    accuracies = {
+        (a.run.cell["loss"], a.run.seed): outcome(a.record).test.accuracy
+        for a in attempts
+        if a.record
+    }
+    samples = range(table.repetitions)
+    return Sheet(
+        "samples",
+        "Test accuracy of each sample in percent, at its best validation",
+        ("loss", *(f"sample {number}" for number in samples)),
+        tuple(
+            (loss, *(f"{accuracies[loss, number]:.1f}" for number in samples))
+            for loss in table.losses
+        ),
     )
-    return table
+
+
+def _draw(output: Path, table: Table, attempts: list[Attempt], device: str) -> None:
+    """Draw learning curves, and t-SNE of the test features of sample 0."""
+    list_files([output / CURVES])
+    records = {
+        loss: [a.record for a in attempts if a.record and a.run.cell["loss"] == loss]
+        for loss in table.losses
+    }
+    learning_curves(records, output / CURVES)
+    first = {a.run.cell["loss"]: a.run for a in attempts if a.run.seed == 0}
+    models = {("", loss): output / "models" / loss for loss in first}
+    for loss, run in first.items():
+        _export(output, run, models["", loss])
+    draw_features(first[BASELINE].data, models, "test", output / TSNE, device)
+    for name in PICTURES:
+        print(f"wrote {output / name}")
+
+
+def _export(output: Path, run: Run, model: Path) -> None:
+    """Make a model folder of the checkpoint of a run."""
+    checkpoint = run_folder(output, run.name) / BEST
+    if not checkpoint.is_file():
+        raise InputError(
+            f"{checkpoint} is missing: delete {checkpoint.parent} as well to train it "
+            "again"
+        )
+    export_classifier(checkpoint, run.data, model)
 
 
 def _say(message: str) -> None:

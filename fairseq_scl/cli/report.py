@@ -7,10 +7,10 @@ from pathlib import Path
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.folders import list_files
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.plan import narrowed, planned_runs
 from fairseq_scl.experiments.results import DONE, TableResult, collect, summarise
-from fairseq_scl.experiments.runner import Run
-from fairseq_scl.experiments.table_file import read_table
+from fairseq_scl.experiments.results_folder import read_table
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.latex import report_as_latex

@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +14,24 @@ from fairseq_scl.cli.machine import Machine, add_machine, describe, find_machine
 from fairseq_scl.cli.report import FILES, write_report
 from fairseq_scl.data.folders import check_files
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.command import Run, command
 from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.plan import choose, planned_runs
-from fairseq_scl.experiments.records import RECORD, read_record
-from fairseq_scl.experiments.runner import (
+from fairseq_scl.experiments.results_folder import (
     ERROR,
-    Run,
-    command,
-    done_record,
-    last_line,
-)
-from fairseq_scl.experiments.slurm import (
-    SlurmError,
-    job_name,
-    sweep_on_slurm,
-)
-from fairseq_scl.experiments.statistics import result_at_best
-from fairseq_scl.experiments.sweep import (
-    Tally,
+    RECORD,
     forget_failures,
     is_done,
     is_failed,
+    last_line,
+    read_record,
     run_folder,
-    sweep,
+    write_table,
 )
-from fairseq_scl.experiments.table_file import write_table
+from fairseq_scl.experiments.runner import done_record
+from fairseq_scl.experiments.slurm import SlurmError, job_name, sweep_on_slurm
+from fairseq_scl.experiments.statistics import result_at_best
+from fairseq_scl.experiments.sweep import Tally, sweep
 from fairseq_scl.experiments.tables import Table, load_table, smoke
 
 # Where nobody looks at a terminal.
@@ -126,17 +119,47 @@ def run(arguments: argparse.Namespace) -> int:
     check_folders(chosen)
     if arguments.dry_run:
         for one in chosen:
-            print(shlex.join(command(one, run_folder(folder, one))))
+            print(shlex.join(command(one, run_folder(folder, one.name))))
         print(describe(machine), file=sys.stderr)
         return 0
+    where = (folder, table, arguments.data, models)
+    return train_table(*where, chosen, machine, arguments.retry_failed)
+
+
+def train_table(
+    folder: Path,
+    table: Table,
+    data: Path,
+    models: Mapping[str, Path],
+    runs: Sequence[Run],
+    machine: Machine,
+    retry_failed: bool,
+) -> int:
+    """Do what is missing of some runs of a table, and write its report.
+
+    Args:
+        folder: of the results.
+        table: of the runs.
+        data: holds a folder for each task.
+        models: of each loss, the folder that training starts from.
+        runs: those to do.
+        machine: where to train.
+        retry_failed: whether failed runs are tried again.
+
+    Returns:
+        the exit status: 0 if every run is done, 1 if some failed.
+
+    Raises:
+        InputError: the folder holds other results or files.
+    """
     check_files(folder / name for name in FILES)
-    write_table(folder, table, arguments.data, models)
-    for one in chosen:
-        done_record(one, run_folder(folder, one))
-    if arguments.retry_failed:
-        forget_failures(chosen, folder)
+    write_table(folder, table, data, models)
+    for one in runs:
+        done_record(one, run_folder(folder, one.name))
+    if retry_failed:
+        forget_failures(folder, [one.name for one in runs])
     try:
-        tally = _follow(chosen, folder, machine)
+        tally = _follow(runs, folder, machine)
     except SlurmError as error:
         print(f"fairseq-scl: {error}", file=sys.stderr)
         return 1
@@ -144,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
         if machine.slurm is not None:
             print(f"the jobs go on; to end them: scancel --name {job_name(folder)}")
         raise
-    return _end(tally, chosen, folder)
+    return _end(tally, runs, folder)
 
 
 def _models(given: Sequence[str], table: Table) -> dict[str, Path]:
@@ -195,7 +218,11 @@ def _follow(runs: Sequence[Run], folder: Path, machine: Machine) -> Tally:
 
 def _latest_accuracy(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     """Return the test accuracy of the run that ended last, to be shown."""
-    records = [run_folder(folder, run) / RECORD for run in runs if is_done(folder, run)]
+    records = [
+        run_folder(folder, run.name) / RECORD
+        for run in runs
+        if is_done(folder, run.name)
+    ]
     if not records:
         return {}
     latest = max(records, key=lambda path: path.stat().st_mtime).parent
@@ -211,12 +238,12 @@ def _end(tally: Tally, runs: Sequence[Run], folder: Path) -> int:
     if tally.done:
         write_report(folder, folder, as_html=True, only=runs)
     print(f"{tally.done} of {tally.total} runs are done, in {folder}")
-    failed = [run for run in runs if is_failed(folder, run)]
+    failed = [run for run in runs if is_failed(folder, run.name)]
     for one in failed[:10]:
-        error = run_folder(folder, one) / ERROR
+        error = run_folder(folder, one.name) / ERROR
         print(f"failed: {one.name}, see {error}: {last_line(error)}")
     if len(failed) > 10:
         print(f"and {len(failed) - 10} more")
     if failed:
-        print("mend the cause and try them again with --retry-failed")
+        print("fix the cause and rerun with --retry-failed")
     return 1 if failed else 0

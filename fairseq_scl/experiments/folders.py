@@ -7,7 +7,7 @@ from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
-from fairseq_scl.experiments.runner import Run
+from fairseq_scl.experiments.command import Run
 
 
 def check_folders(runs: Sequence[Run]) -> None:

@@ -1,9 +1,13 @@
-"""Training in this process: imports and encoder loaded once, the best state in memory.
+"""In-process training: fairseq's Trainer in a loop of our own, no process per run.
 
-The results are those of the printed ``fairseq-train`` command; its start-up, its
-checkpoint files and those validations on the test set that nobody reads are spared.
+fairseq is imported and the encoder loaded once. The loop does what the printed
+``fairseq-train`` command does to the parameters and gives the same results, which a
+test compares count by count. It differs in what it keeps: the best weights stay in
+memory instead of checkpoint files, and the test set is measured once, with them, not at
+every validation.
 """
 
+import argparse
 import contextlib
 import functools
 import gc
@@ -16,19 +20,26 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
+import numpy as np
 import torch
-from fairseq import checkpoint_utils, options
+from fairseq import checkpoint_utils, options, tasks, utils
+from fairseq.data import iterators
+from fairseq.dataclass.initialize import add_defaults
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.logging import metrics, progress_bar
+from fairseq.trainer import Trainer
 from fairseq_cli import train as fairseq_train
 from torch import Tensor
 
 from fairseq_scl.compat.quiet import quieten
 from fairseq_scl.data.files import write_json
-from fairseq_scl.experiments.records import REPRESENTATIONS
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.representations import measures_of_model
-from fairseq_scl.experiments.runner import LOG, Run
+from fairseq_scl.experiments.results_folder import BEST, LOG, REPRESENTATIONS
+
+logger = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -39,16 +50,13 @@ def encoder_state(path: str) -> dict[str, Any]:
 
 
 def train_here(run: Run, argv: list[str], folder: Path) -> int:
-    """Run a ``fairseq-train`` command in this process, its output to ``train.log``.
-
-    Validates on ``valid`` alone, keeps the weights that are best there in memory, and
-    with these measures ``test`` once, at the end. A checkpoint is written only for a
-    run that asks for it.
+    """Do what a ``fairseq-train`` command does in this process, logging to a file.
 
     Args:
         run: what the command does.
-        argv: the command, from :func:`~fairseq_scl.experiments.runner.command`.
-        folder: of the run.
+        argv: the command, from :func:`~fairseq_scl.experiments.command.command`.
+        folder: of the run; gets ``train.log``, the files of the command's
+            ``--metrics-file``, and the best checkpoint of a run that keeps it.
 
     Returns:
         the exit status that the command would have.
@@ -56,7 +64,10 @@ def train_here(run: Run, argv: list[str], folder: Path) -> int:
     with _output_to(folder / LOG):
         sys.stdout.write(shlex.join(argv) + "\n")
         try:
-            _train(run, argv, folder)
+            _train(run, argv[1:], folder)
+        except InputError as error:
+            sys.stderr.write(f"fairseq-scl: error: {error}\n")
+            return 2
         except SystemExit as exit:
             return exit.code if isinstance(exit.code, int) else 1
         except Exception:
@@ -70,82 +81,129 @@ def train_here(run: Run, argv: list[str], folder: Path) -> int:
     return 0
 
 
-def _train(run: Run, argv: list[str], folder: Path) -> None:
-    encoder_path = str(run.encoder / "model.pt")
-    encoder = encoder_state(encoder_path)
-    load, save = (
-        checkpoint_utils.load_checkpoint_to_cpu,
-        checkpoint_utils.save_checkpoint,
-    )
-    best = _Best(save if run.keep_checkpoint else None)
-
-    def load_once(path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if path != encoder_path:
-            loaded: dict[str, Any] = load(path, *args, **kwargs)
-            return loaded
-        # fairseq takes the dictionaries apart, but copies the tensors.
-        return {**encoder, "model": dict(encoder["model"])}
-
-    with (
-        mock.patch.object(sys, "argv", argv),  # where fairseq looks for --user-dir
-        mock.patch.object(checkpoint_utils, "load_checkpoint_to_cpu", load_once),
-        mock.patch.object(checkpoint_utils, "save_checkpoint", best),
-    ):
-        parser = options.get_training_parser()
-        cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser))
-        subsets = cfg.dataset.valid_subset.split(",")
-        cfg.dataset.valid_subset = subsets[0]
-        fairseq_train.main(cfg)
-        best.measure(cfg, subsets[1:])
+def _train(run: Run, arguments: list[str], folder: Path) -> None:
+    cfg = _parse(arguments)
+    metrics.reset()
+    np.random.seed(cfg.common.seed)
+    utils.set_torch_seed(cfg.common.seed)
+    task = tasks.setup_task(cfg.task)
+    model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+    checkpoint = folder / BEST if run.keep_checkpoint else None
+    trainer = _Trainer(cfg, task, model, criterion, checkpoint)
+    trainer.start_from(encoder_state(str(run.encoder / "model.pt")))
+    valid, *others = cfg.dataset.valid_subset.split(",")
+    task.load_dataset(valid, combine=False, epoch=1)
+    epoch_itr = trainer.get_train_iterator(epoch=1)
+    trainer.lr_step(epoch_itr.epoch)
+    while trainer.get_num_updates() < cfg.optimization.max_update:
+        _train_epoch(cfg, trainer, epoch_itr, valid)
+        trainer.lr_step(epoch_itr.epoch)
+        next_epoch = epoch_itr.next_epoch_idx
+        epoch_itr = trainer.get_train_iterator(next_epoch, load_dataset=False)
+    logger.info("done training")
+    trainer.return_to_best()
+    for subset in others:
+        task.load_dataset(subset, combine=False, epoch=1)
+    fairseq_train.validate(cfg, trainer, task, epoch_itr, others)
     if run.representations:
-        found = measures_of_model(best.trainer.model, best.trainer.task, run.data)
+        found = measures_of_model(trainer.model, task, run.data)
         write_json(folder / REPRESENTATIONS, found)
 
 
-class _Best:
-    """Stands for fairseq's ``save_checkpoint``: holds the best weights on the CPU."""
+def _parse(arguments: list[str]) -> Any:
+    """Return the configuration that ``fairseq-train`` makes of its arguments."""
+    user_dir = arguments[arguments.index("--user-dir") + 1]
+    # Before the parser is made, which lists what is registered.
+    utils.import_user_module(argparse.Namespace(user_dir=user_dir))
+    parser = options.get_training_parser()
+    known = options.parse_args_and_arch(parser, input_args=arguments)
+    cfg = convert_namespace_to_omegaconf(known)
+    add_defaults(cfg)
+    return cfg
 
-    def __init__(self, save: Any) -> None:
-        self.save = save
-        self.score: float | None = None
-        self.update = 0
-        self.weights: dict[str, Tensor] = {}
-        self.trainer: Any = None
-        self.epoch_itr: Any = None
 
-    def __call__(
-        self, cfg: Any, trainer: Any, epoch_itr: Any, score: float | None
-    ) -> Any:
+@metrics.aggregate("train")
+def _train_epoch(cfg: Any, trainer: "_Trainer", epoch_itr: Any, subset: str) -> None:
+    """Train for an epoch or until the budget is spent; validate where it is due."""
+    shuffle = epoch_itr.next_epoch_idx > cfg.dataset.curriculum
+    batches = iterators.GroupedIterator(epoch_itr.next_epoch_itr(shuffle=shuffle), 1)
+    progress = progress_bar.progress_bar(
+        batches,
+        log_format=cfg.common.log_format,
+        log_interval=cfg.common.log_interval,
+        epoch=epoch_itr.epoch,
+    )
+    trainer.begin_epoch(epoch_itr.epoch)
+    for samples in progress:
+        with metrics.aggregate("train_inner"):
+            if trainer.train_step(samples) is None:  # the loss scale overflowed
+                continue
+        update = trainer.get_num_updates()
+        if update % cfg.common.log_interval == 0:
+            stats = metrics.get_smoothed_values("train_inner")
+            progress.log(stats, tag="train_inner", step=update)
+            metrics.reset_meters("train_inner")
+        is_last = update >= cfg.optimization.max_update
+        if is_last or update % cfg.dataset.validate_interval_updates == 0:
+            scores = fairseq_train.validate(
+                cfg, trainer, trainer.task, epoch_itr, [subset]
+            )
+            trainer.keep_if_best(scores[0], epoch_itr)
+        if is_last:
+            break
+    stats = metrics.get_smoothed_values("train")
+    progress.print(stats, tag="train", step=trainer.get_num_updates())
+    metrics.reset_meters("train")
+
+
+class _Trainer(Trainer):
+    """fairseq's Trainer, which also starts from a state and keeps the best weights."""
+
+    def __init__(
+        self, cfg: Any, task: Any, model: Any, criterion: Any, checkpoint: Path | None
+    ) -> None:
+        super().__init__(cfg, task, model, criterion)
+        self._checkpoint = checkpoint
+        self._best_score = -float("inf")
+        self._best_update = 0
+        self._best_weights: dict[str, Tensor] = {}
+
+    def start_from(self, state: dict[str, Any]) -> None:
+        """Load a checkpoint that is in memory, as ``--restore-file --reset-…`` does."""
+        # A copy: loading takes the dictionary apart, but copies the tensors.
+        weights = dict(state["model"])
+        self.model.load_state_dict(weights, strict=True, model_cfg=self.cfg.model)
+        if utils.has_parameters(self.get_criterion()):
+            self.get_criterion().load_state_dict(state["criterion"], strict=True)
+
+    def keep_if_best(self, score: float, epoch_itr: Any) -> None:
         """Note the weights if they are the best so far; of equal ones, the later."""
-        if score is not None and (self.score is None or score >= self.score):
-            self.score, self.update = score, trainer.get_num_updates()
-            self.trainer, self.epoch_itr = trainer, epoch_itr
-            for name, tensor in _state(trainer).items():
-                if name in self.weights:
-                    self.weights[name].copy_(tensor)
-                else:
-                    self.weights[name] = tensor.detach().to("cpu", copy=True)
-        return self.save(cfg, trainer, epoch_itr, score) if self.save else None
+        if score < self._best_score:
+            return
+        self._best_score, self._best_update = score, self.get_num_updates()
+        for name, tensor in self._trained().items():
+            if name in self._best_weights:
+                self._best_weights[name].copy_(tensor)
+            else:
+                self._best_weights[name] = tensor.detach().to("cpu", copy=True)
+        if self._checkpoint is not None:
+            extra = {"train_iterator": epoch_itr.state_dict(), "val_loss": score}
+            self.save_checkpoint(str(self._checkpoint), extra)
 
-    def measure(self, cfg: Any, subsets: list[str]) -> None:
-        """Validate the best weights on further subsets."""
-        trainer = self.trainer
-        for name, tensor in _state(trainer).items():
-            tensor.copy_(self.weights[name])
-        trainer.set_num_updates(self.update)
-        for subset in subsets:
-            trainer.task.load_dataset(subset, combine=False, epoch=1)
-        fairseq_train.validate(cfg, trainer, trainer.task, self.epoch_itr, subsets)
+    def return_to_best(self) -> None:
+        """Put the best weights back into model and criterion."""
+        for name, tensor in self._trained().items():
+            tensor.copy_(self._best_weights[name])
+        self.set_num_updates(self._best_update)
 
+    def _trained(self) -> dict[str, Tensor]:
+        """Return what is trained: the model's weights, and what the criterion learns.
 
-def _state(trainer: Any) -> dict[str, Tensor]:
-    """Return all that is trained: the model's weights, and what the criterion learns.
-
-    Validation reads both.
-    """
-    of_criterion = trainer.criterion.state_dict().items()
-    learned = {f"criterion.{name}": tensor for name, tensor in of_criterion}
-    return {**trainer.model.state_dict(), **learned}
+        Validation reads both.
+        """
+        of_criterion = self.criterion.state_dict().items()
+        learned = {f"criterion.{name}": tensor for name, tensor in of_criterion}
+        return {**self.model.state_dict(), **learned}
 
 
 @contextlib.contextmanager

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Any
 
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig
-from msgspec import Meta
 
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.records import Lambda, Tau
 from fairseq_scl.experiments.selection import GRID
 from fairseq_scl.typed import Finite, Name, as_type
 
@@ -16,10 +16,7 @@ CRITERION = "criterion"
 CONTRASTIVE = "sentence_prediction_scl"
 Grid = dict[str, tuple[Any, ...]]
 KINDS: dict[type, Any] = {bool: bool, float: Finite, int: int, str: Name}
-RANGES: dict[str, Any] = {
-    "scl_lambda": Annotated[float, Meta(ge=0, le=1)],
-    "scl_temperature": Annotated[float, Meta(gt=0, le=1e6)],
-}
+RANGES: dict[str, Any] = {"scl_lambda": Lambda, "scl_temperature": Tau}
 
 
 def parse_loss(loss: str, found: Any, where: str) -> Grid:
@@ -82,31 +79,17 @@ def varying_options(grid: Grid) -> tuple[str, ...]:
     )
 
 
-def settings_of(point: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a run that make its loss.
+def loss_of(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the loss of a run: ``criterion`` and its options by name.
 
     Args:
         point: a value of each option that a table gives, and ``criterion`` where it
             does; λ and τ are the criterion's own by default.
     """
     name = point.get(CRITERION, CONTRASTIVE)
-    defaults = {key: _options(name)[key][1] for key in GRID}
-    others = (CRITERION, *GRID)
-    return {
-        **{key: point.get(key, value) for key, value in defaults.items()},
-        CRITERION: name,
-        "options": {key: v for key, v in point.items() if key not in others},
-    }
-
-
-def option_flags(options: Mapping[str, Any]) -> list[str]:
-    """Return the flags of ``fairseq-train`` for further options of a criterion."""
-    flags = []
-    for key, value in options.items():
-        flag = f"--{key.replace('_', '-')}"
-        if value is not False:
-            flags += [flag] if value is True else [flag, str(value)]
-    return flags
+    known = _options(name)
+    defaults = {key: known[key][1] for key in GRID if key in known}
+    return {CRITERION: name, **defaults, **point}
 
 
 def _options(name: str) -> dict[str, tuple[type, Any]]:

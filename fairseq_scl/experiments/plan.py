@@ -13,8 +13,8 @@ import msgspec
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.loss_grid import settings_of, varying_options
-from fairseq_scl.experiments.runner import Run
+from fairseq_scl.experiments.command import Run
+from fairseq_scl.experiments.loss_grid import loss_of, varying_options
 from fairseq_scl.experiments.tables import FULL, Table, for_size
 from fairseq_scl.experiments.variants import suffixes, variants_of
 from fairseq_scl.input_format import read_manifest
@@ -50,7 +50,7 @@ def planned_runs(
             for seed in range(table.repetitions):
                 cell = {**place, "loss": loss, **{key: point[key] for key in told}}
                 cell["seed"] = seed
-                runs.append(_run(table, cell, data, models[loss], settings_of(point)))
+                runs.append(_run(table, cell, data, models[loss], loss_of(point)))
     return [replace(run, **shared) for run in runs] if shared else runs
 
 
@@ -126,7 +126,7 @@ def _run(
     cell: dict[str, Any],
     data: Path,
     encoder: Path,
-    loss: Mapping[str, Any],
+    loss: dict[str, Any],
 ) -> Run:
     training, n = table.training, cell["n"]
     folder = data_folder(data, cell)
@@ -137,7 +137,7 @@ def _run(
         name=_name(table, cell),
         data=folder,
         encoder=encoder,
-        **loss,
+        loss=loss,
         seed=cell["seed"],
         updates=updates,
         validations=min(for_size(training.validations, n), updates),

@@ -1,8 +1,6 @@
-"""Result files: one JSON record for each finished run. Nothing else touches them."""
+"""What is recorded of a finished run, and where it came from."""
 
 import datetime
-import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,22 +12,24 @@ from msgspec import Meta
 
 import fairseq_scl
 from fairseq_scl.compat.versions import installed_version
-from fairseq_scl.data.files import write_json
-from fairseq_scl.errors import InputError
-from fairseq_scl.typed import Count, Finite, Positive, as_type, read_as
+from fairseq_scl.typed import Count, Finite, Positive
 
-RECORD = "record.json"
-REPRESENTATIONS = "representations.json"
+# What λ of Eq. 1 and τ of Eq. 3 may be.
+Lambda = Annotated[float, Meta(ge=0, le=1)]
+Tau = Annotated[float, Meta(gt=0, le=1e6)]
 
 
 class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one validation measured on one subset; losses are averages in nats."""
+    """What one validation measured on one subset; losses are averages in nats.
+
+    ``scl_loss`` is ``None`` where the criterion has no contrastive term.
+    """
 
     update: Count
     correct: Count
     total: Positive
     ce_loss: Finite
-    scl_loss: Finite
+    scl_loss: Finite | None = None
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot be."""
@@ -68,89 +68,25 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     representations: dict[str, Finite] | None = None
 
 
-class _Settings(msgspec.Struct):
+class Settings(msgspec.Struct):
     """The settings that reports read; a record has more."""
 
     seed: Count
     updates: Positive
-    scl_lambda: Annotated[float, Meta(ge=0, le=1)]
-    scl_temperature: Annotated[float, Meta(gt=0)]
     learning_rate: Annotated[float, Meta(gt=0)]
+    scl_lambda: Lambda | None = None
+    scl_temperature: Tau | None = None
     cell: dict[str, Any] = {}
 
 
-class _Origin(msgspec.Struct):
+class Origin(msgspec.Struct):
+    """The origin that reports read; a record has more."""
+
     versions: dict[str, str]
     sha256: dict[str, str]
     commit: str | None = None
     changed_files: Count | None = None
     classes: dict[str, dict[str, Count]] | None = None
-
-
-class _MetricsLine(msgspec.Struct):
-    """The keys of a line of ``--metrics-file`` that a record keeps."""
-
-    subset: str
-    update: Count
-    n_correct: Finite
-    n_total: Finite
-    ce_loss: Finite
-    scl_loss: Finite
-
-
-def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
-    """Read the file of ``--metrics-file``: validations by subset, in order of updates.
-
-    A run that was resumed may have validated an update twice: the later one counts.
-
-    Raises:
-        InputError: a line that is not what the task writes; names file and line.
-    """
-    found: dict[str, dict[int, Validation]] = {}
-    text = Path(path).read_text(encoding="utf-8")
-    for number, line in enumerate(text.splitlines(), start=1):
-        where = f"{path}, line {number}"
-        try:
-            found_there = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{where} is not a metrics line") from error
-        row = as_type(found_there, _MetricsLine, where)
-        values = {
-            "update": row.update,
-            "correct": int(row.n_correct),
-            "total": int(row.n_total),
-            "ce_loss": row.ce_loss,
-            "scl_loss": row.scl_loss,
-        }
-        validation = as_type(values, Validation, where)
-        found.setdefault(row.subset, {})[row.update] = validation
-    return {subset: [rows[u] for u in sorted(rows)] for subset, rows in found.items()}
-
-
-def read_representations(path: Path) -> dict[str, Finite] | None:
-    """Read what a run measured of its representations; ``None`` if it did not."""
-    return read_as(path, dict[str, Finite]) if path.is_file() else None
-
-
-def write_record(folder: str | Path, record: Record) -> None:
-    """Write a run's record into its folder, whole or not at all."""
-    row = {"schema": Record.SCHEMA, **msgspec.to_builtins(record)}
-    write_json(Path(folder, RECORD), row)
-
-
-def read_record(folder: str | Path) -> Record | None:
-    """Read the record of a run's folder; ``None`` if the run has not finished.
-
-    Raises:
-        InputError: the record is damaged or of another version of this format.
-    """
-    path = Path(folder, RECORD)
-    if not os.path.lexists(path):
-        return None
-    record = read_as(path, Record)
-    as_type(record.settings, _Settings, f"{path}: settings")
-    as_type(record.origin, _Origin, f"{path}: origin")
-    return record
 
 
 def origin(checksums: Mapping[str, str]) -> dict[str, Any]:

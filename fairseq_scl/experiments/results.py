@@ -4,22 +4,24 @@
 stays so: nothing is put in its place.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.comparison import Comparison, compare, degenerate_runs
-from fairseq_scl.experiments.records import RECORD, Record, read_record
-from fairseq_scl.experiments.runner import (
+from fairseq_scl.experiments.records import Record
+from fairseq_scl.experiments.results_folder import (
     ERROR,
-    METRICS,
-    Run,
-    changed_settings,
+    RECORD,
     last_line,
+    read_floors,
+    read_record,
+    run_folder,
 )
+from fairseq_scl.experiments.runner import changed_settings, record_settings
 from fairseq_scl.experiments.selection import (
     Outcome,
     Selection,
@@ -27,7 +29,6 @@ from fairseq_scl.experiments.selection import (
     select_few_shot,
     select_full_data,
 )
-from fairseq_scl.experiments.sweep import run_folder
 from fairseq_scl.experiments.tables import FEW_SHOT, Table
 
 TOP = 3
@@ -170,11 +171,11 @@ def collect(folder: Path, runs: Sequence[Run]) -> list[Attempt]:
     """
     attempts = []
     for run in runs:
-        place = run_folder(folder, run)
+        place = run_folder(folder, run.name)
         record = read_record(place)
         if record is not None:
             _check_of(record, run, place / RECORD)
-            attempts.append(Attempt(run, record, None, _floors(place / METRICS)))
+            attempts.append(Attempt(run, record, None, read_floors(place)))
         elif (place / ERROR).is_file():
             attempts.append(Attempt(run, None, last_line(place / ERROR)))
         else:
@@ -188,9 +189,10 @@ def _check_of(record: Record, run: Run, path: Path) -> None:
         ignored += ["updates", "validations"]
     if changed := changed_settings(run, record, ignored):
         key = changed[0]
+        planned = record_settings(run)[key]
         raise InputError(
             f"{path} is the record of another run ({', '.join(changed)}: {key} is "
-            f"{record.settings.get(key)!r}, planned is {getattr(run, key)!r}): delete "
+            f"{record.settings.get(key)!r}, planned is {planned!r}): delete "
             "its folder"
         )
 
@@ -301,18 +303,3 @@ def _count_degenerate(records: Sequence[Record]) -> int | None:
         labels = classes["valid"], classes["test"]
         count += len(degenerate_runs([outcome(record)], *labels))
     return count
-
-
-def _floors(path: Path) -> tuple[tuple[int, float], ...]:
-    """Read the floor of the SCL term on validation data; empty where it is not."""
-    if not path.is_file():
-        return ()
-    floors = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            if row["subset"] == "valid":
-                floors[int(row["update"])] = float(row["scl_floor"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return ()  # of an older version; the record alone is what counts
-    return tuple(sorted(floors.items()))

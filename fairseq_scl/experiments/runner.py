@@ -1,165 +1,41 @@
-"""Starting training: a run as data, its ``fairseq-train`` command, its record."""
+"""Doing a run: its folder, the training, its record."""
 
 import functools
-import os
 import shlex
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import fairseq_scl
-from fairseq_scl.data.binarise import class_counts, fairseq_flags
-from fairseq_scl.data.files import sha256, write_then_rename
-from fairseq_scl.data.folders import MANIFEST, check_holds_only
+from fairseq_scl.data.binarise import class_counts
+from fairseq_scl.data.files import sha256
+from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.device import check_device, describe_device
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.architecture import architecture_flags
-from fairseq_scl.experiments.loss_grid import CONTRASTIVE, option_flags
-from fairseq_scl.experiments.records import (
-    REPRESENTATIONS,
-    Record,
-    origin,
+from fairseq_scl.experiments.command import Run, command
+from fairseq_scl.experiments.in_process import train_here
+from fairseq_scl.experiments.loss_grid import CONTRASTIVE, CRITERION
+from fairseq_scl.experiments.records import Record, origin
+from fairseq_scl.experiments.results_folder import (
+    BEST,
+    LOG,
+    METRICS,
+    clear_run,
+    last_line,
     read_metrics,
     read_record,
     read_representations,
+    write_error,
     write_record,
 )
-
-METRICS = "metrics.jsonl"
-LOG = "train.log"
-ERROR = "error.txt"
-BEST = "checkpoint_best.pt"
-LEFT = (METRICS, LOG, ERROR, REPRESENTATIONS, "checkpoint*.pt*", "crash.pt*")
-PRECISION_FLAGS = {
-    "fp32": (),
-    "tf32": ("--tf32",),
-    "fp16": (  # the loss scale of fairseq's published GLUE recipe
-        *("--fp16", "--fp16-init-scale", "4", "--threshold-loss-scale", "1"),
-        *("--fp16-scale-window", "128"),
-    ),
-    "bf16": ("--bf16",),
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One fine-tuning run; every field but the folders moves the number.
-
-    Attributes:
-        name: of the run, unique in its experiment; also the name of its folder.
-        data: a data folder with ``train``, ``valid`` and ``test``.
-        encoder: an encoder folder.
-        scl_lambda: λ of Eq. 1; 0 is plain cross-entropy.
-        scl_temperature: τ of Eq. 3.
-        seed: of initial head, batches and dropout.
-        updates: budget of parameter updates.
-        validations: how often to validate, evenly along the budget.
-        batch_size: sentences in a batch, all contrasted with each other.
-        chunk: sentences computed at a time where a batch is larger; ``None`` for all.
-        learning_rate: peak of the schedule.
-        batching: ``fixed``, ``reshuffled`` or ``balanced``.
-        max_positions: longest input in tokens; the rest is cut off.
-        device: ``cpu`` or ``cuda``.
-        keep_checkpoint: keep the best checkpoint after the run.
-        packed: compute real tokens only, see docs/training.md; the same results.
-        precision: ``fp32``, ``tf32``, ``bf16``, or ``fp16`` with loss scaling.
-        max_valid_steps: batches of a validation; ``None`` for all of them.
-        criterion: whose loss it is, of this project.
-        options: of the criterion, beside λ and τ, by their names with ``_``.
-        representations: measure what the best model makes of the test examples;
-            :mod:`~fairseq_scl.experiments.in_process` does it, no command.
-        cell: what a table calls the run: task, n, loss and so on.
-    """
-
-    name: str
-    data: Path
-    encoder: Path
-    scl_lambda: float
-    scl_temperature: float
-    seed: int
-    updates: int
-    validations: int = 4
-    batch_size: int = 16
-    chunk: int | None = None
-    learning_rate: float = 1e-5
-    batching: str = "fixed"
-    max_positions: int = 512
-    device: str = "cpu"
-    keep_checkpoint: bool = False
-    packed: bool = True
-    precision: str = "fp32"
-    max_valid_steps: int | None = None
-    criterion: str = CONTRASTIVE
-    options: dict[str, Any] = field(default_factory=dict)
-    representations: bool = False
-    cell: dict[str, Any] = field(default_factory=dict)
-
-
-def command(run: Run, folder: Path) -> list[str]:
-    """Return the ``fairseq-train`` command of a run, as one would type it.
-
-    Optimisation is fairseq's published GLUE recipe with the paper's Adam, dropout 0.1
-    and batch size (section 4.1): polynomial decay after 6% warm-up, weight decay 0.1,
-    betas (0.9, 0.98), no clipping. It validates on ``valid`` and ``test`` together and
-    keeps the checkpoint that is best on ``valid``.
-    """
-    every = max(1, run.updates // run.validations)
-    # By default fairseq trains one run on all GPUs that it sees.
-    device = ["--distributed-world-size", "1", *PRECISION_FLAGS[run.precision]]
-    device += ["--cpu"] if run.device == "cpu" else []
-    few = run.max_valid_steps
-    valid = [] if few is None else ["--max-valid-steps", str(few)]
-    packed = ["--packed"] if run.packed else []
-    if run.chunk is not None and run.chunk < run.batch_size:
-        packed += ["--contrastive-batch", str(run.batch_size)]
-        packed += ["--chunk", str(run.chunk)]
-    return [
-        *["fairseq-train", str(run.data)],
-        *["--user-dir", str(Path(fairseq_scl.__file__).parent)],
-        *["--restore-file", str(run.encoder / "model.pt")],
-        *["--reset-optimizer", "--reset-dataloader", "--reset-meters"],
-        *["--task", "sentence_prediction_scl", *fairseq_flags(run.data)],
-        *["--batching", run.batching, "--metrics-file", str(folder / METRICS)],
-        *["--shorten-method", "truncate"],
-        *["--criterion", run.criterion],
-        *["--scl-lambda", str(run.scl_lambda)],
-        *["--scl-temperature", str(run.scl_temperature)],
-        *option_flags(run.options),
-        *architecture_flags(run.encoder, run.max_positions),
-        *["--dropout", "0.1", "--attention-dropout", "0.1"],
-        *["--optimizer", "fused_adam", "--adam-betas", "(0.9, 0.98)"],
-        *["--adam-eps", "1e-06"],
-        *["--lr", str(run.learning_rate), "--lr-scheduler", "polynomial_decay"],
-        *["--warmup-updates", str(round(0.06 * run.updates))],
-        *["--total-num-update", str(run.updates), "--max-update", str(run.updates)],
-        *["--weight-decay", "0.1", "--clip-norm", "0", "--seed", str(run.seed)],
-        *["--batch-size", str(run.batch_size), "--required-batch-size-multiple", "1"],
-        *["--batch-size-valid", "64", "--valid-subset", "valid,test"],
-        *["--validate-interval", "1000000", "--validate-interval-updates", str(every)],
-        *["--save-interval", "1000000", "--save-interval-updates", str(every)],
-        *["--keep-interval-updates", "1", "--no-epoch-checkpoints"],
-        *["--no-last-checkpoints", "--no-save-optimizer-state"],
-        *["--best-checkpoint-metric", "n_correct", "--maximize-best-checkpoint-metric"],
-        *["--save-dir", str(folder)],
-        # A loader process would cost more to start each epoch than it saves.
-        *["--num-workers", "0"],
-        *["--log-format", "simple", "--log-interval", "10"],
-        *[*packed, *valid, *device],
-    ]
+from fairseq_scl.experiments.selection import GRID
 
 
 def run_training(
-    run: Run,
-    folder: Path,
-    on_validation: Callable[[int], None] = lambda done: None,
-    train: Callable[[Run, list[str], Path], int] | None = None,
+    run: Run, folder: Path, train: Callable[[Run, list[str], Path], int] = train_here
 ) -> Record:
     """Do a run unless its record is there, and return the record.
 
@@ -169,9 +45,8 @@ def run_training(
     Args:
         run: what to do.
         folder: of this run; leftovers of an unfinished attempt in it are deleted.
-        on_validation: called with the number of validations done so far, now and then.
-        train: what trains instead of a ``fairseq-train`` process of its own: takes the
-            run, its command and folder, returns the exit status.
+        train: what trains: takes the run, its command and folder, returns the exit
+            status.
 
     Raises:
         InputError: training failed, there is no such device or it lacks the precision,
@@ -181,15 +56,9 @@ def run_training(
         return record
     check_device(run.device, run.precision)
     argv = command(run, folder)
-    check_holds_only(folder, LEFT)
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    clear_run(folder)
     start = time.monotonic()
-    if train is None:
-        status = _train(argv, folder, on_validation)
-    else:
-        status = train(run, argv, folder)
+    status = train(run, argv, folder)
     seconds = time.monotonic() - start
     metrics = folder / METRICS
     found = read_metrics(metrics) if metrics.exists() else {}
@@ -206,13 +75,13 @@ def run_training(
         "threads": torch.get_num_threads(),
     }
     record = Record(
-        _settings(run),
+        record_settings(run),
         found["valid"],
         found["test"],
         seconds,
         argv,
         made,
-        read_representations(folder / REPRESENTATIONS),
+        read_representations(folder),
     )
     write_record(folder, record)
     return record
@@ -221,7 +90,8 @@ def run_training(
 def done_record(run: Run, folder: Path) -> Record | None:
     """Return the record of a run that has been done, ``None`` if it has not.
 
-    Data and encoder folders may have moved since, but not changed.
+    Data and encoder folders may have moved since, but not changed; the same holds for
+    the code of a ``user_dir``.
 
     Raises:
         InputError: the folder holds the record of another run; names what differs.
@@ -253,70 +123,43 @@ def changed_settings(
         f.name: f.default if f.default_factory is MISSING else f.default_factory()
         for f in fields(run)
     }
-    ignored = {"data", "encoder", "keep_checkpoint", *ignored}
+    defaults |= {CRITERION: CONTRASTIVE, "options": {}}
+    ignored = {"data", "encoder", "user_dir", "keep_checkpoint", *ignored}
     return [
         key
-        for key, value in _settings(run).items()
-        if key not in ignored and record.settings.get(key, defaults[key]) != value
+        for key, value in record_settings(run).items()
+        if key not in ignored
+        and record.settings.get(key, defaults.get(key, MISSING)) != value
     ]
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(run).items()}
+def record_settings(run: Run) -> dict[str, Any]:
+    """Return the settings of a run as its record holds them.
+
+    Criterion, λ and τ are settings of their own, further options are in ``options``:
+    the form that records have had from the first.
+    """
+    settings = asdict(run)
+    options = settings.pop("loss")
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
+    own = {key: options.pop(key) for key in (CRITERION, *GRID) if key in options}
+    return {**settings, **own, "options": options}
 
 
 def _checksums(run: Run) -> dict[str, str]:
-    manifest, model = run.data / MANIFEST, run.encoder / "model.pt"
-    return {"data": _checksum(manifest), "encoder": _checksum(model)}
+    files = {"data": run.data / MANIFEST, "encoder": run.encoder / "model.pt"}
+    return {name: _checksum(path) for name, path in files.items()}
 
 
-def _train(
-    argv: list[str], folder: Path, on_validation: Callable[[int], None]
-) -> int | None:
-    """Run the command, its output to the log; return the exit status."""
-    # Threads that wait asleep cost nothing on a free machine; those that wait spinning,
-    # the default, take the processor from each other on a busy one (2 times slower).
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONUNBUFFERED": "1"}
-    if "--cpu" in argv:  # fairseq would reserve memory of a GPU all the same
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    metrics = folder / METRICS
-    with open(folder / LOG, "w", encoding="utf-8") as log:
-        log.write(shlex.join(argv) + "\n")
-        log.flush()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fairseq_cli.train", *argv[1:]],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-        try:
-            while process.poll() is None:
-                time.sleep(0.5)
-                if metrics.exists():
-                    on_validation(metrics.read_text().count('"subset": "test"'))
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-    return process.returncode
-
-
-def _explain_failure(argv: list[str], folder: Path, status: int | None) -> str:
+def _explain_failure(argv: list[str], folder: Path, status: int) -> str:
     log = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    with write_then_rename(folder / ERROR) as file:
-        file.write(f"exit status {status}\n{shlex.join(argv)}\n\n")
-        file.write("\n".join(log[-40:]) + "\n")
+    text = "\n".join(log[-40:])
+    write_error(folder, f"exit status {status}\n{shlex.join(argv)}\n\n{text}\n")
     (folder / "crash.pt").unlink(missing_ok=True)  # fairseq's, as large as the model
     return (
         f"training failed with exit status {status}, see {folder / LOG}: "
         f"{last_line(folder / LOG)}"
     )
-
-
-def last_line(path: Path) -> str:
-    """Return the last line of a log that is not blank."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((s.strip() for s in reversed(lines) if s.strip()), "no output")
 
 
 @functools.cache

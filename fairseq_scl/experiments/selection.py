@@ -184,7 +184,7 @@ def _select(
 ) -> Selection:
     candidates = []
     for key in sorted(runs):
-        ranked = tuple(sorted(check_runs(runs[key], expected, key), key=_rank))
+        ranked = tuple(sorted(check_runs(runs[key], expected, key), key=rank))
         best = ranked[:scored] if len(ranked) >= reported else ()
         candidates.append(Candidate(key, ranked, best))
     # A mean over few runs, or the top 3 of fewer than 10, compares with no other.
@@ -195,7 +195,8 @@ def _select(
     return Selection(chosen, kept, tuple(candidates), expected)
 
 
-def _rank(run: Outcome) -> tuple[Fraction, float, int]:
+def rank(run: Outcome) -> tuple[Fraction, float, int]:
+    """Return what sorts runs, best validation first; ties by loss, then by seed."""
     return -_accuracy(run), _loss(run), run.seed
 
 

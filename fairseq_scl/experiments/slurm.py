@@ -21,15 +21,9 @@ from typing import Any
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import default_jobs
-from fairseq_scl.experiments.runner import Run
-from fairseq_scl.experiments.sweep import (
-    Tally,
-    claim,
-    count,
-    is_done,
-    is_failed,
-    sweep,
-)
+from fairseq_scl.experiments.command import Run
+from fairseq_scl.experiments.results_folder import claim, is_done, is_failed
+from fairseq_scl.experiments.sweep import Tally, count, sweep
 
 LOGS = "slurm"
 SUBMISSIONS_IN_VAIN = 3
@@ -281,8 +275,8 @@ def _count(runs: Sequence[Run], folder: Path, states: Sequence[str]) -> Tally:
 def _any_is_free(runs: Sequence[Run], folder: Path) -> bool:
     """Tell whether a run is open that no other driver, here or there, is at."""
     for run in runs:
-        if not is_done(folder, run) and not is_failed(folder, run):
-            with claim(folder, run) as free:
+        if not is_done(folder, run.name) and not is_failed(folder, run.name):
+            with claim(folder, run.name) as free:
                 if free:
                     return True
     return False

@@ -5,14 +5,13 @@ somebody holds its lock. The kernel lets go of a lock when its holder dies, so n
 stays locked, and whoever comes next starts the run anew.
 """
 
-import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,20 @@ from unittest import mock
 
 import torch
 
-from fairseq_scl.data.files import (
-    explained,
-    try_lock,
-    write_then_rename,
-)
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import threads_each, worker_environments
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.in_process import encoder_state, train_here
-from fairseq_scl.experiments.records import RECORD
-from fairseq_scl.experiments.runner import ERROR, Run, run_training
+from fairseq_scl.experiments.results_folder import (
+    ERROR,
+    claim,
+    is_done,
+    is_failed,
+    run_folder,
+    write_error,
+)
+from fairseq_scl.experiments.runner import run_training
 
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -43,39 +45,6 @@ class Tally:
     done: int
     failed: int
     running: int
-
-
-def run_folder(folder: Path, run: Run) -> Path:
-    """Return the folder of a run within a folder of results."""
-    return folder / "runs" / run.name
-
-
-def is_done(folder: Path, run: Run) -> bool:
-    """Tell whether the record of a run is there."""
-    return (run_folder(folder, run) / RECORD).exists()
-
-
-def is_failed(folder: Path, run: Run) -> bool:
-    """Tell whether a run has left its error and no record."""
-    return (run_folder(folder, run) / ERROR).exists() and not is_done(folder, run)
-
-
-def forget_failures(runs: Sequence[Run], folder: Path) -> None:
-    """Have failed runs tried again."""
-    for run in runs:
-        with explained(run_folder(folder, run)):
-            (run_folder(folder, run) / ERROR).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def claim(folder: Path, run: Run) -> Iterator[bool]:
-    """Hold a run within the block; gives ``False`` if another process does.
-
-    Raises:
-        InputError: the lock cannot be opened, or the disk has no locks.
-    """
-    with try_lock(folder / "locks" / f"{run.name}.lock") as mine:
-        yield mine
 
 
 def work(
@@ -97,15 +66,15 @@ def work(
     """
     begun = 0
     for number, run in enumerate(runs):
-        if is_done(folder, run) or is_failed(folder, run):
+        if is_done(folder, run.name) or is_failed(folder, run.name):
             continue
-        with claim(folder, run) as mine:
+        with claim(folder, run.name) as mine:
             # It may have ended between the look and the lock.
-            if not mine or is_done(folder, run) or is_failed(folder, run):
+            if not mine or is_done(folder, run.name) or is_failed(folder, run.name):
                 continue
             on_claim(number)
             begun += 1
-            _do(run, run_folder(folder, run))
+            _do(run, run_folder(folder, run.name))
         if begun == limit:
             break
     return begun
@@ -114,16 +83,10 @@ def work(
 def _do(run: Run, folder: Path) -> None:
     """Do a run; whatever goes wrong is left in its folder, and the sweep goes on."""
     try:
-        run_training(run, folder, train=train_here)
+        run_training(run, folder, train_here)
     except Exception as error:
         if not (folder / ERROR).exists():
-            _note_error(folder, "".join(traceback.format_exception(error)))
-
-
-def _note_error(folder: Path, text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with write_then_rename(folder / ERROR) as file:
-        file.write(text)
+            write_error(folder, "".join(traceback.format_exception(error)))
 
 
 def sweep(
@@ -186,10 +149,10 @@ def sweep(
 
 def count(runs: Sequence[Run], folder: Path, running: Sequence[int] = ()) -> Tally:
     """Count runs by their state; ``running`` are the numbers of those at work."""
-    done = sum(is_done(folder, run) for run in runs)
-    failed = sum(is_failed(folder, run) for run in runs)
+    done = sum(is_done(folder, run.name) for run in runs)
+    failed = sum(is_failed(folder, run.name) for run in runs)
     at_work = sum(
-        number >= 0 and not is_done(folder, runs[number]) for number in running
+        number >= 0 and not is_done(folder, runs[number].name) for number in running
     )
     return Tally(len(runs), done, failed, at_work)
 
@@ -240,12 +203,12 @@ class _Worker:
             time.sleep(1)  # whoever killed it may be about to kill this process, too
         if status and self.number >= 0:
             run = runs[self.number]
-            if not is_done(folder, run) and not is_failed(folder, run):
+            if not is_done(folder, run.name) and not is_failed(folder, run.name):
                 how = f"signal {-status}" if status < 0 else f"exit status {status}"
                 if -status == signal.SIGKILL:
                     how += ", perhaps out of memory: lower --jobs or --jobs-per-gpu"
                 text = f"the process that trained it ended with {how}\n"
-                _note_error(run_folder(folder, run), text)
+                write_error(run_folder(folder, run.name), text)
         return self.number < 0
 
 
@@ -270,7 +233,7 @@ def _work_alone(
     try:
         while work(runs, folder, 1, note):
             # After a failed run CUDA may fail in every run that follows here.
-            if runs[0].device == "cpu" or is_failed(folder, runs[number.value]):
+            if runs[0].device == "cpu" or is_failed(folder, runs[number.value].name):
                 break
     except InputError as error:
         refused.put(str(error))

@@ -19,7 +19,7 @@ COLOURS = ("#c44e52", "#4c72b0", "#55a868", "#8172b2", "#ccb974", "#64b5cd")
 
 
 def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None:
-    """Draw accuracy, CE and SCL against updates, one line a run, and their mean.
+    """Draw accuracy, CE and SCL in validation against updates, and their means.
 
     Args:
         records: of each loss.
@@ -27,14 +27,13 @@ def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     panels = (
-        ("test accuracy (%)", "accuracy"),
+        ("validation accuracy (%)", "accuracy"),
         ("validation CE (nats)", "ce_loss"),
         ("validation SCL (nats per anchor)", "scl_loss"),
     )
     for axes, (title, key) in zip(figure.subplots(1, 3), panels, strict=True):
         for colour, (loss, of_loss) in zip(COLOURS, records.items(), strict=False):
-            subset = "test" if key == "accuracy" else "valid"
-            curves = [getattr(record, subset) for record in of_loss]
+            curves = [record.valid for record in of_loss]
             lines = [[getattr(v, key) for v in curve] for curve in curves]
             updates = [v.update for v in curves[0]]
             for line in lines:
@@ -45,32 +44,6 @@ def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None
         axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)
-
-
-def tsne_comparison(
-    features: Mapping[str, NDArray[np.float32]],
-    labels: Sequence[str],
-    path: Path,
-    seed: int = 0,
-    perplexity: float = 30.0,
-) -> dict[str, float]:
-    """Draw t-SNE embeddings of several models' features of one test set, in a row.
-
-    See :func:`tsne_grid`.
-
-    Args:
-        features: ``(N, D)`` float32 of each model, in the same order of examples.
-        labels: the true label of each example.
-        path: of the PNG file to write.
-        seed: of t-SNE.
-        perplexity: of t-SNE; lowered where N is small.
-
-    Returns:
-        the silhouette score of each model.
-    """
-    grid = {("", name): matrix for name, matrix in features.items()}
-    scores = tsne_grid(grid, labels, [path], seed, perplexity)
-    return {name: score for (_, name), score in scores.items()}
 
 
 def tsne_grid(

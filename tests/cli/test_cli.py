@@ -21,7 +21,7 @@ from fairseq_scl.compat import versions
 from fairseq_scl.data.binarise import fairseq_flags
 from fairseq_scl.data.texts import write_split
 from fairseq_scl.experiments.architecture import architecture_flags
-from fairseq_scl.experiments.runner import BEST
+from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.inference.model_folder import load_classifier
 from helpers.encoders import (
     make_bert,

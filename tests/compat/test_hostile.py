@@ -27,7 +27,7 @@ from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
-from fairseq_scl.experiments.runner import BEST
+from fairseq_scl.experiments.results_folder import BEST
 from helpers import ROOT
 from helpers.encoders import toy_bert, toy_data, toy_encoder, toy_model, trained
 from helpers.outputs import rows_of, write_outputs

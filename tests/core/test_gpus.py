@@ -20,9 +20,9 @@ from fairseq_scl.experiments.capacity import (
     threads_each,
     worker_environments,
 )
-from fairseq_scl.experiments.in_process import train_here
-from fairseq_scl.experiments.records import RECORD, read_record
-from fairseq_scl.experiments.runner import LOG, command, run_training
+from fairseq_scl.experiments.command import command
+from fairseq_scl.experiments.results_folder import LOG, RECORD, read_record
+from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.tasks.sentence_prediction_scl import SentencePredictionSCLTask
 from helpers.encoders import toy_encoder, toy_run
 from helpers.gpus import environment, pretend
@@ -234,7 +234,7 @@ def test_the_model_of_a_run_is_gone_when_the_next_begins(tmp_path, monkeypatch):
     try:
         for number in range(3):
             run = toy_run(keep_checkpoint=False, updates=2, validations=1)
-            run_training(run, tmp_path / str(number), train=train_here)
+            run_training(run, tmp_path / str(number))
     finally:
         gc.enable()
     assert alive == [[], [False], [False, False]]
@@ -263,7 +263,7 @@ def test_a_run_that_is_out_of_memory_fails_with_one_sentence(
     monkeypatch.setattr(SentencePredictionSCLTask, where, short)
     run = toy_run(keep_checkpoint=False, batch_size=6, chunk=3)
     with pytest.raises(InputError) as raised:
-        run_training(run, tmp_path / "run", train=train_here)
+        run_training(run, tmp_path / "run")
     text = str(raised.value)
     facts = ("out of memory", "--batch-size 6", "--chunk 3", "--max-positions 40")
     for word in (*facts, "--jobs", "--jobs-per-gpu"):
@@ -279,7 +279,7 @@ def test_another_error_stays_what_it_is(tmp_path, monkeypatch):
 
     monkeypatch.setattr(SentencePredictionSCLTask, "train_step", fail)
     with pytest.raises(InputError, match="RuntimeError: shapes do not fit"):
-        run_training(toy_run(), tmp_path / "run", train=train_here)
+        run_training(toy_run(), tmp_path / "run")
 
 
 FORKS = """
@@ -287,7 +287,7 @@ import sys
 from pathlib import Path
 import fairseq_scl.cli.run, torch
 from fairseq_scl.experiments import sweep
-from fairseq_scl.experiments.runner import Run
+from fairseq_scl.experiments.command import Run
 
 def train(run, argv, folder):
     found = [torch.cuda._is_in_bad_fork(), torch.cuda.device_count()]
@@ -296,7 +296,7 @@ def train(run, argv, folder):
 
 sweep.train_here = train
 data, encoder, folder = map(Path, sys.argv[1:])
-sweep.sweep([Run("one", data, encoder, 0.0, 0.3, 0, 1, validations=1)], folder, 1)
+sweep.sweep([Run("one", data, encoder, {"scl_lambda": 0}, 0, 1, 1)], folder, 1)
 """
 
 

@@ -14,7 +14,7 @@ from fairseq_scl.data.files import read_json
 from fairseq_scl.data.readers import json_rows
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
-from fairseq_scl.experiments.records import read_metrics
+from fairseq_scl.experiments.results_folder import read_metrics
 from fairseq_scl.experiments.tables import load_table
 from helpers.encoders import toy_encoder
 from helpers.tasks import write

@@ -22,7 +22,7 @@ from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.folders import list_files
 from fairseq_scl.experiments import runner, sweep
-from fairseq_scl.experiments.records import RECORD, read_record
+from fairseq_scl.experiments.results_folder import RECORD, read_record
 from helpers.encoders import make_splits, toy_bert, toy_data, toy_encoder, toy_run
 from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.command import command
 from fairseq_scl.experiments.plan import choose, planned_runs
-from fairseq_scl.experiments.runner import command, done_record
-from fairseq_scl.experiments.table_file import read_table, write_table
+from fairseq_scl.experiments.results_folder import read_table, write_table
+from fairseq_scl.experiments.runner import done_record
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.csv_rows import attempt_rows, cell_rows
 from fairseq_scl.report.html import page
@@ -65,8 +66,7 @@ def test_ce_without_flips_is_table_4_at_100():
         ),
     ]
     cells = [
-        {(r.data, r.criterion, r.scl_lambda, r.seed, r.updates) for r in runs}
-        for runs in plans
+        {(r.data, *r.loss.values(), r.seed, r.updates) for r in runs} for runs in plans
     ]
     assert cells[0] == cells[1]
 
@@ -107,19 +107,24 @@ def test_a_cell_has_what_was_chosen_and_a_name_that_tells(tmp_path):
     ]
     by_name = dict(zip(names, [run for run in runs if run.seed == 0], strict=True))
     mlp, acl = by_name[names[2]], by_name[names[4]]
-    assert (mlp.scl_lambda, mlp.scl_temperature) == (0.0, 0.3)  # the criterion's own
-    assert mlp.options == {"capcort_lambda": 1.0, "capcort_map": "mlp"}
+    assert mlp.loss == {
+        "criterion": "sentence_prediction_capcort",
+        **{"scl_lambda": 0.0, "scl_temperature": 0.3},  # the criterion's own
+        **{"capcort_lambda": 1.0, "capcort_map": "mlp"},
+    }
     assert mlp.cell["capcort_lambda"] == 1.0
     assert "scl_lambda" not in mlp.cell
     assert "capcort_map" not in mlp.cell
-    assert (acl.scl_lambda, acl.cell["acl_anchors"]) == (0.9, "all")
+    assert (acl.loss["scl_lambda"], acl.cell["acl_anchors"]) == (0.9, "all")
 
 
 def test_the_command_is_the_objective_s(tmp_path):
-    options = {"acl_embed": True, "acl_grad": False, "acl_anchors": "all"}
-    run = toy_run(criterion="sentence_prediction_acl", options=options)
+    loss = {"criterion": "sentence_prediction_acl", "scl_lambda": 0.5}
+    loss |= {"acl_embed": True, "acl_grad": False, "acl_anchors": "all"}
+    run = toy_run(loss=loss)
     argv = command(run, tmp_path)
     assert argv[argv.index("--criterion") + 1] == "sentence_prediction_acl"
+    assert argv[argv.index("--scl-lambda") + 1] == "0.5"
     assert argv[argv.index("--acl-anchors") + 1] == "all"
     assert "--acl-embed" in argv
     assert "--acl-grad" not in argv
@@ -140,18 +145,17 @@ def test_a_results_folder_keeps_objectives_and_their_order(tmp_path):
 
 
 def test_a_record_of_another_objective_is_refused(tmp_path):
-    from fairseq_scl.experiments.in_process import train_here
     from fairseq_scl.experiments.runner import run_training
 
     table = toy(tmp_path)
     make_toy_samples(tmp_path, samples=1)
     runs = planned_runs(table, tmp_path, dict.fromkeys(table.losses, toy_encoder()))
     runs = [run for run in runs if run.seed == 0]
-    record = run_training(runs[1], tmp_path / "run", train=train_here)
+    record = run_training(runs[1], tmp_path / "run")
     assert record.settings["criterion"] == "sentence_prediction_capcort"
     assert record.representations is None
     assert done_record(runs[1], tmp_path / "run")
-    with pytest.raises(InputError, match=r"other settings \(name, options, cell\)"):
+    with pytest.raises(InputError, match=r"other settings \(name, cell, options\)"):
         done_record(runs[2], tmp_path / "run")
 
 

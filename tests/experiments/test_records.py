@@ -7,11 +7,9 @@ import pytest
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import records
-from fairseq_scl.experiments.records import (
+from fairseq_scl.experiments.records import Record, Validation, origin
+from fairseq_scl.experiments.results_folder import (
     RECORD,
-    Record,
-    Validation,
-    origin,
     read_metrics,
     read_record,
     write_record,

@@ -8,7 +8,6 @@ import pytest
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.comparison import compare
-from fairseq_scl.experiments.records import RECORD
 from fairseq_scl.experiments.results import (
     DONE,
     FAILED,
@@ -22,7 +21,7 @@ from fairseq_scl.experiments.results import (
     summarise,
     verdict,
 )
-from fairseq_scl.experiments.runner import METRICS
+from fairseq_scl.experiments.results_folder import METRICS, RECORD
 from fairseq_scl.experiments.selection import select_few_shot, select_full_data
 from fairseq_scl.experiments.statistics import summary
 from helpers.results import (

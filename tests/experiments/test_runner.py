@@ -6,7 +6,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 
@@ -17,17 +16,18 @@ import fairseq_scl
 from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments import runner
 from fairseq_scl.experiments.architecture import architecture_flags
-from fairseq_scl.experiments.records import RECORD, read_metrics, read_record
-from fairseq_scl.experiments.runner import (
+from fairseq_scl.experiments.command import command
+from fairseq_scl.experiments.results_folder import (
     BEST,
     ERROR,
     LOG,
     METRICS,
-    command,
-    run_training,
+    RECORD,
+    read_metrics,
+    read_record,
 )
+from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.experiments.statistics import best_validation
 from helpers.encoders import toy_data, toy_encoder, toy_run, trained
 
@@ -42,28 +42,19 @@ for update in (15, 30):
 for name in ("checkpoint_best.pt", "checkpoint_1_30.pt"):
     (folder / name).write_text("weights")
 """
-REAL_POPEN = subprocess.Popen
 
 
-@pytest.fixture
-def training(monkeypatch):
-    """Replace the training process by ``python -c CODE FOLDER``; note each start."""
-    trained()  # with the real process, while it is there
+class Training:
+    """Trains by ``python -c CODE FOLDER`` instead; notes the commands."""
 
-    def install(code):
-        starts = []
+    def __init__(self, code):
+        self.code, self.commands = code, []
 
-        def popen(argv, **settings):
-            if "--save-dir" not in argv:  # git, for the record
-                return REAL_POPEN(argv, **settings)
-            starts.append(argv)
-            folder = argv[argv.index("--save-dir") + 1]
-            return REAL_POPEN([sys.executable, "-c", code, folder], **settings)
-
-        monkeypatch.setattr(runner.subprocess, "Popen", popen)
-        return starts
-
-    return install
+    def __call__(self, run, argv, folder):
+        self.commands.append(argv)
+        call = [sys.executable, "-c", self.code, str(folder)]
+        with open(folder / LOG, "w") as log:
+            return subprocess.call(call, stdout=log, stderr=log)
 
 
 def flag(argv, name):
@@ -169,7 +160,7 @@ def test_a_real_run_leaves_its_record_log_metrics_and_best_checkpoint():
     assert "'" in str(folder)
     assert files(folder) == sorted([BEST, LOG, METRICS, RECORD])
     assert read_record(folder) == record
-    assert record.settings["scl_lambda"] == run.scl_lambda
+    assert record.settings["scl_lambda"] == run.loss["scl_lambda"]
     assert record.argv == command(run, folder)
     assert record.origin["sha256"] == {
         "data": sha256(run.data / MANIFEST),
@@ -180,10 +171,10 @@ def test_a_real_run_leaves_its_record_log_metrics_and_best_checkpoint():
     assert shlex.split(first_line) == record.argv
 
 
-def test_a_real_run_validates_both_subsets_along_the_way():
+def test_a_real_run_validates_along_the_way_and_tests_the_best():
     _, folder, record = trained()
     assert [v.update for v in record.valid] == [15, 30]
-    assert [v.update for v in record.test] == [15, 30]
+    assert [v.update for v in record.test] == [best_validation(record.valid).update]
     assert all(v.total == 8 for v in record.valid + record.test)
     assert {"valid": record.valid, "test": record.test} == read_metrics(
         folder / METRICS
@@ -198,53 +189,53 @@ def test_a_real_run_keeps_the_checkpoint_of_its_best_validation():
     assert not state.get("last_optimizer_state")
 
 
-def test_a_finished_run_is_not_repeated(training):
-    starts = training("raise SystemExit('started again')")
+def test_a_finished_run_is_not_repeated():
     run, folder, record = trained()
-    assert run_training(run, folder) == record
-    assert starts == []
+    again = Training("raise SystemExit('started again')")
+    assert run_training(run, folder, again) == record
+    assert again.commands == []
 
 
-def test_a_finished_run_may_move_with_its_data_and_encoder(training, tmp_path):
-    starts = training("raise SystemExit('started again')")
+def test_a_finished_run_may_move_with_its_data_and_encoder(tmp_path):
+    train = Training("raise SystemExit('started again')")
     run, folder, record = trained()
     moved = replace(
         run,
         data=shutil.copytree(run.data, tmp_path / "data"),
         encoder=shutil.copytree(run.encoder, tmp_path / "encoder"),
     )
-    again = run_training(moved, shutil.copytree(folder, tmp_path / "run"))
+    again = run_training(moved, shutil.copytree(folder, tmp_path / "run"), train)
     assert again == record
-    assert starts == []
+    assert train.commands == []
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"seed": 2}, "seed"),
-        ({"scl_lambda": 0.1, "updates": 31}, "scl_lambda, updates"),
+        ({"scl_lambda": 0.1, "updates": 31}, "updates, scl_lambda"),
         ({"data": True}, "data"),
     ],
 )
-def test_the_record_of_another_run_is_refused(training, change, named):
-    starts = training("")
-    run, folder, _ = trained()
+def test_the_record_of_another_run_is_refused(change, named):
+    _, folder, _ = trained()
     if "data" in change:
         change = {"data": toy_data(pairs=True)}
+    train = Training("")
     with pytest.raises(InputError) as error:
-        run_training(replace(run, **change), folder)
+        run_training(toy_run(**change), folder, train)
     assert str(error.value) == (
         f"{folder} holds a run with other settings ({named}): choose another output "
         "folder or delete it"
     )
-    assert starts == []
+    assert train.commands == []
 
 
-def test_a_failing_training_leaves_its_error_and_no_record(training, tmp_path):
+def test_a_failing_training_leaves_its_error_and_no_record(tmp_path):
     folder = tmp_path / "run"
-    training("print('ValueError: the very last line'); print(' '); raise SystemExit(3)")
+    code = "print('ValueError: the very last line'); print(' '); raise SystemExit(3)"
     with pytest.raises(InputError) as error:
-        run_training(toy_run(), folder)
+        run_training(toy_run(), folder, Training(code))
     assert str(error.value) == (
         f"training failed with exit status 3, see {folder / LOG}: ValueError: the very "
         "last line"
@@ -257,48 +248,27 @@ def test_a_failing_training_leaves_its_error_and_no_record(training, tmp_path):
     assert read_record(folder) is None
 
 
-def test_a_training_without_validations_has_failed_too(training, tmp_path):
-    training("print('nothing to validate')")
+def test_a_training_without_validations_has_failed_too(tmp_path):
+    train = Training("print('nothing to validate')")
     with pytest.raises(InputError, match=r"exit status 0, .*: nothing to validate"):
-        run_training(toy_run(), tmp_path / "run")
+        run_training(toy_run(), tmp_path / "run", train)
     assert ERROR in files(tmp_path / "run")
 
 
-def test_after_a_failure_the_run_starts_afresh(training, tmp_path):
+def test_after_a_failure_the_run_starts_afresh(tmp_path):
     folder = tmp_path / "run"
-    training(PRINT_METRICS + "raise SystemExit(1)")
+    fails = Training(PRINT_METRICS + "raise SystemExit(1)")
     with pytest.raises(InputError, match="exit status 1"):
-        run_training(toy_run(), folder)
-    training(PRINT_METRICS)
-    record = run_training(toy_run(), folder)
+        run_training(toy_run(), folder, fails)
+    record = run_training(toy_run(), folder, Training(PRINT_METRICS))
     assert [v.update for v in record.valid] == [15, 30]
     assert ERROR not in files(folder)
     assert len(read_metrics(folder / METRICS)["test"]) == 2
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_only_the_best_checkpoint_is_kept_if_any(training, tmp_path, keep):
-    training(PRINT_METRICS)
-    run_training(toy_run(keep_checkpoint=keep), tmp_path / "run")
+def test_only_the_best_checkpoint_is_kept_if_any(tmp_path, keep):
+    run = toy_run(keep_checkpoint=keep)
+    run_training(run, tmp_path / "run", Training(PRINT_METRICS))
     kept = [name for name in files(tmp_path / "run") if name.endswith(".pt")]
     assert kept == ([BEST] if keep else [])
-
-
-def test_progress_is_told_in_validations(training, tmp_path):
-    told = []
-    training(PRINT_METRICS + "import time; time.sleep(1)")
-    run_training(toy_run(), tmp_path / "run", told.append)
-    assert told[-1] == 2
-    assert told == sorted(told)
-
-
-def test_an_interrupted_run_ends_its_training_and_leaves_no_record(training, tmp_path):
-    def interrupt(done):
-        raise KeyboardInterrupt
-
-    training(PRINT_METRICS + "import time; time.sleep(60)")
-    start = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run_training(toy_run(), tmp_path / "run", interrupt)
-    assert time.monotonic() - start < 30
-    assert read_record(tmp_path / "run") is None

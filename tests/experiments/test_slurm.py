@@ -10,10 +10,15 @@ import pytest
 
 from fairseq_scl.cli import main
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments import slurm, sweep
+from fairseq_scl.experiments import slurm
 from fairseq_scl.experiments.plan import planned_runs
-from fairseq_scl.experiments.records import RECORD
-from fairseq_scl.experiments.runner import ERROR
+from fairseq_scl.experiments.results_folder import (
+    ERROR,
+    RECORD,
+    claim,
+    is_done,
+    run_folder,
+)
 from fairseq_scl.experiments.slurm import Driver, SlurmError, SlurmSettings
 from fairseq_scl.experiments.tables import load_table
 from helpers import ROOT
@@ -60,7 +65,7 @@ def folder(tmp_path):
 
 def finish(folder, runs):
     for run in runs:
-        record = sweep.run_folder(folder, run) / RECORD
+        record = run_folder(folder, run.name) / RECORD
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text("{}")
 
@@ -178,7 +183,7 @@ def test_progress_earns_new_jobs(fake, folder, runs):
 def test_a_run_that_another_driver_is_at_needs_no_job(fake, folder, runs):
     finish(folder, runs[1:])
     looks = []
-    with sweep.claim(folder, runs[0]):
+    with claim(folder, runs[0].name):
 
         def look(tally):
             looks.append(tally)
@@ -280,7 +285,7 @@ def test_a_job_that_is_warned_is_requeued_and_loses_no_run(folder, runs, monkeyp
         time.sleep(0.5)  # a driver that looks sees a worker that goes on
         os.kill(driver, warning)
     job.result()
-    assert sweep.is_done(folder, run)
+    assert is_done(folder, run.name)
     assert not list(folder.glob(f"runs/*/{ERROR}"))
     begun = [line.split()[0] for line in (folder / STARTS).read_text().splitlines()]
     assert begun == [run.name, run.name]

@@ -24,10 +24,17 @@ from fairseq_scl.data.files import read_json, sha256, write_json
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner, sweep
-from fairseq_scl.experiments.in_process import train_here
 from fairseq_scl.experiments.plan import planned_runs
-from fairseq_scl.experiments.records import RECORD, read_record, write_record
-from fairseq_scl.experiments.runner import BEST, ERROR, LOG, run_training
+from fairseq_scl.experiments.results_folder import (
+    BEST,
+    ERROR,
+    LOG,
+    RECORD,
+    claim,
+    read_record,
+    write_record,
+)
+from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.experiments.statistics import best_validation, result_at_best
 from fairseq_scl.experiments.tables import load_table
 from helpers.encoders import PIECES, make_bert, toy_encoder, toy_run, train_in_fork
@@ -67,34 +74,33 @@ OBJECTIVES = {
     "CE": {"scl_lambda": 0.0},
     "CE+SCL": {"scl_lambda": 0.9},
     "CAPCORT-MLP": {
-        **{"scl_lambda": 0.0, "criterion": "sentence_prediction_capcort"},
-        "options": {"capcort_lambda": 0.1, "capcort_map": "mlp"},
+        **{"criterion": "sentence_prediction_capcort", "scl_lambda": 0.0},
+        **{"capcort_lambda": 0.1, "capcort_map": "mlp"},
     },
     "ACL-Embed+Grad": {
-        **{"scl_lambda": 0.9, "criterion": "sentence_prediction_acl"},
-        "options": {"acl_embed": True, "acl_grad": True},
+        **{"criterion": "sentence_prediction_acl", "scl_lambda": 0.9},
+        **{"acl_embed": True, "acl_grad": True},
     },
 }
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_warm_runs_equal_the_printed_command(tmp_path, monkeypatch, objective):
-    monkeypatch.setattr(runner, "_train", train_in_fork)
-    settings = OBJECTIVES[objective]
-    run = toy_run(**settings, validations=5, keep_checkpoint=False)
-    cold = run_training(run, tmp_path / "cold")
-    warm = run_training(run, tmp_path / "warm", train=train_here)
-    assert warm.valid == cold.valid
-    assert len(cold.test) == len(cold.valid)
-    assert len(warm.test) == 1
-    assert result_at_best(warm) == result_at_best(cold)
-    assert warm.test[0].update == best_validation(cold.valid).update
+def test_in_process_runs_equal_the_printed_command(tmp_path, objective):
+    loss = {"criterion": "sentence_prediction_scl", **OBJECTIVES[objective]}
+    run = toy_run(loss=loss, validations=5, keep_checkpoint=False)
+    printed = run_training(run, tmp_path / "printed", train_in_fork)
+    here = run_training(run, tmp_path / "here")
+    assert here.valid == printed.valid
+    assert len(printed.test) == len(printed.valid)
+    assert len(here.test) == 1
+    assert result_at_best(here) == result_at_best(printed)
+    assert here.test[0].update == best_validation(printed.valid).update
 
 
-def test_a_warm_run_leaves_this_process_as_it_was(tmp_path, capfd):
+def test_an_in_process_run_leaves_this_process_as_it_was(tmp_path, capfd):
     argv = sys.argv[:]
     run = toy_run(keep_checkpoint=True)
-    run_training(run, tmp_path / "run", train=train_here)
+    run_training(run, tmp_path / "run")
     assert sys.argv == argv
     assert capfd.readouterr().out == ""
     assert (tmp_path / "run" / BEST).exists()
@@ -178,7 +184,7 @@ def test_a_failed_run_is_told_and_tried_again_on_demand(tmp_path, toy, data, cap
         assert "2 of 3 runs are done" in out
         assert "failed: toy-n8-CE-sample1, see" in out
         error = tmp_path / "results" / "runs" / "toy-n8-CE-sample1" / ERROR
-        assert "Traceback" in error.read_text()
+        assert "label/test.bin has 0 bytes" in error.read_text()
         assert main([*toy, "--only", "loss=CE"]) == 1  # not tried again by itself
     finally:
         target.write_bytes(content)
@@ -199,7 +205,7 @@ def test_dry_run_prints_commands_and_does_nothing(tmp_path, toy, capfd):
 
 def test_a_held_run_is_left_to_its_holder(tmp_path, data):
     runs = plan(tmp_path, data)[:2]
-    with sweep.claim(tmp_path, runs[0]) as mine:
+    with claim(tmp_path, runs[0].name) as mine:
         assert mine
         assert sweep.work(runs, tmp_path) == 1
     assert records(tmp_path) == [runs[1].name]
@@ -303,8 +309,8 @@ import os, sys, time
 from pathlib import Path
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import runner, sweep
-from fairseq_scl.experiments.records import read_metrics
-from fairseq_scl.experiments.runner import Run
+from fairseq_scl.experiments.results_folder import read_metrics
+from fairseq_scl.experiments.command import Run
 import json
 
 def train(run, argv, folder):
@@ -322,7 +328,7 @@ sweep.train_here = train
 sweep.encoder_state = lambda path: None
 data, encoder, folder = map(Path, sys.argv[1:])
 runs = [
-    Run(f"run{i}", data, encoder, 0.0, 0.3, i, 1, validations=1) for i in range(12)
+    Run(f"run{i}", data, encoder, {"scl_lambda": 0}, i, 1, 1) for i in range(12)
 ]
 sweep.sweep(runs, folder, jobs=2)
 """
@@ -430,7 +436,7 @@ def test_a_folder_with_an_equals_sign_is_a_folder_unless_a_loss_is_named(
 
 def test_records_of_other_data_are_refused(tmp_path, data):
     run = plan(tmp_path, data)[0]
-    run_training(run, tmp_path / "run", train=train_here)
+    run_training(run, tmp_path / "run")
     other = replace(run, precision="fp16")
     with pytest.raises(InputError, match=r"other settings \(precision\)"):
         runner.done_record(other, tmp_path / "run")
@@ -440,7 +446,7 @@ def test_records_of_other_data_are_refused(tmp_path, data):
 
 def test_a_setting_younger_than_a_record_was_at_its_default(tmp_path, data):
     run = plan(tmp_path, data)[0]
-    record = run_training(run, tmp_path / "run", train=train_here)
+    record = run_training(run, tmp_path / "run")
     older = {k: v for k, v in record.settings.items() if k != "chunk"}
     write_record(tmp_path / "run", msgspec.structs.replace(record, settings=older))
     assert runner.done_record(run, tmp_path / "run")

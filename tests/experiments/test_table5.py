@@ -11,7 +11,7 @@ import pytest
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import Attempt, summarise
-from fairseq_scl.experiments.table_file import read_table, write_table
+from fairseq_scl.experiments.results_folder import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.html import page
@@ -44,10 +44,7 @@ def test_every_column_has_its_folders_and_the_whole_grid():
 
 def test_the_original_column_is_table_4_at_100():
     cells = [
-        {
-            (r.data, r.scl_lambda, r.scl_temperature, r.seed, r.updates, r.validations)
-            for r in runs
-        }
+        {(r.data, *r.loss.values(), r.seed, r.updates, r.validations) for r in runs}
         for runs in (
             plan("temperature=original"),
             choose(planned_runs(load_table("table4"), Path("data"), MODELS), "n=100"),

@@ -7,7 +7,7 @@ import pytest
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, narrowed, planned_runs
-from fairseq_scl.experiments.table_file import read_table, write_table
+from fairseq_scl.experiments.results_folder import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.paper import paper_tables
 from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
@@ -36,7 +36,8 @@ def test_tables_of_the_paper_have_its_cells_and_grid(name):
     runs = plan(name)
     assert len(runs) == RUNS[name]
     assert len({run.name for run in runs}) == len(runs)
-    grid = {(run.scl_lambda, run.scl_temperature) for run in runs if run.scl_lambda}
+    points = {(r.loss["scl_lambda"], r.loss["scl_temperature"]) for r in runs}
+    grid = points - {(0.0, 0.3)}
     assert {x for x, _ in grid} == {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}
     assert {t for _, t in grid} == {0.1, 0.3, 0.5, 0.7}
     assert {run.learning_rate for run in runs} == {1e-5}
@@ -83,7 +84,7 @@ def test_smoke_goes_through_every_cell_with_one_point_of_the_grid():
     runs = planned_runs(smoke(load_table("table4")), Path("data"), MODELS)
     assert len(runs) == 9 * 3 * 2
     assert {run.updates for run in runs} == {2}
-    points = {(r.scl_lambda, r.scl_temperature) for r in runs}
+    points = {(r.loss["scl_lambda"], r.loss["scl_temperature"]) for r in runs}
     assert points == {(0.0, 0.3), (0.9, 0.3)}
 
 

@@ -9,9 +9,8 @@ import torch
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.in_process import train_here
-from fairseq_scl.experiments.records import RECORD
-from fairseq_scl.experiments.runner import LOG, run_training
+from fairseq_scl.experiments.results_folder import LOG, RECORD
+from fairseq_scl.experiments.runner import run_training
 from helpers.distributed import free_port, train_and_save
 from helpers.encoders import toy_encoder, toy_run
 from helpers.tables import make_toy_samples, write_toy_table
@@ -143,7 +142,7 @@ def train_thrice(folder, name):
     left = []
     for number in range(3):
         run = toy_run(device=name, keep_checkpoint=False, seed=number, updates=8)
-        run_training(run, Path(folder, str(number)), train=train_here)
+        run_training(run, Path(folder, str(number)))
         models = sum(isinstance(o, RobertaModel) for o in gc.get_objects())
         memory = torch.cuda.memory_allocated() if name == "cuda" else 0
         left.append((models, memory))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fairseq_scl.data.texts import write_split
-from fairseq_scl.experiments.runner import BEST
+from fairseq_scl.experiments.results_folder import BEST
 from helpers.encoders import (
     make_splits,
     toy_bert,

@@ -17,7 +17,9 @@ from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.movie_reviews import FILE, INNER
 from fairseq_scl.data.texts import Example
-from fairseq_scl.experiments.runner import BEST, LOG, METRICS, Run, run_training
+from fairseq_scl.experiments.command import Run
+from fairseq_scl.experiments.results_folder import BEST, LOG
+from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.inference.model_folder import export_classifier
 from helpers import training
 
@@ -28,6 +30,10 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PIECES = (*SPECIAL, *GOOD, *BAD, *COMMON, *LETTERS[1:], *(f"##{c}" for c in LETTERS))
 POSITIONS = 40
+LOSS = {
+    "criterion": "sentence_prediction_scl",
+    **{"scl_lambda": 0.9, "scl_temperature": 0.3},
+}
 
 
 def make_bert(folder, pieces=PIECES, seed=0, **settings) -> Path:
@@ -134,13 +140,16 @@ def toy_data(pairs=False) -> Path:
 
 
 def toy_run(**settings) -> Run:
-    """Return a run with a few updates on the toy data."""
+    """Return a run of a few updates on the toy data.
+
+    Args:
+        settings: fields of the run, or of its loss where ``LOSS`` has them.
+    """
+    loss = {key: settings.pop(key, value) for key, value in LOSS.items()}
     defaults = {
         "name": "toy",
         "data": toy_data(),
         "encoder": toy_encoder(),
-        "scl_lambda": 0.9,
-        "scl_temperature": 0.3,
         "seed": 1,
         "updates": 30,
         "validations": 2,
@@ -149,7 +158,7 @@ def toy_run(**settings) -> Run:
         "batching": "reshuffled",
         "keep_checkpoint": True,
     }
-    return Run(**{**defaults, **settings})
+    return Run(**{**defaults, "loss": loss, **settings})
 
 
 @functools.cache
@@ -169,15 +178,12 @@ def toy_model(pairs=False) -> Path:
     return target
 
 
-def train_in_fork(argv, folder, on_validation):
-    """Run the runner in a new process that already has fairseq imported."""
+def train_in_fork(run, argv, folder):
+    """Run the printed command, in a fresh process that need not import fairseq."""
     ended = training.start_fast(
         training.run_command, "fairseq_cli.train", argv[1:]
     ).wait()
     Path(folder, LOG).write_text(ended.stdout + ended.stderr, "utf-8")
-    metrics = Path(folder, METRICS)
-    if metrics.exists():
-        on_validation(metrics.read_text("utf-8").count('"subset": "test"'))
     return ended.returncode
 
 

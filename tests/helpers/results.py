@@ -5,12 +5,17 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from fairseq_scl.experiments.command import loss_flags
 from fairseq_scl.experiments.plan import planned_runs
-from fairseq_scl.experiments.records import Record, Validation, write_record
+from fairseq_scl.experiments.records import Record, Validation
 from fairseq_scl.experiments.results import Attempt
-from fairseq_scl.experiments.runner import ERROR
-from fairseq_scl.experiments.sweep import run_folder
-from fairseq_scl.experiments.table_file import write_table
+from fairseq_scl.experiments.results_folder import (
+    ERROR,
+    run_folder,
+    write_record,
+    write_table,
+)
+from fairseq_scl.experiments.runner import record_settings
 from fairseq_scl.experiments.tables import Table, parse_table
 
 CLASSES = {"valid": {"no": 110, "yes": 90}, "test": {"no": 220, "yes": 180}}
@@ -48,10 +53,6 @@ def make_record(run, valid, test, versions=None, **origin) -> Record:
         versions: versions that differ from those of other records.
         origin: origin that differs from that of other records.
     """
-    settings = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in vars(run).items()
-    }
     made = {
         "versions": {"torch": "2.13.0", "fairseq": "0.12.2", **(versions or {})},
         "sha256": {"data": f"{run.cell['seed']:064}", "encoder": "e" * 64},
@@ -60,14 +61,14 @@ def make_record(run, valid, test, versions=None, **origin) -> Record:
     }
     updates = (run.updates // 2, run.updates)
     return Record(
-        settings,
+        record_settings(run),
         [
             Validation(updates[0], valid, 200, 0.4, 2.2),
             Validation(updates[1], valid - 1, 200, 0.5, 2.0),
         ],
         [Validation(updates[0], test, 400, 0.45, 2.3)],
         12.5,
-        ["fairseq-train", "a folder/data", "--scl-lambda", str(run.scl_lambda)],
+        ["fairseq-train", "a folder/data", *loss_flags(run.loss)],
         {**made, **origin},
     )
 
@@ -96,7 +97,7 @@ def write_results(folder: Path, table: Table, attempts) -> Path:
     """Write a results folder as ``fairseq-scl run`` does."""
     write_table(folder, table, NOWHERE, dict.fromkeys(table.losses, NOWHERE))
     for attempt in attempts:
-        place = run_folder(folder, attempt.run)
+        place = run_folder(folder, attempt.run.name)
         if attempt.record:
             write_record(place, attempt.record)
         elif attempt.error is not None:
@@ -111,7 +112,8 @@ def random_attempts(table: Table, seed=0, grid_samples=3) -> list[Attempt]:
     attempts = []
     for run in runs_of(table):
         cell = run.cell
-        default = run.scl_lambda in (0, 0.9) and run.scl_temperature == 0.3
+        point = run.loss["scl_lambda"], run.loss["scl_temperature"]
+        default = point in ((0, 0.3), (0.9, 0.3))
         if cell["task"] == "MNLI" or (not default and cell["seed"] >= grid_samples):
             attempts.append(Attempt(run))
             continue
@@ -132,7 +134,7 @@ def random_attempts(table: Table, seed=0, grid_samples=3) -> list[Attempt]:
             for i, update in enumerate(updates)
         ]
         best = max(valid, key=lambda v: (v.correct, v.update))
-        right = 2 * base + draw.randint(-19, 19) + (4 if run.scl_lambda else 0)
+        right = 2 * base + draw.randint(-19, 19) + (4 if point[0] else 0)
         test = [Validation(best.update, right, 400, 0.4, 3.4)]
         floors = tuple((update, 1.9) for update in updates)
         record = replace(record, valid=valid, test=test)

@@ -8,8 +8,8 @@ from unittest import mock
 
 from fairseq_scl.cli import main
 from fairseq_scl.experiments import slurm, sweep
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.in_process import train_here
-from fairseq_scl.experiments.runner import Run
 from fairseq_scl.experiments.slurm import Driver
 
 SECONDS = float(os.environ.get("SECONDS_A_RUN", "4"))

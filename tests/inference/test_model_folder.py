@@ -20,7 +20,7 @@ from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.runner import BEST
+from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.experiments.statistics import result_at_best
 from fairseq_scl.inference.model_folder import (
     export_classifier,

@@ -9,7 +9,7 @@ from fairseq.models.roberta import RobertaModel
 from fairseq_scl.cli import main
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.runner import command
+from fairseq_scl.experiments.command import command
 from fairseq_scl.inference.model_folder import export_classifier
 from helpers.checkpoints import assert_same_weights
 from helpers.configurations import CONFIGURATIONS, hydra_arguments
@@ -150,7 +150,7 @@ def test_its_classifier_is_exported_and_predicts(tmp_path, capsys):
     run, folder = toy_run(), scratch() / "capcort run"
     folder.mkdir()
     argv = [*command(run, folder), *CAPCORT, *MLP, "--scl-lambda", "0.5"]
-    assert train_in_fork(argv, folder, lambda _: None) == 0
+    assert train_in_fork(run, argv, folder) == 0
     model = tmp_path / "model"
     export_classifier(folder / "checkpoint_best.pt", toy_data(), model)
     saved = torch.load(model / "model.pt", weights_only=True)

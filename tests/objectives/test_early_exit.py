@@ -17,7 +17,8 @@ from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.files import read_json, write_json
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.runner import BEST, command
+from fairseq_scl.experiments.command import command
+from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.inference.early_exit import (
     ExitRule,
     check_exits,

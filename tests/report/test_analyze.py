@@ -11,8 +11,8 @@ from fairseq_scl.cli import main
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.frozen import load_frozen, measured, probed
 from fairseq_scl.experiments.geometry import MEASURES
-from fairseq_scl.experiments.in_process import train_here
-from fairseq_scl.experiments.runner import BEST, run_training
+from fairseq_scl.experiments.results_folder import BEST
+from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.inference.data_split import split_features
 from fairseq_scl.inference.model_folder import export_classifier, load_classifier
 from fairseq_scl.report.representation_sheets import representation_sheets
@@ -69,13 +69,13 @@ def test_an_encoder_s_features_do_not_depend_on_the_head_that_it_gets():
 
 def test_a_run_measures_what_its_model_folder_gives(tmp_path):
     run = toy_run(representations=True, updates=10)
-    record = run_training(run, tmp_path / "run", train=train_here)
+    record = run_training(run, tmp_path / "run")
     assert set(record.representations) == set(MEASURES)
     export_classifier(tmp_path / "run" / BEST, run.data, tmp_path / "model")
     found = measured(tmp_path / "model", run.data, "test")
     # The exported model has the stock epsilon of layer norms.
     assert record.representations == pytest.approx(found, rel=1e-3, abs=1e-4)
-    plain = run_training(toy_run(updates=10), tmp_path / "plain", train=train_here)
+    plain = run_training(toy_run(updates=10), tmp_path / "plain")
     assert (plain.valid, plain.test) == (record.valid, record.test)
 
 

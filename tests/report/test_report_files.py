@@ -11,7 +11,7 @@ from fairseq_scl.cli import main
 from fairseq_scl.experiments.results import (
     summarise,
 )
-from fairseq_scl.experiments.table_file import read_table
+from fairseq_scl.experiments.results_folder import read_table
 from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.latex import escape, report_as_latex
 from fairseq_scl.report.markdown import report_as_markdown, sheet_as_markdown

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_scl.experiments.records import RECORD, read_record
-from fairseq_scl.experiments.runner import ERROR
+from fairseq_scl.experiments.results_folder import ERROR, RECORD, read_record
 from fairseq_scl.experiments.slurm import job_name, job_states
 from helpers import ROOT
 from helpers.encoders import toy_encoder

@@ -1,0 +1,133 @@
+"""A run as data, and the ``fairseq-train`` command that does it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fairseq_scl
+from fairseq_scl.data.binarise import fairseq_flags
+from fairseq_scl.experiments.architecture import architecture_flags
+from fairseq_scl.experiments.results_folder import METRICS
+
+# fairseq's published GLUE recipe with the paper's Adam and dropout (section 4.1).
+RECIPE = (
+    *("--dropout", "0.1", "--attention-dropout", "0.1"),
+    *("--optimizer", "fused_adam", "--adam-betas", "(0.9, 0.98)"),
+    *("--adam-eps", "1e-06", "--weight-decay", "0.1", "--clip-norm", "0"),
+)
+WARM_UP = 0.06  # share of the updates; the learning rate then falls linearly to 0
+PRECISION_FLAGS = {
+    "fp32": (),
+    "tf32": ("--tf32",),
+    "fp16": (  # the loss scale of fairseq's published GLUE recipe
+        *("--fp16", "--fp16-init-scale", "4", "--threshold-loss-scale", "1"),
+        *("--fp16-scale-window", "128"),
+    ),
+    "bf16": ("--bf16",),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning run; every field but the folders moves the number.
+
+    Attributes:
+        name: of the run, unique in its experiment; also the name of its folder.
+        data: a data folder with ``train``, ``valid`` and ``test``.
+        encoder: an encoder folder.
+        loss: ``criterion`` and its options by their names with ``_``, as
+            ``scl_lambda``; what is missing has the criterion's default.
+        seed: of initial head, batches and dropout.
+        updates: budget of parameter updates.
+        validations: how often to validate, evenly along the budget.
+        batch_size: sentences in a batch, all contrasted with each other.
+        chunk: sentences computed at a time where a batch is larger; ``None`` for all.
+        learning_rate: peak of the schedule.
+        batching: ``fixed``, ``reshuffled`` or ``balanced``.
+        max_positions: longest input in tokens; the rest is cut off.
+        device: ``cpu`` or ``cuda``.
+        keep_checkpoint: keep the best checkpoint after the run.
+        packed: compute real tokens only, see docs/training.md; the same results.
+        precision: ``fp32``, ``tf32``, ``bf16``, or ``fp16`` with loss scaling.
+        max_valid_steps: batches of a validation; ``None`` for all of them.
+        representations: measure the features of the test examples with the best model;
+            in-process training does so, the printed command does not.
+        user_dir: folder that registers the criterion; ``None`` for this package.
+        cell: what a table calls the run: task, n, loss and so on.
+    """
+
+    name: str
+    data: Path
+    encoder: Path
+    loss: dict[str, Any]
+    seed: int
+    updates: int
+    validations: int = 4
+    batch_size: int = 16
+    chunk: int | None = None
+    learning_rate: float = 1e-5
+    batching: str = "fixed"
+    max_positions: int = 512
+    device: str = "cpu"
+    keep_checkpoint: bool = False
+    packed: bool = True
+    precision: str = "fp32"
+    max_valid_steps: int | None = None
+    representations: bool = False
+    user_dir: Path | None = None
+    cell: dict[str, Any] = field(default_factory=dict)
+
+
+def command(run: Run, folder: Path) -> list[str]:
+    """Return the ``fairseq-train`` command of a run, as one would type it.
+
+    Optimization is :data:`RECIPE` with polynomial decay. The command validates on
+    ``valid`` and ``test`` together and keeps the checkpoint that is best on ``valid``.
+    """
+    every = max(1, run.updates // run.validations)
+    user_dir = run.user_dir or Path(fairseq_scl.__file__).parent
+    # By default fairseq trains one run on all GPUs that it sees.
+    device = ["--distributed-world-size", "1", *PRECISION_FLAGS[run.precision]]
+    device += ["--cpu"] if run.device == "cpu" else []
+    few = run.max_valid_steps
+    valid = [] if few is None else ["--max-valid-steps", str(few)]
+    packed = ["--packed"] if run.packed else []
+    if run.chunk is not None and run.chunk < run.batch_size:
+        packed += ["--contrastive-batch", str(run.batch_size)]
+        packed += ["--chunk", str(run.chunk)]
+    return [
+        *["fairseq-train", str(run.data), "--user-dir", str(user_dir)],
+        *["--restore-file", str(run.encoder / "model.pt")],
+        *["--reset-optimizer", "--reset-dataloader", "--reset-meters"],
+        *["--task", "sentence_prediction_scl", *fairseq_flags(run.data)],
+        *["--batching", run.batching, "--metrics-file", str(folder / METRICS)],
+        *["--shorten-method", "truncate", *loss_flags(run.loss)],
+        *[*architecture_flags(run.encoder, run.max_positions), *RECIPE],
+        *["--lr", str(run.learning_rate), "--lr-scheduler", "polynomial_decay"],
+        *["--warmup-updates", str(round(WARM_UP * run.updates))],
+        *["--total-num-update", str(run.updates), "--max-update", str(run.updates)],
+        *["--seed", str(run.seed)],
+        *["--batch-size", str(run.batch_size), "--required-batch-size-multiple", "1"],
+        *["--batch-size-valid", "64", "--valid-subset", "valid,test"],
+        *["--validate-interval", "1000000", "--validate-interval-updates", str(every)],
+        *["--save-interval", "1000000", "--save-interval-updates", str(every)],
+        *["--keep-interval-updates", "1", "--no-epoch-checkpoints"],
+        *["--no-last-checkpoints", "--no-save-optimizer-state"],
+        *["--best-checkpoint-metric", "n_correct", "--maximize-best-checkpoint-metric"],
+        *["--save-dir", str(folder)],
+        # A loader process would cost more to start each epoch than it saves.
+        *["--num-workers", "0"],
+        *["--log-format", "simple", "--log-interval", "10"],
+        *[*packed, *valid, *device],
+    ]
+
+
+def loss_flags(loss: Mapping[str, Any]) -> list[str]:
+    """Return the flags of ``fairseq-train`` for a criterion and its options."""
+    flags = []
+    for key, value in loss.items():
+        flag = f"--{key.replace('_', '-')}"
+        if value is not False:
+            flags += [flag] if value is True else [flag, str(value)]
+    return flags

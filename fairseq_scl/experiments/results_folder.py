@@ -1,0 +1,250 @@
+"""The folder of results: its files, who reads and writes them, and its locks.
+
+``table.json`` says which table the results are of. ``runs/NAME/`` is the folder of a
+run: ``record.json`` when it is done, ``error.txt`` when it failed, beside them the log,
+the metrics and, where wanted, the best checkpoint. ``locks/NAME.lock`` is held by the
+process that does the run; the kernel releases it when that process dies.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+
+from fairseq_scl.data.files import explained, try_lock, write_json, write_then_rename
+from fairseq_scl.data.folders import check_holds_only
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.records import Origin, Record, Settings, Validation
+from fairseq_scl.experiments.tables import Table, parse_table
+from fairseq_scl.typed import Finite, Name, as_type, read_as
+
+TABLE = "table.json"
+RECORD = "record.json"
+METRICS = "metrics.jsonl"
+LOG = "train.log"
+ERROR = "error.txt"
+BEST = "checkpoint_best.pt"
+REPRESENTATIONS = "representations.json"
+LEFT = (METRICS, LOG, ERROR, REPRESENTATIONS, "checkpoint*.pt*", "crash.pt*")
+
+
+def run_folder(folder: Path, name: str) -> Path:
+    """Return the folder of a run by its name."""
+    return folder / "runs" / name
+
+
+def is_done(folder: Path, name: str) -> bool:
+    """Tell whether the record of a run is there."""
+    return (run_folder(folder, name) / RECORD).exists()
+
+
+def is_failed(folder: Path, name: str) -> bool:
+    """Tell whether a run has left its error and no record."""
+    return (run_folder(folder, name) / ERROR).exists() and not is_done(folder, name)
+
+
+@contextlib.contextmanager
+def claim(folder: Path, name: str) -> Iterator[bool]:
+    """Hold a run within the block; gives ``False`` if another process does.
+
+    Raises:
+        InputError: the lock cannot be opened, or the disk has no locks.
+    """
+    with try_lock(folder / "locks" / f"{name}.lock") as mine:
+        yield mine
+
+
+def clear_run(place: Path) -> None:
+    """Make the folder of a run, without leftovers of an unfinished attempt.
+
+    Raises:
+        InputError: it holds something that no run leaves.
+    """
+    check_holds_only(place, LEFT)
+    if place.exists():
+        shutil.rmtree(place)
+    place.mkdir(parents=True)
+
+
+def write_error(place: Path, text: str) -> None:
+    """Note in the folder of a run why it failed."""
+    place.mkdir(parents=True, exist_ok=True)
+    with write_then_rename(place / ERROR) as file:
+        file.write(text)
+
+
+def forget_failures(folder: Path, names: Iterable[str]) -> None:
+    """Clear failure markers, so that failed runs are retried."""
+    for name in names:
+        with explained(run_folder(folder, name)):
+            (run_folder(folder, name) / ERROR).unlink(missing_ok=True)
+
+
+def last_line(path: Path) -> str:
+    """Return the last line of a log that is not blank."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((s.strip() for s in reversed(lines) if s.strip()), "no output")
+
+
+def write_record(place: str | Path, record: Record) -> None:
+    """Write a run's record into its folder, whole or not at all."""
+    row = {"schema": Record.SCHEMA, **msgspec.to_builtins(record)}
+    write_json(Path(place, RECORD), row)
+
+
+def read_record(place: str | Path) -> Record | None:
+    """Read the record in a run's folder; ``None`` if the run has not finished.
+
+    Raises:
+        InputError: the record is damaged or of another version of this format.
+    """
+    path = Path(place, RECORD)
+    if not os.path.lexists(path):
+        return None
+    record = read_as(path, Record)
+    as_type(record.settings, Settings, f"{path}: settings")
+    as_type(record.origin, Origin, f"{path}: origin")
+    return record
+
+
+class _MetricsLine(msgspec.Struct):
+    """The keys of a line of ``--metrics-file`` that a record keeps."""
+
+    subset: str
+    update: int
+    n_correct: Finite
+    n_total: Finite
+    ce_loss: Finite
+    scl_loss: Finite | None = None
+
+
+def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
+    """Read the file of ``--metrics-file``: validations by subset, in order of updates.
+
+    A run that was resumed may have validated an update twice: the later one counts.
+
+    Raises:
+        InputError: a line that is not what the task writes; names file and line.
+    """
+    found: dict[str, dict[int, Validation]] = {}
+    text = Path(path).read_text(encoding="utf-8")
+    for number, line in enumerate(text.splitlines(), start=1):
+        where = f"{path}, line {number}"
+        try:
+            found_there = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{where} is not a metrics line") from error
+        row = as_type(found_there, _MetricsLine, where)
+        values = {
+            "update": row.update,
+            "correct": int(row.n_correct),
+            "total": int(row.n_total),
+            "ce_loss": row.ce_loss,
+            "scl_loss": row.scl_loss,
+        }
+        validation = as_type(values, Validation, where)
+        found.setdefault(row.subset, {})[row.update] = validation
+    return {subset: [rows[u] for u in sorted(rows)] for subset, rows in found.items()}
+
+
+def read_floors(place: Path) -> tuple[tuple[int, float], ...]:
+    """Read the floor of the SCL term on validation data, by update.
+
+    Empty where the metrics of the run lack it.
+    """
+    path = place / METRICS
+    if not path.is_file():
+        return ()
+    floors = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            if row["subset"] == "valid":
+                floors[int(row["update"])] = float(row["scl_floor"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return ()  # of an older version; the record alone is what counts
+    return tuple(sorted(floors.items()))
+
+
+def read_representations(place: Path) -> dict[str, Finite] | None:
+    """Read what a run measured of its representations; ``None`` if it did not."""
+    path = place / REPRESENTATIONS
+    return read_as(path, dict[str, Finite]) if path.is_file() else None
+
+
+class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
+    """What a folder of results says of its table."""
+
+    SCHEMA: ClassVar[int] = 1
+
+    table: dict[str, Any]
+    data: Name
+    models: dict[str, Name]
+    order: list[str] | None = None
+
+
+def write_table(
+    folder: Path, table: Table, data: Path, models: Mapping[str, Path]
+) -> None:
+    """Note in a folder of results which table they are of.
+
+    The number of repetitions may change: the runs that are there count for both.
+
+    Raises:
+        InputError: it holds results of another table, settings or protocol.
+    """
+    path = folder / TABLE
+    if path.exists():
+        there, _, _ = read_table(folder)
+        keys = [key for key in Table.__struct_fields__ if key != "repetitions"]
+        changed = [key for key in keys if getattr(there, key) != getattr(table, key)]
+        if changed:
+            raise InputError(
+                f"{path} is of other settings ({', '.join(changed)}): choose another "
+                "folder or delete it"
+            )
+    elif (folder / "runs").exists() or (folder / "locks").exists():
+        raise InputError(
+            f"{folder} holds runs or locks, but no {TABLE} that says of which table: "
+            "choose another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    row = _TableFile(
+        msgspec.to_builtins(table, str_keys=True),
+        str(data.absolute()),
+        {loss: str(model.absolute()) for loss, model in models.items()},
+        list(table.losses),  # files of JSON are sorted, the first loss is one
+    )
+    write_json(path, {"schema": _TableFile.SCHEMA, **msgspec.to_builtins(row)})
+
+
+def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:
+    """Read which table a folder of results is of, and its data and models.
+
+    Raises:
+        InputError: there is none, or it is of another protocol or format.
+    """
+    path = folder / TABLE
+    if not path.exists():
+        raise InputError(
+            f"{path} is missing: 'fairseq-scl run' writes it with its results"
+        )
+    row = read_as(path, _TableFile)
+    found = dict(row.table)
+    name = found.pop("name", None)
+    losses = as_type(found.get("losses"), dict[str, Any], f"{path}: table.losses")
+    order = sorted(losses) if row.order is None else row.order
+    for key, there in (("order", order), ("models", row.models)):
+        if set(there) != set(losses):
+            raise InputError(
+                f"{path}: {key} has {', '.join(there)}, it must have the losses "
+                f"{', '.join(losses)}"
+            )
+    found["losses"] = {loss: losses[loss] for loss in order}
+    models = {loss: Path(model) for loss, model in row.models.items()}
+    return parse_table(name, found, str(path)), Path(row.data), models
