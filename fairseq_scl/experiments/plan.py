@@ -16,7 +16,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.loss_grid import loss_of, varying_options
 from fairseq_scl.experiments.tables import FULL, Table, for_size
-from fairseq_scl.experiments.variants import suffixes, variants_of
+from fairseq_scl.experiments.variants import in_short_form, suffixes, variants_of
 from fairseq_scl.input_format import read_manifest
 
 
@@ -161,9 +161,7 @@ def _name(table: Table, cell: Mapping[str, Any]) -> str:
     parts.append(cell["loss"])
     short = {"scl_lambda": "lambda", "scl_temperature": "tau"}
     for key in varying_options(table.losses[cell["loss"]]):
-        value = cell[key]
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-        parts.append(f"{short.get(key, key)}{text}")
+        parts.append(f"{short.get(key, key)}{in_short_form(cell[key])}")
     name = "-".join([*parts, f"{table.repeated}{cell['seed']}"])
     return check_name(name, f"{table.name}: the name of a run")
 

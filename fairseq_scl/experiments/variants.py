@@ -9,6 +9,11 @@ from fairseq_scl.data.flips import SUFFIX
 ORIGINAL = "original"
 
 
+def in_short_form(value: Any) -> str:
+    """Format the value of an option for a name or a table: 0.3, not 0.30."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 @dataclass(frozen=True)
 class Variant:
     """One way in which data folders are made of that of a sample.

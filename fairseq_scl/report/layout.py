@@ -14,6 +14,7 @@ from fairseq_scl.experiments.variants import (
     AUGMENTED,
     FLIPPED,
     ORIGINAL,
+    in_short_form,
     variants_of,
 )
 from fairseq_scl.report.paper import PaperTable, paper_tables
@@ -88,7 +89,7 @@ def row_keys(table: Table) -> list[str]:
 
 def texts(keys: Sequence[str], place: Mapping[str, Any]) -> list[str]:
     """Return what stands in the columns of these keys."""
-    return [_text(place[key]) for key in keys]
+    return [in_short_form(place[key]) for key in keys]
 
 
 def named(key: str, value: Any) -> str:
@@ -98,7 +99,7 @@ def named(key: str, value: Any) -> str:
     if key == "task" or value == ORIGINAL:
         return str(value)
     sign = "batch " if key == "batch_size" else f"{NAMES[key]} = "
-    return sign + _text(value)
+    return sign + in_short_form(value)
 
 
 def averaged(table: Table) -> tuple[Any, ...]:
@@ -152,7 +153,3 @@ def _averaged_by_paper(paper: PaperTable | None, column: str) -> tuple[Any, ...]
         return ()
     every = dict.fromkeys(cell.where[column] for cell in paper.cells)
     return tuple(value for value in every if value != ORIGINAL)
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -15,7 +15,7 @@ from fairseq_scl.experiments.results import (
     TableResult,
 )
 from fairseq_scl.experiments.tables import FEW_SHOT
-from fairseq_scl.experiments.variants import ORIGINAL
+from fairseq_scl.experiments.variants import ORIGINAL, in_short_form
 from fairseq_scl.report import layout
 from fairseq_scl.report.paper import PaperTable, paper_tables
 from fairseq_scl.report.words import (
@@ -23,7 +23,6 @@ from fairseq_scl.report.words import (
     SIGNS,
     in_digits,
     in_short,
-    in_short_form,
     interval,
     pairs,
 )

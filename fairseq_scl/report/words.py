@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from typing import Any
 
 from fairseq_scl.experiments.comparison import Comparison
 from fairseq_scl.experiments.results import (
@@ -19,6 +18,7 @@ from fairseq_scl.experiments.results import (
     verdict,
 )
 from fairseq_scl.experiments.statistics import Summary
+from fairseq_scl.experiments.variants import in_short_form
 from fairseq_scl.report.layout import cell_keys, named
 from fairseq_scl.report.table import unlike
 
@@ -101,11 +101,6 @@ def in_digits(value: Summary | None) -> str:
         return ""
     std = "" if math.isnan(value.std) else f" ± {value.std:.1f}"
     return f"{value.mean:.1f}{std}"
-
-
-def in_short_form(value: Any) -> str:
-    """Format the value of an option."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _said(found: Comparison) -> str:
