@@ -1,11 +1,14 @@
 """The losses of a table: of each its criterion, and values of its options to try."""
 
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
 from fairseq.criterions.sentence_prediction import SentencePredictionConfig
+from fairseq.utils import import_user_module
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.records import Lambda, Tau
@@ -58,9 +61,34 @@ def parse_loss(loss: str, found: Any, where: str) -> Grid:
     return grid
 
 
+def import_user_dir(folder: Any, where: str) -> None:
+    """Import a folder that registers criterions, as ``--user-dir`` does.
+
+    Raises:
+        InputError: it is missing, or importing it fails; says why.
+    """
+    if not isinstance(folder, str) or not Path(folder, "__init__.py").is_file():
+        raise InputError(
+            f"{where}: user_dir is {folder!r}, it must be a folder with an __init__.py "
+            "that registers criterions"
+        )
+    try:
+        import_user_module(Namespace(user_dir=folder))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{where}: user_dir {folder} cannot be imported: {type(error).__name__}: "
+            f"{reason}"
+        ) from error
+
+
 def criterions() -> list[str]:
-    """Return the criterions that a table may name."""
-    return [name for name in CRITERION_DATACLASS_REGISTRY if GRID[0] in _options(name)]
+    """Return the criterions that a table may name: all but fairseq's own."""
+    return [
+        name
+        for name in CRITERION_DATACLASS_REGISTRY
+        if not CRITERION_REGISTRY[name].__module__.startswith("fairseq.")
+    ]
 
 
 def varying_options(grid: Grid) -> tuple[str, ...]:

@@ -148,6 +148,7 @@ def _run(
         max_positions=training.max_positions,
         max_valid_steps=training.max_valid_steps,
         representations=training.representations,
+        user_dir=None if table.user_dir is None else Path(table.user_dir),
         cell=cell,
     )
 

@@ -1,6 +1,7 @@
 """Doing a run: its folder, the training, its record."""
 
 import functools
+import hashlib
 import shlex
 import time
 from collections.abc import Callable, Collection
@@ -148,7 +149,12 @@ def record_settings(run: Run) -> dict[str, Any]:
 
 def _checksums(run: Run) -> dict[str, str]:
     files = {"data": run.data / MANIFEST, "encoder": run.encoder / "model.pt"}
-    return {name: _checksum(path) for name, path in files.items()}
+    found = {name: _checksum(path) for name, path in files.items()}
+    if run.user_dir is not None:
+        code = sorted(run.user_dir.rglob("*.py"))
+        digests = "\n".join(f"{p.relative_to(run.user_dir)} {sha256(p)}" for p in code)
+        found["user_dir"] = hashlib.sha256(digests.encode()).hexdigest()
+    return found
 
 
 def _explain_failure(argv: list[str], folder: Path, status: int) -> str:

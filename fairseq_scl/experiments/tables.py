@@ -16,7 +16,7 @@ from msgspec.structs import replace
 import fairseq_scl
 from fairseq_scl.data.files import check_name
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.loss_grid import Grid, parse_loss
+from fairseq_scl.experiments.loss_grid import Grid, import_user_dir, parse_loss
 from fairseq_scl.experiments.variants import variants_of
 from fairseq_scl.typed import Name, Positive, as_type
 
@@ -79,6 +79,8 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         temperatures: of the back-translations that are added to a training set, a
             column of the table each; ``original`` for none added. Empty where nothing
             is.
+        user_dir: a folder that registers further criterions, for ``--user-dir``;
+            ``None`` where the losses are those of this package.
         flipped: shares of the training labels that are wrong on purpose, a column
             each; 0 for none. Empty where labels are as they are.
         training: what all runs share.
@@ -95,6 +97,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     batch_sizes: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (16,)
     temperatures: tuple[Temperature | Literal["original"], ...] = ()
     flipped: tuple[Annotated[float, Meta(ge=0, lt=1)], ...] = ()
+    user_dir: Name | None = None
     training: Training
     protocol: int
 
@@ -186,6 +189,8 @@ def load_table(name: str, settings: Sequence[str] = ()) -> Table:
             training["epochs" if key == "updates" else "updates"] = None
     if "training" in found or settings:
         found["training"] = training
+    if isinstance(user_dir := found.get("user_dir"), str):
+        found["user_dir"] = str((path.parent / user_dir).resolve())
     return parse_table(path.stem, found, where)
 
 
@@ -203,6 +208,8 @@ def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
     check_name(name, f"{where}: the name of the table")
     if "name" in found:
         raise InputError(f"{where}: unknown key 'name': a table is named by its file")
+    if found.get("user_dir") is not None:
+        import_user_dir(found["user_dir"], where)
     losses = found.get("losses")
     if isinstance(losses, dict):
         for loss in losses:

@@ -98,7 +98,11 @@ def curves(cell: CellResult, key: str) -> str:
             _colours(len(cell.losses)), cell.losses.values(), strict=True
         ):
             lines = [
-                {v.update: getattr(v, key) for v in attempt.record.valid}
+                {
+                    v.update: getattr(v, key)
+                    for v in attempt.record.valid
+                    if getattr(v, key) is not None
+                }
                 for attempt in one.chosen_attempts
                 if attempt.record
             ]
@@ -186,9 +190,10 @@ def _draw_floor(axes: Axes, attempts: Sequence[Attempt], colour: str) -> None:
 def _label(one: LossResult, key: str) -> str:
     """Name the loss; its τ too where curves of unlike τ are not to be compared."""
     records = [a.record for a in one.chosen_attempts if a.record]
-    if key != "scl_loss" or not records:
-        return one.loss
-    return f"{one.loss}, at τ = {records[0].settings['scl_temperature']:g}"
+    tau = records[0].settings.get("scl_temperature") if records else None
+    return (
+        one.loss if key != "scl_loss" or tau is None else f"{one.loss}, at τ = {tau:g}"
+    )
 
 
 def _draw_square(

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from fairseq.logging import metrics
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import label_names
 
 # fairseq prints what has no underscore before it.
 ANSWERS = "_answers_"
+CROSS_ENTROPY = "_cross_entropy"
 
 
 class ClassNumbers:
@@ -53,13 +55,17 @@ def number_classes(criterion: Any, label_symbols: list[str]) -> None:
 
 
 @contextmanager
-def counted_answers(model: Any, head: str, log: dict[str, Any]) -> Iterator[None]:
+def counted_answers(
+    model: Any, head: str, target: Tensor, log: dict[str, Any]
+) -> Iterator[None]:
     """Count how often each class has the largest logit in the calls of a head.
 
     Args:
         model: whose head is called inside the block, bare or wrapped.
         head: its name.
-        log: gets ``_answers_0`` and so on, int64 scalars.
+        target: ``(N, 1)`` or ``(N,)``, the class ids of the batch.
+        log: gets ``_answers_0`` and so on, int64 scalars, and the cross-entropy of the
+            latest call on the whole batch, summed, in float32.
     """
     heads = getattr(model, "classification_heads", {})
     if head not in heads:
@@ -70,6 +76,10 @@ def counted_answers(model: Any, head: str, log: dict[str, Any]) -> Iterator[None
         found = torch.bincount(logits.argmax(-1).flatten(), minlength=logits.shape[-1])
         for number, answers in enumerate(found):
             log[f"{ANSWERS}{number}"] = log.get(f"{ANSWERS}{number}", 0) + answers
+        if len(logits) == target.numel() and not target.is_floating_point():
+            labels = target.view(-1)
+            total = cross_entropy(logits.detach().float(), labels, reduction="sum")
+            log[CROSS_ENTROPY] = total
 
     handle = heads[head].register_forward_hook(count)
     try:
@@ -79,7 +89,7 @@ def counted_answers(model: Any, head: str, log: dict[str, Any]) -> Iterator[None
 
 
 def log_counts(logs: list[dict[str, Any]], counted: Mapping[str, Any]) -> None:
-    """Log exact counts that the criterion did not log itself.
+    """Log exact counts and the cross-entropy that the criterion did not log itself.
 
     Args:
         logs: of all workers and batches.
@@ -89,6 +99,10 @@ def log_counts(logs: list[dict[str, Any]], counted: Mapping[str, Any]) -> None:
         metrics.log_scalar_sum("n_correct", sum(log.get("ncorrect", 0) for log in logs))
         total = sum(log.get("nsentences", 0) for log in logs)
         metrics.log_scalar_sum("n_total", total)
+    if "ce_loss" not in counted and any(CROSS_ENTROPY in log for log in logs):
+        total = sum(log.get("nsentences", 0) for log in logs)
+        mean = sum(log.get(CROSS_ENTROPY, 0) for log in logs) / total
+        metrics.log_scalar("ce_loss", mean, total, round=4)
     for name in {name for log in logs for name in log if name.startswith(ANSWERS)}:
         metrics.log_scalar_sum(name, sum(log.get(name, 0) for log in logs))
 

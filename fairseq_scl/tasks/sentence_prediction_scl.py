@@ -261,7 +261,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     def valid_step(self, sample: Any, model: Any, criterion: Any) -> Any:
         """Compute the loss of a validation batch and count the answers."""
         answers: dict[str, Any] = {}
-        with counted_answers(model, self.cfg.classification_head_name, answers):
+        head = self.cfg.classification_head_name
+        with counted_answers(model, head, sample["target"], answers):
             loss, size, log = super().valid_step(sample, model, criterion)
         return loss, size, log | answers
 
