@@ -225,14 +225,16 @@ def _fairseq(data: Path, encoder: Path, packed: bool) -> tuple[Any, Any, Any, An
     from fairseq_scl.compat.checkpoints import load_checkpoint
     from fairseq_scl.data.binarise import fairseq_flags
     from fairseq_scl.experiments.architecture import architecture_flags
+    from fairseq_scl.experiments.command import RECIPE
 
+    recipe = list(RECIPE)
+    if not packed:
+        recipe[recipe.index("fused_adam")] = "adam"
     argv = [
         *[str(data), "--user-dir", str(Path(fairseq_scl.__file__).parent)],
         *["--task", "sentence_prediction_scl", *fairseq_flags(data)],
         *["--criterion", "sentence_prediction", "--shorten-method", "truncate"],
-        *["--optimizer", "fused_adam" if packed else "adam", "--lr", "1e-5"],
-        *["--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-06"],
-        *["--weight-decay", "0.1", "--dropout", "0.1", "--attention-dropout", "0.1"],
+        *[*recipe, "--lr", "1e-5"],
         *architecture_flags(encoder, 512),
         *(["--packed"] if packed else []),
     ]

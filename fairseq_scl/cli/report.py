@@ -9,7 +9,7 @@ from fairseq_scl.data.folders import list_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.plan import narrowed, planned_runs
-from fairseq_scl.experiments.results import DONE, TableResult, collect, summarise
+from fairseq_scl.experiments.results import TableResult, collect, summarise
 from fairseq_scl.experiments.results_folder import read_table
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
@@ -105,7 +105,7 @@ def write_report(
     print(text, end="\n\n")
     for name in files:
         print(f"wrote {target / name}")
-    return 0 if _finished(result) else 1
+    return 0 if result.records else 1
 
 
 def _as_text(result: TableResult, folder: Path) -> str:
@@ -134,7 +134,3 @@ def _results_folder(name: str, given: Path | None) -> Path:
         f"there are no results in {named or OUTPUTS / name}: 'fairseq-scl run "
         f"{name} …' makes them; name another folder with --results"
     )
-
-
-def _finished(result: TableResult) -> int:
-    return sum(attempt.state == DONE for attempt in result.attempts)

@@ -107,6 +107,16 @@ def varying_options(grid: Grid) -> tuple[str, ...]:
     )
 
 
+def default_point(grid: Grid) -> Grid:
+    """Return a grid of one point: the criterion's defaults, else the first values."""
+    known = _options(grid.get(CRITERION, (CONTRASTIVE,))[0])
+    defaults = {key: default for key, (_, default) in known.items()}
+    return {
+        key: (defaults[key] if defaults.get(key) in values else values[0],)
+        for key, values in grid.items()
+    }
+
+
 def loss_of(point: Mapping[str, Any]) -> dict[str, Any]:
     """Return the loss of a run: ``criterion`` and its options by name.
 

@@ -128,11 +128,16 @@ def _run(
     encoder: Path,
     loss: dict[str, Any],
 ) -> Run:
-    training, n = table.training, cell["n"]
+    n = cell["n"]
+    training = {
+        key: for_size(getattr(table.training, key), n)
+        for key in table.training.__struct_fields__
+    }
+    updates, epochs = training.pop("updates"), training.pop("epochs")
     folder = data_folder(data, cell)
-    updates = for_size(training.updates, n)
     if updates is None:
-        updates = _updates(folder, cell["batch_size"], for_size(training.epochs, n))
+        updates = _updates(folder, cell["batch_size"], epochs)
+    training["validations"] = min(training["validations"], updates)
     return Run(
         name=_name(table, cell),
         data=folder,
@@ -140,16 +145,10 @@ def _run(
         loss=loss,
         seed=cell["seed"],
         updates=updates,
-        validations=min(for_size(training.validations, n), updates),
         batch_size=cell["batch_size"],
-        chunk=training.chunk,
-        learning_rate=for_size(training.learning_rate, n),
-        batching=training.batching,
-        max_positions=training.max_positions,
-        max_valid_steps=training.max_valid_steps,
-        representations=training.representations,
         user_dir=None if table.user_dir is None else Path(table.user_dir),
         cell=cell,
+        **training,
     )
 
 
@@ -183,15 +182,11 @@ def _spread(value: str, there: set[str]) -> list[str]:
         low, high = map(int, ends.groups())
         numbers = (one for one in there if re.fullmatch("[0-9]{1,18}", one))
         return [one for one in numbers if low <= int(one) <= high]
-    for known in there:
-        if _is_number(known) and _is_number(value) and float(known) == float(value):
-            return [known]
-    return [value]
+    return [known for known in there if _number(known) == _number(value)] or [value]
 
 
-def _is_number(text: str) -> bool:
+def _number(text: str) -> float | str:
     try:
-        float(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return text

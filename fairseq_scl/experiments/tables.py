@@ -16,7 +16,12 @@ from msgspec.structs import replace
 import fairseq_scl
 from fairseq_scl.data.files import check_name
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.loss_grid import Grid, import_user_dir, parse_loss
+from fairseq_scl.experiments.loss_grid import (
+    Grid,
+    default_point,
+    import_user_dir,
+    parse_loss,
+)
 from fairseq_scl.experiments.variants import variants_of
 from fairseq_scl.typed import Name, Positive, as_type
 
@@ -26,7 +31,6 @@ FULL = "full"
 MOST_RUNS = 100_000
 FEW_SHOT, FULL_DATA = "few-shot", "full-data"
 CONF = Path(fairseq_scl.__file__).parent / "conf"
-DEFAULT_POINT = {"scl_lambda": 0.9, "scl_temperature": 0.3}
 Size = Positive | Literal["full"]
 Rate = Annotated[float, Meta(gt=0, le=1)]
 Temperature = Annotated[float, Meta(gt=0, le=1000)]
@@ -226,13 +230,7 @@ def smoke(table: Table) -> Table:
     training = replace(
         table.training, updates=2, epochs=None, validations=1, max_valid_steps=1
     )
-    losses: dict[str, Grid] = {
-        loss: {
-            key: (usual if (usual := DEFAULT_POINT.get(key)) in values else values[0],)
-            for key, values in grid.items()
-        }
-        for loss, grid in table.losses.items()
-    }
+    losses = {loss: default_point(grid) for loss, grid in table.losses.items()}
     return replace(table, training=training, losses=losses, repetitions=3)
 
 

@@ -203,6 +203,7 @@ def test_a_finished_run_may_move_with_its_data_and_encoder(tmp_path):
         run,
         data=shutil.copytree(run.data, tmp_path / "data"),
         encoder=shutil.copytree(run.encoder, tmp_path / "encoder"),
+        keep_checkpoint=not run.keep_checkpoint,
     )
     again = run_training(moved, shutil.copytree(folder, tmp_path / "run"), train)
     assert again == record
@@ -213,6 +214,8 @@ def test_a_finished_run_may_move_with_its_data_and_encoder(tmp_path):
     ("change", "named"),
     [
         ({"seed": 2}, "seed"),
+        ({"precision": "bf16"}, "precision"),
+        ({"chunk": 2}, "chunk"),
         ({"scl_lambda": 0.1, "updates": 31}, "updates, scl_lambda"),
         ({"data": True}, "data"),
     ],

@@ -10,10 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from fairseq_scl.cli import main
@@ -23,7 +21,7 @@ from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.files import read_json, sha256, write_json
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments import runner, sweep
+from fairseq_scl.experiments import sweep
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.results_folder import (
     BEST,
@@ -32,7 +30,6 @@ from fairseq_scl.experiments.results_folder import (
     RECORD,
     claim,
     read_record,
-    write_record,
 )
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.experiments.statistics import best_validation, result_at_best
@@ -432,23 +429,3 @@ def test_a_folder_with_an_equals_sign_is_a_folder_unless_a_loss_is_named(
     else:
         assert status == 0
         assert printed.out.count(f"{tmp_path / name}/model.pt") == 9
-
-
-def test_records_of_other_data_are_refused(tmp_path, data):
-    run = plan(tmp_path, data)[0]
-    run_training(run, tmp_path / "run")
-    other = replace(run, precision="fp16")
-    with pytest.raises(InputError, match=r"other settings \(precision\)"):
-        runner.done_record(other, tmp_path / "run")
-    assert runner.done_record(replace(run, keep_checkpoint=True), tmp_path / "run")
-    assert runner.done_record(run, Path(tmp_path, "elsewhere")) is None
-
-
-def test_a_setting_younger_than_a_record_was_at_its_default(tmp_path, data):
-    run = plan(tmp_path, data)[0]
-    record = run_training(run, tmp_path / "run")
-    older = {k: v for k, v in record.settings.items() if k != "chunk"}
-    write_record(tmp_path / "run", msgspec.structs.replace(record, settings=older))
-    assert runner.done_record(run, tmp_path / "run")
-    with pytest.raises(InputError, match=r"other settings \(chunk\)"):
-        runner.done_record(replace(run, chunk=2), tmp_path / "run")
