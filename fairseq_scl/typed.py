@@ -112,7 +112,7 @@ def as_type(value: Any, kind: type[T], where: str) -> T:
         names = (place or "$").removeprefix("$").removeprefix(".")
         if what.startswith("Expected"):
             what += _shown(value, names)
-        elif what.startswith(("Invalid enum", "Object contains")):
+        elif what.startswith(("Invalid enum", "Invalid value", "Object contains")):
             what += _allowed(kind, names)
         raise InputError(
             f"{where}: {names + ': ' if names else ''}{what[0].lower()}{what[1:]}"
@@ -134,9 +134,11 @@ def _shown(value: Any, place: str) -> str:
 
 def _allowed(kind: Any, place: str) -> str:
     """Return the allowed fields or words at a path, if they are easy to list."""
+    tagged = [getattr(one, "__struct_config__", None) for one in get_args(kind)]
+    tags = [one.tag for one in tagged if one and one.tag_field == place]
     for name in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
         kind = get_type_hints(kind).get(name) if isinstance(kind, type) else None
-    allowed = list(getattr(kind, "__struct_fields__", ()))
+    allowed = tags or list(getattr(kind, "__struct_fields__", ()))
     parts = [kind]
     while parts:
         part = parts.pop(0)

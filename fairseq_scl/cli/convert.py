@@ -88,8 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"left out: {done.unused_rows} rows of the embedding without a piece")
     if done.task_head:
         print(f"left out: the task head ({', '.join(done.task_head)})")
-    if done.tokenizer.added_tokens:
-        names = ", ".join(token["content"] for token in done.tokenizer.added_tokens)
+    if added := done.tokenizer.settings.added_tokens:
+        names = ", ".join(token.content for token in added)
         print(f"added tokens, which fairseq's own --bpe does not know: {names}")
     if not done.language_model_head:
         print("no language model head in the source: lm_head is a placeholder")

@@ -1,20 +1,31 @@
-"""What a Hugging Face ``config.json`` says of an encoder, checked."""
+"""What a Hugging Face ``config.json`` says about an encoder, checked."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fairseq_scl.data.files import read_json
+import msgspec
+from msgspec import Meta, field
+
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import Positive, as_type, read_json
 
-MODEL_TYPES = ("bert", "roberta")
 SENTENCEPIECE_TYPES = ("xlm-roberta", "xlm-roberta-xl", "camembert", "albert", "xlnet")
 STOCK_EPS = 1e-5
+# transformers may leave these out of the file, and then means just these values.
+ONLY: dict[str, Any] = {
+    "hidden_act": "gelu",  # the exact one, with erf; gelu_new is another
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "is_encoder_decoder": False,
+    "pruned_heads": {},
+    "quantization_config": None,
+}
+Share = Annotated[float, Meta(ge=0, lt=1)]
 
 
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The shape of an encoder.
+class EncoderConfig(msgspec.Struct, frozen=True):
+    """The shape of an encoder; defaults are those of transformers.
 
     Attributes:
         model_type: ``"bert"`` or ``"roberta"``.
@@ -24,23 +35,44 @@ class EncoderConfig:
         heads: attention heads.
         vocabulary_rows: rows of the embedding, at least one for each piece.
         position_rows: rows of the position table.
-        position_offset: the row of the first token's position.
+        padding: RoBERTa counts positions from this id + 1 on, BERT from 0.
         layer_norm_eps: added to the variance in each layer norm.
         dropout: of hidden states.
         attention_dropout: of attention weights.
     """
 
-    model_type: str
-    layers: int
-    hidden: int
-    inner: int
-    heads: int
-    vocabulary_rows: int
-    position_rows: int
-    position_offset: int
-    layer_norm_eps: float
-    dropout: float
-    attention_dropout: float
+    model_type: Literal["bert", "roberta"]
+    layers: Positive = field(name="num_hidden_layers")
+    hidden: Positive = field(name="hidden_size")
+    inner: Positive = field(name="intermediate_size")
+    heads: Positive = field(name="num_attention_heads")
+    vocabulary_rows: Positive = field(name="vocab_size")
+    position_rows: Positive = field(name="max_position_embeddings")
+    padding: int | None = field(name="pad_token_id", default=1)
+    layer_norm_eps: Annotated[float, Meta(gt=0, lt=1)] = 1e-12
+    dropout: Share = field(name="hidden_dropout_prob", default=0.1)
+    attention_dropout: Share = field(name="attention_probs_dropout_prob", default=0.1)
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise ValueError(
+                f"hidden_size is {self.hidden}, allowed: a multiple of the "
+                f"{self.heads} num_attention_heads"
+            )
+        most = self.position_rows - 1
+        padding = -2 if self.padding is None else self.padding
+        if self.model_type == "roberta" and not -1 <= padding < most:
+            raise ValueError(
+                f"pad_token_id is {self.padding}, allowed: a number below {most} "
+                "(max_position_embeddings - 1)"
+            )
+
+    @property
+    def position_offset(self) -> int:
+        """Return the row of the first token's position."""
+        if self.model_type == "bert" or self.padding is None:
+            return 0
+        return self.padding + 1
 
     @property
     def max_positions(self) -> int:
@@ -73,89 +105,24 @@ def read_config(path: str | Path) -> EncoderConfig:
             allowed.
     """
     found = read_json(path)
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is not a configuration: expected a JSON object")
-    _refuse_other_models(found, path)
-    eps = _fraction(found, "layer_norm_eps", 1e-12, path)
-    if eps == 0:
-        raise InputError(f"{path}: layer_norm_eps is 0, allowed: above 0")
-    hidden = _number(found, "hidden_size", path)
-    heads = _number(found, "num_attention_heads", path)
-    if hidden % heads:
-        raise InputError(
-            f"{path}: hidden_size is {hidden}, allowed: a multiple of the {heads} "
-            "num_attention_heads"
-        )
-    positions = _number(found, "max_position_embeddings", path)
-    # RoBERTa counts positions from its padding id + 1 on, BERT from 0.
-    offset = found.get("pad_token_id", 1) if found["model_type"] == "roberta" else -1
-    if not isinstance(offset, int) or not -1 <= offset < positions - 1:
-        raise InputError(
-            f"{path}: pad_token_id is {offset!r}, allowed: a number below "
-            f"{positions - 1} (max_position_embeddings - 1)"
-        )
-    return EncoderConfig(
-        model_type=found["model_type"],
-        layers=_number(found, "num_hidden_layers", path),
-        hidden=hidden,
-        inner=_number(found, "intermediate_size", path),
-        heads=heads,
-        vocabulary_rows=_number(found, "vocab_size", path),
-        position_rows=positions,
-        position_offset=offset + 1,
-        layer_norm_eps=eps,
-        dropout=_fraction(found, "hidden_dropout_prob", 0.1, path),
-        attention_dropout=_fraction(found, "attention_probs_dropout_prob", 0.1, path),
-    )
-
-
-def _refuse_other_models(found: dict[str, Any], path: str | Path) -> None:
-    kind = found.get("model_type")
-    if kind in SENTENCEPIECE_TYPES:
-        raise InputError(
-            f"{path}: model_type {kind!r} has a sentencepiece vocabulary, read only "
-            "from XLM-R and CamemBERT as fairseq publishes them; allowed: bert "
-            "(WordPiece), roberta (GPT-2 BPE)"
-        )
-    if found.get("auto_map"):
-        raise InputError(
-            f"{path}: auto_map is {found['auto_map']!r}, which is code that comes with "
-            "the model; allowed: BERT and RoBERTa as transformers computes them"
-        )
-    if kind not in MODEL_TYPES:
-        raise InputError(
-            f"{path}: model_type is {kind!r}, allowed: {', '.join(MODEL_TYPES)}"
-        )
-    # transformers may leave these out of the file, and means just these values then.
-    allowed = {
-        "hidden_act": "gelu",  # the exact one, with erf; gelu_new is another
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-        "is_encoder_decoder": False,
-        "pruned_heads": {},
-        "quantization_config": None,
-    }
-    for name, only in allowed.items():
-        if (value := found.get(name, only)) != only:
+    if isinstance(found, dict):
+        kind = found.get("model_type")
+        if kind in SENTENCEPIECE_TYPES:
             raise InputError(
-                f"{path}: {name} is {value!r}, which fairseq's RoBERTa does not have; "
-                f"allowed: {only!r}"
+                f"{path}: model_type {kind!r} has a sentencepiece vocabulary, read "
+                "only from XLM-R and CamemBERT as fairseq publishes them; allowed: "
+                "bert (WordPiece), roberta (GPT-2 BPE)"
             )
-
-
-def _number(found: dict[str, Any], name: str, path: str | Path) -> int:
-    value = found.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{path}: {name} is {value!r}, allowed: a number from 1 on")
-    return value
-
-
-def _fraction(
-    found: dict[str, Any], name: str, default: float, path: str | Path
-) -> float:
-    # The defaults are those of transformers, which may leave them out of the file.
-    value = found.get(name, default)
-    if not isinstance(value, int | float) or not 0 <= value < 1:
-        raise InputError(f"{path}: {name} is {value!r}, allowed: from 0 to below 1")
-    return float(value)
+        if found.get("auto_map"):
+            raise InputError(
+                f"{path}: auto_map is {found['auto_map']!r}, which is code that comes "
+                "with the model; allowed: BERT and RoBERTa as transformers computes "
+                "them"
+            )
+        for name, only in ONLY.items():
+            if (value := found.get(name, only)) != only:
+                raise InputError(
+                    f"{path}: {name} is {value!r}, which fairseq's RoBERTa lacks; "
+                    f"allowed: {only!r}"
+                )
+    return as_type(found, EncoderConfig, str(path))

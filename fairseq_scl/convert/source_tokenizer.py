@@ -10,7 +10,9 @@ from typing import Any
 import tokenizers
 
 from fairseq_scl.data.files import read_json
+from fairseq_scl.data.vocabulary_files import AddedTokenSettings
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import as_type
 
 TOKENIZER = "tokenizer.json"
 # What fairseq's dictionary begins with, and <mask>, which its tasks put at the end.
@@ -98,7 +100,7 @@ class SourceTokenizer:
         pieces: the tokens that the model itself makes.
         merges: of a byte-pair encoding.
         normalizer: its settings.
-        added_tokens: arguments of ``tokenizers.AddedToken``, the special ones left out.
+        added_tokens: those that are not special.
         parts: names of its normalizer and pre-tokenizer, for messages.
         tokenizer: what computes.
     """
@@ -108,7 +110,7 @@ class SourceTokenizer:
     pieces: frozenset[str]
     merges: list[tuple[str, str]]
     normalizer: dict[str, Any]
-    added_tokens: list[dict[str, Any]]
+    added_tokens: list[AddedTokenSettings]
     parts: str
     tokenizer: tokenizers.Tokenizer
 
@@ -152,7 +154,7 @@ def read_tokenizer_json(path: Path, model_type: str) -> SourceTokenizer:
         pieces=frozenset(model["vocab"]),
         merges=merges,
         normalizer=parts["normalizer"] or {},
-        added_tokens=added,
+        added_tokens=as_type(added, list[AddedTokenSettings], str(path)),
         parts=" and ".join(f"{part} {_name(parts[part])}" for part in parts),
         tokenizer=tokenizer,
     )
@@ -193,7 +195,7 @@ def read_settings(
                     f"does not compute; allowed: {', '.join(map(repr, values))}"
                 )
             settings[name] = value
-    known = {token["content"] for token in source.added_tokens} if source else set()
+    known = {token.content for token in source.added_tokens} if source else set()
     for path, token in _added_tokens(folder):
         if token not in known and token not in SPECIAL[model_type]:
             raise InputError(
@@ -257,7 +259,7 @@ def _lines_of_vocabulary(source: SourceTokenizer) -> Iterator[str]:
         yield unicodedata.normalize("NFD", line)
         yield line.replace(" ", "")
     for token in source.added_tokens:
-        word = token["content"]
+        word = token.content
         yield f"{word} a {word}, {word.swapcase()} a{word}b {word}{word}"
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.convert.source_tokenizer import (
     RESERVED,
@@ -14,15 +16,18 @@ from fairseq_scl.convert.source_tokenizer import (
     read_tokenizer_json,
     refuse_other_tokens,
 )
-from fairseq_scl.data.files import read_json
 from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece
 from fairseq_scl.data.vocabulary_files import (
+    AddedTokenSettings,
+    GPT2Settings,
+    WordPieceSettings,
     check_merges,
     number_pieces,
     read_merges,
     read_word_pieces,
 )
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import read_as
 
 VOCABULARY_FILES = {"bert": ("vocab.txt",), "roberta": ("vocab.json", "merges.txt")}
 
@@ -98,12 +103,10 @@ def _rows(
     if kind == "bert":
         rows = {piece: row for row, piece in enumerate(read_word_pieces(files[0]))}
     else:
-        rows = read_json(files[0])
-        if not isinstance(rows, dict):
-            raise InputError(f"{files[0]} is not a table of pieces and their ids")
+        rows = read_as(files[0], dict[str, int])
     if source is None:
         return rows
-    added = {token["content"] for token in source.added_tokens} | {*SPECIAL[kind]}
+    added = {token.content for token in source.added_tokens} | {*SPECIAL[kind]}
     for piece in {**rows, **source.rows}:
         if rows.get(piece) != source.rows.get(piece) and (
             piece in rows or piece not in added
@@ -165,14 +168,14 @@ def _wordpiece(
             "which marks what goes on with ##"
         )
     chinese = normalizer.get("handle_chinese_chars", True)
-    tokenizer = WordPiece(
-        pieces,
+    found = WordPieceSettings(
         lowercase=lowercase,
         strip_accents=settings.get("strip_accents", normalizer.get("strip_accents")),
         split_chinese=settings.get("tokenize_chinese_chars", chinese),
-        added_tokens=source.added_tokens if source else (),
+        pair_separator=False,
+        added_tokens=(source and source.added_tokens) or UNSET,
     )
-    return tokenizer, {piece: piece for piece in row_of}
+    return WordPiece(pieces, found), {piece: piece for piece in row_of}
 
 
 def _gpt2(
@@ -180,7 +183,7 @@ def _gpt2(
     file: Path,
     merges: Sequence[tuple[str, str]],
     merges_file: Path,
-    added: Sequence[Mapping[str, Any]],
+    added: list[AddedTokenSettings],
 ) -> Pieces:
     # Its ids are not those of GPT-2, by which fairseq's dictionaries name the pieces.
     encoder = number_pieces(merges)
@@ -192,8 +195,9 @@ def _gpt2(
                 "not belong together"
             )
     for token in added:
-        encoder.setdefault(token["content"], len(encoder))
-    tokenizer = GPT2BPE(encoder, merges, added_tokens=added)
+        encoder.setdefault(token.content, len(encoder))
+    settings = GPT2Settings(pair_separator=True, added_tokens=added or UNSET)
+    tokenizer = GPT2BPE(encoder, merges, settings)
     # No text contains what no merge makes; fairseq has a name for such rows.
     fillers = [piece for piece in row_of if piece not in encoder]
     fillers = [piece for piece in fillers if piece not in RESERVED]

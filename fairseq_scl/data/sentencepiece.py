@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from sentencepiece import SentencePieceProcessor
 
-from fairseq_scl.data.files import write_then_rename
-from fairseq_scl.data.vocabulary_files import check_unicode, write_settings
+from fairseq_scl.data.files import write_json, write_then_rename
+from fairseq_scl.data.vocabulary_files import (
+    SETTINGS,
+    SentencePieceSettings,
+    check_unicode,
+)
 from fairseq_scl.errors import InputError
 
 MODEL_FILE = "sentencepiece.bpe.model"
@@ -16,19 +21,20 @@ class SentencePiece:
     """A sentencepiece model; its symbols are pieces, as of ``--bpe sentencepiece``."""
 
     kind = "sentencepiece"
-    file_names: tuple[str, ...] = (MODEL_FILE, "tokenizer_settings.json")
+    file_names: tuple[str, ...] = (MODEL_FILE, SETTINGS)
 
-    def __init__(self, path: str | Path, pair_separator: bool = True) -> None:
+    def __init__(self, path: str | Path, settings: SentencePieceSettings) -> None:
         """Read a ``sentencepiece.bpe.model``.
 
         Args:
             path: the file.
-            pair_separator: see :class:`fairseq_scl.data.tokenizers.Tokenizer`.
+            settings: whether pairs are separated.
 
         Raises:
             InputError: the file is missing, unreadable or not a sentencepiece model.
         """
-        self.pair_separator = pair_separator
+        self.settings = settings
+        self.pair_separator = settings.pair_separator
         try:
             self._model = Path(path).read_bytes()
             self._processor = SentencePieceProcessor(model_proto=self._model)
@@ -60,4 +66,4 @@ class SentencePiece:
         """Write ``sentencepiece.bpe.model`` and ``tokenizer_settings.json``."""
         with write_then_rename(Path(folder, MODEL_FILE), "wb") as file:
             file.write(self._model)
-        write_settings(folder, kind=self.kind, pair_separator=self.pair_separator)
+        write_json(Path(folder, SETTINGS), msgspec.to_builtins(self.settings))

@@ -6,28 +6,33 @@ into ordinary pieces, so that no input can forge the end of a sentence.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import msgspec
 import tokenizers
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.models import WordPiece as WordPieceModel
 
-from fairseq_scl.data.files import read_json, write_then_rename
+from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.sentencepiece import MODEL_FILE, SentencePiece
 from fairseq_scl.data.vocabulary_files import (
     SETTINGS,
     UNKNOWN_PIECE,
+    GPT2Settings,
+    SentencePieceSettings,
+    TokenizerSettings,
+    WordPieceSettings,
     check_merges,
     check_unicode,
     read_encoder,
     read_merges,
     read_word_pieces,
-    write_settings,
 )
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import read_as
 
 LINES_AT_ONCE = 4096
 # The share of a dictionary's symbols that its tokenizer may be unable to make: fairseq
@@ -59,7 +64,56 @@ class Tokenizer(Protocol):
         """Write the tokenizer's files into an existing folder."""
 
 
-class WordPiece:
+class _Subwords:
+    """What WordPiece and GPT-2's BPE share: the library tokenizers computes both."""
+
+    def __init__(
+        self, library: tokenizers.Tokenizer, settings: WordPieceSettings | GPT2Settings
+    ) -> None:
+        self.settings = settings
+        self.pair_separator = settings.pair_separator
+        added = msgspec.to_builtins(settings.added_tokens or [])
+        library.add_tokens([AddedToken(**token) for token in added])
+        self._library = library
+        # Not e.tokens: of an added token that is the text, as the normalizer left it.
+        self._symbols = {
+            number: self.symbol(piece, number)
+            for piece, number in library.get_vocab().items()
+        }
+        self.symbols = frozenset(self._symbols.values())
+
+    def symbol(self, piece: str, number: int) -> str:
+        """Return the name in fairseq's dictionaries: the piece itself."""
+        return piece
+
+    def encode_lines(self, sentences: Sequence[str]) -> list[list[str]]:
+        """Return the symbols of each sentence.
+
+        Args:
+            sentences: any texts, the empty one included.
+
+        Returns:
+            one list of symbols per sentence. WordPiece has ``[UNK]``, which no fairseq
+            dictionary holds and which therefore becomes ``<unk>``, for a word without
+            pieces.
+
+        Raises:
+            InputError: a text with half a surrogate pair, which is not Unicode.
+        """
+        rows = []
+        # In blocks: an encoding keeps the offsets of each piece, more than its text.
+        for start in range(0, len(sentences), LINES_AT_ONCE):
+            block = list(sentences[start : start + LINES_AT_ONCE])
+            try:
+                found = self._library.encode_batch(block, add_special_tokens=False)
+            except TypeError:
+                check_unicode(block, start)
+                raise
+            rows += [[self._symbols[number] for number in e.ids] for e in found]
+        return rows
+
+
+class WordPiece(_Subwords):
     """BERT's tokenizer; its symbols are word pieces, as of fairseq's ``--bpe bert``.
 
     Agrees with ``transformers.BertTokenizerFast`` except for special tokens in a text.
@@ -71,93 +125,33 @@ class WordPiece:
     kind = "wordpiece"
     file_names: tuple[str, ...] = ("vocab.txt", SETTINGS)
 
-    def __init__(
-        self,
-        vocabulary: Sequence[str],
-        lowercase: bool,
-        strip_accents: bool | None = None,
-        split_chinese: bool = True,
-        pair_separator: bool = False,
-        added_tokens: Sequence[Mapping[str, Any]] = (),
-    ) -> None:
-        """Build the tokenizer.
-
-        Args:
-            vocabulary: distinct word pieces with ``[UNK]`` among them.
-            lowercase: whether text is turned to lower case.
-            strip_accents: whether accents go; ``None`` means: with ``lowercase``.
-            split_chinese: whether each Chinese character is a word of its own.
-            pair_separator: see :class:`Tokenizer`.
-            added_tokens: arguments of ``tokenizers.AddedToken``: texts that are one
-                token each, whatever the vocabulary says.
-        """
+    def __init__(self, vocabulary: Sequence[str], settings: WordPieceSettings) -> None:
+        """Build the tokenizer from distinct pieces with ``[UNK]`` among them."""
         self.vocabulary = list(vocabulary)
-        self.lowercase = lowercase
-        self.strip_accents = strip_accents
-        self.split_chinese = split_chinese
-        self.pair_separator = pair_separator
-        self._tokenizer = tokenizers.Tokenizer(
+        library = tokenizers.Tokenizer(
             WordPieceModel(
                 vocab={piece: number for number, piece in enumerate(vocabulary)},
                 unk_token=UNKNOWN_PIECE,
                 max_input_chars_per_word=100,
             )
         )
-        self._tokenizer.normalizer = normalizers.BertNormalizer(
+        library.normalizer = normalizers.BertNormalizer(
             clean_text=True,
-            handle_chinese_chars=split_chinese,
-            strip_accents=strip_accents,
-            lowercase=lowercase,
+            handle_chinese_chars=settings.split_chinese,
+            strip_accents=settings.strip_accents,
+            lowercase=settings.lowercase,
         )
-        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._tokenizer.add_tokens([AddedToken(**token) for token in added_tokens])
-        self.added_tokens = list(added_tokens)
-        pieces = self._tokenizer.get_vocab()
-        self._pieces = {number: piece for piece, number in pieces.items()}
-        self.symbols = frozenset(pieces)
-
-    @classmethod
-    def from_file(cls, path: str | Path, **settings: Any) -> "WordPiece":
-        """Read ``vocab.txt``, one piece a line; ``settings`` are those of ``__init__``.
-
-        Raises:
-            InputError: the file is missing or damaged.
-        """
-        return cls(read_word_pieces(path), **settings)
-
-    def encode_lines(self, sentences: Sequence[str]) -> list[list[str]]:
-        """Return the word pieces of each sentence.
-
-        Args:
-            sentences: any texts, the empty one included.
-
-        Returns:
-            a list of pieces a sentence; ``[UNK]``, which no fairseq dictionary holds
-            and which therefore becomes ``<unk>``, for a word without pieces.
-
-        Raises:
-            InputError: a text with half a surrogate pair, which is not Unicode.
-        """
-        # Not e.tokens: of an added token that is the text, as the normalizer left it.
-        encodings = _encodings(self._tokenizer, sentences)
-        return [[self._pieces[number] for number in e.ids] for e in encodings]
+        library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        super().__init__(library, settings)
 
     def save(self, folder: str | Path) -> None:
         """Write ``vocab.txt`` and ``tokenizer_settings.json`` into ``folder``."""
         with write_then_rename(Path(folder, "vocab.txt")) as file:
             file.writelines(piece + "\n" for piece in self.vocabulary)
-        write_settings(
-            folder,
-            kind=self.kind,
-            lowercase=self.lowercase,
-            strip_accents=self.strip_accents,
-            split_chinese=self.split_chinese,
-            pair_separator=self.pair_separator,
-            added_tokens=self.added_tokens,
-        )
+        write_json(Path(folder, SETTINGS), msgspec.to_builtins(self.settings))
 
 
-class GPT2BPE:
+class GPT2BPE(_Subwords):
     """GPT-2's byte-level BPE; its symbols are ids as decimal strings.
 
     The same as ``fairseq.data.encoders.gpt2_bpe.GPT2BPE`` gives; the two may differ at
@@ -171,53 +165,25 @@ class GPT2BPE:
         self,
         encoder: Mapping[str, int],
         merges: Sequence[tuple[str, str]],
-        pair_separator: bool = True,
-        added_tokens: Sequence[Mapping[str, Any]] = (),
+        settings: GPT2Settings,
     ) -> None:
         """Build the tokenizer.
 
         Args:
-            encoder: the id of each piece; the 256 bytes and what each merge makes must
-                be there.
+            encoder: the id of each piece; the 256 bytes, what each merge makes and the
+                added tokens must be there.
             merges: pairs of pieces, the first to be joined first.
-            pair_separator: see :class:`Tokenizer`.
-            added_tokens: see :class:`WordPiece`; ``encoder`` has an id for each.
+            settings: whether pairs are separated, and the added tokens.
         """
         self.encoder = dict(encoder)
         self.merges = list(merges)
-        self.pair_separator = pair_separator
-        self._tokenizer = tokenizers.Tokenizer(BPE(vocab=self.encoder, merges=merges))
-        self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
-            add_prefix_space=False, use_regex=True
-        )
-        self._tokenizer.add_tokens([AddedToken(**token) for token in added_tokens])
-        self.added_tokens = list(added_tokens)
-        self.symbols = frozenset(map(str, self.encoder.values()))
+        library = tokenizers.Tokenizer(BPE(vocab=self.encoder, merges=self.merges))
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        super().__init__(library, settings)
 
-    @classmethod
-    def from_files(
-        cls, encoder: str | Path, merges: str | Path, **settings: Any
-    ) -> "GPT2BPE":
-        """Read ``encoder.json`` and ``vocab.bpe``; ``settings`` as for ``__init__``.
-
-        Raises:
-            InputError: a file is missing or damaged, or they do not belong together.
-        """
-        pieces, pairs = read_encoder(encoder), read_merges(merges)
-        check_merges(pairs, pieces, merges)
-        return cls(pieces, pairs, **settings)
-
-    def encode_lines(self, sentences: Sequence[str]) -> list[list[str]]:
-        """Return the ids of each sentence's pieces as decimal strings.
-
-        Args:
-            sentences: any texts, the empty one included.
-
-        Raises:
-            InputError: a text with half a surrogate pair, which is not Unicode.
-        """
-        encodings = _encodings(self._tokenizer, sentences)
-        return [[str(number) for number in e.ids] for e in encodings]
+    def symbol(self, piece: str, number: int) -> str:
+        """Return the name in fairseq's dictionaries: the id."""
+        return str(number)
 
     def save(self, folder: str | Path) -> None:
         """Write ``encoder.json``, ``vocab.bpe`` and ``tokenizer_settings.json``."""
@@ -226,13 +192,7 @@ class GPT2BPE:
         with write_then_rename(Path(folder, "vocab.bpe")) as file:
             file.write("#version: 0.2\n")
             file.writelines(f"{first} {second}\n" for first, second in self.merges)
-        write_settings(
-            folder,
-            kind=self.kind,
-            lowercase=False,
-            pair_separator=self.pair_separator,
-            added_tokens=self.added_tokens,
-        )
+        write_json(Path(folder, SETTINGS), msgspec.to_builtins(self.settings))
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
@@ -251,10 +211,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     own, encoder, merges = (
         folder / name for name in (SETTINGS, "encoder.json", "vocab.bpe")
     )
+    tokenizer: Tokenizer
     if own.is_file():
-        tokenizer = _load_saved(folder, own)
+        settings: TokenizerSettings = read_as(own, cast(Any, TokenizerSettings))
     elif (folder / MODEL_FILE).is_file():
-        tokenizer = SentencePiece(folder / MODEL_FILE)
+        settings = SentencePieceSettings(pair_separator=True)
     elif missing := [path.name for path in (encoder, merges) if not path.is_file()]:
         raise InputError(
             f"{folder} has no tokenizer: neither {SETTINGS}, which 'fairseq-scl "
@@ -263,49 +224,19 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             "(from https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/)"
         )
     else:
-        tokenizer = GPT2BPE.from_files(encoder, merges)
+        settings = GPT2Settings(pair_separator=True)
+    if isinstance(settings, SentencePieceSettings):
+        tokenizer = SentencePiece(folder / MODEL_FILE, settings)
+    elif isinstance(settings, GPT2Settings):
+        pieces, pairs = read_encoder(encoder), read_merges(merges)
+        check_merges(pairs, pieces, merges)
+        tokenizer = GPT2BPE(pieces, pairs, settings)
+    else:
+        tokenizer = WordPiece(read_word_pieces(folder / "vocab.txt"), settings)
     for path in (folder / "dict.txt", folder / "input0" / "dict.txt"):
         if path.is_file():
             _check_dictionary(path, tokenizer)
     return tokenizer
-
-
-def _load_saved(folder: Path, path: Path) -> Tokenizer:
-    settings = read_json(path)
-    kind = settings.get("kind") if isinstance(settings, dict) else None
-    wanted: dict[str, Any] = {"pair_separator": bool}
-    if kind == "wordpiece":
-        wanted |= {"lowercase": bool, "split_chinese": bool}
-        wanted |= {"strip_accents": bool | None}
-    if kind not in ("wordpiece", "gpt2", "sentencepiece") or not all(
-        name in settings and isinstance(settings[name], allowed)
-        for name, allowed in wanted.items()
-    ):
-        raise InputError(
-            f"{path} is damaged: it needs kind (found {kind!r}, allowed: wordpiece, "
-            f"gpt2, sentencepiece) and with it {', '.join(wanted)}, as 'fairseq-scl "
-            "convert' writes them"
-        )
-    chosen = {name: settings[name] for name in wanted}
-    if kind == "sentencepiece":
-        return SentencePiece(folder / MODEL_FILE, **chosen)
-    chosen["added_tokens"] = added = settings.get("added_tokens", [])
-    if not isinstance(added, list) or not all(map(_is_added_token, added)):
-        raise InputError(f"{path} is damaged: added_tokens is {added!r}")
-    if kind == "wordpiece":
-        return WordPiece.from_file(folder / "vocab.txt", **chosen)
-    return GPT2BPE.from_files(folder / "encoder.json", folder / "vocab.bpe", **chosen)
-
-
-def _is_added_token(token: Any) -> bool:
-    return (
-        isinstance(token, dict)
-        and bool(token.get("content"))
-        and all(
-            isinstance(value, str if name == "content" else bool)
-            for name, value in token.items()
-        )
-    )
 
 
 def _check_dictionary(path: Path, tokenizer: Tokenizer) -> None:
@@ -322,16 +253,3 @@ def _check_dictionary(path: Path, tokenizer: Tokenizer) -> None:
             f"{len(foreign)} of {len(symbols)}, are not made by "
             f"{' and '.join(tokenizer.file_names[:-1])}"
         )
-
-
-def _encodings(
-    tokenizer: tokenizers.Tokenizer, sentences: Sequence[str]
-) -> Iterator[Any]:
-    # In blocks: an encoding keeps the offsets of each piece, far more than its text.
-    for start in range(0, len(sentences), LINES_AT_ONCE):
-        block = list(sentences[start : start + LINES_AT_ONCE])
-        try:
-            yield from tokenizer.encode_batch(block, add_special_tokens=False)
-        except TypeError:
-            check_unicode(block, start)
-            raise

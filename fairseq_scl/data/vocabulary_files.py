@@ -3,20 +3,62 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from fairseq_scl.data.files import read_json, write_json
+import msgspec
+from msgspec import UNSET, UnsetType
+from tokenizers.pre_tokenizers import ByteLevel
+
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import Name, read_as
 
 SETTINGS = "tokenizer_settings.json"
 UNKNOWN_PIECE = "[UNK]"
 
 
-def write_settings(folder: str | Path, **settings: Any) -> None:
-    """Write ``tokenizer_settings.json``, leaving out a list of no added tokens."""
-    if not settings.get("added_tokens"):
-        settings.pop("added_tokens", None)
-    write_json(Path(folder, SETTINGS), settings)
+class AddedTokenSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """Arguments of ``tokenizers.AddedToken``: a text that is always one token."""
+
+    content: Name
+    single_word: bool | UnsetType = UNSET
+    lstrip: bool | UnsetType = UNSET
+    rstrip: bool | UnsetType = UNSET
+    normalized: bool | UnsetType = UNSET
+    special: bool | UnsetType = UNSET
+
+
+class WordPieceSettings(msgspec.Struct, tag_field="kind", tag="wordpiece"):
+    """What ``tokenizer_settings.json`` says of BERT's tokenizer.
+
+    Attributes:
+        lowercase: whether text is turned to lower case.
+        strip_accents: whether accents are removed; ``None`` means: with ``lowercase``.
+        split_chinese: whether each Chinese character is a word of its own.
+        pair_separator: see :class:`fairseq_scl.data.tokenizers.Tokenizer`.
+        added_tokens: texts that are one token each, whatever the vocabulary says.
+    """
+
+    lowercase: bool
+    strip_accents: bool | None
+    split_chinese: bool
+    pair_separator: bool
+    added_tokens: list[AddedTokenSettings] | UnsetType = UNSET
+
+
+class GPT2Settings(msgspec.Struct, tag_field="kind", tag="gpt2"):
+    """What ``tokenizer_settings.json`` says of GPT-2's tokenizer, which is cased."""
+
+    pair_separator: bool
+    lowercase: bool = False
+    added_tokens: list[AddedTokenSettings] | UnsetType = UNSET
+
+
+class SentencePieceSettings(msgspec.Struct, tag_field="kind", tag="sentencepiece"):
+    """What ``tokenizer_settings.json`` says of a sentencepiece model."""
+
+    pair_separator: bool
+
+
+TokenizerSettings = WordPieceSettings | GPT2Settings | SentencePieceSettings
 
 
 def check_unicode(sentences: Sequence[str], start: int = 0) -> None:
@@ -58,11 +100,7 @@ def read_encoder(path: str | Path) -> dict[str, int]:
     Raises:
         InputError: the file is missing or damaged, or a byte has no piece.
     """
-    pieces = read_json(path)
-    if not isinstance(pieces, dict) or not all(
-        isinstance(number, int) for number in pieces.values()
-    ):
-        raise InputError(f"{path} is not a table of pieces and their ids")
+    pieces = read_as(path, dict[str, int])
     # Without its piece a byte would vanish from the text without a word.
     if missing := [b for b in byte_symbols() if b not in pieces]:
         raise InputError(
@@ -125,9 +163,7 @@ def byte_symbols() -> list[str]:
 
     Printable bytes stand for themselves; the others follow as characters from U+0100.
     """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = 256 - len(printable)
-    return [chr(b) for b in printable] + [chr(256 + n) for n in range(others)]
+    return sorted(ByteLevel.alphabet())
 
 
 def _lines(path: str | Path) -> list[str]:

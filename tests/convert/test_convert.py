@@ -216,7 +216,7 @@ def test_added_tokens_keep_their_embeddings(tmp_path, kind):
     model = write_source(source, kind, vocab_size=size + len(added))
     tokenizer = write_tokenizer_json(source, kind, added)
     done = convert_encoder(source, target)
-    assert (done.unused_rows, len(done.tokenizer.added_tokens)) == (0, 3)
+    assert (done.unused_rows, len(done.tokenizer.settings.added_tokens)) == (0, 3)
     batch = [("the [ENT]film covid19",), ("Star_wars [ent] xStar_wars", "Covid19 a")]
     text = " ".join(" ".join(one) for one in batch)
     assert {*added[::2], "Star_wars"} <= {
