@@ -137,13 +137,16 @@ def _allowed(kind: Any, place: str) -> str:
     tagged = [getattr(one, "__struct_config__", None) for one in get_args(kind)]
     tags = [one.tag for one in tagged if one and one.tag_field == place]
     for name in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
-        kind = get_type_hints(kind).get(name) if isinstance(kind, type) else None
+        # Of an array or a union its parts have the field.
+        parts = [one for one in (kind, *get_args(kind)) if isinstance(one, type)]
+        hints = (get_type_hints(one).get(name) for one in parts)
+        kind = next(filter(None, hints), None)
     allowed = tags or list(getattr(kind, "__struct_fields__", ()))
-    parts = [kind]
-    while parts:
-        part = parts.pop(0)
+    left = [kind]
+    while left:
+        part = left.pop(0)
         if get_origin(part) is Literal:
             allowed += get_args(part)
         else:
-            parts += get_args(part)
+            left += get_args(part)
     return f", allowed are {', '.join(map(str, allowed))}" if allowed else ""

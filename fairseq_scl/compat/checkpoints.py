@@ -7,6 +7,7 @@ file claims are compared with its actual size before memory is allocated.
 
 import argparse
 import collections
+import errno
 import functools
 import importlib
 import pickle
@@ -25,6 +26,8 @@ from fairseq_scl.errors import InputError
 # fairseq 0.12.2 stores a second copy of a layer's weights for its inference fast path.
 # It recreates them on loading; other versions of fairseq do not know them.
 LAYER_COPY = re.compile(r"\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$")
+
+EMBEDDING = "encoder.sentence_encoder.embed_tokens.weight"
 
 
 @functools.cache
@@ -178,6 +181,8 @@ def load_model(
     from fairseq import checkpoint_utils
 
     state = checkpoint_utils.load_checkpoint_to_cpu(str(path), overrides)
+    if "data" in overrides:
+        check_dictionary_size(state["model"], Path(overrides["data"]), path)
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(
             [str(path)], task=task, state=state
@@ -192,6 +197,32 @@ def load_model(
         ) from error
     check_finite(models[0].state_dict(), path)
     return models[0], task
+
+
+def check_dictionary_size(
+    weights: Mapping[str, Tensor], folder: Path, origin: object
+) -> None:
+    """Refuse a RoBERTa whose embedding has another size than its dictionary.
+
+    Args:
+        weights: tensors by name.
+        folder: of an encoder (``dict.txt``), or of data or a model (``input0``).
+        origin: the file that the weights are from, for the message.
+
+    Raises:
+        InputError: names both files and sizes.
+    """
+    from fairseq_scl.rows import load_dictionary  # imports fairseq
+
+    for path in (folder / "dict.txt", folder / "input0" / "dict.txt"):
+        if not path.is_file() or EMBEDDING not in weights:
+            continue
+        found, wanted = len(weights[EMBEDDING]), len(load_dictionary(path))
+        if found != wanted:
+            raise InputError(
+                f"{origin} has {found} symbols, {path} has {wanted}: use the "
+                "dictionary, or the data folder, of its training"
+            )
 
 
 def check_finite(weights: Mapping[str, Tensor], origin: object) -> None:
@@ -223,7 +254,8 @@ def load_error(path: str | Path, error: Exception) -> str:
             "fairseq_scl.compat.checkpoints.load_checkpoint(path, trusted=True) "
             "and save its 'model' again"
         )
-    if isinstance(error, OSError):
+    # A file that ends early is read at places that it does not have.
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:
         return f"cannot read {path}: {error.strerror}"
     return f"{path} is damaged or is not a fairseq checkpoint ({short_reason(error)})"
 
@@ -232,4 +264,4 @@ def short_reason(error: Exception) -> str:
     """Return an error's type and first sentence, without advice to run code."""
     if "weights_only" in str(error) or "Weights only" in str(error):
         return "its pickle cannot be read"
-    return re.split(r"\.\s|\n", f"{type(error).__name__}: {error}".strip())[0]
+    return re.split(r"\.\s|\n", f"{type(error).__name__}: {error}")[0].rstrip(": ")

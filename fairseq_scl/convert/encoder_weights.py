@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fairseq_scl.compat.checkpoints import check_archive, short_reason
+from fairseq_scl.compat.checkpoints import check_archive, check_finite, short_reason
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.data.files import read_json
 from fairseq_scl.errors import InputError
@@ -243,8 +243,7 @@ class _Source:
             )
         self.left.discard(name)
         tensor = tensor.to(torch.float32, copy=True)
-        if not tensor.isfinite().all():
-            raise InputError(f"{self.origin}: {name} holds NaN or infinite values")
+        check_finite({name: tensor}, self.origin)
         return tensor
 
     def take_bias(self, output: str, size: int) -> Tensor:

@@ -3,7 +3,11 @@
 import functools
 from pathlib import Path
 
-from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint
+from fairseq_scl.compat.checkpoints import (
+    check_dictionary_size,
+    check_finite,
+    load_checkpoint,
+)
 from fairseq_scl.errors import InputError
 
 
@@ -16,7 +20,8 @@ def architecture_flags(encoder: Path, max_positions: int) -> list[str]:
         max_positions: longest input; lowered to what the encoder has.
 
     Raises:
-        InputError: the folder has no ``model.pt``, or it is no RoBERTa.
+        InputError: the folder lacks ``model.pt``, or that is not a RoBERTa of the
+            folder's dictionary.
     """
     state = load_checkpoint(encoder / "model.pt")
     model = vars(state["cfg"]["model"]) if state.get("cfg") else {}
@@ -28,6 +33,7 @@ def architecture_flags(encoder: Path, max_positions: int) -> list[str]:
     name = str(model.get("_name") or model.get("arch"))
     if not name.startswith("roberta") or not positions:
         raise InputError(f"{encoder / 'model.pt'} is a {name!r}, not a RoBERTa encoder")
+    check_dictionary_size(state["model"], encoder, encoder / "model.pt")
     check_finite(state["model"], encoder / "model.pt")
     flags = ["--arch", name]
     for setting in (

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import msgspec
 import torch
@@ -25,7 +25,7 @@ from fairseq_scl.compat.checkpoints import (
     load_model,
 )
 from fairseq_scl.data.binarise import LABEL_MAP, load_dictionary, read_labels
-from fairseq_scl.data.files import read_json, write_json, write_then_rename
+from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.folders import (
     ENCODER,
     MODEL,
@@ -53,13 +53,27 @@ from fairseq_scl.input_format import (
     BOS,
     EOS,
     HEAD,
-    KEY,
     InputFormat,
     dictionary_checksum,
 )
-from fairseq_scl.typed import as_type
+from fairseq_scl.typed import Positive, read_as
 
 SETTINGS = "classifier.json"
+
+
+class _Older(msgspec.Struct, tag_field="schema", tag=1):
+    """``classifier.json`` before checkpoints recorded how their texts were read."""
+
+    pair: bool
+    pair_separator: bool
+    max_positions: Positive
+
+
+class _Settings(msgspec.Struct, tag_field="schema", tag=2, omit_defaults=True):
+    """``classifier.json``; what the heads below the top read, of several exits."""
+
+    input_format: InputFormat
+    exit_pooling: Literal["cls", "mean"] = "cls"
 
 
 @dataclass
@@ -146,11 +160,11 @@ def export_classifier(
             shutil.copyfile(Path(data, part, "dict.txt"), folder / part / "dict.txt")
         source.tokenizer.save(folder)
         write_json(folder / LABEL_MAP, {"labels": trained.labels})
-        settings = {"schema": 2, KEY: msgspec.to_builtins(trained)}
+        settings = _Settings(trained)
         if len(exits_of(weights, trained.head)) > 1:
             model = plain_values(state["cfg"]["model"])
-            settings["exit_pooling"] = model.get("exit_pooling", "cls")
-        write_json(folder / SETTINGS, settings)
+            settings.exit_pooling = model.get("exit_pooling", "cls")
+        write_json(folder / SETTINGS, msgspec.to_builtins(settings))
     remarks = (unrecorded(state, source), one_answer(state, trained.labels))
     return [remark for remark in remarks if remark]
 
@@ -232,7 +246,7 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
                 f"{folder} is no model folder: {name} is missing; 'fairseq-scl export' "
                 "makes one from a checkpoint"
             )
-    settings = read_json(folder / SETTINGS)
+    settings = read_as(folder / SETTINGS, cast(Any, _Older | _Settings))
     trained = _folder_format(settings, folder)
     model, task = load_model(folder / "model.pt", {"data": str(folder)})
     return Classifier(
@@ -244,27 +258,27 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
         separator_token=trained.separator_token,
         max_positions=trained.max_positions,
         exits=exits_of(model.state_dict(), trained.head),
-        exit_pooling=settings.get("exit_pooling", "cls"),
+        exit_pooling=getattr(settings, "exit_pooling", "cls"),
         init_token=trained.init_token,
         head=trained.head,
     )
 
 
-def _folder_format(settings: dict[str, Any], folder: Path) -> InputFormat:
+def _folder_format(settings: _Older | _Settings, folder: Path) -> InputFormat:
     """Read how a model folder reads text, and check that its files still say so."""
     labels, dictionary = read_labels(folder), folder / "input0" / "dict.txt"
-    if settings.get("schema") == 1:
+    if isinstance(settings, _Older):
         return InputFormat(
             init_token=BOS,
-            separator_token=EOS if settings["pair_separator"] else None,
-            pair=settings["pair"],
-            max_positions=settings["max_positions"],
+            separator_token=EOS if settings.pair_separator else None,
+            pair=settings.pair,
+            max_positions=settings.max_positions,
             head=HEAD,
             labels=labels,
             dictionary="",
             tokenizer={},
         )
-    trained = as_type(settings.get(KEY), InputFormat, f"{folder / SETTINGS}: {KEY}")
+    trained = settings.input_format
     if trained.labels != labels:
         raise InputError(f"{folder / LABEL_MAP} has other labels than {SETTINGS}")
     if dictionary_checksum(load_dictionary(dictionary).symbols) != trained.dictionary:

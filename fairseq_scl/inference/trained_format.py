@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fairseq_scl.compat.checkpoints import check_dictionary_size
 from fairseq_scl.data.binarise import load_dictionary
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
@@ -24,8 +25,6 @@ from fairseq_scl.input_format import (
     read_manifest,
 )
 from fairseq_scl.typed import as_type
-
-EMBEDDING = "encoder.sentence_encoder.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
@@ -167,16 +166,12 @@ def check_sizes(
         InputError: names both numbers.
     """
     classes = len(weights[f"classification_heads.{trained.head}.out_proj.weight"])
-    symbols, words = data / "input0" / "dict.txt", data / "label" / "dict.txt"
-    for what, found, path, wanted in (
-        ("classes", classes, words, len(trained.labels)),
-        ("symbols", len(weights[EMBEDDING]), symbols, len(load_dictionary(symbols))),
-    ):
-        if found != wanted:
-            raise InputError(
-                f"{checkpoint} has {found} {what}, {path} has {wanted}: give the data "
-                "folder that it was trained on"
-            )
+    if classes != len(trained.labels):
+        raise InputError(
+            f"{checkpoint} has {classes} classes, {data / 'label' / 'dict.txt'} has "
+            f"{len(trained.labels)}: give the data folder that it was trained on"
+        )
+    check_dictionary_size(weights, data, checkpoint)
 
 
 def _folder_format(

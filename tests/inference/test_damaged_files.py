@@ -16,8 +16,11 @@ from fairseq_scl.data.binarise import (
 from fairseq_scl.data.drawn import read_drawn
 from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.geometry import MEASURES
 from fairseq_scl.experiments.plan import _updates
+from fairseq_scl.inference.encoder_folder import load_encoder
+from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.input_format import InputFormat, read_manifest
 from fairseq_scl.report.html import _silhouettes
 from fairseq_scl.report.noise_sheets import read_noise, write_noise
@@ -25,7 +28,7 @@ from fairseq_scl.report.representation_sheets import _before
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import as_type
-from helpers.encoders import make_sentences, toy_encoder
+from helpers.encoders import make_sentences, toy_encoder, toy_model
 
 MISSING = object()
 NAMES = list(MEASURES)
@@ -226,7 +229,7 @@ def test_an_edited_measurement_of_noise_is_refused(tmp_path, place, value, words
     [
         ("models", {}, "models; {}"),
         ("models.0.name", 1, "models[0].name; found 1"),
-        ("models.0.kind", "data", "models[0].kind; 'data'"),
+        ("models.0.kind", "data", "models[0].kind; 'data'; encoder, model"),
         ("models.0.measures", MISSING, "models[0]; measures"),
         (f"models.0.measures.{NAMES[0]}", "0.5", f"measures.{NAMES[0]}; '0.5'"),
         (f"models.0.measures.{NAMES[0]}", float("nan"), NAMES[0]),
@@ -300,6 +303,64 @@ def test_ids_above_the_dictionary_are_refused(data):
     assert len(open_rows(path.with_suffix(""), symbols)) == 16
     path.write_bytes(symbols.to_bytes(2, "little") + path.read_bytes()[2:])
     refused(path, str(symbols), open_rows, path.with_suffix(""), symbols)
+
+
+FIRST = {"schema": 1, "pair": False, "pair_separator": False, "max_positions": 40}
+
+
+@pytest.fixture
+def model(tmp_path):
+    return shutil.copytree(toy_model(), tmp_path / "a model")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ""),
+        ({"pair": 1}, "pair; found 1"),
+        ({"pair_separator": None}, "pair_separator; None"),
+        ({"max_positions": "40"}, "max_positions; '40'"),
+        ({"schema": True}, "schema; True"),
+        ({"schema": 3}, "schema; 3; 1, 2"),
+        ({"schema": 2}, "input_format"),
+        (
+            {"schema": 2, "input_format": FORMAT, "exit_pooling": "max"},
+            "'max'; cls, mean",
+        ),
+        (
+            {"schema": 2, "input_format": FORMAT | {"pair": 0}},
+            "input_format.pair; found 0",
+        ),
+    ],
+)
+def test_edited_settings_of_a_model_are_refused(model, change, words):
+    path = model / "classifier.json"
+    path.write_text(json.dumps(FIRST | change))
+    if not words:
+        assert load_classifier(model).max_positions == 40
+        return
+    refused(path, words, load_classifier, model)
+
+
+@pytest.mark.parametrize(
+    ("change", "symbols"), [(lambda w: w[:-1], 95), (lambda w: [*w, "zz 1"], 97)]
+)
+def test_a_dictionary_of_another_size_is_named(tmp_path, change, symbols):
+    encoder = shutil.copytree(toy_encoder(), tmp_path / "encoder")
+    words = (encoder / "dict.txt").read_text().splitlines()
+    (encoder / "dict.txt").write_text("\n".join([*change(words), ""]))
+    for read, *arguments in ((load_encoder,), (architecture_flags, 64)):
+        wanted = f"{encoder / 'model.pt'} has 96 symbols; {symbols}"
+        refused(encoder / "dict.txt", wanted, read, encoder, *arguments)
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.9, 0.999])
+def test_weights_that_end_early_are_named_as_damaged(model, share):
+    path = model / "model.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    refused(path, "damaged", load_classifier, model)
+    refused(path, "damaged", architecture_flags, model, 64)
 
 
 @pytest.mark.parametrize("label", [0, 3, 6])
