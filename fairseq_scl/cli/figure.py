@@ -8,7 +8,7 @@ from fairseq_scl.cli.options import add_device, files_to_write
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
-from fairseq_scl.report.tsne import draw_features
+from fairseq_scl.report.figures import draw_features
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,10 +24,9 @@ from fairseq_scl.experiments.results_folder import BEST, run_folder
 from fairseq_scl.experiments.selection import outcome, rank
 from fairseq_scl.experiments.tables import Table, load_table
 from fairseq_scl.inference.model_folder import export_classifier
-from fairseq_scl.report.figures import learning_curves
+from fairseq_scl.report.figures import draw_features, learning_curves
 from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.sheets import Sheet
-from fairseq_scl.report.tsne import draw_features
 from fairseq_scl.tasks.batching import BATCHING
 
 LOCK = ".lock"

@@ -17,7 +17,7 @@ from fairseq_scl.report.latex import report_as_latex
 from fairseq_scl.report.markdown import report_as_markdown
 from fairseq_scl.report.representation_sheets import representation_sheets
 from fairseq_scl.report.sheets import sheets
-from fairseq_scl.report.table import table_signature
+from fairseq_scl.report.signature import table_signature
 from fairseq_scl.report.words import remarks, verdicts
 
 OUTPUTS = Path("outputs")

@@ -2,7 +2,6 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -13,10 +12,12 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fairseq_scl.experiments.results import Attempt, CellResult, LossResult
-from fairseq_scl.report.figures import COLOURS
+from fairseq_scl.experiments.results import CellResult, LossResult, TableResult
+from fairseq_scl.experiments.variants import FLIPPED
+from fairseq_scl.report import layout
+from fairseq_scl.report.figures import COLORS, CURVES, draw_lines, validation_lines
 
-# Stands for the colour of text in the page, and is replaced by it.
+# Stands for the color of text in the page, and is replaced by it.
 TEXT = "#010203"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -36,11 +37,6 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.15,
     "axes.axisbelow": True,
 }
-CURVES = {
-    "accuracy": "validation accuracy (%)",
-    "ce_loss": "validation CE (nats)",
-    "scl_loss": "validation SCL (nats per anchor)",
-}
 # Light enough everywhere for dark digits.
 HEAT = LinearSegmentedColormap.from_list("heat", ["#f7e3c5", "#8fc7b5", "#4f9fc4"])
 
@@ -54,26 +50,25 @@ def paired_dots(cell: CellResult) -> str:
         many = len(cell.losses) > 3
         figure, axes = _figure(width=5.5) if many else _figure()
         places: dict[int, list[tuple[int, float]]] = {}
-        for place, (colour, one) in enumerate(
-            zip(_colours(len(cell.losses)), cell.losses.values(), strict=True)
-        ):
+        for place, one in enumerate(cell.losses.values()):
+            color = COLORS[place % len(COLORS)]
             runs = one.selection.chosen.runs if one.selection.chosen else ()
             for run in runs:
                 places.setdefault(run.seed, []).append((place, run.test.accuracy))
                 filled = run in one.selection.reported
-                face = colour if filled else "none"
+                face = color if filled else "none"
                 axes.plot(
                     place,
                     run.test.accuracy,
                     marker="o",
                     markersize=6,
                     markerfacecolor=face,
-                    markeredgecolor=colour,
+                    markeredgecolor=color,
                     zorder=3,
                 )
             if runs:
                 mean = fmean(run.test.accuracy for run in runs)
-                axes.hlines(mean, place - 0.2, place + 0.2, color=colour, linewidth=2)
+                axes.hlines(mean, place - 0.2, place + 0.2, color=color, linewidth=2)
         for points in places.values():
             axes.plot(*zip(*points, strict=True), color=TEXT, alpha=0.35, linewidth=0.8)
         axes.set_xticks(range(len(cell.losses)), list(cell.losses))
@@ -85,7 +80,7 @@ def paired_dots(cell: CellResult) -> str:
 
 
 def curves(cell: CellResult, key: str) -> str:
-    """Draw one line a run and a thick one for their mean, for each loss.
+    """Draw one line per run and a thick one for their mean, for each loss.
 
     Args:
         cell: whose chosen combinations are drawn.
@@ -94,21 +89,20 @@ def curves(cell: CellResult, key: str) -> str:
     """
     with mpl.rc_context(STYLE):
         figure, axes = _figure()
-        for colour, one in zip(
-            _colours(len(cell.losses)), cell.losses.values(), strict=True
-        ):
-            lines = [
-                {
-                    v.update: getattr(v, key)
-                    for v in attempt.record.valid
-                    if getattr(v, key) is not None
-                }
-                for attempt in one.chosen_attempts
-                if attempt.record
-            ]
-            _draw_lines(axes, lines, colour, _label(one, key))
-            if key == "scl_loss":
-                _draw_floor(axes, one.chosen_attempts, colour)
+        for number, one in enumerate(cell.losses.values()):
+            records = [a.record for a in one.chosen_attempts if a.record]
+            label = one.loss
+            tau = records[0].settings.get("scl_temperature") if records else None
+            if key == "scl_loss" and tau is not None:
+                label += f", at τ = {tau:g}"  # curves at different τ do not compare
+            draw_lines(axes, validation_lines(records, key), number, label)
+            floors = [floor for a in one.chosen_attempts for _, floor in a.floors]
+            if key == "scl_loss" and floors:
+                color = COLORS[number % len(COLORS)]
+                axes.axhline(
+                    fmean(floors), color=color, linestyle="--", linewidth=1,
+                    label="its floor",
+                )  # fmt: skip
         axes.set(xlabel="updates", ylabel=CURVES[key])
         axes.grid()
         if axes.get_legend_handles_labels()[0]:
@@ -147,7 +141,7 @@ def heat_map(one: LossResult) -> str | None:
             if candidate is one.selection.chosen:
                 corner = (column - 0.47, row - 0.47)
                 outline = Rectangle(
-                    corner, 0.94, 0.94, fill=False, edgecolor=COLOURS[0], linewidth=2.5
+                    corner, 0.94, 0.94, fill=False, edgecolor=COLORS[0], linewidth=2.5
                 )
                 axes.add_patch(outline)
         axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
@@ -159,41 +153,67 @@ def heat_map(one: LossResult) -> str | None:
         return _svg(figure, f"mean validation accuracy of {one.loss} over λ and τ")
 
 
+def flip_curves(result: TableResult) -> list[tuple[str, str]]:
+    """Draw test accuracy against the share of training labels that were flipped.
+
+    One line per loss: mean ± std over every finished run.
+
+    Each at the options chosen for its share of flipped labels. Lines stand a little
+    beside each other, so that their bars can be told apart.
+
+    Returns:
+        title and SVG of each place that is flipped; empty for a table without.
+    """
+    found: list[tuple[str, str]] = []
+    shares = result.table.flipped
+    if len(shares) < 2:
+        return found
+    places: list[dict[str, Any]] = []
+    for cell in result.cells:
+        place = {k: v for k, v in cell.place.items() if k != FLIPPED.key}
+        places += [] if place in places else [place]
+    for place in places:
+        keys = [k for k in layout.cell_keys(result.table) if k != FLIPPED.key]
+        name = ", ".join(layout.named(key, place[key]) for key in keys)
+        title = (
+            f"{name}: test accuracy, mean ± sample std over every "
+            f"{result.table.repeated}, against the share of flipped training labels"
+        )
+        if svg := _flip_chart(result, place, title):
+            found.append((title, svg))
+    return found
+
+
+def _flip_chart(result: TableResult, place: dict[str, Any], title: str) -> str | None:
+    losses = list(result.table.losses)
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(width=5.5, height=3.4)
+        for number, loss in enumerate(losses):
+            color = COLORS[number % len(COLORS)]
+            points = []
+            for share in result.table.flipped:
+                one = result.find(**place, **{FLIPPED.key: share}, loss=loss)
+                if (value := one.selection.test_of_all) is not None:
+                    beside = 0.4 * (number - (len(losses) - 1) / 2)
+                    points.append((100 * share + beside, value.mean, value.std))
+            if points:
+                x, mean, std = zip(*points, strict=True)
+                axes.errorbar(
+                    x, mean, yerr=std, color=color, label=loss, marker="o",
+                    markersize=3.5, linewidth=1.2, elinewidth=0.7, capsize=2,
+                )  # fmt: skip
+        if not axes.get_legend_handles_labels()[0]:
+            return None
+        axes.set_xticks([100 * share for share in result.table.flipped])
+        axes.set(xlabel="flipped training labels (%)", ylabel="test accuracy (%)")
+        axes.grid(axis="y")
+        axes.legend(fontsize=8)
+        return _svg(figure, title)
+
+
 def _figure(width: float = 3.7, height: float = 2.8) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
-
-
-def _draw_lines(
-    axes: Axes, lines: Sequence[Mapping[int, float]], colour: str, label: str
-) -> None:
-    for line in lines:
-        marker = "." if len(line) == 1 else None
-        axes.plot(
-            list(line), list(line.values()), color=colour, alpha=0.3, linewidth=0.8,
-            marker=marker,
-        )  # fmt: skip
-    shared = sorted(set.intersection(*(set(line) for line in lines))) if lines else []
-    if shared:
-        mean = [fmean(line[update] for line in lines) for update in shared]
-        axes.plot(shared, mean, color=colour, marker="o", markersize=3.5, label=label)
-
-
-def _draw_floor(axes: Axes, attempts: Sequence[Attempt], colour: str) -> None:
-    floors = [floor for attempt in attempts for _, floor in attempt.floors]
-    if floors:
-        axes.axhline(
-            fmean(floors), color=colour, linestyle="--", linewidth=1, label="its floor"
-        )
-
-
-def _label(one: LossResult, key: str) -> str:
-    """Name the loss; its τ too where curves of unlike τ are not to be compared."""
-    records = [a.record for a in one.chosen_attempts if a.record]
-    tau = records[0].settings.get("scl_temperature") if records else None
-    return (
-        one.loss if key != "scl_loss" or tau is None else f"{one.loss}, at τ = {tau:g}"
-    )
 
 
 def _draw_square(
@@ -214,10 +234,6 @@ def _draw_square(
         x, y, f"{mean:.1f} ({count})", ha="center", va="center", color="#111111",
         fontsize=8,
     )  # fmt: skip
-
-
-def _colours(count: int) -> list[str]:
-    return [COLOURS[number % len(COLOURS)] for number in range(count)]
 
 
 def _svg(figure: Figure, title: str) -> str:

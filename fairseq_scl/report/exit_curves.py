@@ -12,7 +12,7 @@ from fairseq_scl.data.files import sha256, write_json, write_then_rename
 from fairseq_scl.data.folders import MANIFEST, list_files
 from fairseq_scl.experiments.records import origin
 from fairseq_scl.inference.exit_speed import Point
-from fairseq_scl.report.figures import COLOURS, save_figure
+from fairseq_scl.report.figures import COLORS, save_figure
 from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.sheets import Sheet
 
@@ -77,10 +77,10 @@ def draw_exits(points: Mapping[str, Sequence[Point]], clock: str) -> Figure:
     )
     for axes, (label, key) in zip(figure.subplots(1, 2), panels, strict=True):
         for number, (name, of_model) in enumerate(points.items()):
-            colour = COLOURS[number % len(COLOURS)]
+            color = COLORS[number % len(COLORS)]
             xs = [getattr(point, key) for point in of_model]
             ys = [point.accuracy for point in of_model]
-            style = {"color": colour, "marker": "o"}
+            style = {"color": color, "marker": "o"}
             axes.plot(xs[:-1], ys[:-1], **style, markersize=4, label=name)
             axes.plot(xs[-1:], ys[-1:], **style, markersize=9, fillstyle="none")
         axes.set(xlabel=label, ylabel="accuracy (%)")

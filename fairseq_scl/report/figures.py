@@ -1,10 +1,12 @@
 """Pictures: learning curves, and t-SNE of the features that are contrasted."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
@@ -12,10 +14,20 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
-from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.data.binarise import read_split_labels
+from fairseq_scl.data.files import sha256, write_json, write_then_rename
+from fairseq_scl.data.folders import MANIFEST, list_files
+from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.records import Record
+from fairseq_scl.inference.data_split import check_vocabulary, split_features
+from fairseq_scl.inference.model_folder import load_classifier
 
-COLOURS = ("#c44e52", "#4c72b0", "#55a868", "#8172b2", "#ccb974", "#64b5cd")
+COLORS = ("#c44e52", "#4c72b0", "#55a868", "#8172b2", "#ccb974", "#64b5cd")
+CURVES = {
+    "accuracy": "validation accuracy (%)",
+    "ce_loss": "validation CE (nats)",
+    "scl_loss": "validation SCL (nats per anchor)",
+}
 
 
 def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None:
@@ -26,24 +38,106 @@ def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None
         path: of the PNG file to write.
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    panels = (
-        ("validation accuracy (%)", "accuracy"),
-        ("validation CE (nats)", "ce_loss"),
-        ("validation SCL (nats per anchor)", "scl_loss"),
-    )
-    for axes, (title, key) in zip(figure.subplots(1, 3), panels, strict=True):
-        for colour, (loss, of_loss) in zip(COLOURS, records.items(), strict=False):
-            curves = [record.valid for record in of_loss]
-            lines = [[getattr(v, key) for v in curve] for curve in curves]
-            updates = [v.update for v in curves[0]]
-            for line in lines:
-                axes.plot(updates, line, color=colour, alpha=0.3, linewidth=1)
-            mean = np.mean(lines, axis=0)
-            axes.plot(updates, mean, color=colour, marker="o", label=f"{loss}, mean")
+    for axes, (key, title) in zip(figure.subplots(1, 3), CURVES.items(), strict=True):
+        for number, (loss, of_loss) in enumerate(records.items()):
+            draw_lines(axes, validation_lines(of_loss, key), number, f"{loss}, mean")
         axes.set(title=title, xlabel="updates")
         axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, path)
+
+
+def validation_lines(records: Iterable[Record], key: str) -> list[dict[int, float]]:
+    """Return the validations of each run that have a measure: update to value."""
+    return [
+        {v.update: value for v in one.valid if (value := getattr(v, key)) is not None}
+        for one in records
+    ]
+
+
+def draw_lines(
+    axes: Axes, lines: Sequence[Mapping[int, float]], number: int, label: str
+) -> None:
+    """Draw one thin line per run and a thick one for their mean.
+
+    Args:
+        axes: to draw on.
+        lines: of each run values by update.
+        number: of the loss, which tells its color.
+        label: of the mean.
+    """
+    color = COLORS[number % len(COLORS)]
+    for line in lines:
+        marker = "." if len(line) == 1 else None
+        axes.plot(
+            list(line), list(line.values()), color=color, alpha=0.3, linewidth=0.8,
+            marker=marker,
+        )  # fmt: skip
+    shared = sorted(set.intersection(*(set(line) for line in lines))) if lines else []
+    if shared:
+        mean = [fmean(line[update] for line in lines) for update in shared]
+        axes.plot(shared, mean, color=color, marker="o", markersize=3.5, label=label)
+
+
+def draw_features(
+    data: Path,
+    models: Mapping[tuple[str, str], Path],
+    split: str,
+    path: Path,
+    device: str = "cpu",
+    seed: int = 0,
+    perplexity: float = 30.0,
+) -> dict[tuple[str, str], float]:
+    """Draw t-SNE of the features at ``<s>``, one panel per model.
+
+    Writes ``path`` (PNG), the same as PDF, and their silhouette scores as JSON.
+
+    Args:
+        data: a data folder.
+        models: model folders by the row and column of their panel.
+        split: of the data folder, as ``test``.
+        path: of the PNG file.
+        device: where to compute.
+        seed: of t-SNE.
+        perplexity: of t-SNE; lowered where there are few examples.
+
+    Returns:
+        the silhouette score of each model, in the order of ``models``.
+
+    Raises:
+        InputError: a folder is not what it should be, data and model have
+            different vocabularies, or there are fewer than two classes.
+    """
+    labels = read_split_labels(data, split)
+    if not 2 <= len(set(labels)) < len(labels):
+        raise InputError(
+            f"{data}: {split} has {len(labels)} examples of {len(set(labels))} classes,"
+            " clusters need two classes and more examples"
+        )
+    matrices = {}
+    for place, folder in models.items():
+        classifier = load_classifier(folder, device)
+        check_vocabulary(data, folder)
+        matrices[place] = split_features(classifier, data, split, folder)
+    paths = [path, path.with_suffix(".pdf")]
+    list_files([*paths, path.with_suffix(".json")])
+    scores = tsne_grid(matrices, labels, paths, seed, perplexity, split)
+    panels = [
+        {
+            "row": row,
+            "name": name,
+            "model": str(models[row, name]),
+            "sha256": sha256(models[row, name] / "model.pt"),
+            "silhouette": score,
+        }
+        for (row, name), score in scores.items()
+    ]
+    made = {"schema": 1, "split": split, "examples": len(labels), "panels": panels}
+    made |= {"data": sha256(data / MANIFEST), "features": "cls", "metric": "cosine"}
+    write_json(
+        path.with_suffix(".json"), {**made, "seed": seed, "perplexity": perplexity}
+    )
+    return scores
 
 
 def tsne_grid(
@@ -90,8 +184,8 @@ def tsne_grid(
         axes.set_axis_on()
         for number, label in enumerate(sorted(set(labels))):
             chosen = points[np.array(labels) == label]
-            colour = COLOURS[number % len(COLOURS)]
-            axes.scatter(*chosen.T, s=9, color=colour, label=label, alpha=0.7)
+            color = COLORS[number % len(COLORS)]
+            axes.scatter(*chosen.T, s=9, color=color, label=label, alpha=0.7)
         title = ", ".join(filter(None, (row, column)))
         axes.set(title=f"{title}, silhouette {score:.2f}", xticks=[], yticks=[])
     axes.legend()

@@ -15,13 +15,19 @@ from fairseq_scl.experiments.results import (
     CellResult,
     TableResult,
 )
-from fairseq_scl.report.charts import CURVES, curves, heat_map, paired_dots, with_prefix
-from fairseq_scl.report.flips import flip_curves
+from fairseq_scl.report.charts import (
+    curves,
+    flip_curves,
+    heat_map,
+    paired_dots,
+    with_prefix,
+)
+from fairseq_scl.report.figures import CURVES
 from fairseq_scl.report.noise_sheets import NOISE, read_noise
 from fairseq_scl.report.representation_sheets import representation_sheets
 from fairseq_scl.report.sheets import Sheet, sheets
+from fairseq_scl.report.signature import table_signature
 from fairseq_scl.report.style import STYLE
-from fairseq_scl.report.table import table_signature
 from fairseq_scl.report.words import cell_name, remarks, verdicts
 from fairseq_scl.typed import Finite, read_as
 

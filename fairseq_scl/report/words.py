@@ -20,7 +20,7 @@ from fairseq_scl.experiments.results import (
 from fairseq_scl.experiments.statistics import Summary
 from fairseq_scl.experiments.variants import in_short_form
 from fairseq_scl.report.layout import cell_keys, named
-from fairseq_scl.report.table import unlike
+from fairseq_scl.report.signature import unlike
 
 NONE = "–"
 SIGNS = {"scl_lambda": "λ", "scl_temperature": "τ"}

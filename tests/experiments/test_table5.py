@@ -18,7 +18,7 @@ from fairseq_scl.report.html import page
 from fairseq_scl.report.latex import report_as_latex
 from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.sheets import accuracies, basis, differences, sheets
-from fairseq_scl.report.table import table_signature
+from fairseq_scl.report.signature import table_signature
 from fairseq_scl.report.words import verdicts
 from helpers.results import make_record, make_table, runs_of
 from helpers.tables import TOY_TABLE, write_toy_table

@@ -16,7 +16,7 @@ from fairseq_scl.experiments.results import (
 )
 from fairseq_scl.experiments.statistics import Summary
 from fairseq_scl.report.sheets import accuracies, basis, differences
-from fairseq_scl.report.table import table_signature, unlike
+from fairseq_scl.report.signature import table_signature, unlike
 from fairseq_scl.report.words import in_digits, remarks, verdicts
 from helpers.results import GRID, attempts_of, make_table
 
