@@ -84,6 +84,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[str, Any]:
     selection, chosen = one.selection, one.selection.chosen
     where = {**cell.place, "loss": one.loss}
+    paper = paper_tables().get(result.table.name)
     row: dict[str, Any] = dict(where)
     options = layout.options(result.table)
     row |= {name: one.hyperparameters.get(name) for name in options}
@@ -95,7 +96,7 @@ def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[st
         "valid_accuracy": chosen and chosen.valid_accuracy,
         "runs_reported": len(selection.reported),
         **_summary("test", selection.test),
-        **_summary("paper", _printed(result.table.name, where)),
+        **_summary("paper", paper.at(where) if paper else None),
         **_summary("all", selection.test_of_all),
     }
     found = one.comparison
@@ -136,10 +137,3 @@ def _average_row(
 def _summary(name: str, value: Summary | None) -> dict[str, float | None]:
     mean, std = (value.mean, value.std) if value else (None, None)
     return {f"{name}_mean": mean, f"{name}_std": std}
-
-
-def _printed(name: str, where: Mapping[str, Any]) -> Summary | None:
-    paper = paper_tables().get(name)
-    if paper is None:
-        return None
-    return paper.find(**{key: where.get(key) for key in paper.cells[0].where})

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,10 @@ class PaperTable:
             ValueError: other names than those.
         """
         return self._find(self.cells, where)
+
+    def at(self, where: Mapping[str, Any]) -> Summary | None:
+        """Return :meth:`find` of a place that may say more than this table does."""
+        return self.find(**{name: where.get(name) for name in self.cells[0].where})
 
     def average(self, **where: Any) -> Summary | None:
         """Return a printed average over a row, ``None`` if the paper has none there.

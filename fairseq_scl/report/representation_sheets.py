@@ -1,6 +1,5 @@
 """Columns of a table's report that say what its losses do to representations."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,8 +10,8 @@ from fairseq_scl.experiments.geometry import MEASURES, TOP
 from fairseq_scl.experiments.results import LossResult, TableResult
 from fairseq_scl.experiments.statistics import Summary, summary
 from fairseq_scl.report import layout
+from fairseq_scl.report.numbers import NONE, mean_and_std
 from fairseq_scl.report.sheets import Sheet
-from fairseq_scl.report.words import NONE
 from fairseq_scl.typed import Finite, read_as
 
 ANALYSIS = "analysis.json"
@@ -59,7 +58,7 @@ def representation_sheets(result: TableResult, folder: Path) -> list[Sheet]:
                     *layout.texts(keys, cell.place),
                     loss,
                     f"{count} of {table.repetitions}",
-                    *(_text(found[key]) for key in MEASURES),
+                    *(mean_and_std(found[key], ".3g", ".2g") for key in MEASURES),
                 )
             )
     header = [*(layout.NAMES[key] for key in keys), "loss", f"{table.repeated}s"]
@@ -129,8 +128,3 @@ def _before(path: Path) -> Mapping[str, Mapping[str, float]]:
         for one in models
         if one.kind == "encoder"
     }
-
-
-def _text(value: Summary) -> str:
-    std = "" if math.isnan(value.std) else f" ± {value.std:.2g}"
-    return f"{value.mean:.3g}{std}"

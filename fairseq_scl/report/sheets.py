@@ -1,6 +1,5 @@
 """A table's results as sheets of text: what Markdown, LaTeX and HTML then set."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,15 +16,9 @@ from fairseq_scl.experiments.results import (
 from fairseq_scl.experiments.tables import FEW_SHOT
 from fairseq_scl.experiments.variants import ORIGINAL, in_short_form
 from fairseq_scl.report import layout
+from fairseq_scl.report.numbers import NONE, interval, mean_and_std, p_value
 from fairseq_scl.report.paper import PaperTable, paper_tables
-from fairseq_scl.report.words import (
-    NONE,
-    SIGNS,
-    in_digits,
-    in_short,
-    interval,
-    pairs,
-)
+from fairseq_scl.report.words import SIGNS, in_short, pairs
 
 
 @dataclass(frozen=True)
@@ -80,11 +73,11 @@ def accuracies(result: TableResult) -> Sheet:
             for value in layout.columns(table):
                 where = {**place, column: value, "loss": loss}
                 row.append(reported(result.find(**where)))
-                row += [_printed(paper, where)] if paper else []
+                row += [mean_and_std(paper.at(where))] if paper else []
             if has_average:
                 average = layout.average(result, place, loss)
                 row.append(_averaged(average))
-                row += [in_digits(average.paper)] if paper else []
+                row += [mean_and_std(average.paper)] if paper else []
             rows.append(tuple(row))
     return Sheet(
         name="accuracies",
@@ -112,7 +105,7 @@ def basis(result: TableResult) -> Sheet:
                     *(in_short_form(known.get(name, NONE)) for name in options),
                     f"{one.competing} of {len(selection.candidates)}",
                     f"{len(chosen.runs) if chosen else 0} of {selection.expected}",
-                    in_digits(selection.test_of_all) or NONE,
+                    mean_and_std(selection.test_of_all) or NONE,
                     _count(one.degenerate) if chosen else NONE,
                     *(str(one.count(state)) for state in (DONE, FAILED, MISSING)),
                 )
@@ -179,7 +172,7 @@ def reported(one: LossResult) -> str:
     if selection.test is None:
         return f"{NONE} ({most} of {selection.expected})"
     missing = "" if most == selection.expected else f" ({most} of {selection.expected})"
-    return in_digits(selection.test) + missing
+    return mean_and_std(selection.test) + missing
 
 
 def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str, ...]:
@@ -218,7 +211,7 @@ def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str,
 def _averaged(average: layout.Average) -> str:
     if average.ours is None:
         return f"{NONE} ({average.columns} of {average.expected})"
-    return in_digits(average.ours)
+    return mean_and_std(average.ours)
 
 
 def _searched(result: TableResult) -> str:
@@ -243,12 +236,6 @@ def _options(result: TableResult) -> str:
     return "λ and τ" if tuple(known) == tuple(SIGNS) else "options"
 
 
-def _printed(paper: PaperTable, where: dict[str, object]) -> str:
-    return in_digits(
-        paper.find(**{name: where.get(name) for name in paper.cells[0].where})
-    )
-
-
 def _cell_values(result: TableResult, cell: CellResult) -> list[str]:
     return layout.texts(layout.cell_keys(result.table), cell.place)
 
@@ -266,16 +253,10 @@ def _difference(found: Comparison | None, planned: int) -> tuple[str, ...]:
         f"{difference.mean:+.2f}",
         interval(difference.low, difference.high),
         interval(bootstrap.low, bootstrap.high),
-        _p_value(difference.t_p),
-        _p_value(difference.wilcoxon_p),
+        p_value(difference.t_p),
+        p_value(difference.wilcoxon_p),
         f"{found.won}–{found.lost}",
     )
-
-
-def _p_value(p: float) -> str:
-    if math.isnan(p):
-        return NONE
-    return f"{p:.3f}" if p >= 0.0005 else "<0.001"
 
 
 def _count(number: int | None) -> str:

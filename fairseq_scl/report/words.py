@@ -1,6 +1,5 @@
 """Results in words: one sentence a cell, names of cells, numbers with signs."""
 
-import math
 from collections import Counter
 
 from fairseq_scl.experiments.comparison import Comparison
@@ -17,12 +16,11 @@ from fairseq_scl.experiments.results import (
     TableResult,
     verdict,
 )
-from fairseq_scl.experiments.statistics import Summary
 from fairseq_scl.experiments.variants import in_short_form
 from fairseq_scl.report.layout import cell_keys, named
+from fairseq_scl.report.numbers import interval
 from fairseq_scl.report.signature import unlike
 
-NONE = "–"
 SIGNS = {"scl_lambda": "λ", "scl_temperature": "τ"}
 
 
@@ -88,19 +86,6 @@ def in_short(comparison: Comparison | None) -> str:
 def pairs(found: Comparison) -> str:
     """Say on how many pairs a comparison stands."""
     return f"{found.difference.count} of {found.expected}"
-
-
-def interval(low: float, high: float) -> str:
-    """Format a confidence interval of points."""
-    return NONE if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"
-
-
-def in_digits(value: Summary | None) -> str:
-    """Format mean ± std to one digit, as the paper; empty where there is none."""
-    if value is None:
-        return ""
-    std = "" if math.isnan(value.std) else f" ± {value.std:.1f}"
-    return f"{value.mean:.1f}{std}"
 
 
 def _said(found: Comparison) -> str:

@@ -15,9 +15,10 @@ from fairseq_scl.experiments.results import (
     summarise,
 )
 from fairseq_scl.experiments.statistics import Summary
+from fairseq_scl.report.numbers import mean_and_std
 from fairseq_scl.report.sheets import accuracies, basis, differences
 from fairseq_scl.report.signature import table_signature, unlike
-from fairseq_scl.report.words import in_digits, remarks, verdicts
+from fairseq_scl.report.words import remarks, verdicts
 from helpers.results import GRID, attempts_of, make_table
 
 CE = {
@@ -248,9 +249,9 @@ def test_data_of_a_signature_is_known_by_all_folders():
 
 
 def test_digits():
-    assert in_digits(None) == ""
-    assert in_digits(Summary(95.94, math.nan, 1)) == "95.9"
-    assert in_digits(Summary(88.06, 3.25, 3)) == "88.1 ± 3.2"
+    assert mean_and_std(None) == ""
+    assert mean_and_std(Summary(95.94, math.nan, 1)) == "95.9"
+    assert mean_and_std(Summary(88.06, 3.25, 3)) == "88.1 ± 3.2"
 
 
 def test_tables_of_a_smoke_run_say_so():
