@@ -1,10 +1,12 @@
-"""``fairseq-scl figure``: the model's own inputs, three files, the same each time."""
+"""Pictures: learning curves, and ``fairseq-scl figure`` on the model's own inputs."""
 
 import json
+import math
 import struct
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from fairseq_scl.cli import main
 from fairseq_scl.convert.huggingface import convert_encoder
@@ -14,7 +16,7 @@ from fairseq_scl.data.texts import Example
 from fairseq_scl.inference.data_split import read_split_tokens
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode
-from fairseq_scl.report.figures import tsne_grid
+from fairseq_scl.report.figures import learning_curves, tsne_grid
 from helpers.encoders import (
     make_bert,
     make_pairs,
@@ -24,10 +26,28 @@ from helpers.encoders import (
     toy_encoder,
     toy_model,
 )
+from helpers.results import make_record, make_table, runs_of
 
 
 def size_of_png(path):
-    return struct.unpack(">II", path.read_bytes()[16:24])
+    """Return width and height as the file's header states them."""
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert content[-8:-4] == b"IEND"
+    return struct.unpack(">II", content[16:24])
+
+
+def test_learning_curves_are_a_picture_with_the_same_bytes_each_time(tmp_path):
+    run = runs_of(make_table())[0]
+    records = {"CE": [make_record(run, 150 + i, 300) for i in range(3)]}
+    short = [replace(one, valid=one.valid[:1]) for one in records["CE"][:1]]
+    pictures = []
+    for of in (records, records, {"CE": records["CE"][:2]}, {"CE": short}):
+        learning_curves(of, tmp_path / "curves.png")
+        assert size_of_png(tmp_path / "curves.png") == (1200, 360)
+        pictures.append((tmp_path / "curves.png").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert len(set(pictures)) == 3
 
 
 @pytest.mark.parametrize(("pairs", "make"), [(0, make_sentences), (1, make_pairs)])
@@ -105,6 +125,11 @@ def test_panels_stand_for_their_own_features(tmp_path):
     assert list(scores) == list(features)
     assert scores["20", "CE"] < 0.2
     assert scores["20", "SCL"] == scores["100", "SCL"] > 0.9
+    tsne_grid(features, labels, [tmp_path / "y.png"], seed=1)
+    assert (tmp_path / "x.png").read_bytes() != (tmp_path / "y.png").read_bytes()
+    few = {("", "CE"): apart[:4]}
+    assert math.isfinite(tsne_grid(few, labels[:4], [tmp_path / "x.png"])["", "CE"])
+    assert size_of_png(tmp_path / "x.png") == (500, 480)
 
 
 def test_every_class_is_drawn_however_many(tmp_path):
