@@ -12,7 +12,6 @@
 #                               dict.en.txt, dict.de.txt and BPE codes; join several
 #                               with colons; or wmt18, wmt19, which are downloaded
 #           DATA_BIN      samples written by prepare_glue.sh    (default: data-bin)
-#           GLUE          official files of the samples         (default: data-bin/glue)
 #           AUGMENTED     output folder                    (default: data-bin/augmented)
 #           TASKS, SIZES, SAMPLES (how many, from the first)  (SST-2 QNLI MNLI; 100; all)
 #           TEMPERATURES  sampling temperatures                        (0.3 0.5 0.7 0.9)
@@ -33,7 +32,7 @@ for task in "${tasks[@]}"; do
   done
   [[ ${#samples[@]} -gt 0 ]] || { echo "backtranslate.sh: there is no sample of" \
     "${sizes[*]} in $DATA_BIN/$task: run prepare_glue.sh first" >&2 && exit 2; }
-  fairseq-scl backtranslate --sample "${samples[@]}" --from "${GLUE:-data-bin/glue}" \
+  fairseq-scl backtranslate --sample "${samples[@]}" \
     --forward "$FORWARD" --backward "$BACKWARD" --temperature "${temperatures[@]}" \
     --to "$AUGMENTED/$task" "$@"
 done

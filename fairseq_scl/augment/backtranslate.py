@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from fairseq_scl.augment.decoding import MAX_TOKENS
@@ -32,12 +33,12 @@ from fairseq_scl.augment.sentences import (
 from fairseq_scl.compat.versions import installed_version
 from fairseq_scl.data.files import hold, write_json, write_then_rename
 from fairseq_scl.data.folders import check_holds_only
+from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.renames import discard, remove_leftovers
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
-from fairseq_scl.typed import as_type, read_as
+from fairseq_scl.typed import read_as
 
-SCHEMA = 1
 SETTINGS = "settings.json"
 LOCK = "lock"
 VERSIONS = ("torch", "fairseq", "fairseq-fixed", "sacremoses", "sentencepiece")
@@ -67,7 +68,11 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """Return all of it as plain values."""
-        found = {"schema": SCHEMA, "seed": self.seed, "copies": self.copies}
+        found = {
+            "schema": BackTranslationRecord.SCHEMA,
+            "seed": self.seed,
+            "copies": self.copies,
+        }
         ways = {"forward": asdict(self.forward), "backward": asdict(self.backward)}
         return json.loads(json.dumps({**found, **ways, **self.about}))
 
@@ -88,7 +93,7 @@ def finished(target: Path, plan: Plan) -> bool:
     """
     record, partial = target.with_suffix(".json"), partial_folder(target)
     if record.exists():
-        _check_same(plan, read_as(record, dict[str, Any]).get("settings"), record)
+        _check_same(plan, read_as(record, BackTranslationRecord).settings, record)
     allowed = (LOCK, SETTINGS, "[0-9]*-[0-9]*.jsonl")
     check_holds_only(partial, allowed if (partial / SETTINGS).exists() else (LOCK,))
     if (partial / SETTINGS).exists():
@@ -115,7 +120,7 @@ def backtranslate(
     max_tokens: int = MAX_TOKENS,
     at_once: int = EXAMPLES_AT_ONCE,
     on_done: Callable[[int], object] = lambda _: None,
-) -> dict[str, Any]:
+) -> BackTranslationRecord:
     """Write an augmented file and its record, or what is missing of them.
 
     Args:
@@ -136,15 +141,14 @@ def backtranslate(
             it; the disk is full.
     """
     partial = partial_folder(target)
-    record: dict[str, Any] | None = None
     remove_leftovers(target.parent)
     if not finished(target, plan):
         with hold(partial / LOCK, target):
             if not target.with_suffix(".json").exists():
                 arguments = examples, (forward, backward), plan, max_tokens
-                record = _write(target, *arguments, at_once, on_done)
+                _write(target, *arguments, at_once, on_done)
             discard(partial)
-    return record or read_as(target.with_suffix(".json"), dict[str, Any])
+    return read_as(target.with_suffix(".json"), BackTranslationRecord)
 
 
 def _write(
@@ -155,7 +159,7 @@ def _write(
     max_tokens: int,
     at_once: int,
     on_done: Callable[[int], object],
-) -> dict[str, Any]:
+) -> None:
     """Write the chunks that are missing, then the file, then its record."""
     partial = partial_folder(target)
     write_json(partial / SETTINGS, plan.settings())
@@ -182,14 +186,14 @@ def _write(
         with write_then_rename(target) as file:
             for chunk in chunks:
                 file.write(chunk.read_text(encoding="utf-8"))
-    record = describe(target, plan, len(examples))
     forward = directions[0]
-    record["sources"] = {
+    sources = {
         UNKNOWN_PIECES: _numbers(examples, lambda s: has_unknown_pieces(forward, s)),
         ENTITIES: _numbers(examples, has_entities),
     }
-    write_json(target.with_suffix(".json"), record)
-    return record
+    record = describe(target, plan, len(examples), sources)
+    found = {"schema": BackTranslationRecord.SCHEMA, **msgspec.structs.asdict(record)}
+    write_json(target.with_suffix(".json"), found)
 
 
 def backtranslated(
@@ -245,8 +249,17 @@ def stream_names(examples: Sequence[Example], seed: int) -> list[StreamName]:
     return names
 
 
-def describe(target: Path, plan: Plan, examples: int) -> dict[str, Any]:
-    """Return the record of an augmented file, counted from what is in it."""
+def describe(
+    target: Path, plan: Plan, examples: int, sources: dict[str, list[int]]
+) -> BackTranslationRecord:
+    """Return the record of an augmented file, counted from what is in it.
+
+    Args:
+        target: the file.
+        plan: its settings.
+        examples: how many it was made from.
+        sources: the numbers of the examples whose source has some flaw.
+    """
     counts = Counter(dict.fromkeys(("outputs", "unchanged", *TROUBLES), 0))
     origins: dict[str, list[int]] = {}
     with target.open(encoding="utf-8", newline="\n") as file:
@@ -258,17 +271,17 @@ def describe(target: Path, plan: Plan, examples: int) -> dict[str, Any]:
                 if row["origin"] not in origins.setdefault(trouble, [])[-1:]:
                     origins[trouble].append(row["origin"])
     versions = {name: installed_version(name) for name in VERSIONS}
-    return {
-        "schema": SCHEMA,
-        "settings": plan.settings(),
-        "counts": {"examples": examples, "copies": plan.copies, **counts},
-        "origins": origins,
-        "versions": {
+    return BackTranslationRecord(
+        settings=plan.settings(),
+        counts={"examples": examples, "copies": plan.copies, **counts},
+        origins=origins,
+        versions={
             "python": platform.python_version(),
             **{name: version for name, version in versions.items() if version},
         },
-        "threads": torch.get_num_threads(),
-    }
+        threads=torch.get_num_threads(),
+        sources=sources,
+    )
 
 
 def _found(
@@ -323,9 +336,8 @@ def _texts(examples: Sequence[Example]) -> int:
     return sum(len(example.sentences) for example in examples)
 
 
-def _check_same(plan: Plan, found: dict[str, Any] | None, place: Path) -> None:
+def _check_same(plan: Plan, found: Mapping[str, Any], place: Path) -> None:
     wanted = plan.settings()
-    found = as_type(found, dict[str, Any], f"{place}: settings")
     for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
             raise InputError(

@@ -26,10 +26,12 @@ from fairseq_scl.cli.options import (
     add_precision,
     at_least,
 )
-from fairseq_scl.data.drawn import digest, read_drawn, read_every_row
+from fairseq_scl.data.binarise import read_examples
 from fairseq_scl.data.files import check_name
+from fairseq_scl.data.outputs import BackTranslationRecord
+from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.renames import remove_leftovers
-from fairseq_scl.data.texts import Example
+from fairseq_scl.data.texts import Example, digest
 from fairseq_scl.errors import InputError
 
 NAMED_AT_MOST = 5
@@ -53,21 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="data folders of samples that 'fairseq-scl prepare --task' wrote, needs "
-        "--from; their training sentences are augmented",
+        help="data folders that 'fairseq-scl prepare' wrote; their training sentences "
+        "are augmented",
     )
     source.add_argument(
         "--table",
         type=Path,
         metavar="FILE",
         help="your own .tsv, .csv or .jsonl with named columns, needs --columns",
-    )
-    parser.add_argument(
-        "--from",
-        dest="folder",
-        type=Path,
-        metavar="FOLDER",
-        help="with --sample: folder that holds the official one (SST-2 …), or is it",
     )
     parser.add_argument(
         "--columns",
@@ -191,7 +186,7 @@ def run(arguments: argparse.Namespace) -> int:
     left = [item for item in wanted if not finished(item[0], item[1])]
     for target, plan, _ in wanted:
         if finished(target, plan):
-            _tell(target, "is there already", {})
+            print(f"{target}: is there already", flush=True)
     if not left:
         return 0
     forward, backward = (
@@ -214,18 +209,16 @@ def run(arguments: argparse.Namespace) -> int:
                 on_done=bar.update,
             )
             with bar.external_write_mode():
-                _tell(target, "", record)
+                _tell(target, record)
                 _name_troubles(record, given)
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    kind, other = ("sample", "table") if arguments.sample else ("table", "sample")
-    needs = {"sample": ("folder", "--from"), "table": ("columns", "--columns")}
-    if getattr(arguments, needs[kind][0]) is None:
-        raise InputError(f"--{kind} needs {needs[kind][1]}")
-    if getattr(arguments, needs[other][0]) is not None:
-        raise InputError(f"{needs[other][1]} goes with --{other}, not with --{kind}")
+    if arguments.table is not None and arguments.columns is None:
+        raise InputError("--table needs --columns")
+    if arguments.table is None and arguments.columns is not None:
+        raise InputError("--columns goes with --table, not with --sample")
     temperatures = list(arguments.temperature)
     if arguments.temperature_backward is not None:
         temperatures.append(arguments.temperature_backward)
@@ -252,8 +245,11 @@ def _inputs(arguments: argparse.Namespace) -> list[_Input]:
     for path in arguments.sample or [arguments.table]:
         check_name(path.resolve().name, f"{path}: its name")
     if arguments.table is not None:
-        examples, notes = read_every_row(arguments.table, arguments.columns)
-        return [_Input(arguments.table.stem, examples, notes)]
+        table = own_table(arguments.table, arguments.columns, keep_all=True)
+        examples = [example for _, example in table]
+        if not examples:
+            raise InputError(f"{arguments.table} has no row")
+        return [_Input(arguments.table.stem, examples, table.left_out)]
     names = Counter(folder.resolve().name for folder in arguments.sample)
     for name, count in names.items():
         if count > 1:
@@ -262,7 +258,7 @@ def _inputs(arguments: argparse.Namespace) -> list[_Input]:
                 "the same name in --to: augment the tasks one by one"
             )
     return [
-        _Input(folder.resolve().name, read_drawn(folder, arguments.folder), {})
+        _Input(folder.resolve().name, read_examples(folder, "train"), {})
         for folder in arguments.sample
     ]
 
@@ -294,20 +290,19 @@ def _plan(
     )
 
 
-def _tell(target: Path, verdict: str, record: Mapping[str, Any]) -> None:
-    counts = record.get("counts")
-    if counts:
-        verdict = f"{counts['outputs']} outputs of {_examples(counts['examples'])}"
-        others = {k: n for k, n in counts.items() if n and k not in KNOWN}
-        verdict += "".join(f", {n} {name}" for name, n in others.items())
-    print(f"{target}: {verdict}", flush=True)
+def _tell(target: Path, record: BackTranslationRecord) -> None:
+    counts = record.counts
+    text = f"{counts['outputs']} outputs of {_examples(counts['examples'])}"
+    others = {k: n for k, n in counts.items() if n and k not in KNOWN}
+    text += "".join(f", {n} {name}" for name, n in others.items())
+    print(f"{target}: {text}", flush=True)
 
 
-def _name_troubles(record: Mapping[str, Any], given: _Input) -> None:
+def _name_troubles(record: BackTranslationRecord, given: _Input) -> None:
     """Name the examples that were not in order, the first few of each kind."""
     for note, count in given.notes.items():
         print(f"fairseq-scl: {_examples(count)} {note}", file=sys.stderr)
-    for trouble, origins in {**record["origins"], **record.get("sources", {})}.items():
+    for trouble, origins in {**record.origins, **record.sources}.items():
         if not origins:
             continue
         places = [given.examples[n].origin for n in origins[:NAMED_AT_MOST]]

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from fairseq.data import Dictionary, indexed_dataset
 from msgspec import Meta
 
 from fairseq_scl.data.files import write_json, write_then_rename
-from fairseq_scl.data.folders import DATA, MANIFEST, folder_then_rename
+from fairseq_scl.data.folders import DATA, MANIFEST, folder_then_rename, verify
 from fairseq_scl.data.folders import manifest as folder_manifest
 from fairseq_scl.data.texts import (
     Example,
@@ -22,17 +23,20 @@ from fairseq_scl.data.texts import (
     check_same_columns,
     class_labels,
     one_line,
+    read_split,
 )
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, unknown_tokens
 from fairseq_scl.errors import InputError
-from fairseq_scl.input_format import Manifest, tokens_wanted
+from fairseq_scl.input_format import Manifest, tokenizer_files, tokens_wanted
 from fairseq_scl.rows import load_dictionary as load_dictionary
 from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import Name, read_as
 
 LABEL_MAP = "label_map.json"
 DRAW = "draw.json"
+TEXT = "text"
+VIEWS = ("view0", "view1")
 EXAMPLES_AT_ONCE = 1024
 
 
@@ -53,13 +57,15 @@ def binarise(
     draw: Callable[[], object] | None = None,
     max_unknown: float = MAX_UNKNOWN,
     inputs: Iterable[str | Path] = (),
+    views: Sequence[Sequence[Example]] = (),
 ) -> dict[str, int]:
     """Write a data folder: what ``fairseq-train`` takes as its first argument.
 
     ``input0/``, ``input1/`` (for pairs) and ``label/`` in fairseq's binary format with
-    the encoder's dictionary, the tokeniser's files, ``label_map.json`` (class id to
-    label) and ``manifest.json`` (counts, checksums, how a pair is joined). Class ids
-    follow the labels' names, whatever their frequencies.
+    the encoder's dictionary, the same examples as text in ``text/``, the tokeniser's
+    files, ``label_map.json`` (class id to label) and ``manifest.json`` (counts,
+    checksums, how a pair is joined). Class ids follow the labels' names, whatever their
+    frequencies.
 
     Args:
         splits: ``train`` and any of ``valid``, ``test``, not empty. Each is read in
@@ -75,14 +81,17 @@ def binarise(
             ``draw.json``, which tells where the examples are from.
         max_unknown: the largest share of unknown tokens that a split may have.
         inputs: folders and files of the splits; ``target`` must lie apart from these.
+        views: two augmented versions of the training examples, for ``--scl-views``;
+            they become ``view0/`` and ``view1/``.
 
     Returns:
         the number of examples of each split.
 
     Raises:
         InputError: labels that the training set does not have, splits of unlike
-            columns, an encoder folder without its files, more unknown tokens than
-            allowed, a target that is no data folder, a disk that is full.
+            columns, an encoder folder without its files, a linked folder of another
+            encoder, more unknown tokens than allowed, a target that is no data folder,
+            a disk that is full.
     """
     labels = class_labels(splits["train"]) if labels is None else labels
     first = {split: _first(examples, split) for split, examples in splits.items()}
@@ -97,6 +106,7 @@ def binarise(
                 Path(encoder, "dict.txt"), folder / f"input{number}" / "dict.txt"
             )
         (folder / "label").mkdir()
+        (folder / TEXT).mkdir()
         classes = {
             split: _write_split(folder, split, examples, labels, tokenizer, dictionary)
             for split, examples in splits.items()
@@ -106,11 +116,27 @@ def binarise(
         examples = {split: counts.total() for split, counts in classes.items()}
         for split, source in (linked or {}).items():
             examples[split] = link_split(source, folder, split)
+        for name, view in zip(VIEWS, views, strict=False):
+            for number in range(width):
+                path = folder / name / f"input{number}"
+                path.mkdir(parents=True)
+                texts = [example.sentences[number] for example in view]
+                rows = encoded(texts, tokenizer, dictionary)
+                write_rows(path / "train", rows, len(dictionary))
         tokenizer.save(folder)
         write_json(folder / LABEL_MAP, {"labels": list(labels)})
         if draw is not None:
             write_json(folder / DRAW, draw())
-        found = manifest(folder, examples, width, tokenizer)
+        pair = width == 2
+        found = {
+            **folder_manifest(folder, DATA),
+            "examples": examples,
+            "pair": pair,
+            "pair_separator": pair and tokenizer.pair_separator,
+            "unknown": {split: unknown_tokens(folder, split) for split in examples},
+        }
+        for source in set((linked or {}).values()):
+            _check_same_encoder(source, found["sha256"], encoder)
         check_unknown(found["unknown"], encoder, max_unknown)
         write_json(folder / MANIFEST, found)
     return examples
@@ -145,6 +171,27 @@ def read_split_labels(folder: str | Path, split: str) -> list[str]:
             )
         found.append(names[label - first_class])
     return found
+
+
+def read_examples(folder: str | Path, split: str) -> list[Example]:
+    """Read the text of a split that a data folder keeps beside its ids.
+
+    Raises:
+        InputError: there is no data folder, it was changed after it was written, or it
+            has no text, as those of earlier versions.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        raise InputError(
+            f"there is no data folder {folder}: 'fairseq-scl prepare' makes it"
+        )
+    if not (folder / TEXT).is_dir():
+        raise InputError(
+            f"{folder} lacks {TEXT}/, the text of its examples, which earlier versions "
+            "did not keep: prepare it again with 'fairseq-scl prepare'"
+        )
+    verify(folder)
+    return read_split(folder / TEXT, split)
 
 
 def class_counts(folder: str | Path, split: str) -> dict[str, int]:
@@ -186,16 +233,25 @@ def _write_split(
     ids = {label: first_class + number for number, label in enumerate(labels)}
     counts: Counter[str] = Counter()
     stream = iter(examples)
-    while block := list(itertools.islice(stream, EXAMPLES_AT_ONCE)):
-        check_known_labels(block, labels)
-        for number, builder in enumerate(builders):
-            texts = [example.sentences[number] for example in block]
-            for row in encoded(texts, tokenizer, dictionary):
-                builder.add_item(row)
-        for example in block:
-            label = [ids[example.label], dictionary.eos()]
-            label_builder.add_item(torch.IntTensor(label))
-        counts.update(example.label for example in block)
+    with ExitStack() as stack:
+        *files, label_file = (
+            stack.enter_context(
+                write_then_rename(folder / TEXT / f"{split}.{part.name}")
+            )
+            for part in [*inputs, folder / "label"]
+        )
+        while block := list(itertools.islice(stream, EXAMPLES_AT_ONCE)):
+            check_known_labels(block, labels)
+            for number, (builder, file) in enumerate(zip(builders, files, strict=True)):
+                texts = [one_line(example.sentences[number]) for example in block]
+                file.writelines(f"{text}\n" for text in texts)
+                for row in encoded(texts, tokenizer, dictionary):
+                    builder.add_item(row)
+            for example in block:
+                label = [ids[example.label], dictionary.eos()]
+                label_builder.add_item(torch.IntTensor(label))
+                label_file.write(f"{example.label}\n")
+            counts.update(example.label for example in block)
     for builder, part in zip(
         [*builders, label_builder], [*inputs, folder / "label"], strict=True
     ):
@@ -249,39 +305,32 @@ def _builder(path: Path, vocabulary: int) -> Any:
 
 def link_split(source: Path, folder: Path, split: str) -> int:
     """Share the files of a split of another data folder; return its examples."""
+    files = []
     for part in [*source.glob("input?"), source / "label"]:
-        for suffix in ("bin", "idx"):
-            file = part / f"{split}.{suffix}"
-            link = folder / part.name / file.name
-            try:
-                os.link(file, link)
-            except OSError:  # another disk, or one without hard links
-                shutil.copyfile(file, link)
+        files += [f"{part.name}/{split}.bin", f"{part.name}/{split}.idx"]
+        files.append(f"{TEXT}/{split}.{part.name}")
+    for name in files:
+        try:
+            os.link(source / name, folder / name)
+        except OSError:  # another disk, or one without hard links
+            shutil.copyfile(source / name, folder / name)
     return read_as(source / MANIFEST, Manifest).examples[split]
+
+
+def _check_same_encoder(
+    source: Path, checksums: Mapping[str, str], encoder: str | Path
+) -> None:
+    """Refuse to share the splits of a folder with another vocabulary or tokenizer."""
+    listed, name = read_as(source / MANIFEST, Manifest), "input0/dict.txt"
+    wanted = {**tokenizer_files(listed), name: listed.sha256[name]}
+    if any(checksums.get(file) != found for file, found in wanted.items()):
+        raise InputError(
+            f"{source} was prepared with another vocabulary than {encoder} has: name "
+            "its own encoder with --encoder"
+        )
 
 
 def _first(examples: Iterable[Example], split: str) -> Example:
     for example in examples:
         return example
     raise InputError(f"{split} has no example")
-
-
-def manifest(
-    folder: Path, examples: Mapping[str, int], width: int, tokenizer: Tokenizer
-) -> dict[str, Any]:
-    """Return the manifest of a data folder, whose other files are all there.
-
-    Args:
-        folder: the data folder.
-        examples: the number of each split.
-        width: 1 for single sentences, 2 for pairs.
-        tokenizer: of the encoder.
-    """
-    pair = width == 2
-    counts = {
-        "examples": dict(examples),
-        "pair": pair,
-        "pair_separator": pair and tokenizer.pair_separator,
-        "unknown": {split: unknown_tokens(folder, split) for split in examples},
-    }
-    return {**folder_manifest(folder, DATA), **counts}

@@ -1,17 +1,59 @@
-"""What back-translation made: augmented files.
+"""What back-translation made: augmented files and their records.
 
-``NAME-bt0.3.jsonl`` holds a row an output, in the order of the input and then of the
-copies: the number ``origin`` of its example (from 0), ``copy``, the ``label``, and of
-each sentence ``source0`` and ``input0``, what came of it.
+``NAME-bt0.3.jsonl`` holds a row per output, in the order of the input and then of the
+copies: the number ``origin`` of its example (from 0), ``copy``, the ``label``, and for
+each sentence ``source0`` and ``input0``, what became of it. ``NAME-bt0.3.json`` beside
+it is the record: how the file was made.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from fairseq_scl.data.readers import json_rows, text_of
+import msgspec
+from msgspec import Meta
+
+from fairseq_scl.data.readers import json_rows
 from fairseq_scl.errors import InputError
 from fairseq_scl.typed import Count, as_type
+
+# No NUL, and no half of a surrogate pair, which no file could hold.
+Text = Annotated[str, Meta(pattern=r"^[^\x00\ud800-\udfff]*$")]
+
+
+class BackTranslationRecord(msgspec.Struct):
+    """The record of an augmented file.
+
+    Attributes:
+        settings: all that decides the bytes of the file.
+        counts: examples, outputs, and outputs of each kind of trouble.
+        origins: the numbers of the examples with each kind of trouble.
+        versions: of Python and the packages that made it.
+        threads: of PyTorch.
+        sources: the numbers of the examples whose source has some flaw.
+    """
+
+    SCHEMA: ClassVar[int] = 1
+
+    settings: dict[str, Any]
+    counts: dict[str, Count]
+    origins: dict[str, list[Count]]
+    versions: dict[str, str]
+    threads: Count
+    sources: dict[str, list[Count]] = {}
+
+
+class _Row(msgspec.Struct):
+    origin: Count
+    label: Text
+    source0: Text
+    input0: Text
+    source1: Text | None = None
+    input1: Text | None = None
+
+    def __post_init__(self) -> None:
+        if (self.source1 is None) != (self.input1 is None):
+            raise ValueError("of source1 and input1 one is missing")
 
 
 @dataclass(frozen=True)
@@ -19,10 +61,10 @@ class Output:
     """One augmented example.
 
     Attributes:
-        origin: the number of the example that it was made of, from 0.
+        origin: the number of the example that it was made from, from 0.
         label: copied from there.
         sources: the sentence or the two of that example.
-        sentences: what came of them.
+        sentences: what became of them.
         place: file and line, for messages.
     """
 
@@ -39,15 +81,21 @@ class Output:
 
 
 def read_outputs(path: str | Path) -> list[list[Output]]:
-    """Read an augmented file: of each example its outputs, as many for each.
+    """Read an augmented file: the outputs of each example, as many for each.
 
     Raises:
-        InputError: a missing file, a line that is no such row, rows that are out of
-            order, examples with unlike numbers of outputs.
+        InputError: a missing file, a line that is not such a row, rows that are out of
+            order, examples with different numbers of outputs.
     """
     found: list[list[Output]] = []
-    for number, row in json_rows(Path(path), ("origin", "label", "source0", "input0")):
-        output = _output(row, f"{path}, line {number}")
+    for number, values in json_rows(Path(path), ()):
+        place = f"{path}, line {number}"
+        row = as_type(values, _Row, place)
+        sources, sentences = (
+            tuple(text for text in texts if text is not None)
+            for texts in ((row.source0, row.source1), (row.input0, row.input1))
+        )
+        output = Output(row.origin, row.label, sources, sentences, place)
         allowed = [n for n in (len(found) - 1, len(found)) if n >= 0]
         if output.origin not in allowed:
             raise InputError(
@@ -68,17 +116,3 @@ def read_outputs(path: str | Path) -> list[list[Output]]:
                 f"{len(outputs)} outputs, the first has {len(found[0])}"
             )
     return found
-
-
-def _output(row: dict[str, Any], place: str) -> Output:
-    names = ("0", "1") if "input1" in row or "source1" in row else ("0",)
-    for name in (f"{kind}{n}" for kind in ("source", "input") for n in names):
-        if name not in row:
-            raise InputError(f"{place}: there is no {name!r}")
-    return Output(
-        as_type(row["origin"], Count, f"{place}: origin"),
-        text_of(row, "label", place),
-        tuple(text_of(row, f"source{n}", place) for n in names),
-        tuple(text_of(row, f"input{n}", place) for n in names),
-        place,
-    )

@@ -17,6 +17,7 @@ SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl"}
 QUOTED_TSV = "quoted tsv"
 NO_LABEL = "without a label"
 NO_TEXT = "without a text"
+NOT_UTF8 = "not UTF-8"
 LARGEST_FIELD = 1 << 24
 # Yelp-2 has a backslash before a quote, beside doubling it.
 ESCAPED_QUOTE = re.compile(r'\\"+')
@@ -33,7 +34,8 @@ class TableFile:
     Attributes:
         path: of the file.
         layout: of its rows.
-        left_out: rows left out in the latest iteration, by reason.
+        left_out: rows left out in the latest iteration, by reason; with ``keep_all``
+            rows that were kept although something is wrong with them.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class TableFile:
         path: str | Path,
         layout: Layout,
         only: Callable[[dict[str, Any]], bool] | None = None,
+        keep_all: bool = False,
     ) -> None:
         """Name the file; nothing is read yet.
 
@@ -48,11 +51,14 @@ class TableFile:
             path: a text file in UTF-8.
             layout: how its rows are cut.
             only: which rows belong to the table, where a file holds several.
+            keep_all: keep rows with an empty sentence, and read bytes that are not
+                UTF-8 as U+FFFD.
         """
         self.path = Path(path)
         self.layout = layout
         self.left_out: Counter[str] = Counter()
         self._only = only
+        self._keep_all = keep_all
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the number of the line where each example begins, and the example.
@@ -63,17 +69,23 @@ class TableFile:
                 sentence, an open quote, a line that is no JSON object.
         """
         self.left_out = Counter()
-        for number, row in self._rows():
+        broken: list[int] | None = [] if self._keep_all else None
+        lines = decoded_lines(self.path, broken)
+        for number, row in self._rows(lines):
             if self._only is None or self._only(row):
                 example = self._example(row, f"{self.path}, line {number}")
                 if example is not None:
                     yield number, example
+        if broken:
+            self.left_out[NOT_UTF8] = len(broken)
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _rows(
+        self, lines: Iterator[tuple[int, str]]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         if self.layout.format == "jsonl":
-            yield from json_rows(self.path, self._columns())
+            yield from _json_rows(self.path, lines, self._columns())
             return
-        rows = _rows_of(self.path, self.layout)
+        rows = _rows_of(self.path, lines, self.layout)
         names = [str(column) for column in range(1, self.layout.width + 1)]
         if self.layout.header:
             names = next(rows, (1, [""]))[1]
@@ -104,14 +116,17 @@ class TableFile:
             for columns in self.layout.sentences
         )
         for sentence, columns in zip(sentences, self.layout.sentences, strict=True):
-            if not sentence and self.layout.leave_out_empty:
+            if sentence or self._keep_all:
+                continue
+            if self.layout.leave_out_empty:
                 self.left_out[NO_TEXT] += 1
                 return None
-            if not sentence:
-                raise InputError(
-                    f"{origin}: column {' + '.join(columns)} is empty: every row needs "
-                    "a text"
-                )
+            raise InputError(
+                f"{origin}: column {' + '.join(columns)} is empty: every row needs a "
+                "text"
+            )
+        if not all(sentences):
+            self.left_out[NO_TEXT] += 1
         return Example(sentences, self.layout.labels.get(value, value), origin)
 
     def _plain(self, text: str) -> str:
@@ -123,12 +138,15 @@ class TableFile:
         return [*(c for cs in self.layout.sentences for c in cs), self.layout.label]
 
 
-def own_table(path: str | Path, columns: Sequence[str]) -> TableFile:
+def own_table(
+    path: str | Path, columns: Sequence[str], keep_all: bool = False
+) -> TableFile:
     """Describe a user's own file.
 
     Args:
         path: ``.tsv`` or ``.csv`` with a line of column names first, or ``.jsonl``.
         columns: names of one or two text columns and, last, of the label's.
+        keep_all: see :class:`TableFile`.
 
     Raises:
         InputError: another suffix, another number of columns, or one named twice.
@@ -150,32 +168,24 @@ def own_table(path: str | Path, columns: Sequence[str]) -> TableFile:
     kind = SUFFIXES[suffix]
     if kind == "tsv" and is_quoted(Path(path)):
         kind = QUOTED_TSV
-    return TableFile(path, Layout(kind, texts, columns[-1]))
+    return TableFile(path, Layout(kind, texts, columns[-1]), keep_all=keep_all)
 
 
-def _rows_of(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and values of each row of a table that is not JSON."""
-    if layout.format == "tsv":
-        return _tab_separated(path)
-    delimiter = "\t" if layout.format == QUOTED_TSV else ","
-    return _quoted(path, delimiter, drop_nul=layout.escaped)
-
-
-def _tab_separated(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Cut lines at tabs; a quote is a character like any other."""
-    for number, line in decoded_lines(path):
-        yield number, line.removesuffix("\r").split("\t")
-
-
-def _quoted(
-    path: Path, delimiter: str, drop_nul: bool
+def _rows_of(
+    path: Path, lines: Iterator[tuple[int, str]], layout: Layout
 ) -> Iterator[tuple[int, list[str]]]:
+    """Yield line and values of each row of a table that is not JSON."""
+    if layout.format == "tsv":  # cut at tabs; a quote is a character like any other
+        for number, line in lines:
+            yield number, line.removesuffix("\r").split("\t")
+        return
+    delimiter = "\t" if layout.format == QUOTED_TSV else ","
     # The module's limit is the process's; its default is under the longest reviews.
     csv.field_size_limit(LARGEST_FIELD)
-    lines = (line + "\n" for _, line in decoded_lines(path))
-    if drop_nul:
-        lines = (line.replace("\0", "") for line in lines)
-    reader = csv.reader(lines, strict=True, delimiter=delimiter)
+    ended = (line + "\n" for _, line in lines)
+    if layout.escaped:
+        ended = (line.replace("\0", "") for line in ended)
+    reader = csv.reader(ended, strict=True, delimiter=delimiter)
     start = 1
     try:
         for values in reader:
@@ -204,7 +214,13 @@ def json_rows(
     Raises:
         InputError: a missing file, a line that is no JSON object or lacks a name.
     """
-    for number, line in decoded_lines(path):
+    return _json_rows(path, decoded_lines(path), columns)
+
+
+def _json_rows(
+    path: Path, lines: Iterable[tuple[int, str]], columns: Iterable[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in lines:
         origin = f"{path}, line {number}"
         try:
             row = json.loads(line, object_pairs_hook=json_object)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from fairseq_scl.data.binarise import binarise
-from fairseq_scl.data.drawn import line_ranges
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.flips import Flipped, check_share, flipped_folder
 from fairseq_scl.data.official_files import check_size, task_table
@@ -30,7 +29,7 @@ from fairseq_scl.data.suspects import (
     repeated_texts,
 )
 from fairseq_scl.data.tasks import HELD_OUT, TRAIN, Task
-from fairseq_scl.data.texts import Example, class_names
+from fairseq_scl.data.texts import Example, class_names, hashed_line
 from fairseq_scl.errors import InputError
 
 FULL = "full"
@@ -145,8 +144,7 @@ class Split:
         index, digest = TextIndex(self._file), hashlib.sha256()
         for line, example in self._rows:
             index.add(line, example)
-            text = "\t".join((*example.sentences, example.label))
-            digest.update(f"{text}\n".encode())
+            digest.update(hashed_line(example))
             yield example
         self.index, self._sha256 = index, digest.hexdigest()
 
@@ -197,13 +195,19 @@ def prepare_samples(
         )
     labels = class_names(parts[TRAIN]["classes"])
     held_out, pool, pool_counts = _held_out(source, parts, draw)
-    drawn = _few_shot(pool_counts, draw)
+    drawn = {
+        f"n{size}-sample{number}": _sample(pool_counts, size, number, draw)
+        for size in draw.few_shot
+        for number in range(draw.samples)
+    }
     splits: dict[str, Iterable[Row]] = {FULL: pool} if draw.full else {}
     splits.update(_collect(pool, drawn) if drawn else {})
     linked: dict[str, Path] = {}
     notes: set[str] = set()
     for (name, rows), share in product(splits.items(), draw.flipped):
-        flipped = Flipped(rows, share, [draw.seed, *_numbers(name)])
+        # Size and number of a sample, by which it was drawn; "full" has none.
+        numbers = map(int, re.findall(r"\d+", name))
+        flipped = Flipped(rows, share, [draw.seed, *numbers])
         every = {"train": Split(flipped, source.train.path), **held_out}
         folder = Path(target, flipped_folder(name, share))
         counts = binarise(
@@ -245,11 +249,6 @@ def _record(
         "files": parts,
         "splits": {split: examples.describe() for split, examples in splits.items()},
     }
-
-
-def _numbers(name: str) -> list[int]:
-    """Return size and number of a sample, by which it was drawn; ``full`` has none."""
-    return [int(number) for number in re.findall(r"\d+", name)]
 
 
 def _read_counts(
@@ -309,14 +308,6 @@ def _held_out(
     return held_out, Chosen(table, counts, [test, valid], invert=True), left
 
 
-def _few_shot(counts: Mapping[str, int], draw: Draw) -> dict[str, Ranks]:
-    return {
-        f"n{size}-sample{number}": _sample(counts, size, number, draw)
-        for size in draw.few_shot
-        for number in range(draw.samples)
-    }
-
-
 def _sample(counts: Mapping[str, int], size: int, number: int, draw: Draw) -> Ranks:
     try:
         seed = [draw.seed, size, number]
@@ -340,3 +331,14 @@ def _collect(rows: Iterable[Row], samples: Mapping[str, Ranks]) -> dict[str, lis
             collected[name].append(row)
         seen[label] += 1
     return collected
+
+
+def line_ranges(lines: Iterable[int]) -> str:
+    """Write rising numbers as ranges: ``2-4,9`` for 2, 3, 4 and 9."""
+    ranges: list[list[int]] = []
+    for line in lines:
+        if ranges and line == ranges[-1][1] + 1:
+            ranges[-1][1] = line
+        else:
+            ranges.append([line, line])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)

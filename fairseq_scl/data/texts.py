@@ -1,6 +1,7 @@
 """Labelled sentences and sentence pairs, and the plain text files that hold them."""
 
 import codecs
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +73,15 @@ def read_lines(path: str | Path) -> list[str]:
     return texts
 
 
-def decoded_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+def decoded_lines(
+    path: str | Path, broken: list[int] | None = None
+) -> Iterator[tuple[int, str]]:
     """Read a UTF-8 file line by line, a byte-order mark aside.
+
+    Args:
+        path: the file.
+        broken: gets the numbers of lines that are not UTF-8, whose wrong bytes become
+            U+FFFD; ``None`` refuses them.
 
     Yields:
         the number of each line, from 1, and its text without the line feed; a carriage
@@ -90,13 +98,17 @@ def decoded_lines(path: str | Path) -> Iterator[tuple[int, str]]:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
+            line = line.removesuffix(b"\n")
             try:
-                text = line.removesuffix(b"\n").decode("utf-8")
+                text = line.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}, line {number} is not UTF-8 (byte {error.start + 1} of "
-                    "the line): convert the file, for example with iconv"
-                ) from None
+                if broken is None:
+                    raise InputError(
+                        f"{path}, line {number} is not UTF-8 (byte {error.start + 1} "
+                        "of the line): convert the file, for example with iconv"
+                    ) from None
+                broken.append(number)
+                text = line.decode("utf-8", "replace")
             yield number, text
     if number == 0:
         raise InputError(f"{path} is empty")
@@ -122,6 +134,19 @@ def write_split(folder: str | Path, split: str, examples: Sequence[Example]) -> 
             file.writelines(one_line(e.sentences[number]) + "\n" for e in examples)
     with write_then_rename(Path(folder, f"{split}.label")) as file:
         file.writelines(example.label + "\n" for example in examples)
+
+
+def digest(examples: Iterable[Example]) -> str:
+    """Return the SHA-256 of examples as text, as ``draw.json`` has it."""
+    found = hashlib.sha256()
+    for example in examples:
+        found.update(hashed_line(example))
+    return found.hexdigest()
+
+
+def hashed_line(example: Example) -> bytes:
+    """Return the line of an example that :func:`digest` hashes."""
+    return ("\t".join((*example.sentences, example.label)) + "\n").encode()
 
 
 def one_line(text: str) -> str:

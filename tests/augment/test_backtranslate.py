@@ -24,8 +24,10 @@ from fairseq_scl.augment.race import Method
 from fairseq_scl.augment.sentences import Direction, has_entities, translate_texts
 from fairseq_scl.augment.translator import load_translator
 from fairseq_scl.data.files import hold
+from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
+from fairseq_scl.typed import read_as
 from helpers import ROOT
 from helpers.translation import POSITIONS, Letters, toy_models
 
@@ -91,12 +93,11 @@ def test_rows_come_in_order_with_labels_and_copies(tmp_path):
     keys = ["origin", "copy", "label", "source0", "pivot0", "input0", "unchanged"]
     assert list(rows[0]) == keys
     unchanged = sum(row["unchanged"] for row in rows)
-    assert record["counts"]["unchanged"] == unchanged
-    assert (
-        record["counts"] | {"examples": 7, "copies": 3, "outputs": 21}
-        == (record["counts"])
+    assert record.counts["unchanged"] == unchanged
+    assert record.counts | {"examples": 7, "copies": 3, "outputs": 21} == (
+        record.counts
     )
-    assert json.loads((tmp_path / "a-bt1.json").read_text("utf-8")) == record
+    assert read_as(tmp_path / "a-bt1.json", BackTranslationRecord) == record
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a-bt1.json",
         "a-bt1.jsonl",
@@ -120,10 +121,9 @@ def test_a_source_without_a_known_piece_stays_as_it_is(tmp_path, text):
         assert (row["unchanged"], row["trouble"]) == (True, ["unknown"])
     assert all("trouble" not in row for row in rows[3:])
     assert all(row["pivot0"].isupper() for row in rows[3:])
-    assert record["counts"]["unknown"] == 3
-    assert record["origins"] == {"unknown": [0]}
-    unknown, entities = record["sources"].values()
-    assert (unknown, entities) == ([0, 1], [])
+    assert record.counts["unknown"] == 3
+    assert record.origins == {"unknown": [0]}
+    assert record.sources == {module.UNKNOWN_PIECES: [0, 1], module.ENTITIES: []}
 
 
 def test_one_unknown_sentence_of_a_pair_leaves_the_other_as_it_would_be(tmp_path):
@@ -213,8 +213,8 @@ def test_odd_texts_are_kept_counted_and_named(tmp_path):
     assert of[3]["trouble"] == ["split"]
     assert of[3]["source0"] == ODD[3].sentences[0]
     assert of[4]["trouble"] == ["truncated"]
-    assert record["origins"] == {"empty": [0], "split": [3], "truncated": [4]}
-    assert record["counts"]["split"] == record["counts"]["empty"] == 3
+    assert record.origins == {"empty": [0], "split": [3], "truncated": [4]}
+    assert record.counts["split"] == record.counts["empty"] == 3
 
 
 def test_parts_of_a_long_text_fit_and_are_joined():
@@ -244,7 +244,7 @@ def test_an_empty_translation_keeps_the_source(tmp_path, monkeypatch):
         assert row["input0"] == row["source0"]
         assert row["trouble"] == ["untranslated"]
         assert row["unchanged"]
-    assert record["counts"]["untranslated"] == 6
+    assert record.counts["untranslated"] == 6
 
 
 def test_a_finished_file_is_not_made_again(tmp_path, monkeypatch):
@@ -347,7 +347,7 @@ def test_a_record_that_is_missing_is_written(tmp_path, monkeypatch):
     assert not finished(target, plan())
     record, rows = make(examples_of(3), target)
     assert target.stat().st_mtime_ns == before
-    assert record["counts"]["outputs"] == len(rows) == 9
+    assert record.counts["outputs"] == len(rows) == 9
     assert finished(target, plan())
 
 

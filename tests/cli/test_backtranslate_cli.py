@@ -4,14 +4,16 @@ import json
 import os
 import shutil
 import subprocess
+from random import Random
 
 import pytest
 
 from fairseq_scl.cli import main
 from fairseq_scl.data.samples import Draw, Source, prepare_samples
 from fairseq_scl.data.tasks import TASKS
+from fairseq_scl.experiments.runner import run_training
 from helpers import ROOT
-from helpers.encoders import toy_encoder
+from helpers.encoders import toy_encoder, toy_run
 from helpers.tasks import write, write_sst2
 from helpers.translation import toy_models
 
@@ -95,20 +97,18 @@ def test_two_temperatures_two_names(tmp_path, models):
 
 
 def prepared(folder):
-    """Prepare two samples of a toy SST-2; return the folder of the official files."""
-    glue = write_sst2(folder / "glue")
+    """Prepare two samples of a toy SST-2."""
     draw = Draw(few_shot=(10,), full=False, samples=2, size_valid=5, partial=True)
-    source = Source.of_task(TASKS["SST-2"], glue)
+    source = Source.of_task(TASKS["SST-2"], write_sst2(folder / "glue"))
     data = folder / "data" / "SST-2"
     prepare_samples(source, toy_encoder(), data, draw, lambda *_: None)
-    return glue
 
 
 def test_the_script_augments_samples_and_goes_on(tmp_path, models):
     if shutil.which("fairseq-scl") is None:
         pytest.skip("fairseq-scl is not on the PATH")
-    glue = prepared(tmp_path)
-    settings = {"FORWARD": models[1], "BACKWARD": models[3], "GLUE": str(glue)}
+    prepared(tmp_path)
+    settings = {"FORWARD": models[1], "BACKWARD": models[3]}
     settings |= {"DATA_BIN": str(tmp_path / "data"), "TEMPERATURES": "0.9"}
     settings |= {"AUGMENTED": str(tmp_path / "out"), "TASKS": "SST-2"}
     argv = ["bash", ROOT / "scripts" / "backtranslate.sh", "--device", "cpu"]
@@ -131,16 +131,50 @@ def test_the_script_augments_samples_and_goes_on(tmp_path, models):
     assert [len(rows_of(file)) for file in files] == [30, 30]
 
 
-def test_samples_need_their_files(tmp_path, models, capsys):
-    glue = prepared(tmp_path)
+def test_a_sample_of_a_table_is_augmented_and_trained_on(tmp_path, models):
+    """From a table to a record, as the steps of table5.sh do it."""
+    random = Random(0)
+    rows = [
+        f"{' '.join(random.choices('abcdef', k=4))}\t{'xy'[i % 2]}" for i in range(60)
+    ]
+    own = write(tmp_path / "own.tsv", "text\tlabel", *rows)
+    encoder = ["--encoder", str(toy_encoder())]
+    data = tmp_path / "data"
+    words = ["--table", str(own), "--columns", "text", "label", "--few-shot", "8"]
+    words += ["--samples", "1", "--size-valid", "8", "--flip-labels", "0.25"]
+    assert main(["prepare", *words, *encoder, "--to", str(data)]) == 0
+    sample = data / "n8-sample0-flip0.25"
+    own.unlink()
+    words = ["--temperature", "0.9", "--copies", "2", "--to", tmp_path / "augmented"]
+    assert run("--sample", sample, *models, *words) == 0
+    made = rows_of(tmp_path / "augmented" / "n8-sample0-flip0.25-bt0.9.jsonl")
+    labels = (sample / "text" / "train.label").read_text("utf-8").split()
+    assert [row["label"] for row in made] == [name for name in labels for _ in "12"]
+    words = ["--sample", str(data), "--augmented", str(tmp_path / "augmented")]
+    assert main(["prepare", *words, *encoder, "--to", str(data)]) == 0
+    augmented = data / "n8-sample0-flip0.25-bt0.9"
+    text = (augmented / "text" / "train.input0").read_text("utf-8").splitlines()
+    assert text[8:] == [row["input0"] for row in made]
+    settings = {"updates": 2, "validations": 1, "keep_checkpoint": False}
+    record = run_training(toy_run(data=augmented, **settings), tmp_path / "run")
+    assert record.test[-1].total == 8
+    draw = json.loads((augmented / "draw.json").read_text("utf-8"))
+    assert draw["augmented"]["outputs"] == 16
+
+
+def test_samples_need_their_text(tmp_path, models, capsys):
+    prepared(tmp_path)
     sample = tmp_path / "data" / "SST-2" / "n10-sample0"
     words = ["--to", tmp_path / "to", *models]
-    assert run("--sample", sample, *words) == 2
-    assert "--sample needs --from" in capsys.readouterr().err
-    assert run("--sample", sample, sample, "--from", glue, *words) == 2
+    assert run("--sample", sample, sample, *words) == 2
     assert "2 folders called n10-sample0" in capsys.readouterr().err
-    assert run(*table(tmp_path), "--columns", "text", "label", "--from", glue, *words)
-    assert "--from goes with --sample, not with --table" in capsys.readouterr().err
+    assert run("--sample", sample, "--columns", "text", *words) == 2
+    assert "--columns goes with --table, not with --sample" in capsys.readouterr().err
+    assert run(*table(tmp_path), *words) == 2
+    assert "--table needs --columns" in capsys.readouterr().err
+    shutil.rmtree(sample / "text")
+    assert run("--sample", sample, *words) == 2
+    assert f"{sample} lacks text/, the text of its ex" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ from fairseq.data import Dictionary
 from fairseq_scl.cli import main
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.augmented import add_outputs
-from fairseq_scl.data.binarise import binarise, class_counts, encoded, load_dictionary
+from fairseq_scl.data.binarise import (
+    binarise,
+    class_counts,
+    encoded,
+    load_dictionary,
+    read_examples,
+)
 from fairseq_scl.data.binarise import rows_of as ids_of
 from fairseq_scl.data.files import read_json, sha256
 from fairseq_scl.data.outputs import read_outputs
@@ -64,6 +70,11 @@ def test_train_is_the_examples_then_the_outputs(tmp_path, make):
         texts = [row[part] for row in rows_of(examples)]
         new = [row.tolist() for row in encoded(texts, tokenizer, dictionary)]
         assert ids(target, part) == ids(folder, part) + new
+    whole = [(e.sentences, e.label) for e in read_examples(target, "train")]
+    assert whole[:16] == [(e.sentences, e.label) for e in examples]
+    assert [sentences[0] for sentences, _ in whole[16:]] == [
+        row["input0"] for row in rows_of(examples)
+    ]
     labels = ids(folder, "label")
     assert ids(target, "label") == labels + [row for row in labels for _ in range(3)]
     names = class_counts(folder, "train")
@@ -79,8 +90,8 @@ def test_held_out_files_are_the_same_and_the_manifest_is_of_all(sample, tmp_path
     file, target = file_of(tmp_path, examples), tmp_path / "out"
     add_outputs(folder, file, toy_encoder(), target)
     for split in ("valid", "test"):
-        for path in (folder / "input0").glob(f"{split}.*"):
-            assert (target / "input0" / path.name).samefile(path)
+        for path in folder.glob(f"*/{split}.*"):
+            assert (target / path.relative_to(folder)).samefile(path)
     found = read_json(target / "manifest.json")
     assert found["examples"] == {"train": 64, "valid": 8, "test": 8}
     assert found["sha256"] == {
@@ -107,7 +118,7 @@ def test_draw_says_what_was_added(sample, tmp_path):
         "unchanged": 16,
         "as_views": False,
         "settings": {"seed": 0},
-        "counts": None,
+        "counts": {"outputs": 48},
     }
 
 
@@ -147,9 +158,11 @@ CHANGES = {
     "line 5: its label 'negative' is not that of ex": lambda rows: rows[4].update(
         label="negative"
     ),
-    "line 5: the label is 'neutral', ": lambda rows: rows[4].update(label="neutral"),
+    "line 5: its label 'neutral' is not that": lambda rows: rows[4].update(
+        label="neutral"
+    ),
     "is of 15 sentences, ": lambda rows: rows.__delitem__(slice(-3, None)),
-    "line 5: there is no column 'label', only": lambda rows: rows[4].pop("label"),
+    "line 5: object missing required field label": lambda rows: rows[4].pop("label"),
     "line 5: origin is 3, it must be 1 or 2: the": lambda rows: rows[4].update(
         origin=3
     ),
@@ -157,8 +170,11 @@ CHANGES = {
         origin="1"
     ),
     "the example 15 has 2 outputs, the first has 3": lambda rows: rows.pop(),
-    "line 5: there is no 'source1'": lambda rows: rows[4].update(input1="x"),
-    "line 5: input0 is None, expected a text": lambda rows: rows[4].update(input0=None),
+    "line 5: of source1 and input1 one is": lambda rows: rows[4].update(input1="x"),
+    "line 5: input0: expected str, got null": lambda rows: rows[4].update(input0=None),
+    r"line 5: input0: expected str matching regex": lambda rows: rows[4].update(
+        input0="a\0b"
+    ),
     "line 5: some rows are pairs and some are not": lambda rows: rows[4].update(
         source1="x", input1="x"
     ),
@@ -196,8 +212,11 @@ def test_missing_and_unfit_folders_are_refused(sample, tmp_path):
     convert_encoder(make_bert(tmp_path / "bert", pieces), other)
     with pytest.raises(InputError, match="prepared with another vocabulary than"):
         add_outputs(folder, file, other, out)
+    shutil.rmtree(swapped / "text")
+    with pytest.raises(InputError, match=r"swapped lacks text/, .*: prepare it again"):
+        add_outputs(swapped, file, toy_encoder(), out)
     one = file_of(tmp_path, examples, copies=1)
-    with pytest.raises(InputError, match="one output an example, two views need at"):
+    with pytest.raises(InputError, match="one output per example, two views need at"):
         add_outputs(folder, one, toy_encoder(), out, views=True)
     pairs, _ = make_sample(tmp_path / "pairs", make_pairs)
     with pytest.raises(InputError, match=r"is of 16 sentences, .* has 16 pairs in tr"):

@@ -24,6 +24,8 @@ from fairseq_scl.data.binarise import (
     write_rows,
 )
 from fairseq_scl.data.files import sha256
+from fairseq_scl.data.own_splits import prepare_splits
+from fairseq_scl.data.suspects import Checks
 from fairseq_scl.data.texts import Example
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.errors import InputError
@@ -159,6 +161,13 @@ def test_manifest_tells_counts_and_true_checksums_of_every_file(tmp_path):
     assert manifest["sha256"] == found
     assert {"input0/train.bin", "input1/train.bin", "label/dict.txt"} <= found.keys()
     assert {LABEL_MAP, "vocab.txt"} <= found.keys()
+
+
+@pytest.mark.parametrize("make", [make_sentences, make_pairs])
+def test_the_text_of_a_data_folder_makes_the_same_folder(tmp_path, make):
+    binarise(make_splits(make), toy_encoder(), tmp_path / "data")
+    prepare_splits(tmp_path / "data/text", toy_encoder(), tmp_path / "again", Checks())
+    assert snapshot(tmp_path / "again") == snapshot(tmp_path / "data")
 
 
 def test_same_examples_give_the_same_bytes(tmp_path):

@@ -6,8 +6,13 @@ from collections import Counter
 import pytest
 
 from fairseq_scl.cli import main
-from fairseq_scl.data.binarise import DRAW, class_counts, read_labels, rows_of
-from fairseq_scl.data.drawn import read_drawn
+from fairseq_scl.data.binarise import (
+    DRAW,
+    class_counts,
+    read_examples,
+    read_labels,
+    rows_of,
+)
 from fairseq_scl.data.flips import draw_flips
 from fairseq_scl.errors import InputError
 from helpers.encoders import toy_encoder
@@ -115,7 +120,7 @@ def test_folders_of_a_task_differ_in_the_listed_labels_alone(tmp_path):
     assert flips[0] != flips[1]
 
 
-def test_lines_are_those_of_the_file_and_a_drawn_sample_is_read_as_it_was(tmp_path):
+def test_lines_are_those_of_the_file_and_the_text_has_the_flipped_labels(tmp_path):
     glue = write_sst2(tmp_path / "glue")
     words = ["--task", "SST-2", "--from", glue, "--partial", "--few-shot", "30"]
     words += ["--samples", "1", "--flip-labels", "0.2"]
@@ -124,7 +129,8 @@ def test_lines_are_those_of_the_file_and_a_drawn_sample_is_read_as_it_was(tmp_pa
     for row in json.loads((folder / DRAW).read_text())["flipped"]["rows"]:
         was = {"0": "negative", "1": "positive"}[lines[row["line"] - 1].split("\t")[1]]
         assert row["was"] == was
-    assert [example.label for example in read_drawn(folder, glue)] == labels(folder)
+    found = [example.label for example in read_examples(folder, "train")]
+    assert found == labels(folder)
 
 
 def test_your_own_table_is_flipped_too(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from fairseq_scl.data.official_files import check_size, task_table
 from fairseq_scl.data.readers import NO_LABEL, NO_TEXT, own_table
 from fairseq_scl.data.tasks import HELD_OUT, TASKS, TRAIN
+from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from helpers.tasks import MNLI_COLUMNS, MRPC_COLUMNS, mnli_row, write
 
@@ -285,3 +286,43 @@ def test_a_nul_character_is_refused_with_the_line(tmp_path, name):
 def test_a_missing_own_table_is_named(tmp_path):
     found = refusal(own_table(tmp_path / "none.csv", ["s", "l"]))
     assert found == f"missing file: {tmp_path / 'none.csv'}"
+
+
+def every_row(path, columns):
+    table = own_table(path, columns, keep_all=True)
+    return [example for _, example in table], table.left_out
+
+
+def test_every_row_of_a_table_is_kept(tmp_path):
+    rows = ["text\tlabel", "a b\tx", " \ty", "a\tx", "\U0001f600\ty"]
+    path = write(tmp_path / "own.tsv", *rows)
+    with path.open("ab") as file:
+        file.write(b"caf\xe9 b\tx\n")
+    examples, notes = every_row(path, ["text", "label"])
+    texts = [example.sentences for example in examples]
+    assert texts == [("a b",), ("",), ("a",), ("\U0001f600",), ("caf\ufffd b",)]
+    assert [example.label for example in examples] == ["x", "y", "x", "y", "x"]
+    assert examples[4] == Example(("caf\ufffd b",), "x", f"{path}, line 6")
+    assert notes == {"not UTF-8": 1, "without a text": 1}
+
+
+def test_pairs_of_a_table_are_kept(tmp_path):
+    rows = [{"a": "one", "b": "", "y": 1}, {"a": "", "b": " two  words ", "y": 0}]
+    path = write(tmp_path / "own.jsonl", *map(json.dumps, rows))
+    examples, notes = every_row(path, ["a", "b", "y"])
+    found = [example.sentences for example in examples]
+    assert found == [("one", ""), ("", "two words")]
+    assert notes == {"without a text": 2}
+
+
+def test_other_troubles_of_a_table_name_the_file(tmp_path):
+    path = write(tmp_path / "own.tsv", "text\tlabel", "a\tx", "b\t")
+    with path.open("ab") as file:
+        file.write(b"\xff\tx\n")
+    with pytest.raises(InputError) as error:
+        every_row(path, ["text", "label"])
+    assert str(error.value).startswith(f"{path}, line 3: the label is ''")
+    with pytest.raises(InputError, match="there is no column 'other'"):
+        every_row(path, ["other", "label"])
+    with pytest.raises(InputError, match="missing file"):
+        every_row(tmp_path / "none.tsv", ["text", "label"])

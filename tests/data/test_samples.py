@@ -10,22 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_scl.data.binarise import DRAW, MANIFEST
-from fairseq_scl.data.drawn import line_ranges
+from fairseq_scl.data.binarise import DRAW, MANIFEST, read_examples
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.samples import (
     Chosen,
     Draw,
     Source,
+    line_ranges,
     prepare_samples,
 )
 from fairseq_scl.data.splits import stratified_ranks, stratified_split
 from fairseq_scl.data.tasks import TASKS
-from fairseq_scl.data.texts import Example
+from fairseq_scl.data.texts import Example, digest
 from fairseq_scl.errors import InputError
 from helpers.encoders import toy_encoder
-from helpers.tasks import write, write_sst2, write_yelp
+from helpers.tasks import MNLI_COLUMNS, mnli_row, write, write_sst2, write_yelp
 
 
 def prepare(source, target, **draw):
@@ -125,6 +125,39 @@ def test_manifest_and_draw_prove_what_was_drawn(tmp_path):
     )
     assert drawn["splits"]["train"]["sha256"] == sha256(text)
     assert str(tmp_path) not in (folder / DRAW).read_text("utf-8")
+
+
+def test_the_text_of_a_sample_is_that_of_its_lines(tmp_path):
+    settings = {"few_shot": (12,), "samples": 2, "partial": True}
+    source = sst2(tmp_path)
+    written = prepare(source, tmp_path / "out", **settings)
+    rows = {line: (e.sentences, e.label) for line, e in source.train}
+    for name, (counts, drawn) in written.items():
+        for split, count in counts.items():
+            examples = read_examples(tmp_path / "out" / name, split)
+            assert len(examples) == count
+            assert digest(examples) == drawn["splits"][split]["sha256"]
+        found = read_examples(tmp_path / "out" / name, "train")
+        assert [(e.sentences, e.label) for e in found] == [
+            rows[line] for line in lines_of(drawn, "train")
+        ]
+
+
+def test_the_text_of_pairs_is_kept(tmp_path):
+    kinds = ("entailment", "neutral", "contradiction")
+    train = [mnli_row(i, f"p {i}", f"h {i}", kinds[i % 3]) for i in range(30)]
+    dev = [mnli_row(i, f"p {i}", f"h {i}", kinds[i % 3], dev=True) for i in range(12)]
+    write(tmp_path / "MNLI/train.tsv", f"{MNLI_COLUMNS}gold_label", *train)
+    columns = f"{MNLI_COLUMNS}label2\tlabel3\tlabel4\tlabel5\tgold_label"
+    write(tmp_path / "MNLI/dev_matched.tsv", columns, *dev)
+    settings = {"few_shot": (6,), "full": False, "samples": 1, "size_valid": 3}
+    source = Source.of_task(TASKS["MNLI"], tmp_path)
+    prepare(source, tmp_path / "out", partial=True, **settings)
+    examples = read_examples(tmp_path / "out" / "n6-sample0", "train")
+    assert len(examples) == 6
+    for example in examples:
+        first, second = example.sentences
+        assert first[1:] == second[1:]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_one_others(tmp_path):

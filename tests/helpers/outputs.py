@@ -55,6 +55,12 @@ def write_outputs(path: Path, rows: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text(text, "utf-8")
-    made = json.dumps({"schema": 1, "settings": {"seed": 0}})
+    counts = {"outputs": len(rows)}
+    made = json.dumps(
+        {
+            **{"schema": 1, "settings": {"seed": 0}, "counts": counts},
+            **{"origins": {}, "versions": {}, "threads": 1},
+        }
+    )
     path.with_suffix(".json").write_text(made, "utf-8")
     return path

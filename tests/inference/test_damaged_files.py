@@ -13,8 +13,8 @@ from fairseq_scl.data.binarise import (
     read_split_labels,
     rows_of,
 )
-from fairseq_scl.data.drawn import read_drawn
 from fairseq_scl.data.folders import verify
+from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.geometry import MEASURES
@@ -27,7 +27,7 @@ from fairseq_scl.report.noise_sheets import read_noise, write_noise
 from fairseq_scl.report.representation_sheets import _before
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.rows import open_rows
-from fairseq_scl.typed import as_type
+from fairseq_scl.typed import as_type, read_as
 from helpers.encoders import make_sentences, toy_encoder, toy_model
 
 MISSING = object()
@@ -167,37 +167,28 @@ def test_an_edited_record_of_how_text_is_read_is_refused(change, words):
     refused("model.pt", words, as_type, FORMAT | change, InputFormat, "model.pt")
 
 
-DRAWN = {
-    "schema": 1,
-    "source": "SST-2",
-    "files": {"train": {"sha256": "0" * 64}},
-    "splits": {"train": {"lines": "2-4,9", "sha256": "0" * 64}},
-    "flipped": {"share": 0.1, "rows": [{"row": 0, "line": 2, "was": "no", "is": "a"}]},
+RECORD = {
+    **{"schema": 1, "settings": {"seed": 0}, "counts": {"outputs": 3}},
+    **{"origins": {"empty": [2]}, "versions": {"torch": "2"}, "threads": 1},
 }
 
 
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        ("source", None, "source; None"),
-        ("files", [], "files; []"),
-        ("files.train", MISSING, "files; train"),
-        ("files.train.sha256", "ab", "files.train.sha256; 'ab'"),
-        ("splits.train.lines", 3, "splits.train.lines; found 3"),
-        ("splits.train.lines", "2-", "splits.train.lines; '2-'"),
-        ("splits.train.lines", "a-b", "splits.train.lines; 'a-b'"),
-        ("splits.train.lines", "1-99999999999", "splits.train; lines"),
-        ("flipped", None, "flipped; None"),
-        ("flipped.rows.0.row", -1, "flipped.rows[0].row; -1"),
-        ("flipped.rows.0.is", 1, "flipped.rows[0].is; found 1"),
+        ("schema", 2, "schema is 2"),
+        ("settings", None, "settings; None"),
+        ("counts", MISSING, "counts"),
+        ("counts.outputs", -1, "counts[...]; outputs"),
+        ("origins.empty.0", "2", "origins[...][0]; expected int"),
     ],
 )
-def test_an_edited_draw_is_refused(tmp_path, place, value, words):
-    path = tmp_path / "draw.json"
-    path.write_text(json.dumps(DRAWN), "utf-8")
-    refused(tmp_path, "SST-2", read_drawn, tmp_path, tmp_path / "none")  # well formed
+def test_an_edited_record_of_outputs_is_refused(tmp_path, place, value, words):
+    path = tmp_path / "a-bt0.3.json"
+    path.write_text(json.dumps(RECORD), "utf-8")
+    assert read_as(path, BackTranslationRecord).counts == {"outputs": 3}
     edit(path, place, value)
-    refused(path, words, read_drawn, tmp_path, tmp_path / "none")
+    refused(path, words, read_as, path, BackTranslationRecord)
 
 
 SHEET = Sheet("noise", "Noise", ("task", "n"), (("SST-2", "3"),), (("", 1),))

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from fairseq_scl.cli import main
-from fairseq_scl.data.drawn import read_drawn
+from fairseq_scl.data.binarise import read_examples
 from fairseq_scl.data.files import read_json
 from helpers import ROOT
 from helpers.encoders import toy_encoder
@@ -83,7 +83,7 @@ def augmented(tmp_path):
     assert main([str(word) for word in words]) == 0
     for number in range(3):
         name = f"n100-sample{number}"
-        rows = rows_of(read_drawn(drawn / name, glue))
+        rows = rows_of(read_examples(drawn / name, "train"))
         for temperature in ("0.3", "0.9"):
             write_outputs(by_hand / f"{name}-bt{temperature}.jsonl", rows)
     return {
