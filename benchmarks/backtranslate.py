@@ -20,7 +20,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
 from benchmarks.pairs import Pairs, Row, Settings
 from fairseq_scl.augment.directions import find_models
-from fairseq_scl.augment.race import Method
+from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.sentences import Direction, translate_texts
 from fairseq_scl.data.official_files import task_table
 from fairseq_scl.data.tasks import TASKS, TRAIN
@@ -93,7 +93,7 @@ def _sentences(glue: Path) -> list[str]:
 def _ours(direction: Direction, lines: Sequence[str]) -> float:
     start = time.perf_counter()
     names = [[(n, copy) for copy in range(COPIES)] for n in range(len(lines))]
-    translate_texts(direction, lines, names, Method(TEMPERATURE))
+    translate_texts(direction, lines, names, DecodingMethod(TEMPERATURE))
     return time.perf_counter() - start
 
 

@@ -25,8 +25,8 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 
 from benchmarks.pairs import Pairs, Row, Settings
-from fairseq_scl.augment.decoding import Request, padded, translate
-from fairseq_scl.augment.race import Method
+from fairseq_scl.augment.sampler.decoding import Request, padded, translate
+from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.translator import Translator, load_translator
 
 QUESTION = "sampling translations on a GPU, 3 each"
@@ -128,7 +128,7 @@ def _ours(
         Request(source, tuple(COPIES * number + copy for copy in range(COPIES)))
         for number, source in enumerate(sources)
     ]
-    method = Method(TEMPERATURE, max_len_b=LONGEST)
+    method = DecodingMethod(TEMPERATURE, max_len_b=LONGEST)
     translate(translator, requests[:8], method)  # warm up
     found = []
     for _ in range(rounds):

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import torch
 
-from fairseq_scl.augment.decoding import MAX_TOKENS
-from fairseq_scl.augment.race import Method
+from fairseq_scl.augment.sampler.decoding import MAX_TOKENS
+from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.sentences import (
     EMPTY,
     TROUBLES,
@@ -62,8 +62,8 @@ class Plan:
 
     seed: int
     copies: int
-    forward: Method
-    backward: Method
+    forward: DecodingMethod
+    backward: DecodingMethod
     about: Mapping[str, Any]
 
     def settings(self) -> dict[str, Any]:

@@ -4,14 +4,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_scl.augment import published
+from fairseq_scl.augment import pretrained
 from fairseq_scl.augment.segment import BPES, guess_bpe, load_segmenter
 from fairseq_scl.augment.sentences import Direction
 from fairseq_scl.augment.translator import checkpoints_of, load_translator
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
-
-PUBLISHED = ("wmt18", "wmt19")
 
 
 @dataclass(frozen=True)
@@ -71,24 +69,25 @@ def find_models(
     """Find the models of one direction.
 
     Args:
-        names: checkpoints or folders with colons between them, or published names.
+        names: checkpoints or folders with colons between them, or names of pre-trained
+            models.
         source: source language.
         target: target language.
-        tokenizer: ``moses`` or ``None``; published models bring theirs.
+        tokenizer: ``moses`` or ``None``; pre-trained models bring theirs.
         bpe: by default what the files beside the first checkpoint tell.
-        archives: for published names: where their archives are, instead of downloading.
+        archives: where the archives of pre-trained models are; not downloaded then.
 
     Raises:
         InputError: there are no such models, or nothing tells their BPE.
     """
     places = []
     for name in names.split(":"):
-        if name in PUBLISHED:
+        if name in pretrained.NAMES:
             shown = sys.stderr.isatty()
             places.append(
-                published.resolve(name, source, target, None, archives, shown)
+                pretrained.resolve(name, source, target, None, archives, shown)
             )
-            tokenizer = published.TOKENIZER
+            tokenizer = pretrained.TOKENIZER
         else:
             places.append(Path(name))
     checkpoints = checkpoints_of(places)

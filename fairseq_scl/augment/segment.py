@@ -2,7 +2,7 @@
 
 Does what fairseq's encoders ``moses``, ``fastbpe``, ``subword_nmt`` and
 ``sentencepiece`` do, as published models were trained with them. fastBPE's codes are
-applied by the package where it is installed, else by :mod:`fairseq_scl.augment.codes`;
+applied by the package where it is installed, else by :mod:`fairseq_scl.augment.bpe`;
 subword-nmt is Python itself, so that its codes need no package.
 """
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from fairseq.tokenizer import tokenize_line
 
-from fairseq_scl.augment.codes import (
+from fairseq_scl.augment.bpe import (
     FASTBPE,
     SEPARATOR,
     SUBWORD_NMT,
-    kind_of_codes,
-    read_codes,
+    kind_of_bpe,
+    read_bpe_merges,
 )
 from fairseq_scl.errors import InputError
 
@@ -96,7 +96,7 @@ def load_segmenter(
         )
     path = _find(folder, CODES_FILES, bpe)
     return Segmenter(
-        _fastbpe(path) if bpe == FASTBPE else read_codes(path, bpe).apply,
+        _fastbpe(path) if bpe == FASTBPE else read_bpe_merges(path, bpe).apply,
         lambda text: f"{text} ".replace(f"{SEPARATOR} ", "").rstrip(),
         moses,
     )
@@ -123,7 +123,7 @@ def guess_bpe(folder: Path) -> str | None:
         )
     if models:
         return SENTENCEPIECE
-    return kind_of_codes(codes[0]) if codes else None
+    return kind_of_bpe(codes[0]) if codes else None
 
 
 class _Moses:
@@ -150,7 +150,7 @@ class _Moses:
 def _fastbpe(path: Path) -> Callable[[str], str]:
     """Return fastBPE's way to cut a text, or the same in Python where it is missing."""
     # The package ends the whole process at a file that it cannot use.
-    codes = read_codes(path, FASTBPE)
+    codes = read_bpe_merges(path, FASTBPE)
     try:
         package: Any = importlib.import_module("fastBPE")
     except ImportError:

@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fairseq_scl.augment.decoding import MAX_TOKENS, Output, Request, translate
-from fairseq_scl.augment.race import Method
-from fairseq_scl.augment.streams import stream_key
+from fairseq_scl.augment.sampler.decoding import (
+    MAX_TOKENS,
+    Hypothesis,
+    Request,
+    translate,
+)
+from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
+from fairseq_scl.augment.sampler.philox import stream_key
 from fairseq_scl.augment.translator import Translator
 
 EMPTY, SPLIT, TRUNCATED = "empty", "split", "truncated"
@@ -60,7 +65,7 @@ def translate_texts(
     direction: Direction,
     texts: Sequence[str],
     names: Sequence[Sequence[StreamName]],
-    method: Method,
+    method: DecodingMethod,
     max_tokens: int = MAX_TOKENS,
     on_done: Callable[[int], object] = lambda _: None,
 ) -> list[list[Translation]]:
@@ -100,7 +105,7 @@ def _joined(
     direction: Direction,
     text: str,
     parts: Sequence[_Part],
-    found: Iterator[Sequence[Output]],
+    found: Iterator[Sequence[Hypothesis]],
     copies: int,
 ) -> list[Translation]:
     if not parts:
@@ -121,7 +126,7 @@ def _joined(
     return translations
 
 
-def _text(direction: Direction, part: _Part, output: Output) -> Translation:
+def _text(direction: Direction, part: _Part, output: Hypothesis) -> Translation:
     symbols = direction.translator.target.symbols
     text = direction.target.decode([symbols[token] for token in output.tokens])
     text = " ".join(text.split())

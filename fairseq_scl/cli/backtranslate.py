@@ -16,9 +16,9 @@ from fairseq_scl.augment.backtranslate import (
     finished,
     name_of,
 )
-from fairseq_scl.augment.decoding import MAX_TOKENS
 from fairseq_scl.augment.directions import Models, find_models
-from fairseq_scl.augment.race import Method
+from fairseq_scl.augment.sampler.decoding import MAX_TOKENS
+from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.segment import BPES, TOKENIZERS
 from fairseq_scl.cli.options import (
     MOST_TIMES,
@@ -284,8 +284,8 @@ def _plan(
     return Plan(
         seed=arguments.seed,
         copies=arguments.copies,
-        forward=Method(temperature, **more),
-        backward=Method(home, **more),
+        forward=DecodingMethod(temperature, **more),
+        backward=DecodingMethod(home, **more),
         about={**about, "input": {**described, "notes": dict(given.notes)}},
     )
 

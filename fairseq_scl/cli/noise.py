@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_scl.augment.noise import Noise, noise_signature
+from fairseq_scl.augment.distance import Noise, noise_signature
 from fairseq_scl.cli.options import add_device, at_least
 from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.data.folders import check_files, list_files

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from fairseq_scl.augment.noise import Embed, Noise, Outputs, measure
+from fairseq_scl.augment.distance import Embed, Noise, Outputs, measure
 from fairseq_scl.data.files import write_json
 from fairseq_scl.data.outputs import Output, read_outputs
 from fairseq_scl.errors import InputError

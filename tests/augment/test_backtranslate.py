@@ -20,7 +20,7 @@ from fairseq_scl.augment.backtranslate import (
     partial_folder,
     stream_names,
 )
-from fairseq_scl.augment.race import Method
+from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.sentences import Direction, has_entities, translate_texts
 from fairseq_scl.augment.translator import load_translator
 from fairseq_scl.data.files import hold
@@ -48,7 +48,7 @@ def directions():
 
 
 def plan(temperature=1.0, copies=3, seed=0, **about):
-    method = Method(temperature)
+    method = DecodingMethod(temperature)
     return Plan(seed, copies, method, method, {"models": "toys", **about})
 
 
@@ -220,16 +220,18 @@ def test_odd_texts_are_kept_counted_and_named(tmp_path):
 def test_parts_of_a_long_text_fit_and_are_joined():
     forward = directions()[0]
     text = ODD[3].sentences[0]
-    translation = translate_texts(forward, [text], [[("s", 0)]], Method(0.1), 4096)[0][
-        0
-    ]
+    translation = translate_texts(
+        forward, [text], [[("s", 0)]], DecodingMethod(0.1), 4096
+    )[0][0]
     whole = [  # as many sentences together as the 24 positions take
         "a b c a b c . d e f d e f . g h i g h i .",
         "j . k l",
     ]
     assert all(len(part.split()) < 24 for part in whole)
     for part, position in zip(whole, (0, -1), strict=True):
-        alone = translate_texts(forward, [part], [[("s", 0)]], Method(0.1), 4096)[0][0]
+        alone = translate_texts(
+            forward, [part], [[("s", 0)]], DecodingMethod(0.1), 4096
+        )[0][0]
         assert translation.text.split()[position] == alone.text.split()[position]
     assert translation.trouble == {"split"}
 

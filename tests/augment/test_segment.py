@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairseq_scl.augment import segment
-from fairseq_scl.augment.codes import kind_of_codes, read_codes
+from fairseq_scl.augment.bpe import kind_of_bpe, read_bpe_merges
 from fairseq_scl.augment.segment import guess_bpe, load_segmenter
 from fairseq_scl.errors import InputError
 from helpers import ROOT
@@ -117,7 +117,7 @@ def fastbpe(tmp_path_factory):
         "fastBPE", reason="fastBPE is not installed: scripts/install.sh builds it"
     )
     path = write_codes(tmp_path_factory.mktemp("fastbpe"), "fastbpe")
-    return package.fastBPE(str(path)), read_codes(path, "fastbpe")
+    return package.fastBPE(str(path)), read_bpe_merges(path, "fastbpe")
 
 
 def test_codes_in_python_are_fastbpes_piece_by_piece(fastbpe):
@@ -138,7 +138,7 @@ def subword_nmt(request, tmp_path_factory):
         "subword_nmt.apply_bpe", reason="subword-nmt is not installed"
     )
     path = write_codes(tmp_path_factory.mktemp("subword"), request.param)
-    return package.BPE(io.StringIO(CODES[request.param])), read_codes(
+    return package.BPE(io.StringIO(CODES[request.param])), read_bpe_merges(
         path, "subword_nmt"
     )
 
@@ -247,7 +247,7 @@ def test_the_kind_is_told_by_the_files(tmp_path):
         (tmp_path / name).unlink()
         (tmp_path / "aside").rename(tmp_path / "code")
     (tmp_path / "code").write_text("one column\nor four of them\n", "utf-8")
-    assert kind_of_codes(tmp_path / "code") == "subword_nmt"
+    assert kind_of_bpe(tmp_path / "code") == "subword_nmt"
 
 
 @pytest.mark.parametrize(

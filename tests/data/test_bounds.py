@@ -7,7 +7,7 @@ import time
 import pytest
 
 from fairseq_scl import typed
-from fairseq_scl.augment.published import MODELS, unpack
+from fairseq_scl.augment.pretrained import MODELS, unpack
 from fairseq_scl.cli import main
 from fairseq_scl.data import files
 from fairseq_scl.data.files import read_json

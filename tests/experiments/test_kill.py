@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 from fairseq_scl.augment import backtranslate as augment
-from fairseq_scl.augment.race import Method
+from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data import renames
 from fairseq_scl.data.binarise import binarise
@@ -63,7 +63,7 @@ def train(folder):
 
 def backtranslate(folder):
     """Write an augmented file in chunks of two examples."""
-    method = Method(1.0)
+    method = DecodingMethod(1.0)
     plan = augment.Plan(0, 1, method, method, {})
     examples = make_splits(train=3, valid=2, test=2)["train"]
 

@@ -11,7 +11,12 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 import numpy as np
 import pytest
 
-from fairseq_scl.augment.noise import distinct, length_ratio, measure, noise_signature
+from fairseq_scl.augment.distance import (
+    distinct,
+    length_ratio,
+    measure,
+    noise_signature,
+)
 from fairseq_scl.cli import main
 from fairseq_scl.data.outputs import Output, read_outputs
 from fairseq_scl.data.texts import Example

@@ -1,11 +1,9 @@
 """Sampling translations from the whole distribution (Edunov et al. 2018).
 
-**The same bytes whatever the batch.** A piece is the winner of a race (``race``) whose
-random numbers are functions of the output's own stream (``streams``). What is left to
-depend on the batch is rounding, which changes with the shapes that are multiplied. So
-where the best two are closer than ``TOLERANCES`` (of logits, far above what rounding
-does), that row's decision is made again alone: source and whole output so far in one
-pass of fairseq's own model, a batch of 1, float32.
+The loop over batches and steps, see ``fairseq_scl.augment.sampler``. Where the best two
+pieces are closer than ``TOLERANCES`` (in logits, far above what rounding does), that
+row's decision is made again alone: source and whole output so far in one pass of
+fairseq's own model, a batch of 1, float32.
 """
 
 import math
@@ -17,9 +15,17 @@ import torch
 from fairseq.sequence_generator import SequenceGenerator
 from torch import Tensor
 
-from fairseq_scl.augment.race import Method, draw, numbers_needed
-from fairseq_scl.augment.steps import Steps, normalised, open_steps
-from fairseq_scl.augment.streams import Noise, exponentials
+from fairseq_scl.augment.sampler.gumbel_max import (
+    DecodingMethod,
+    gumbel_max,
+    numbers_needed,
+)
+from fairseq_scl.augment.sampler.incremental import (
+    IncrementalDecoder,
+    normalised,
+    start_decoding,
+)
+from fairseq_scl.augment.sampler.philox import ExponentialNoise, exponentials
 from fairseq_scl.augment.translator import Translator
 from fairseq_scl.device import without_tf32
 
@@ -34,7 +40,7 @@ FINISHED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Request:
-    """A source to translate.
+    """A source to translate, once per stream.
 
     Attributes:
         tokens: ids of its pieces, the one that ends it included.
@@ -46,16 +52,16 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Output:
-    """A translation: ids of its pieces; ``cut``: it reached the longest length."""
+class Hypothesis:
+    """A translation: ids of its pieces; ``cut``: it reached the maximum length."""
 
     tokens: tuple[int, ...]
     cut: bool = False
 
 
 @dataclass
-class Counts:
-    """How many pieces were drawn, and how many of these drawn again alone."""
+class DecisionCounts:
+    """How many pieces were sampled, and how many of them again alone."""
 
     pieces: int = 0
     again: int = 0
@@ -65,11 +71,11 @@ class Counts:
 def translate(
     translator: Translator,
     requests: Sequence[Request],
-    method: Method,
+    method: DecodingMethod,
     max_tokens: int = MAX_TOKENS,
     on_done: Callable[[int], object] = lambda _: None,
-    counts: Counts | None = None,
-) -> list[list[Output]]:
+    counts: DecisionCounts | None = None,
+) -> list[list[Hypothesis]]:
     """Translate sources, each as often as it has streams.
 
     Args:
@@ -78,14 +84,14 @@ def translate(
         method: how outputs are chosen.
         max_tokens: pieces of the sources in a batch, padding and copies included.
         on_done: called with the number of outputs after each batch.
-        counts: where to count what was drawn, if that is wanted.
+        counts: counts the sampled pieces, if given.
 
     Returns:
         for each request its outputs, in the order of its streams. Neither
         ``max_tokens`` nor the other requests change them.
     """
-    found: dict[int, list[Output]] = {}
-    counts = counts or Counts()
+    found: dict[int, list[Hypothesis]] = {}
+    counts = counts or DecisionCounts()
     for numbers in _batches(translator, requests, method, max_tokens):
         batch = [requests[number] for number in numbers]
         with torch.inference_mode():
@@ -101,7 +107,7 @@ def translate(
 def _batches(
     translator: Translator,
     requests: Sequence[Request],
-    method: Method,
+    method: DecodingMethod,
     max_tokens: int,
 ) -> Iterator[list[int]]:
     """Yield numbers of requests, longest first; one at a time for a beam search.
@@ -126,8 +132,8 @@ class _Batch:
         self,
         translator: Translator,
         requests: Sequence[Request],
-        method: Method,
-        counts: Counts,
+        method: DecodingMethod,
+        counts: DecisionCounts,
     ) -> None:
         self._translator, self._requests, self._method = translator, requests, method
         self._counts = counts
@@ -144,21 +150,21 @@ class _Batch:
         self._forbidden = forbidden_pieces(translator).to(self._device)
         self._exact: dict[int, list[object]] = {}
 
-    def run(self) -> list[list[Output]]:
+    def run(self) -> list[list[Hypothesis]]:
         """Return the outputs of each request."""
         eos, rows = self._translator.target.eos(), len(self._streams)
-        steps = self._open()
+        decoders = self._start()
         limits = torch.tensor(self._limits, device=self._device)
         limits = limits.repeat_interleave(self._copies)
         longest = max(self._limits)
         tokens = torch.full((rows, longest + 2), eos, device=self._device)
         lengths = torch.zeros(rows, dtype=torch.int64, device=self._device)
         alive = torch.arange(rows, device=self._device)
-        noise = Noise(self._streams, self._numbers)
+        noise = ExponentialNoise(self._streams, self._numbers)
         running = torch.ones(rows, dtype=torch.bool, device=self._device)
         for step in range(longest):
             previous = tokens[alive, : step + 1]
-            scores = self._scores(steps, previous, step)
+            scores = self._scores(decoders, previous, step)
             picked = self._pick(scores, noise.at(step), alive, running, previous)
             tokens[alive, step + 1] = picked.where(running, eos)
             running &= picked.ne(eos)
@@ -170,30 +176,32 @@ class _Batch:
             if len(alive) - left >= FINISHED_SHARE * len(alive):
                 kept = running.nonzero().view(-1)
                 alive, running = alive[kept], running[kept]
-                for model in steps:
-                    model.keep(kept)
+                for decoder in decoders:
+                    decoder.keep(kept)
                 noise.keep(kept)
         cut = (lengths >= limits).tolist()
         pieces = [
             tuple(row[1 : length + 1])
             for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)
         ]
-        every = [Output(p, c) for p, c in zip(pieces, cut, strict=True)]
+        every = [Hypothesis(p, c) for p, c in zip(pieces, cut, strict=True)]
         copies = self._copies
         return [every[i : i + copies] for i in range(0, rows, copies)]
 
-    def _open(self) -> list[Steps]:
+    def _start(self) -> list[IncrementalDecoder]:
         translator, device = self._translator, self._device
         tokens = padded([r.tokens for r in self._requests], translator).to(device)
         lengths = torch.tensor([len(r.tokens) for r in self._requests], device=device)
         return [
-            open_steps(model, tokens, lengths, self._copies, max(self._limits))
+            start_decoding(model, tokens, lengths, self._copies, max(self._limits))
             for model in translator.models
         ]
 
-    def _scores(self, steps: Sequence[Steps], previous: Tensor, step: int) -> Tensor:
+    def _scores(
+        self, decoders: Sequence[IncrementalDecoder], previous: Tensor, step: int
+    ) -> Tensor:
         temperature = self._method.temperature
-        found = [model.scores(previous, step, temperature) for model in steps]
+        found = [d.scores(previous, step, temperature) for d in decoders]
         return self._allowed(averaged(found), step)
 
     def _allowed(self, scores: Tensor, step: int) -> Tensor:
@@ -210,8 +218,8 @@ class _Batch:
         running: Tensor,
         previous: Tensor,
     ) -> Tensor:
-        """Draw a piece for each row; those too close to call are drawn alone."""
-        picked, close = draw(scores, noise, self._method, self._tolerance)
+        """Sample a piece per row; rows too close to call are decided alone."""
+        picked, close = gumbel_max(scores, noise, self._method, self._tolerance)
         close &= running
         self._counts.pieces += int(running.sum())
         for row in close.nonzero().view(-1).tolist():
@@ -221,7 +229,7 @@ class _Batch:
                 exact = self._scores_alone(number, previous[row : row + 1])
             stream, step = self._streams[number : number + 1], previous.shape[1] - 1
             alone = exponentials(stream, step, 1, self._numbers)[:, 0]
-            picked[row] = draw(exact, alone, self._method, 0.0)[0][0]
+            picked[row] = gumbel_max(exact, alone, self._method, 0.0)[0][0]
         return picked
 
     def _scores_alone(self, number: int, previous: Tensor) -> Tensor:
@@ -268,7 +276,9 @@ def forbidden_pieces(translator: Translator) -> Tensor:
     return torch.tensor(sorted({target.bos(), target.pad(), target.unk(), *fill}))
 
 
-def longest_output(translator: Translator, request: Request, method: Method) -> int:
+def longest_output(
+    translator: Translator, request: Request, method: DecodingMethod
+) -> int:
     """Return the largest number of pieces of an output, as fairseq-generate does."""
     length = int(method.max_len_a * len(request.tokens) + method.max_len_b)
     return max(1, min(length, translator.max_target))
@@ -284,8 +294,8 @@ def padded(rows: Sequence[tuple[int, ...]], translator: Translator) -> Tensor:
 
 
 def _beam_search(
-    translator: Translator, request: Request, method: Method
-) -> list[Output]:
+    translator: Translator, request: Request, method: DecodingMethod
+) -> list[Hypothesis]:
     """Return the best hypotheses of fairseq's own beam search."""
     device, copies = translator.device, len(request.streams)
     search = SequenceGenerator(
@@ -304,4 +314,4 @@ def _beam_search(
     found = search.generate(translator.models, {"net_input": net_input})[0][:copies]
     limit = longest_output(translator, request, method)
     pieces = [tuple(hypothesis["tokens"].tolist()[:-1]) for hypothesis in found]
-    return [Output(p, len(p) >= limit) for p in pieces]
+    return [Hypothesis(p, len(p) >= limit) for p in pieces]

@@ -8,9 +8,9 @@ import scipy.stats
 import torch
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 
-from fairseq_scl.augment import steps as stepping
-from fairseq_scl.augment.decoding import (
-    Counts,
+from fairseq_scl.augment.sampler import incremental
+from fairseq_scl.augment.sampler.decoding import (
+    DecisionCounts,
     Request,
     averaged,
     forbidden_pieces,
@@ -18,9 +18,23 @@ from fairseq_scl.augment.decoding import (
     padded,
     translate,
 )
-from fairseq_scl.augment.race import BLOCK, Method, draw, numbers_needed
-from fairseq_scl.augment.steps import FairseqSteps, TransformerSteps, unsupported
-from fairseq_scl.augment.streams import Noise, exponentials, philox, stream_key
+from fairseq_scl.augment.sampler.gumbel_max import (
+    BLOCK,
+    DecodingMethod,
+    gumbel_max,
+    numbers_needed,
+)
+from fairseq_scl.augment.sampler.incremental import (
+    FastIncrementalDecoder,
+    StockIncrementalDecoder,
+    unsupported,
+)
+from fairseq_scl.augment.sampler.philox import (
+    ExponentialNoise,
+    exponentials,
+    philox,
+    stream_key,
+)
 from fairseq_scl.augment.translator import load_translator
 from helpers.translation import WORDS, toy_models
 
@@ -104,7 +118,7 @@ def test_noise_is_a_function_of_stream_step_and_place():
     assert (whole > 0).all()
     alone = exponentials(keys[1:2], 7, 1, 11)
     assert torch.equal(alone[0, 0], whole[1, 7, :11])
-    noise = Noise(keys, 37)
+    noise = ExponentialNoise(keys, 37)
     for step in range(20):
         if step == 5:
             noise.keep(torch.tensor([0, 2]))
@@ -130,7 +144,7 @@ def test_a_draw_follows_the_softmax(pieces):
     keys = torch.tensor([stream_key(n) for n in range(8000)])
     noise = exponentials(keys, 0, 1, numbers_needed(pieces))[:, 0]
     rows = scores.expand(len(keys), -1).clone()
-    picked, close = draw(rows, noise, Method(), 1e-3)
+    picked, close = gumbel_max(rows, noise, DecodingMethod(), 1e-3)
     check_frequencies(Counter(picked.tolist()), scores.softmax(0).tolist())
     assert close.sum() < 0.01 * len(keys)
 
@@ -140,10 +154,14 @@ def test_another_rounding_within_the_tolerance_picks_the_same():
     keys = torch.tensor([stream_key(n) for n in range(2000)])
     noise = exponentials(keys, 0, 1, numbers_needed(300))[:, 0]
     scores = torch.randn(2000, 300)
-    for method in (Method(), Method(top_k=7), Method(top_p=0.8)):
-        first, close = draw(scores.clone(), noise, method, 0.02)
+    for method in (
+        DecodingMethod(),
+        DecodingMethod(top_k=7),
+        DecodingMethod(top_p=0.8),
+    ):
+        first, close = gumbel_max(scores.clone(), noise, method, 0.02)
         moved = scores + 0.01 * (2 * torch.rand_like(scores) - 1)
-        second, _ = draw(moved, noise, method, 0.02)
+        second, _ = gumbel_max(moved, noise, method, 0.02)
         assert (first != second).any()  # rounding does matter
         assert ((first == second) | close).all()
 
@@ -152,10 +170,14 @@ def test_narrowed_draws_keep_to_the_best():
     scores = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(4000, -1)
     keys = torch.tensor([stream_key(n) for n in range(4000)])
     noise = exponentials(keys, 0, 1, numbers_needed(4))[:, 0]
-    for method in (Method(top_k=2), Method(top_p=0.7), Method(top_p=0.5001)):
-        picked, _ = draw(scores.clone(), noise, method, 0.0)
+    for method in (
+        DecodingMethod(top_k=2),
+        DecodingMethod(top_p=0.7),
+        DecodingMethod(top_p=0.5001),
+    ):
+        picked, _ = gumbel_max(scores.clone(), noise, method, 0.0)
         check_frequencies(Counter(picked.tolist()), [0.625, 0.375, 0, 0])
-    picked, _ = draw(scores.clone(), noise, Method(top_p=0.4), 0.0)
+    picked, _ = gumbel_max(scores.clone(), noise, DecodingMethod(top_p=0.4), 0.0)
     assert set(picked.tolist()) == {0}
 
 
@@ -164,7 +186,7 @@ def test_first_and_second_pieces_follow_the_model_at_the_temperature(temperature
     translator = toy(updates=40)
     tokens = requests_for(translator, 1)[0].tokens
     streams = tuple(stream_key(n) for n in range(3000))
-    request, method = Request(tokens, streams), Method(temperature)
+    request, method = Request(tokens, streams), DecodingMethod(temperature)
     outputs = translate(translator, [request], method)[0]
     firsts = Counter(output.tokens[0] for output in outputs)
     check_frequencies(firsts, distribution(translator, request, [EOS], temperature))
@@ -187,7 +209,7 @@ def distribution(translator, request, prefix, temperature):
 def test_a_low_temperature_is_greedy(arch):
     translator = toy(arch=arch)
     requests = requests_for(translator, 8, copies=2)
-    found = translate(translator, requests, Method(temperature=1e-5))
+    found = translate(translator, requests, DecodingMethod(temperature=1e-5))
     greedy = SequenceGenerator(translator.models, translator.target, beam_size=1)
     for request, outputs in zip(requests, found, strict=True):
         tokens = torch.tensor([request.tokens])
@@ -201,12 +223,12 @@ def test_a_low_temperature_is_greedy(arch):
 @pytest.mark.parametrize(
     ("arch", "method"),
     [
-        ("transformer", Method(0.7)),
-        ("transformer", Method(1.5)),
-        ("transformer", Method(top_k=4)),
-        ("transformer", Method(top_p=0.9)),
-        ("transformer", Method(beam=4)),
-        ("lstm", Method(0.7)),
+        ("transformer", DecodingMethod(0.7)),
+        ("transformer", DecodingMethod(1.5)),
+        ("transformer", DecodingMethod(top_k=4)),
+        ("transformer", DecodingMethod(top_p=0.9)),
+        ("transformer", DecodingMethod(beam=4)),
+        ("lstm", DecodingMethod(0.7)),
     ],
     ids=str,
 )
@@ -223,25 +245,30 @@ def test_outputs_depend_on_no_batch(arch, method):
 def test_close_decisions_are_made_alone():
     translator = toy()
     requests = requests_for(translator, 12)
-    usual, often = Counts(), Counts(tolerances={torch.float32: 3.0})
-    expected = translate(translator, requests, Method(), 100_000, counts=usual)
+    usual, often = DecisionCounts(), DecisionCounts(tolerances={torch.float32: 3.0})
+    expected = translate(translator, requests, DecodingMethod(), 100_000, counts=usual)
     assert usual.again <= 0.01 * usual.pieces
-    assert translate(translator, requests, Method(), 100_000, counts=often) == expected
+    assert (
+        translate(translator, requests, DecodingMethod(), 100_000, counts=often)
+        == expected
+    )
     assert often.pieces == usual.pieces
     assert 0.2 * often.pieces < often.again < often.pieces
-    again = Counts(tolerances={torch.float32: 3.0})
-    assert translate(translator, requests, Method(), 50, counts=again) == expected
+    again = DecisionCounts(tolerances={torch.float32: 3.0})
+    assert (
+        translate(translator, requests, DecodingMethod(), 50, counts=again) == expected
+    )
 
 
 def test_half_precision_depends_on_no_batch_either():
     translator = toy()
     requests = requests_for(translator, 6)
-    whole = [translate(translator, requests, Method(), n) for n in (100_000, 1)]
+    whole = [translate(translator, requests, DecodingMethod(), n) for n in (100_000, 1)]
     for dtype in (torch.float16, torch.bfloat16):
         half = toy()
         half.exact = translator.exact
         half.models = [model.to(dtype) for model in half.models]
-        found = [translate(half, requests, Method(), n) for n in (100_000, 1)]
+        found = [translate(half, requests, DecodingMethod(), n) for n in (100_000, 1)]
         assert found[0] == found[1] == whole[0] == whole[1]
 
 
@@ -249,7 +276,7 @@ def test_copies_differ_and_streams_decide():
     translator = toy(updates=40)
     tokens = requests_for(translator, 1)[0].tokens
     requests = [Request(tokens, (1, 2, 3, 4)), Request(tokens, (4, 3, 9, 1))]
-    first, second = translate(translator, requests, Method(2.0))
+    first, second = translate(translator, requests, DecodingMethod(2.0))
     assert len(set(first)) == 4
     assert (second[0], second[1], second[3]) == (first[3], first[2], first[0])
 
@@ -265,7 +292,9 @@ def test_sources_are_encoded_once_for_all_copies(monkeypatch):
         return forward(tokens, *args, **kwargs)
 
     monkeypatch.setattr(encoder, "forward", counted)
-    translate(translator, requests_for(translator, 7, copies=5), Method(), 100_000)
+    translate(
+        translator, requests_for(translator, 7, copies=5), DecodingMethod(), 100_000
+    )
     assert rows == [7]
 
 
@@ -273,9 +302,13 @@ def test_caches_move_only_when_rows_have_finished(monkeypatch):
     translator = toy()
     moved = []
     monkeypatch.setattr(
-        stepping.TransformerSteps, "keep", lambda self, rows: moved.append(len(rows))
+        incremental.FastIncrementalDecoder,
+        "keep",
+        lambda self, rows: moved.append(len(rows)),
     )
-    translate(translator, requests_for(translator, 1, copies=1), Method(), 100_000)
+    translate(
+        translator, requests_for(translator, 1, copies=1), DecodingMethod(), 100_000
+    )
     assert moved == []
 
 
@@ -292,8 +325,8 @@ def test_own_steps_are_those_of_fairseq(flags):
     outputs[:, 0] = EOS
     with torch.inference_mode():
         encoded = model.encoder(tokens, src_lengths=lengths)
-        ours = TransformerSteps(model.decoder, encoded, copies=3, limit=20)
-        theirs = FairseqSteps(model, encoded, len(tokens), copies=3)
+        ours = FastIncrementalDecoder(model.decoder, encoded, copies=3, limit=20)
+        theirs = StockIncrementalDecoder(model, encoded, len(tokens), copies=3)
         for step in range(20):
             if step in (3, 4, 9, 17):
                 kept = torch.rand(len(outputs)).lt(0.6).nonzero().view(-1)
@@ -328,18 +361,22 @@ def test_an_ensemble_averages_probabilities_as_fairseq_does():
         expected = fairseq_scores(both.models, request, [EOS, 5], temperature)
         torch.testing.assert_close(found, expected)
     streams = tuple(stream_key(n) for n in range(2000))
-    outputs = translate(both, [Request(request.tokens, streams)], Method(0.8))[0]
+    outputs = translate(both, [Request(request.tokens, streams)], DecodingMethod(0.8))[
+        0
+    ]
     counts = Counter(output.tokens[0] for output in outputs)
     check_frequencies(counts, distribution(both, request, [EOS], 0.8))
     requests = requests_for(both, 5)
-    whole = translate(both, requests, Method(), 100_000)
-    assert translate(both, requests, Method(), 1) == whole
+    whole = translate(both, requests, DecodingMethod(), 100_000)
+    assert translate(both, requests, DecodingMethod(), 1) == whole
 
 
 def test_outputs_are_text_whatever_the_temperature():
     translator = toy(updates=0)
     forbidden = set(forbidden_pieces(translator).tolist()) | {EOS}
-    for outputs in translate(translator, requests_for(translator), Method(100.0)):
+    for outputs in translate(
+        translator, requests_for(translator), DecodingMethod(100.0)
+    ):
         for output in outputs:
             assert output.tokens
             assert not forbidden & set(output.tokens)
@@ -348,10 +385,10 @@ def test_outputs_are_text_whatever_the_temperature():
 def test_outputs_end_at_the_longest_length():
     translator = toy(updates=0)
     request = Request((5, 6, EOS), tuple(range(30)))
-    method = Method(max_len_a=1, max_len_b=2)
+    method = DecodingMethod(max_len_a=1, max_len_b=2)
     assert longest_output(translator, request, method) == 5
     outputs = translate(translator, [request], method)[0]
     assert {output.cut for output in outputs} == {True, False}
     assert all(len(output.tokens) == 5 for output in outputs if output.cut)
     assert all(len(output.tokens) <= 5 for output in outputs)
-    assert longest_output(translator, request, Method()) == 23  # the positions
+    assert longest_output(translator, request, DecodingMethod()) == 23  # the positions

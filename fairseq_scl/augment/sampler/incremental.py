@@ -1,9 +1,10 @@
-"""One step of a decoder for many rows at once, on cached keys and values.
+"""Incremental decoding: one step for many rows at once, on cached keys and values.
 
-``FairseqSteps`` calls the model's own incremental decoder and serves every fairseq
-encoder-decoder. ``TransformerSteps`` computes the same for the standard Transformer in
-less time: no attention weights to return, one product for query, key and value, caches
-that are written in place, and keys of the source that all its copies share.
+``StockIncrementalDecoder`` calls the model's own incremental decoder and serves every
+fairseq encoder-decoder. ``FastIncrementalDecoder`` computes the same for the standard
+Transformer in less time: no attention weights to return, one product for query, key and
+value, caches that are written in place, and source keys that all copies of a source
+share.
 """
 
 from typing import Any, Protocol
@@ -19,8 +20,8 @@ from fairseq.modules.transformer_layer import (
 from torch import Tensor, nn
 
 
-class Steps(Protocol):
-    """A decoder at work on a batch."""
+class IncrementalDecoder(Protocol):
+    """A decoder in the middle of a batch."""
 
     def scores(self, previous: Tensor, step: int, temperature: float) -> Tensor:
         """Return scores of the next piece, divided by the temperature.
@@ -35,12 +36,12 @@ class Steps(Protocol):
         """
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only: ``(R',)`` int64, rising."""
+        """Drop all rows but these: ``(R',)`` int64, in rising order."""
 
 
-def open_steps(
+def start_decoding(
     model: Any, tokens: Tensor, lengths: Tensor, copies: int, limit: int
-) -> Steps:
+) -> IncrementalDecoder:
     """Encode sources once and begin to decode ``copies`` rows of each.
 
     Args:
@@ -52,11 +53,11 @@ def open_steps(
     """
     encoded = model.encoder(tokens, src_lengths=lengths)
     if unsupported(model) is None:
-        return TransformerSteps(model.decoder, encoded, copies, limit)
-    return FairseqSteps(model, encoded, len(tokens), copies)
+        return FastIncrementalDecoder(model.decoder, encoded, copies, limit)
+    return StockIncrementalDecoder(model, encoded, len(tokens), copies)
 
 
-class FairseqSteps:
+class StockIncrementalDecoder:
     """The model's own incremental decoder."""
 
     def __init__(self, model: Any, encoded: Any, sources: int, copies: int) -> None:
@@ -93,7 +94,7 @@ def normalised(model: Any, output: Any, temperature: float) -> Tensor:
 
 
 def unsupported(model: Any) -> str | None:
-    """Say what keeps a model from ``TransformerSteps``; ``None`` if nothing does."""
+    """Say why ``FastIncrementalDecoder`` cannot run a model; ``None`` if it can."""
     decoder = model.decoder
     if type(decoder) not in (TransformerDecoder, TransformerDecoderBase):
         return f"a decoder of type {type(decoder).__name__}"
@@ -118,7 +119,7 @@ def unsupported(model: Any) -> str | None:
     return None
 
 
-class TransformerSteps:
+class FastIncrementalDecoder:
     """The standard Transformer decoder of fairseq, step by step."""
 
     def __init__(self, decoder: Any, encoded: Any, copies: int, limit: int) -> None:

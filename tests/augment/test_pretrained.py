@@ -1,4 +1,4 @@
-"""Published translation models: names, archives, and a server that has them."""
+"""PretrainedModel translation models: names, archives, and a server that has them."""
 
 import gzip
 import io
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fairseq.models.transformer import TransformerModel
 
-from fairseq_scl.augment import published
-from fairseq_scl.augment.published import MODELS, NAMES, resolve
+from fairseq_scl.augment import pretrained
+from fairseq_scl.augment.pretrained import MODELS, NAMES, resolve
 from fairseq_scl.errors import InputError
 
 WMT19 = {
@@ -76,8 +76,8 @@ def test_fairseqs_own_table_has_every_model():
     for (name, source, target), model in MODELS.items():
         entry = table[model.hub_name]
         assert f"{name}.{source}-{target}" in entry["path"]
-        assert entry["tokenizer"] == published.TOKENIZER
-        assert model.url.endswith(published.SUFFIX)
+        assert entry["tokenizer"] == pretrained.TOKENIZER
+        assert model.url.endswith(pretrained.SUFFIX)
     assert NAMES == ("wmt18", "wmt19")
 
 
@@ -135,7 +135,7 @@ def test_archives_of_ones_own_are_unpacked_without_the_network(hub, tmp_path):
 
 def test_an_unpacked_folder_of_ones_own_is_used_as_it_is(hub, tmp_path):
     key = ("wmt19", "en", "de")
-    folder = tmp_path / archive_of(key).removesuffix(published.SUFFIX)
+    folder = tmp_path / archive_of(key).removesuffix(pretrained.SUFFIX)
     folder.mkdir()
     with pytest.raises(InputError) as error:
         resolve(*key, tmp_path / "cache", tmp_path)
@@ -164,7 +164,7 @@ def test_no_wmt18_from_german_and_no_other_language():
         "no WMT'18 model from German to English was ever published: take wmt19, the "
         "default, or train one with scripts/train_wmt18_de_en.sh"
     )
-    root = Path(published.__file__).parents[2]
+    root = Path(pretrained.__file__).parents[2]
     assert (root / "scripts" / "train_wmt18_de_en.sh").is_file()
     with pytest.raises(InputError, match="wmt19 has no model for en-fr, only for en-"):
         resolve("wmt19", "en", "fr")

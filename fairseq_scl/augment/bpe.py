@@ -1,4 +1,4 @@
-"""BPE codes of fastBPE and subword-nmt, applied in Python with the same output.
+"""BPE of fastBPE and subword-nmt, applied in Python with the same output.
 
 Both packages do what Sennrich et al. (2016) describe: merge, in each word, the pair of
 symbols that was learnt first, wherever it stands, until none is left. They differ in
@@ -20,7 +20,7 @@ VERSION = "#version:"
 COLUMNS = {FASTBPE: 3, SUBWORD_NMT: 2}
 
 
-class Codes:
+class BpeMerges:
     """Merges in the order in which they were learnt."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Codes:
         return symbols
 
 
-def read_codes(path: Path, kind: str) -> Codes:
+def read_bpe_merges(path: Path, kind: str) -> BpeMerges:
     """Read a file of merges.
 
     fastBPE writes three columns (two symbols and a count). subword-nmt writes two,
@@ -107,10 +107,10 @@ def read_codes(path: Path, kind: str) -> Codes:
         if kind == FASTBPE and pair in ranks:
             raise InputError(f"{path}, line {number}: {line!r} is there twice")
         ranks.setdefault(pair, len(ranks))
-    return Codes(kind, ranks, end_is_symbol)
+    return BpeMerges(kind, ranks, end_is_symbol)
 
 
-def kind_of_codes(path: Path) -> str | None:
+def kind_of_bpe(path: Path) -> str | None:
     """Tell ``fastbpe`` from ``subword_nmt`` by the first line, ``None`` if neither.
 
     Raises:
@@ -154,7 +154,7 @@ def _wrong_line(path: Path, number: int, line: str, kind: str) -> str:
     columns = "two symbols" + (" and a count" if kind == FASTBPE else "")
     other = SUBWORD_NMT if kind == FASTBPE else FASTBPE
     hint = ""
-    if number == 1 and kind_of_codes(path) == other:
+    if number == 1 and kind_of_bpe(path) == other:
         hint = f"; it is a file for --bpe {other}"
     return f"{path}, line {number}: {line!r}, but {kind} has {columns}{hint}"
 

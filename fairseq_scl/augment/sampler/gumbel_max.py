@@ -1,9 +1,10 @@
-"""Drawing a piece from the scores of all of them, by a race that anyone can repeat.
+"""Gumbel-max sampling of the next piece, with a test for decisions too close to call.
 
-Each piece's probability is divided by a random number of its own from the exponential
-distribution; the largest quotient wins, each piece with its probability. There are two
-rounds, among blocks of the vocabulary and within the block that won: the same
-distribution, with a few hundred random numbers instead of one for each piece.
+``argmax(log p + G)`` with independent Gumbel noise ``G`` is a sample from ``p``. With
+``G = -log E``, where ``E`` is exponential noise, it is ``argmax(p / E)``, which is
+computed here. It takes two rounds, among blocks of the vocabulary and within the block
+that won: the same distribution, with a few hundred random numbers instead of one per
+piece.
 """
 
 import math
@@ -13,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# A change makes other outputs of the same seed.
+# Pieces in a block. Another size gives other outputs for the same seed.
 BLOCK = 128
 
 
 @dataclass(frozen=True)
-class Method:
-    """How outputs are chosen.
+class DecodingMethod:
+    """How outputs are chosen: sampling or beam search.
 
     Attributes:
         temperature: what logits are divided by, above 0.
@@ -41,21 +42,21 @@ class Method:
 
 
 def numbers_needed(pieces: int) -> int:
-    """Return how many random numbers a draw from that many pieces takes."""
+    """Return how many random numbers sampling one of that many pieces takes."""
     return -(-pieces // BLOCK) + BLOCK
 
 
-def draw(
-    scores: Tensor, noise: Tensor, method: Method, tolerance: float
+def gumbel_max(
+    scores: Tensor, noise: Tensor, method: DecodingMethod, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """Draw one piece a row.
+    """Sample one piece per row.
 
     Args:
         scores: ``(R, V)`` logits at the temperature, of which one at least is finite;
             used up.
         noise: ``(R, numbers_needed(V))`` float32 from the exponential distribution.
         method: its ``top_k`` and ``top_p`` leave pieces out.
-        tolerance: how near the best two may come, in units of ``scores``.
+        tolerance: the smallest safe gap between the best two, in units of ``scores``.
 
     Returns:
         the pieces ``(R,)`` int64, and ``(R,)`` bool: whether another rounding of the
@@ -69,14 +70,14 @@ def draw(
     masses = F.pad(masses, (0, -masses.shape[1] % BLOCK))
     blocks = masses.view(len(masses), -1, BLOCK)
     reach = math.exp(-tolerance)
-    first, near = _race(blocks.sum(dim=2), noise[:, BLOCK:], reach)
+    first, near = _largest(blocks.sum(dim=2), noise[:, BLOCK:], reach)
     rows = torch.arange(len(first), device=first.device)
-    second, near_within = _race(blocks[rows, first], noise[:, :BLOCK], reach)
+    second, near_within = _largest(blocks[rows, first], noise[:, :BLOCK], reach)
     return first * BLOCK + second, close | near | near_within
 
 
-def _race(masses: Tensor, noise: Tensor, reach: float) -> tuple[Tensor, Tensor]:
-    """Return the winner of each row of ``(R, N)``, and whether it was a close run."""
+def _largest(masses: Tensor, noise: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """Return the argmax per row of ``(R, N)``, and whether the second is close."""
     quotients = masses / noise
     if masses.shape[1] == 1:
         winners = torch.zeros(len(masses), dtype=torch.int64, device=masses.device)
@@ -86,7 +87,7 @@ def _race(masses: Tensor, noise: Tensor, reach: float) -> tuple[Tensor, Tensor]:
 
 
 def _narrowed(
-    scores: Tensor, method: Method, tolerance: float
+    scores: Tensor, method: DecodingMethod, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """Leave out pieces by ``top_k`` or ``top_p``; tell whether the border is close."""
     best, order = scores.sort(dim=1, descending=True, stable=True)

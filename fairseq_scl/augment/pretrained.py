@@ -32,7 +32,7 @@ MOST_PACKED, SLACK = 20, 1 << 26
 
 
 @dataclass(frozen=True)
-class Published:
+class PretrainedModel:
     """One archive.
 
     Attributes:
@@ -53,9 +53,15 @@ class Published:
 # Of the six checkpoints of wmt18, fairseq's own example takes these five. The archive
 # has one more model in a folder of its own, which mends what an ensemble only copies.
 MODELS = {
-    ("wmt18", "en", "de"): Published("transformer.wmt18.en-de", "wmt18.model[1-5].pt"),
-    ("wmt19", "en", "de"): Published("transformer.wmt19.en-de.single_model", "*.pt"),
-    ("wmt19", "de", "en"): Published("transformer.wmt19.de-en.single_model", "*.pt"),
+    ("wmt18", "en", "de"): PretrainedModel(
+        "transformer.wmt18.en-de", "wmt18.model[1-5].pt"
+    ),
+    ("wmt19", "en", "de"): PretrainedModel(
+        "transformer.wmt19.en-de.single_model", "*.pt"
+    ),
+    ("wmt19", "de", "en"): PretrainedModel(
+        "transformer.wmt19.de-en.single_model", "*.pt"
+    ),
 }
 NAMES = tuple(dict.fromkeys(name for name, _, _ in MODELS))
 
@@ -68,7 +74,7 @@ def resolve(
     folder: Path | None = None,
     progress: bool = False,
 ) -> Path:
-    """Return the folder of a published model, after downloading it if need be.
+    """Return the folder of a pre-trained model, after downloading it if need be.
 
     Args:
         name: ``wmt18`` or ``wmt19``.
@@ -112,7 +118,7 @@ def resolve(
 
 
 def unpack(
-    archive: Path, folder: Path, model: Published, languages: tuple[str, str]
+    archive: Path, folder: Path, model: PretrainedModel, languages: tuple[str, str]
 ) -> None:
     """Take the model out of an archive, and nothing else.
 
@@ -174,7 +180,7 @@ def _take(archive: Path, names: list[str], to: Path) -> list[Path]:
     return list(parts.values())
 
 
-def _find(name: str, source: str, target: str) -> Published:
+def _find(name: str, source: str, target: str) -> PretrainedModel:
     if name not in NAMES:
         raise InputError(f"there is no model {name!r}: choose from {', '.join(NAMES)}")
     found = MODELS.get((name, source, target))
@@ -195,7 +201,9 @@ def _needed(languages: tuple[str, str]) -> list[str]:
     return [f"dict.{language}.txt" for language in languages]
 
 
-def _missing(folder: Path, model: Published, languages: tuple[str, str]) -> list[str]:
+def _missing(
+    folder: Path, model: PretrainedModel, languages: tuple[str, str]
+) -> list[str]:
     missing = [n for n in _needed(languages) if not (folder / n).is_file()]
     if not any((folder / name).is_file() for name in CODES_FILES):
         missing.append(" or ".join(CODES_FILES))
@@ -204,7 +212,7 @@ def _missing(folder: Path, model: Published, languages: tuple[str, str]) -> list
     return missing
 
 
-def _checked(folder: Path, model: Published, languages: tuple[str, str]) -> Path:
+def _checked(folder: Path, model: PretrainedModel, languages: tuple[str, str]) -> Path:
     missing = _missing(folder, model, languages)
     if missing:
         raise InputError(f"{folder} holds no {', no '.join(missing)}")

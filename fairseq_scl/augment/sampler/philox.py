@@ -1,8 +1,8 @@
-"""Random numbers that depend on the example alone, not on the batch it stands in.
+"""Philox: random numbers that depend on the example alone, not on its batch.
 
-Each output has a stream of its own, known by a 64-bit key. A number is a function of
-key, step and place (a counter-based generator), so that no order of computing and no
-batch size can change it.
+Each output has a stream of its own, identified by a 64-bit key. A number is a function
+of key, step and place (a counter-based generator), so neither the order of computation
+nor the batch size can change it.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def exponentials(keys: Tensor, first: int, steps: int, count: int) -> Tensor:
         keys: ``(R,)`` int64, the stream of each row.
         first: number of the first step of decoding.
         steps: how many steps.
-        count: how many numbers a row and step.
+        count: how many numbers per row and step.
 
     Returns:
         ``(R, steps, count)`` float32, above 0; now and then (one of 2^24) infinite.
@@ -67,13 +67,13 @@ def exponentials(keys: Tensor, first: int, steps: int, count: int) -> Tensor:
     keys = keys[:, None, None]
     words = philox((places, times, zero, zero), (keys & LOW, (keys >> 32) & LOW))
     numbers = torch.stack(words, dim=-1).flatten(2)[:, :, :count]
-    # Small numbers decide a race: they keep all their bits by -log(1 - u), u near 0.
+    # Small numbers decide the argmax: -log(1 - u) keeps all their bits, u near 0.
     uniform = numbers.to(torch.float32).add_(0.5).mul_(2.0**-32)
     return uniform.neg_().log1p_().neg_()
 
 
-class Noise:
-    """The random numbers of the rows of a batch, computed for some steps at once."""
+class ExponentialNoise:
+    """Exponential noise for the rows of a batch, computed some steps ahead."""
 
     def __init__(self, keys: Tensor, count: int) -> None:
         """Take the streams ``(R,)`` int64 and how many numbers each step needs."""
@@ -91,5 +91,5 @@ class Noise:
         return self._drawn[:, step - self._first]
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Drop all rows but these."""
         self._keys, self._drawn = self._keys[rows], self._drawn[rows]
