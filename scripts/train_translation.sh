@@ -19,7 +19,7 @@ corpus=(--from "$CORPUS" --source "$SRC" --target "$TGT" --test "${TEST:-test}")
 text=$TO.work/text data=$TO.work/data saved=$TO.work/checkpoints dim=${DIM:-256}
 ffn=${FFN:-512} layers=${LAYERS:-3} heads=${HEADS:-4} every=${EVERY:-150}
 
-[[ -d $text ]] || python -m fairseq_scl.augment pieces "${corpus[@]}" \
+[[ -d $text ]] || fairseq-scl translation pieces "${corpus[@]}" \
   --train "${TRAIN:-train}" --valid "${VALID:-valid}" --pieces "${PIECES:-6000}" --to "$text"
 [[ -d $data ]] || { fairseq-preprocess -s "$SRC" -t "$TGT" --joined-dictionary \
   --trainpref "$text/train" --validpref "$text/valid" --testpref "$text/test" \
@@ -35,5 +35,5 @@ fairseq-train "$data" --user-dir "$(fairseq-scl user-dir)" --task translation \
   --max-tokens "${MAX_TOKENS:-1200}" --max-update "${UPDATES:-3200}" --save-dir "$saved" \
   --save-interval-updates "$every" --keep-interval-updates "${AVERAGE:-5}" \
   --no-epoch-checkpoints "$@"
-python -m fairseq_scl.augment publish --checkpoints "$saved" --last "${AVERAGE:-5}" \
+fairseq-scl translation export --checkpoints "$saved" --last "${AVERAGE:-5}" \
   --data "$data" --pieces "$text/spm.model" --to "$TO" "${corpus[@]}" --beam "${BEAM:-5}"

@@ -25,7 +25,7 @@ for lang in de en; do step "$TO.work/tokens.$lang" tokens "$lang"; done
 step "$codes" merges
 for lang in de en; do step "$TO.work/pieces/train.$lang" pieces "$lang"; done
 [[ -d $text ]] ||
-  python -m fairseq_scl.augment clean --from "$TO.work/pieces" --source de --target en --to "$text"
+  fairseq-scl translation clean --from "$TO.work/pieces" --source de --target en --to "$text"
 [[ -d $data ]] || { fairseq-preprocess -s de -t en --joined-dictionary --workers "${JOBS:-4}" \
   --trainpref "$text/train" --validpref "$text/valid" --destdir "$data.new" && mv "$data.new" "$data"; }
 fairseq-train "$data" --user-dir "$(fairseq-scl user-dir)" -s de -t en --task translation \
@@ -35,5 +35,5 @@ fairseq-train "$data" --user-dir "$(fairseq-scl user-dir)" -s de -t en --task tr
   --lr 0.001 --lr-scheduler inverse_sqrt --warmup-updates 4000 --max-tokens 3584 \
   --distributed-world-size "$GPUS" --update-freq "${UPDATE_FREQ:-$((128 / GPUS))}" \
   --max-update 30000 --save-dir "$saved" "$@"
-python -m fairseq_scl.augment publish --from "$CORPUS" --source de --target en --to "$TO" \
+fairseq-scl translation export --from "$CORPUS" --source de --target en --to "$TO" \
   --checkpoints "$saved/checkpoint_best.pt" --data "$data" --pieces "$codes" --tokenizer moses

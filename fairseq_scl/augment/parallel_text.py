@@ -1,8 +1,8 @@
 """A parallel corpus in pieces: what ``fairseq-preprocess`` takes, by sentencepiece."""
 
-import gzip
-import tempfile
-from collections.abc import Iterator, Mapping
+import io
+import zlib
+from collections.abc import Mapping
 from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
@@ -11,6 +11,7 @@ import sentencepiece
 
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.folders import TEXT, folder_then_rename
+from fairseq_scl.data.texts import decoded_lines
 from fairseq_scl.errors import InputError
 
 MODEL = "spm.model"
@@ -46,9 +47,24 @@ def make_pieces(
     """
     pairs = {s: read_pairs(corpus, name, languages) for s, name in splits.items()}
     pairs[TRAIN] = [p for p in pairs[TRAIN] if all(side.strip() for side in p)]
+    learnt = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=(side for pair in pairs[TRAIN] for side in pair),
+            model_writer=learnt,
+            model_type="bpe",
+            vocab_size=pieces,
+            character_coverage=1.0,
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(
+            f"sentencepiece cannot learn --pieces {pieces} from this text: {reason}"
+        ) from error
+    cutter = sentencepiece.SentencePieceProcessor(model_proto=learnt.getvalue())
     with folder_then_rename(folder, TEXT, [corpus]) as new:
-        _learn((side for pair in pairs[TRAIN] for side in pair), pieces, new / MODEL)
-        cutter = sentencepiece.SentencePieceProcessor(model_file=str(new / MODEL))
+        (new / MODEL).write_bytes(learnt.getvalue())
         for split, rows in pairs.items():
             for side, language in enumerate(languages):
                 with write_then_rename(new / f"{split}.{language}") as file:
@@ -78,8 +94,6 @@ def read_pairs(
             f"{paths[0]} has {len(source)} lines and {paths[1]} has {len(target)}: "
             "line by line they must be translations"
         )
-    if not source:
-        raise InputError(f"{paths[0]} has no line")
     return list(zip(source, target, strict=True))
 
 
@@ -96,24 +110,15 @@ def find_text(folder: Path, name: str) -> Path:
 
 
 def read_lines(path: Path) -> list[str]:
-    r"""Read the lines of a text file; only ``\n`` ends one, whatever Unicode says.
+    r"""Read the lines of a text file, gzipped or not; only ``\n`` ends a line.
 
     Raises:
-        InputError: the file is missing, damaged, or not UTF-8.
+        InputError: the file is missing, empty, damaged, or not UTF-8.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, line {line}: not UTF-8") from error
-    except FileNotFoundError:
-        raise InputError(f"missing file: {path}") from None
-    except (OSError, EOFError) as error:
+        return [line.removesuffix("\r") for _, line in decoded_lines(path)]
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def clean(
@@ -168,23 +173,3 @@ def clean(
             for file, side in zip(files.get(split, ()), pair, strict=False):
                 file.write(side.rstrip(b"\r\n") + b"\n")
     return counts
-
-
-def _learn(text: Iterator[str], pieces: int, path: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        prefix = str(Path(folder, "learnt"))
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=text,
-                model_prefix=prefix,
-                model_type="bpe",
-                vocab_size=pieces,
-                character_coverage=1.0,
-                minloglevel=2,
-            )
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise InputError(
-                f"sentencepiece cannot learn --pieces {pieces} from this text: {reason}"
-            ) from error
-        path.write_bytes(Path(f"{prefix}.model").read_bytes())

@@ -37,6 +37,7 @@ VERBS = {
     "quickstart": "compare CE with CE + SCL on real sentences, end to end",
     "report": "write the tables and figures of what 'fairseq-scl run' made",
     "run": "train all runs of a table, or what is missing of them",
+    "translation": "do one step of scripts/train_translation.sh",
     "user-dir": "print the folder to give to fairseq-train --user-dir",
 }
 WITHOUT_FAIRSEQ = ("doctor", "user-dir")

@@ -1,6 +1,7 @@
 """Labelled sentences and sentence pairs, and the plain text files that hold them."""
 
 import codecs
+import gzip
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def read_lines(path: str | Path) -> list[str]:
 def decoded_lines(
     path: str | Path, broken: list[int] | None = None
 ) -> Iterator[tuple[int, str]]:
-    """Read a UTF-8 file line by line, a byte-order mark aside.
+    """Read a UTF-8 file, gzipped if it is called ``.gz``, without a byte-order mark.
 
     Args:
         path: the file.
@@ -94,7 +95,7 @@ def decoded_lines(
     if not path.is_file():
         raise InputError(f"missing file: {path}")
     number = 0
-    with path.open("rb") as file:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)

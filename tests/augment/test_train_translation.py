@@ -11,10 +11,10 @@ import pytest
 import sentencepiece
 import torch
 
-from fairseq_scl.augment import __main__ as steps
 from fairseq_scl.augment.parallel_text import clean, make_pieces, read_lines
-from fairseq_scl.augment.publish import average, publish
 from fairseq_scl.augment.segment import guess_bpe, load_segmenter
+from fairseq_scl.augment.translation_model import average, export_translation
+from fairseq_scl.cli import main
 from fairseq_scl.errors import InputError
 from helpers import ROOT
 
@@ -86,7 +86,7 @@ def test_pairs_with_an_empty_side_are_left_out_of_training_only(tmp_path):
     ("name", "line", "message"),
     [
         ("val.en", b"one more\n", r"val\.en has 9 lines and .*val\.de has 8: line by"),
-        ("test_2016.de", b"\xff\n", r"test_2016\.de, line 7: not UTF-8$"),
+        ("test_2016.de", b"\xff\n", r"test_2016\.de, line 7 is not UTF-8 "),
         ("train.en.gz", b"no gzip", r"^cannot read .*train\.en\.gz: "),
     ],
 )
@@ -100,13 +100,22 @@ def test_a_wrong_corpus_is_one_sentence(tmp_path, name, line, message):
 
 def test_missing_text_and_too_little_text_are_named(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "corpus")
-    command = ["pieces", "--from", str(corpus), "--source", "en", "--target", "de"]
+    command = [
+        "translation",
+        "pieces",
+        "--from",
+        str(corpus),
+        "--source",
+        "en",
+        "--target",
+        "de",
+    ]
     command += ["--to", str(tmp_path / "text"), "--test", "test_2016"]
-    assert steps.main(command) == 2
+    assert main(command) == 2
     missing = f"{corpus}/valid.en (or valid.en.gz)"
     error = capsys.readouterr().err
-    assert error == f"fairseq_scl.augment: error: missing file: {missing}\n"
-    assert steps.main([*command, "--valid", "val", "--pieces", "5000"]) == 2
+    assert error == f"fairseq-scl: error: missing file: {missing}\n"
+    assert main([*command, "--valid", "val", "--pieces", "5000"]) == 2
     error = capsys.readouterr().err
     assert "sentencepiece cannot learn --pieces 5000 from this text: " in error
     assert error.count("\n") == 1
@@ -162,20 +171,20 @@ def test_the_last_checkpoints_are_those_of_most_updates(tmp_path):
     (tmp_path / "data").mkdir()
     arguments = (tmp_path / "data", tmp_path / "spm.model", tmp_path / "out")
     with pytest.raises(InputError, match="holds no dict"):
-        publish(tmp_path / "run", 2, *arguments)
+        export_translation(tmp_path / "run", 2, *arguments)
     for language in PAIR:
         (tmp_path / "data" / f"dict.{language}.txt").write_text("a 1\n", "utf-8")
     with pytest.raises(InputError, match=r"missing checkpoint: .*run/checkpoint_last"):
-        publish(tmp_path / "run", 2, *arguments)
+        export_translation(tmp_path / "run", 2, *arguments)
     for name in ("best", "last", "2_1000", "1_900", "10_1100"):
         checkpoint(tmp_path / "run" / f"checkpoint_{name}.pt", [1.0])
-    names = publish(tmp_path / "run", 2, *arguments)
+    names = export_translation(tmp_path / "run", 2, *arguments)
     assert names == ["checkpoint_2_1000.pt", "checkpoint_10_1100.pt"]
     made = sorted(path.name for path in (tmp_path / "out").iterdir())
     parts = ["dict.de.txt", "dict.en.txt", "manifest.json", "model.pt", "spm.model"]
     assert made == parts
     best = tmp_path / "run" / "checkpoint_best.pt"
-    assert publish(best, 2, *arguments) == ["checkpoint_best.pt"]
+    assert export_translation(best, 2, *arguments) == ["checkpoint_best.pt"]
 
 
 def run(script, *options, **settings):
@@ -238,7 +247,7 @@ def test_the_script_goes_on_where_it_was(tmp_path):
 def test_settings_that_are_missing_are_named(script):
     done = run(script, CORPUS="", SRC="en", TGT="de", TO="somewhere")
     assert done.returncode != 0
-    assert "CORPUS: name the folder of the corpus" in done.stderr
+    assert "CORPUS: " in done.stderr
 
 
 @pytest.mark.slow

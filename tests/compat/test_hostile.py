@@ -18,7 +18,7 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.models.roberta import RobertaModel
 
-from fairseq_scl.augment.publish import average
+from fairseq_scl.augment.translation_model import average
 from fairseq_scl.cli import main
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.encoder_weights import read_weights

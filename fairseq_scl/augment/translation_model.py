@@ -1,9 +1,10 @@
-"""From a training run to the folder that fairseq publishes, and its BLEU."""
+"""From a training run to the folder of a translation model, and its BLEU."""
 
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from fairseq.models.transformer import TransformerModel
 from torch import Tensor
 
-from fairseq_scl.augment.parallel_text import read_lines
-from fairseq_scl.augment.segment import guess_bpe, load_segmenter
+from fairseq_scl.augment.parallel_text import read_pairs
+from fairseq_scl.augment.segment import guess_bpe
 from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint
 from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.folders import TRANSLATION, folder_then_rename
@@ -22,16 +23,36 @@ from fairseq_scl.errors import InputError
 # What is needed to translate; the rest says where and how the model was trained.
 SECTIONS = ("bpe", "common", "dataset", "generation", "model", "task", "tokenizer")
 CHECKPOINT = ("cfg", "model", "optimizer_history", "extra_state")
+BLEU = "bleu.json"
 INTERVAL = re.compile(r"checkpoint_\d+_(\d+)\.pt")
 
 
-def publish(
+@dataclass(frozen=True)
+class BleuTest:
+    """How BLEU is measured.
+
+    Attributes:
+        corpus: folder of the test set, see :func:`~.parallel_text.read_pairs`.
+        name: of the test set in that folder.
+        languages: source and target.
+        tokenizer: ``moses``, or ``None`` for text as it is.
+        beam: size of the beam.
+    """
+
+    corpus: Path
+    name: str
+    languages: tuple[str, str]
+    tokenizer: str | None = None
+    beam: int = 5
+
+
+def export_translation(
     checkpoints: Path,
     last: int,
     data: Path,
     pieces: Path,
     folder: Path,
-    measure: Callable[[Path], object] = lambda folder: None,
+    test: BleuTest | None = None,
 ) -> list[str]:
     """Average the last checkpoints of a run and write the folder to translate with.
 
@@ -42,15 +63,16 @@ def publish(
             Where a run was too short for any, its ``checkpoint_last.pt``.
         data: what fairseq-preprocess wrote, with ``dict.LANGUAGE.txt``.
         pieces: the sentencepiece model or the BPE codes, which keep their name.
-        folder: gets ``model.pt``, the dictionaries and the pieces; replaced if it was
+        folder: gets ``model.pt``, the dictionaries, the pieces and, of the test set,
+            the translations (``test.LANGUAGE``) and ``bleu.json``; replaced if it was
             written by this function.
-        measure: called with the folder while it still has a temporary name.
+        test: a test set to measure BLEU on.
 
     Returns:
         the names of the checkpoints.
 
     Raises:
-        InputError: there is no checkpoint or dictionary, or one cannot be read.
+        InputError: there is no checkpoint or dictionary, or a file cannot be read.
     """
     chosen = _choose(checkpoints, last)
     dictionaries = sorted(data.glob("dict.*.txt"))
@@ -63,7 +85,8 @@ def publish(
             shutil.copyfile(path, new / path.name)
         with write_then_rename(new / "model.pt", "wb") as file:
             torch.save(state, file)
-        measure(new)
+        if test is not None:
+            _measure_bleu(new, test, pieces)
     return [path.name for path in chosen]
 
 
@@ -116,39 +139,29 @@ def average(paths: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def measure_bleu(
-    folder: Path,
-    languages: tuple[str, str],
-    test: tuple[Path, Path],
-    tokenizer: str | None,
-    beam: int,
-) -> dict[str, Any]:
-    """Translate a test set with beam search and compare it with its reference.
-
-    Goes through fairseq's own generator and sacreBLEU (Post, 2018) on plain text.
-
-    Args:
-        folder: as :func:`publish` writes it; gets ``test.LANGUAGE``, the translations,
-            and ``bleu.json``.
-        languages: source and target.
-        test: sentences and their translations, one a line, gzip or not.
-        tokenizer: ``moses``, or ``None`` for text as it is.
-        beam: size of the beam.
-
-    Returns:
-        what is in the JSON: score, signature, sentences, beam and seconds.
-
-    Raises:
-        InputError: a file is missing, or the two of the test set differ in length.
-    """
-    sources, references = (read_lines(path) for path in test)
-    if len(sources) != len(references):
-        raise InputError(
-            f"{test[0]} has {len(sources)} lines and {test[1]} has {len(references)}"
-        )
+def _measure_bleu(folder: Path, test: BleuTest, pieces: Path) -> None:
+    """Translate a test set with fairseq's beam search; sacreBLEU (Post, 2018)."""
+    pairs = read_pairs(test.corpus, test.name, test.languages)
+    sources, references = map(list, zip(*pairs, strict=True))
+    bpe = guess_bpe(folder)
+    if bpe is None:
+        raise InputError(f"{pieces} holds no BPE codes and no sentencepiece model")
+    # fairseq takes what starts with "." for a folder inside the model's.
+    place = str(folder.resolve())
+    model = TransformerModel.from_pretrained(
+        place,
+        "model.pt",
+        place,
+        source_lang=test.languages[0],
+        target_lang=test.languages[1],
+        tokenizer=test.tokenizer,
+        bpe=bpe,
+        sentencepiece_model=str(folder / pieces.name),
+    )
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     start = time.monotonic()
-    translations = _translate(folder, languages, sources, tokenizer, beam)
-    seconds = time.monotonic() - start
+    with torch.inference_mode():
+        translations = model.translate(sources, beam=test.beam)
     bleu = sacrebleu.BLEU()
     score = bleu.corpus_score(translations, [references])
     result = {
@@ -156,34 +169,9 @@ def measure_bleu(
         "text": score.format(signature=str(bleu.get_signature())),
         "signature": str(bleu.get_signature()),
         "sentences": len(sources),
-        "beam": beam,
-        "seconds": round(seconds, 1),
+        "beam": test.beam,
+        "seconds": round(time.monotonic() - start, 1),
     }
-    with write_then_rename(folder / f"test.{languages[1]}") as file:
+    with write_then_rename(folder / f"test.{test.languages[1]}") as file:
         file.writelines(f"{line}\n" for line in translations)
-    write_json(folder / "bleu.json", result)
-    return result
-
-
-def _translate(
-    folder: Path,
-    languages: tuple[str, str],
-    sources: Sequence[str],
-    tokenizer: str | None,
-    beam: int,
-) -> list[str]:
-    bpe = guess_bpe(folder)
-    if bpe is None:
-        raise InputError(f"{folder} holds no codes and no sentencepiece model")
-    before, after = (load_segmenter(tokenizer, bpe, x, folder) for x in languages)
-    # fairseq takes what starts with "." for a folder inside the model's.
-    place = str(folder.resolve())
-    source, target = languages
-    model = TransformerModel.from_pretrained(
-        place, "model.pt", place, source_lang=source, target_lang=target
-    )
-    rows = [model.binarize(" ".join(before.encode(text))) for text in sources]
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    with torch.inference_mode():
-        best = [hypotheses[0] for hypotheses in model.generate(rows, beam=beam)]
-    return [after.decode(model.string(row["tokens"]).split()) for row in best]
+    write_json(folder / BLEU, result)
