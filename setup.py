@@ -27,10 +27,9 @@ TEST = [
     "hypothesis",
     "pytest",
     "pytest-xdist",
-    # Oracles: other implementations of the loss, encoders and BPE codes.
+    # Oracles: other implementations of the loss and encoders.
     "pytorch-metric-learning",
     "submitit",
-    "subword-nmt",
     "transformers>=4.40,<5",
 ]
 LINT = [
@@ -77,6 +76,7 @@ setup(
         "scikit-learn",
         "scipy",
         "sentencepiece",
+        "subword-nmt",
         "tokenizers",
         # 2.6 is the first whose safe-class list accepts a class under an old name.
         "torch>=2.6",

@@ -1,113 +1,69 @@
-"""BPE of fastBPE and subword-nmt, applied in Python with the same output.
+"""BPE of fastBPE and subword-nmt.
 
-Both packages do what Sennrich et al. (2016) describe: merge, in each word, the pair of
-symbols that was learnt first, wherever it stands, until none is left. They differ in
-their files and in how the end of a word is marked.
+Both do what Sennrich et al. (2016) describe: merge, in each word, the pair of symbols
+that was learnt first, wherever it stands, until none is left. fastBPE's files have a
+column more. Its package has to be compiled; where it is missing, subword-nmt, which is
+Python, applies its merges with the same output.
 """
 
-import functools
-import itertools
+import importlib
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from subword_nmt.apply_bpe import BPE
 
 from fairseq_scl.errors import InputError
 
 FASTBPE, SUBWORD_NMT = "fastbpe", "subword_nmt"
-END = "</w>"
 SEPARATOR = "@@"
 VERSION = "#version:"
 COLUMNS = {FASTBPE: 3, SUBWORD_NMT: 2}
 
 
-class BpeMerges:
-    """Merges in the order in which they were learnt."""
-
-    def __init__(
-        self, kind: str, ranks: Mapping[tuple[str, str], int], end_is_symbol: bool
-    ) -> None:
-        """Take the merges.
-
-        Args:
-            kind: ``fastbpe`` or ``subword_nmt``.
-            ranks: the place of each pair in the file; a smaller one is merged first.
-            end_is_symbol: whether the end of a word is a symbol of its own, as in the
-                first version of subword-nmt, or part of the last character.
-        """
-        self._kind, self._ranks, self._end_is_symbol = kind, ranks, end_is_symbol
-        self._cut = functools.lru_cache(1 << 16)(self._cut_word)
-
-    def apply(self, text: str) -> str:
-        """Cut the words of a text, as ``wo@@ rd``.
-
-        Args:
-            text: words with blanks between them.
-
-        Returns:
-            its pieces with blanks between them.
-        """
-        if self._kind == SUBWORD_NMT:
-            text = text.strip("\r\n ")
-        return " ".join(self._cut(word) for word in text.split(" ") if word)
-
-    def _cut_word(self, word: str) -> str:
-        if self._kind == SUBWORD_NMT and len(word) == 1:
-            return word
-        symbols = self._characters(word)
-        while len(symbols) > 1:
-            pairs = self._ranks.keys() & itertools.pairwise(symbols)
-            if not pairs:
-                break
-            symbols = _merge(symbols, min(pairs, key=self._ranks.__getitem__))
-        if symbols[-1] == END:
-            symbols.pop()
-        else:
-            symbols[-1] = symbols[-1].removesuffix(END)
-        return f"{SEPARATOR} ".join(symbols)
-
-    def _characters(self, word: str) -> list[str]:
-        # For fastBPE, in C++, characters end at a NUL; what follows is left whole.
-        head, rest = word, ""
-        if self._kind == FASTBPE and "\0" in word:
-            place = word.index("\0")
-            head, rest = word[:place], word[place:]
-        symbols = list(head) or [""]
-        if self._end_is_symbol:
-            return [*symbols, END]
-        symbols[-1] += rest + END
-        return symbols
-
-
-def read_bpe_merges(path: Path, kind: str) -> BpeMerges:
-    """Read a file of merges.
-
-    fastBPE writes three columns (two symbols and a count). subword-nmt writes two,
-    after a line with its version; files without that line are of its first version.
+def load_bpe(path: Path, kind: str) -> Callable[[str], str]:
+    """Return what cuts the words of a text into pieces, as ``wo@@ rd``.
 
     Args:
-        path: the file, which fairseq publishes as ``bpecodes``.
+        path: a file of merges, which fairseq publishes as ``bpecodes``: two symbols and
+            a count per line for fastBPE, two symbols for subword-nmt, after a line with
+            its version; files without that line are of its first version.
         kind: ``fastbpe`` or ``subword_nmt``.
 
     Raises:
         InputError: the file is missing or is not of this kind.
     """
     lines = _lines(path)
-    end_is_symbol = False
-    first = 1
+    version, first = "0.2", 1  # words of fastBPE end as those of subword-nmt 0.2
     if kind == SUBWORD_NMT:
-        version = _version(path, lines[0])
-        first += version is not None
-        end_is_symbol = version in (None, "0.1")
-    ranks: dict[tuple[str, str], int] = {}
+        version = "0.1"
+        if lines[0].startswith(VERSION):
+            version, first = re.sub(r"(\.0+)*$", "", lines[0].split()[-1]), 2
+        if version not in ("0.1", "0.2"):
+            raise InputError(f"{path}, line 1: version is {version!r}, not 0.1 or 0.2")
+    merges: dict[str, int] = {}
     for number, line in enumerate(lines[first - 1 :], start=first):
         columns = _columns(line, kind)
         if len(columns) != COLUMNS[kind]:
             raise InputError(_wrong_line(path, number, line, kind))
-        pair = (columns[0], columns[1])
-        if kind == FASTBPE and pair in ranks:
+        merge = " ".join(columns[:2])
+        if kind == FASTBPE and merge in merges:
             raise InputError(f"{path}, line {number}: {line!r} is there twice")
-        ranks.setdefault(pair, len(ranks))
-    return BpeMerges(kind, ranks, end_is_symbol)
+        merges.setdefault(merge, number)  # the first of two counts in subword-nmt
+    if kind == FASTBPE:
+        # The package ends the whole process at a file that it cannot use.
+        try:
+            package: Any = importlib.import_module("fastBPE")
+        except ImportError:
+            pass
+        else:
+            compiled = package.fastBPE(str(path))
+            return lambda text: compiled.apply([text])[0]
+    text = "\n".join([f"{VERSION} {version}", *merges])
+    cut: Callable[[str], str] = BPE(io.StringIO(text), separator=SEPARATOR).segment
+    return cut
 
 
 def kind_of_bpe(path: Path) -> str | None:
@@ -127,7 +83,7 @@ def _lines(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no file of BPE codes: not UTF-8") from error
+        raise InputError(f"{path} is not a file of BPE codes: not UTF-8") from error
     except OSError as error:
         reason = "missing file" if not path.exists() else "cannot read"
         raise InputError(f"{reason}: {path}") from error
@@ -140,16 +96,6 @@ def _columns(line: str, kind: str) -> list[str]:
     return [column for column in line.split(" ") if column]
 
 
-def _version(path: Path, line: str) -> str | None:
-    """Return the version in a header of subword-nmt, ``None`` if there is no header."""
-    if not line.startswith(VERSION):
-        return None
-    version = re.sub(r"(\.0+)*$", "", line.split()[-1])
-    if version not in ("0.1", "0.2"):
-        raise InputError(f"{path}, line 1: version is {version!r}, not 0.1 or 0.2")
-    return version
-
-
 def _wrong_line(path: Path, number: int, line: str, kind: str) -> str:
     columns = "two symbols" + (" and a count" if kind == FASTBPE else "")
     other = SUBWORD_NMT if kind == FASTBPE else FASTBPE
@@ -157,14 +103,3 @@ def _wrong_line(path: Path, number: int, line: str, kind: str) -> str:
     if number == 1 and kind_of_bpe(path) == other:
         hint = f"; it is a file for --bpe {other}"
     return f"{path}, line {number}: {line!r}, but {kind} has {columns}{hint}"
-
-
-def _merge(symbols: list[str], pair: tuple[str, str]) -> list[str]:
-    """Join a pair wherever it stands, from the left, without overlaps."""
-    merged = []
-    position = 0
-    while position < len(symbols):
-        here = tuple(symbols[position : position + 2])
-        merged.append("".join(here) if here == pair else symbols[position])
-        position += 2 if here == pair else 1
-    return merged

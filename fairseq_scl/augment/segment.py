@@ -1,9 +1,7 @@
 """Text to the pieces of a translation model's dictionary, and back.
 
 Does what fairseq's encoders ``moses``, ``fastbpe``, ``subword_nmt`` and
-``sentencepiece`` do, as published models were trained with them. fastBPE's codes are
-applied by the package where it is installed, else by :mod:`fairseq_scl.augment.bpe`;
-subword-nmt is Python itself, so that its codes need no package.
+``sentencepiece`` do, with which pre-trained models were trained.
 """
 
 import importlib
@@ -18,7 +16,7 @@ from fairseq_scl.augment.bpe import (
     SEPARATOR,
     SUBWORD_NMT,
     kind_of_bpe,
-    read_bpe_merges,
+    load_bpe,
 )
 from fairseq_scl.errors import InputError
 
@@ -96,7 +94,7 @@ def load_segmenter(
         )
     path = _find(folder, CODES_FILES, bpe)
     return Segmenter(
-        _fastbpe(path) if bpe == FASTBPE else read_bpe_merges(path, bpe).apply,
+        load_bpe(path, bpe),
         lambda text: f"{text} ".replace(f"{SEPARATOR} ", "").rstrip(),
         moses,
     )
@@ -145,23 +143,6 @@ class _Moses:
         """Return the text of tokens."""
         plain: str = self._detokenizer.detokenize(text.split())
         return plain
-
-
-def _fastbpe(path: Path) -> Callable[[str], str]:
-    """Return fastBPE's way to cut a text, or the same in Python where it is missing."""
-    # The package ends the whole process at a file that it cannot use.
-    codes = read_bpe_merges(path, FASTBPE)
-    try:
-        package: Any = importlib.import_module("fastBPE")
-    except ImportError:
-        return codes.apply
-    compiled = package.fastBPE(str(path))
-
-    def cut(text: str) -> str:
-        pieces: str = compiled.apply([text])[0]
-        return pieces
-
-    return cut
 
 
 def _load_sentencepiece(path: Path) -> Any:
