@@ -170,7 +170,8 @@ def _write(
             end = min(start + at_once, len(examples))
             chunks.append(partial / f"{start}-{end}.jsonl")
             if chunks[-1].exists():
-                on_done(2 * plan.copies * _texts(examples[start:end]))
+                texts = sum(len(e.sentences) for e in examples[start:end])
+                on_done(2 * plan.copies * texts)
                 continue
             rows = backtranslated(
                 examples[start:end],
@@ -182,14 +183,19 @@ def _write(
                 first=start,
             )
             with write_then_rename(chunks[-1]) as file:
-                file.writelines(map(_line, rows))
+                file.writelines(
+                    json.dumps(row, ensure_ascii=False) + "\n" for row in rows
+                )
         with write_then_rename(target) as file:
             for chunk in chunks:
                 file.write(chunk.read_text(encoding="utf-8"))
-    forward = directions[0]
+    flaws = {
+        UNKNOWN_PIECES: lambda text: has_unknown_pieces(directions[0], text),
+        ENTITIES: has_entities,
+    }
     sources = {
-        UNKNOWN_PIECES: _numbers(examples, lambda s: has_unknown_pieces(forward, s)),
-        ENTITIES: _numbers(examples, has_entities),
+        name: [n for n, e in enumerate(examples) if any(map(has_flaw, e.sentences))]
+        for name, has_flaw in flaws.items()
     }
     record = describe(target, plan, len(examples), sources)
     found = {"schema": BackTranslationRecord.SCHEMA, **msgspec.structs.asdict(record)}
@@ -228,11 +234,13 @@ def backtranslated(
     )
     outputs = {place: [next(home)[0] for _ in copies] for place in fields}
     ways = dict(zip(fields, away, strict=True))
-    return [
-        _row(first + n, c, example, _found(n, c, example, ways, outputs))
-        for n, example in enumerate(examples)
-        for c in copies
-    ]
+    rows = []
+    for n, example in enumerate(examples):
+        places = [(n, field) for field in range(len(example.sentences))]
+        for c in copies:
+            found = [(ways[place][c], outputs[place][c]) for place in places]
+            rows.append(_row(first + n, c, example, found))
+    return rows
 
 
 def stream_names(examples: Sequence[Example], seed: int) -> list[StreamName]:
@@ -284,18 +292,6 @@ def describe(
     )
 
 
-def _found(
-    number: int,
-    copy: int,
-    example: Example,
-    ways: Mapping[tuple[int, int], Sequence[Translation]],
-    outputs: Mapping[tuple[int, int], Sequence[Translation]],
-) -> list[tuple[Translation, Translation]]:
-    """Return pivot and output of each sentence of a new example."""
-    places = [(number, field) for field in range(len(example.sentences))]
-    return [(ways[place][copy], outputs[place][copy]) for place in places]
-
-
 def _row(
     number: int,
     copy: int,
@@ -319,21 +315,6 @@ def _row(
     if trouble:
         row["trouble"] = [name for name in TROUBLES if name in trouble]
     return row
-
-
-def _numbers(examples: Sequence[Example], what: Callable[[str], bool]) -> list[int]:
-    """Return the numbers of the examples of which a sentence is so."""
-    return [
-        n for n, example in enumerate(examples) if any(map(what, example.sentences))
-    ]
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _texts(examples: Sequence[Example]) -> int:
-    return sum(len(example.sentences) for example in examples)
 
 
 def _check_same(plan: Plan, found: Mapping[str, Any], place: Path) -> None:

@@ -72,6 +72,12 @@ def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
     sources = list(itertools.chain.from_iterable(o.sources for o in every))
     bleu, chrf = _metrics()
     copies = [copy for file in files for copy in zip(*file, strict=True)]
+    cosine = None
+    if embed:
+        ours, theirs = embed(found), embed(sources)
+        # Past all sentences that come from one example: the sources of the next.
+        others = np.roll(theirs, sum(len(o.sources) for o in files[0][0]), axis=0)
+        cosine = (mean_cosine(ours, theirs), mean_cosine(ours, others))
     return Noise(
         examples=sum(map(len, files)),
         outputs=len(every),
@@ -84,7 +90,7 @@ def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
             [[s for group in file for s in group[0].sources] for file in files]
         ),
         length_ratio=length_ratio(found, sources),
-        cosine=_cosines(embed(found), embed(sources), _lines(files)) if embed else None,
+        cosine=cosine,
     )
 
 
@@ -132,19 +138,6 @@ def mean_cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
     """Return the mean cosine of the rows of two ``(N, D)`` arrays, pair by pair."""
     lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return float(((first * second).sum(axis=1) / lengths).mean())
-
-
-def _cosines(
-    found: NDArray[np.float64], sources: NDArray[np.float64], step: int
-) -> tuple[float, float]:
-    """Return mean cosines of outputs with their sources, and with those of others."""
-    others = np.roll(sources, step, axis=0)
-    return mean_cosine(found, sources), mean_cosine(found, others)
-
-
-def _lines(files: Sequence[Outputs]) -> int:
-    """Return how many sentences come of one example."""
-    return sum(len(output.sources) for output in files[0][0])
 
 
 def _distinct(sets: Sequence[Sequence[str]]) -> tuple[float, float]:

@@ -87,7 +87,12 @@ def read_pairs(
     Raises:
         InputError: as :func:`make_pieces`.
     """
-    paths = [find_text(corpus, f"{name}.{language}") for language in languages]
+    paths = []
+    for language in languages:
+        plain, packed = (corpus / f"{name}.{language}{end}" for end in ("", ".gz"))
+        if not plain.is_file() and not packed.is_file():
+            raise InputError(f"missing file: {plain} (or {packed.name})")
+        paths.append(plain if plain.is_file() else packed)
     source, target = (read_lines(path) for path in paths)
     if len(source) != len(target):
         raise InputError(
@@ -95,18 +100,6 @@ def read_pairs(
             "line by line they must be translations"
         )
     return list(zip(source, target, strict=True))
-
-
-def find_text(folder: Path, name: str) -> Path:
-    """Return the path of a text file, gzipped or not.
-
-    Raises:
-        InputError: there is neither.
-    """
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise InputError(f"missing file: {folder / name} (or {name}.gz)")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -100,7 +100,9 @@ def resolve(
         archive = folder / PurePosixPath(model.url).name
         given = folder / archive.name.removesuffix(SUFFIX)
         if given.is_dir():
-            return _checked(given, model, (source, target))
+            if missing := _missing(given, model, (source, target)):
+                raise InputError(f"{given} holds no {', no '.join(missing)}")
+            return given
         if not archive.is_file():
             raise InputError(
                 f"{folder} holds neither {archive.name} nor a folder {given.name}"
@@ -134,7 +136,8 @@ def unpack(
     Raises:
         InputError: the archive is damaged or holds no model.
     """
-    names = [*_needed(languages), *CODES_FILES, model.checkpoints]
+    names = [f"dict.{language}.txt" for language in languages]
+    names += [*CODES_FILES, model.checkpoints]
     with folder_then_rename(folder, TRANSLATION, [archive]) as new:
         try:
             parts = _take(archive, names, new)
@@ -197,23 +200,13 @@ def _find(name: str, source: str, target: str) -> PretrainedModel:
     return found
 
 
-def _needed(languages: tuple[str, str]) -> list[str]:
-    return [f"dict.{language}.txt" for language in languages]
-
-
 def _missing(
     folder: Path, model: PretrainedModel, languages: tuple[str, str]
 ) -> list[str]:
-    missing = [n for n in _needed(languages) if not (folder / n).is_file()]
+    names = [f"dict.{language}.txt" for language in languages]
+    missing = [name for name in names if not (folder / name).is_file()]
     if not any((folder / name).is_file() for name in CODES_FILES):
         missing.append(" or ".join(CODES_FILES))
     if not any(folder.glob(model.checkpoints)):
         missing.append(model.checkpoints)
     return missing
-
-
-def _checked(folder: Path, model: PretrainedModel, languages: tuple[str, str]) -> Path:
-    missing = _missing(folder, model, languages)
-    if missing:
-        raise InputError(f"{folder} holds no {', no '.join(missing)}")
-    return folder

@@ -4,7 +4,6 @@ import html
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from fairseq_scl.augment.sampler.decoding import (
     MAX_TOKENS,
@@ -14,6 +13,7 @@ from fairseq_scl.augment.sampler.decoding import (
 )
 from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.sampler.philox import stream_key
+from fairseq_scl.augment.segment import Segmenter
 from fairseq_scl.augment.translator import Translator
 
 EMPTY, SPLIT, TRUNCATED = "empty", "split", "truncated"
@@ -25,23 +25,13 @@ ENTITY = re.compile(r"&#?\w+;")
 StreamName = tuple[int | str, ...]
 
 
-class Pieces(Protocol):
-    """Cuts texts of one language into the pieces of its dictionary, and back."""
-
-    def encode(self, text: str) -> list[str]:
-        """Return the pieces of a text."""
-
-    def decode(self, pieces: Sequence[str]) -> str:
-        """Return the text of pieces."""
-
-
 @dataclass(frozen=True)
 class Direction:
     """Models of one direction, and how texts of both languages are cut."""
 
     translator: Translator
-    source: Pieces
-    target: Pieces
+    source: Segmenter
+    target: Segmenter
 
 
 @dataclass(frozen=True)
