@@ -52,6 +52,8 @@ def load_bpe(path: Path, kind: str) -> Callable[[str], str]:
         if kind == FASTBPE and merge in merges:
             raise InputError(f"{path}, line {number}: {line!r} is there twice")
         merges.setdefault(merge, number)  # the first of two counts in subword-nmt
+    if not merges:
+        raise InputError(f"{path} holds no merges")
     if kind == FASTBPE:
         # The package ends the whole process at a file that it cannot use.
         try:

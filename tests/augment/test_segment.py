@@ -249,6 +249,7 @@ def test_the_kind_is_told_by_the_files(tmp_path):
         ("fastbpe", b"a b 3\na b 2\n", "line 2: 'a b 2' is there twice"),
         ("subword_nmt", b"#version: 0.2\na\n", "line 2: 'a', but subword_nmt has two"),
         ("subword_nmt", b"#version: 3.0\n", "line 1: version is '3', not 0.1 or 0.2"),
+        ("subword_nmt", b"#version: 0.2\n", " holds no merges"),
         ("fastbpe", b"\xff\xfe", "is not a file of BPE codes: not UTF-8"),
         ("fastbpe", b"", "line 1: '', but fastbpe has two symbols and a count"),
     ],

@@ -26,7 +26,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for pair in ("en-de", "de-en"):
         shutil.copytree(toy_models(*pair.split("-")), folder / pair)
-        (folder / pair / "bpecodes").write_text("#version: 0.2\n")
+        (folder / pair / "bpecodes").write_text("#version: 0.2\nz z\n")
     return [
         *("--forward", str(folder / "en-de")),
         *("--backward", str(folder / "de-en" / "model.pt")),

@@ -133,7 +133,7 @@ def with_model(verb, *words):
 def translate(tmp_path, _):
     (tmp_path / "own.tsv").write_text("text\tlabel\na b\tgood\nc\tbad\n")
     models = ["--forward", tmp_path / "m", "--backward", tmp_path / "m"]
-    (tmp_path / "m" / "bpecodes").write_text("#version: 0.2\n")
+    (tmp_path / "m" / "bpecodes").write_text("#version: 0.2\nz z\n")
     table = ["--table", tmp_path / "own.tsv", "--columns", "text", "label"]
     return ["backtranslate", *table, *models, "--to", tmp_path / "to"]
 

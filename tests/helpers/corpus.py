@@ -126,7 +126,7 @@ def make_corpus(folder: Path) -> None:
     ):
         shutil.copytree(made, folder / name)
     for pair in ("en-de", "de-en"):
-        (folder / pair / "bpecodes").write_text("#version: 0.2\n")
+        (folder / pair / "bpecodes").write_text("#version: 0.2\nz z\n")
     write_outputs(folder / "pairs-bt0.7.jsonl", rows_of(make_splits()["train"]))
     write_source(folder / "roberta", "roberta")
     write_toy_table(folder)
