@@ -12,6 +12,8 @@ MAGIC = b"MMIDIDX\0\0"
 OLDER = b"TNTIDX\0\0"  # written by fairseq-preprocess --dataset-impl cached or lazy
 HEADER = len(MAGIC) + 8 + 1 + 8  # magic, version, dtype, count
 PER_ROW = 4 + 8  # size, offset
+# Folders with the views of the training examples, for --scl-views.
+VIEWS = ("view0", "view1")
 
 
 def load_dictionary(path: str | Path) -> Dictionary:

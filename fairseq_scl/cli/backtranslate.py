@@ -16,7 +16,7 @@ from fairseq_scl.augment.backtranslate import (
     finished,
     name_of,
 )
-from fairseq_scl.augment.directions import Models, find_models
+from fairseq_scl.augment.directions import find_models
 from fairseq_scl.augment.sampler.decoding import MAX_TOKENS
 from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.segment import BPES, TOKENIZERS
@@ -174,7 +174,12 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     inputs = _inputs(arguments)
     remove_leftovers(arguments.to)
-    ways = _models(arguments)
+    home, away = arguments.language, arguments.pivot
+    more = (arguments.tokenizer, arguments.bpe, arguments.models_from)
+    ways = {
+        "forward": find_models(arguments.forward, home, away, *more),
+        "backward": find_models(arguments.backward, away, home, *more),
+    }
     about: dict[str, Any] = {way: models.describe() for way, models in ways.items()}
     about = {"models": about, "precision": arguments.precision}
     wanted = []
@@ -261,15 +266,6 @@ def _inputs(arguments: argparse.Namespace) -> list[_Input]:
         _Input(folder.resolve().name, read_examples(folder, "train"), {})
         for folder in arguments.sample
     ]
-
-
-def _models(arguments: argparse.Namespace) -> dict[str, Models]:
-    home, away = arguments.language, arguments.pivot
-    more = (arguments.tokenizer, arguments.bpe, arguments.models_from)
-    return {
-        "forward": find_models(arguments.forward, home, away, *more),
-        "backward": find_models(arguments.backward, away, home, *more),
-    }
 
 
 def _plan(

@@ -6,7 +6,6 @@ from typing import Any
 
 from fairseq_scl.data.binarise import (
     DRAW,
-    VIEWS,
     binarise,
     read_examples,
     read_labels,
@@ -18,6 +17,7 @@ from fairseq_scl.data.texts import Example
 from fairseq_scl.data.unknown import MAX_UNKNOWN
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import Manifest
+from fairseq_scl.rows import VIEWS
 from fairseq_scl.typed import read_as
 
 

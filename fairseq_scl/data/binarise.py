@@ -20,8 +20,7 @@ from fairseq_scl.data.folders import manifest as folder_manifest
 from fairseq_scl.data.texts import (
     Example,
     check_known_labels,
-    check_same_columns,
-    class_labels,
+    class_names,
     one_line,
     read_split,
 )
@@ -29,14 +28,13 @@ from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, unknown_tokens
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import Manifest, tokenizer_files, tokens_wanted
+from fairseq_scl.rows import VIEWS, open_rows
 from fairseq_scl.rows import load_dictionary as load_dictionary
-from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import Name, read_as
 
 LABEL_MAP = "label_map.json"
 DRAW = "draw.json"
 TEXT = "text"
-VIEWS = ("view0", "view1")
 EXAMPLES_AT_ONCE = 1024
 
 
@@ -93,10 +91,19 @@ def binarise(
             encoder, more unknown tokens than allowed, a target that is no data folder,
             a disk that is full.
     """
-    labels = class_labels(splits["train"]) if labels is None else labels
-    first = {split: _first(examples, split) for split, examples in splits.items()}
-    check_same_columns({split: [example] for split, example in first.items()})
-    width = len(first["train"].sentences)
+    if labels is None:
+        labels = class_names(example.label for example in splits["train"])
+    widths: dict[str, int] = {}
+    for split, examples in splits.items():
+        if (first := next(iter(examples), None)) is None:
+            raise InputError(f"{split} has no example")
+        widths[split] = len(first.sentences)
+        if widths[split] != widths["train"]:
+            raise InputError(
+                f"{split} has {widths[split]} sentences per example, train has "
+                f"{widths['train']}: give {split}.input1 for both or for neither"
+            )
+    width = widths["train"]
     tokenizer = load_tokenizer(encoder)
     dictionary = load_dictionary(Path(encoder, "dict.txt"))
     with folder_then_rename(target, DATA, [encoder, *inputs]) as folder:
@@ -113,9 +120,9 @@ def binarise(
         }
         with write_then_rename(folder / "label" / "dict.txt") as file:
             file.writelines(f"{name} {classes['train'][name]}\n" for name in labels)
-        examples = {split: counts.total() for split, counts in classes.items()}
+        sizes = {split: counts.total() for split, counts in classes.items()}
         for split, source in (linked or {}).items():
-            examples[split] = link_split(source, folder, split)
+            sizes[split] = link_split(source, folder, split)
         for name, view in zip(VIEWS, views, strict=False):
             for number in range(width):
                 path = folder / name / f"input{number}"
@@ -130,16 +137,16 @@ def binarise(
         pair = width == 2
         found = {
             **folder_manifest(folder, DATA),
-            "examples": examples,
+            "examples": sizes,
             "pair": pair,
             "pair_separator": pair and tokenizer.pair_separator,
-            "unknown": {split: unknown_tokens(folder, split) for split in examples},
+            "unknown": {split: unknown_tokens(folder, split) for split in sizes},
         }
         for source in set((linked or {}).values()):
             _check_same_encoder(source, found["sha256"], encoder)
         check_unknown(found["unknown"], encoder, max_unknown)
         write_json(folder / MANIFEST, found)
-    return examples
+    return sizes
 
 
 def read_labels(folder: str | Path) -> list[str]:
@@ -328,9 +335,3 @@ def _check_same_encoder(
             f"{source} was prepared with another vocabulary than {encoder} has: name "
             "its own encoder with --encoder"
         )
-
-
-def _first(examples: Iterable[Example], split: str) -> Example:
-    for example in examples:
-        return example
-    raise InputError(f"{split} has no example")

@@ -195,11 +195,14 @@ def prepare_samples(
         )
     labels = class_names(parts[TRAIN]["classes"])
     held_out, pool, pool_counts = _held_out(source, parts, draw)
-    drawn = {
-        f"n{size}-sample{number}": _sample(pool_counts, size, number, draw)
-        for size in draw.few_shot
-        for number in range(draw.samples)
-    }
+    drawn: dict[str, Ranks] = {}
+    for size, number in product(draw.few_shot, range(draw.samples)):
+        seed = [draw.seed, size, number]
+        try:
+            ranks = stratified_ranks(pool_counts, [size], seed, draw.balanced)
+        except InputError as error:
+            raise InputError(f"--few-shot {size}: {error}") from error
+        drawn[f"n{size}-sample{number}"] = ranks[0]
     splits: dict[str, Iterable[Row]] = {FULL: pool} if draw.full else {}
     splits.update(_collect(pool, drawn) if drawn else {})
     linked: dict[str, Path] = {}
@@ -306,14 +309,6 @@ def _held_out(
         return held_out, source.train, parts[TRAIN]["classes"]
     left = {n: counts[n] - len(test[n]) - len(valid[n]) for n in counts}
     return held_out, Chosen(table, counts, [test, valid], invert=True), left
-
-
-def _sample(counts: Mapping[str, int], size: int, number: int, draw: Draw) -> Ranks:
-    try:
-        seed = [draw.seed, size, number]
-        return stratified_ranks(counts, [size], seed, draw.balanced)[0]
-    except InputError as error:
-        raise InputError(f"--few-shot {size}: {error}") from error
 
 
 def _collect(rows: Iterable[Row], samples: Mapping[str, Ranks]) -> dict[str, list[Row]]:

@@ -155,24 +155,18 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def class_labels(train: Iterable[Example]) -> list[str]:
+def class_names(labels: Iterable[str]) -> list[str]:
     """Return the labels of a training set in the order of their class ids.
 
     The order is that of their names, so that neither class frequencies (by which
     ``fairseq-preprocess`` sorts) nor the sample drawn changes what a class id means.
 
+    Args:
+        labels: each label at least once.
+
     Raises:
         InputError: fewer than two labels, one that fairseq's dictionary reserves, or
             one with white space other than single blanks inside.
-    """
-    return class_names(example.label for example in train)
-
-
-def class_names(labels: Iterable[str]) -> list[str]:
-    """Return distinct labels in the order of their class ids, as `class_labels` does.
-
-    Raises:
-        InputError: see :func:`class_labels`.
     """
     names = sorted(set(labels))
     if len(names) < 2:
@@ -206,19 +200,4 @@ def check_known_labels(examples: Iterable[Example], labels: Sequence[str]) -> No
             raise InputError(
                 f"{example.origin}: the label {example.label!r} does not occur in the "
                 f"training set, which has {', '.join(map(repr, labels))}"
-            )
-
-
-def check_same_columns(splits: dict[str, list[Example]]) -> None:
-    """Refuse splits of which some hold pairs and some single sentences.
-
-    Raises:
-        InputError: names the split.
-    """
-    width = len(splits["train"][0].sentences)
-    for split, examples in splits.items():
-        if len(examples[0].sentences) != width:
-            raise InputError(
-                f"{split} has {len(examples[0].sentences)} sentences an example, train "
-                f"has {width}: give {split}.input1 for both or for neither"
             )

@@ -15,10 +15,7 @@ from fairseq.data.shorten_dataset import maybe_shorten_dataset
 
 from fairseq_scl.criterions.protocol import WITH_VIEWS
 from fairseq_scl.errors import InputError
-from fairseq_scl.rows import open_rows
-
-# What a data folder calls the views.
-FOLDERS = ("view0", "view1")
+from fairseq_scl.rows import VIEWS, open_rows
 
 
 class ViewsDataset(BaseWrapperDataset):
@@ -68,7 +65,7 @@ def load_views(task: Any, split: str, examples: int) -> list[Any]:
     cfg, found = task.cfg, []
     width = 2 if Path(cfg.data, "input1").is_dir() else 1
     starts = (cfg.init_token, cfg.separator_token)
-    for folder in FOLDERS:
+    for folder in VIEWS:
         parts = []
         for number, start in zip(range(width), starts, strict=False):
             path = Path(cfg.data, folder, f"input{number}", split)

@@ -199,12 +199,6 @@ def test_what_is_no_data_folder_is_never_replaced(tmp_path, kind):
     assert os.listdir(tmp_path) == ["years of work"]
 
 
-def test_an_empty_folder_is_filled(tmp_path):
-    (tmp_path / "data").mkdir()
-    binarise(make_splits(), toy_encoder(), tmp_path / "data")
-    assert (tmp_path / "data" / MANIFEST).is_file()
-
-
 def test_bad_input_leaves_the_older_folder_as_it_was(tmp_path):
     splits = make_splits()
     binarise(splits, toy_encoder(), tmp_path / "data")
@@ -231,6 +225,21 @@ def test_a_full_disk_leaves_the_older_folder_as_it_was(tmp_path, most_bytes):
     assert str(error.value).endswith(": File too large")
     assert snapshot(tmp_path / "data") == before
     assert os.listdir(tmp_path) == ["data"]
+
+
+def test_pairs_in_one_split_and_not_in_another_are_refused(tmp_path):
+    for train, other in ((1, 2), (2, 1)):
+        made = {
+            1: make_sentences(8, labels=("neutral", "entailment")),
+            2: make_pairs(8),
+        }
+        splits = {"train": made[train], "valid": made[other]}
+        with pytest.raises(InputError) as error:
+            binarise(splits, toy_encoder(), tmp_path / "data")
+        assert str(error.value) == (
+            f"valid has {other} sentences per example, train has {train}: give "
+            "valid.input1 for both or for neither"
+        )
 
 
 @pytest.mark.parametrize("name", ["dict.txt", "vocab.txt", "tokenizer_settings.json"])

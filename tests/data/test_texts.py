@@ -7,8 +7,7 @@ from hypothesis import given
 from fairseq_scl.data.texts import (
     Example,
     check_known_labels,
-    check_same_columns,
-    class_labels,
+    class_names,
     one_line,
     read_lines,
     read_split,
@@ -159,12 +158,12 @@ def test_an_empty_file_is_refused(tmp_path):
 
 
 def test_class_ids_follow_names_not_frequencies_or_order():
-    assert class_labels(examples("b", "b", "b", "a", "c")) == ["a", "b", "c"]
+    assert class_names("bbbac") == ["a", "b", "c"]
 
 
 def test_one_class_only_is_refused():
     with pytest.raises(InputError, match=r"one label only \('a'\): .* at least two"):
-        class_labels(examples("a", "a"))
+        class_names("aa")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +171,7 @@ def test_one_class_only_is_refused():
 )
 def test_labels_that_fairseq_reserves_are_refused(label):
     with pytest.raises(InputError) as error:
-        class_labels(examples("fine", label))
+        class_names(["fine", label])
     assert str(error.value) == (
         f"the label {label!r} is reserved by fairseq: rename it in the data"
     )
@@ -183,7 +182,7 @@ def test_labels_that_fairseq_reserves_are_refused(label):
 )
 def test_labels_that_would_break_a_line_or_a_column_are_refused(label):
     with pytest.raises(InputError) as error:
-        class_labels(examples("fine", label))
+        class_names(["fine", label])
     assert str(error.value) == (
         f"the label {label!r} must be words with single blanks between them: rename it "
         "in the data"
@@ -198,15 +197,3 @@ def test_a_label_unseen_in_training_is_refused_with_its_place(tmp_path):
         f"{folder / 'valid.label'}, line 2: the label 'B' does not occur in the "
         "training set, which has 'a', 'b'"
     )
-
-
-def test_pairs_in_one_split_and_not_in_another_are_refused():
-    pair = Example(("one", "two"), "a")
-    for width, other in ((1, [pair]), (2, examples("a"))):
-        train = examples("a") if width == 1 else [pair]
-        with pytest.raises(InputError) as error:
-            check_same_columns({"train": train, "valid": other})
-        assert str(error.value) == (
-            f"valid has {3 - width} sentences an example, train has {width}: give "
-            "valid.input1 for both or for neither"
-        )
