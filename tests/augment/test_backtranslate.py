@@ -2,12 +2,6 @@
 
 import itertools
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -28,7 +22,6 @@ from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.typed import read_as
-from helpers import ROOT
 from helpers.translation import POSITIONS, Letters, toy_models
 
 ODD = [
@@ -351,45 +344,3 @@ def test_a_record_that_is_missing_is_written(tmp_path, monkeypatch):
     assert target.stat().st_mtime_ns == before
     assert record.counts["outputs"] == len(rows) == 9
     assert finished(target, plan())
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from test_backtranslate import directions, examples_of, plan
-from fairseq_scl.augment import backtranslate as module
-from helpers import translation
-folders = dict(zip(("en", "de"), sys.argv[2:4]))
-translation.toy_models = lambda source, target: Path(folders[source])
-import test_backtranslate
-test_backtranslate.toy_models = translation.toy_models
-module.backtranslate(
-    examples_of(120), *directions(), plan(), Path(sys.argv[1]), at_once=2
-)
-"""
-
-
-def test_killed_with_9_it_ends_with_the_same_bytes(tmp_path):
-    target = tmp_path / "a-bt1.jsonl"
-    folders = [str(toy_models(*pair)) for pair in (("en", "de"), ("de", "en"))]
-    argv = [sys.executable, "-c", CHILD, str(target), *folders]
-    places = [Path(__file__).parent, ROOT / "tests", ROOT]
-    path = os.pathsep.join(map(str, places))
-    child = subprocess.Popen(argv, env={**os.environ, "PYTHONPATH": path})
-    partial = partial_folder(target)
-    while not len(list(partial.glob("*-*.jsonl"))) >= 3:
-        assert child.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    assert not target.exists()
-    done = {path.name: path.read_bytes() for path in partial.glob("*-*.jsonl")}
-    assert 3 <= len(done) < 60
-    examples = examples_of(120)
-    make(examples, target, at_once=2)
-    make(examples, tmp_path / "whole-bt1.jsonl")
-    assert target.read_bytes() == (tmp_path / "whole-bt1.jsonl").read_bytes()
-    for name, chunk in done.items():
-        start, end = map(int, name.removesuffix(".jsonl").split("-"))
-        lines = target.read_bytes().splitlines(keepends=True)
-        assert b"".join(lines[3 * start : 3 * end]) == chunk

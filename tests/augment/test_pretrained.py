@@ -1,4 +1,4 @@
-"""PretrainedModel translation models: names, archives, and a server that has them."""
+"""Pre-trained translation models: names, archives, and a server that has them."""
 
 import gzip
 import io
