@@ -8,13 +8,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sacrebleu.metrics import BLEU, CHRF
 
 from fairseq_scl.data.outputs import Output
-from fairseq_scl.errors import InputError
 
 Outputs = Sequence[Sequence[Output]]
 # From N sentences to their embeddings, (N, D).
@@ -63,14 +62,11 @@ def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
         files: of each augmented file what
             :func:`~fairseq_scl.data.outputs.read_outputs` gives.
         embed: gives sentence embeddings, to compare meanings and not words.
-
-    Raises:
-        InputError: sacreBLEU is not installed.
     """
     every = [output for file in files for group in file for output in group]
     found = list(itertools.chain.from_iterable(o.sentences for o in every))
     sources = list(itertools.chain.from_iterable(o.sources for o in every))
-    bleu, chrf = _metrics()
+    bleu, chrf = BLEU(), CHRF()
     copies = [copy for file in files for copy in zip(*file, strict=True)]
     cosine = None
     if embed:
@@ -95,12 +91,8 @@ def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
 
 
 def noise_signature() -> str:
-    """Return sacreBLEU's signatures of both metrics.
-
-    Raises:
-        InputError: sacreBLEU is not installed.
-    """
-    bleu, chrf = _metrics()
+    """Return sacreBLEU's signatures of both metrics."""
+    bleu, chrf = BLEU(), CHRF()
     for metric in (bleu, chrf):  # which has a signature once it has seen references
         metric.corpus_score(["a"], [["a"]])
     return f"BLEU: {bleu.get_signature()} chrF2: {chrf.get_signature()}"
@@ -143,14 +135,3 @@ def mean_cosine(first: NDArray[np.float64], second: NDArray[np.float64]) -> floa
 def _distinct(sets: Sequence[Sequence[str]]) -> tuple[float, float]:
     first, second = (fmean(distinct(one, n) for one in sets) for n in (1, 2))
     return first, second
-
-
-def _metrics() -> tuple[Any, Any]:
-    try:
-        from sacrebleu.metrics import BLEU, CHRF  # fairseq needs it, but not to train
-    except ImportError:
-        raise InputError(
-            "sacrebleu is not installed, which measures BLEU and chrF: pip install "
-            "sacrebleu"
-        ) from None
-    return BLEU(), CHRF()

@@ -25,7 +25,7 @@ from fairseq_scl.data.texts import (
     read_split,
 )
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
-from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, unknown_tokens
+from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, count_unknown
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import Manifest, tokenizer_files, tokens_wanted
 from fairseq_scl.rows import VIEWS, open_rows
@@ -114,15 +114,17 @@ def binarise(
             )
         (folder / "label").mkdir()
         (folder / TEXT).mkdir()
-        classes = {
-            split: _write_split(folder, split, examples, labels, tokenizer, dictionary)
-            for split, examples in splits.items()
-        }
+        classes, unknown = {}, {}
+        for split, examples in splits.items():
+            arguments = (folder, split, examples, labels, tokenizer, dictionary)
+            classes[split], unknown[split] = _write_split(*arguments)
         with write_then_rename(folder / "label" / "dict.txt") as file:
             file.writelines(f"{name} {classes['train'][name]}\n" for name in labels)
         sizes = {split: counts.total() for split, counts in classes.items()}
         for split, source in (linked or {}).items():
-            sizes[split] = link_split(source, folder, split)
+            _link_split(source, folder, split)
+            listed = read_as(source / MANIFEST, Manifest)
+            sizes[split], unknown[split] = listed.examples[split], listed.unknown[split]
         for name, view in zip(VIEWS, views, strict=False):
             for number in range(width):
                 path = folder / name / f"input{number}"
@@ -140,7 +142,7 @@ def binarise(
             "examples": sizes,
             "pair": pair,
             "pair_separator": pair and tokenizer.pair_separator,
-            "unknown": {split: unknown_tokens(folder, split) for split in sizes},
+            "unknown": unknown,
         }
         for source in set((linked or {}).values()):
             _check_same_encoder(source, found["sha256"], encoder)
@@ -231,14 +233,20 @@ def _write_split(
     labels: Sequence[str],
     tokenizer: Tokenizer,
     dictionary: Dictionary,
-) -> Counter[str]:
-    """Write one split, a block of examples in memory at a time; count its classes."""
+) -> tuple[Counter[str], dict[str, int]]:
+    """Write one split, a block of examples in memory at a time.
+
+    Returns:
+        the number of examples of each class, and of unknown tokens, as
+        :func:`~unknown.count_unknown` counts them.
+    """
     inputs = sorted(folder.glob("input?"))
     builders = [_builder(part / split, len(dictionary)) for part in inputs]
     first_class = Dictionary().nspecial
     label_builder = _builder(folder / "label" / split, first_class + len(labels))
     ids = {label: first_class + number for number, label in enumerate(labels)}
     counts: Counter[str] = Counter()
+    unknown = dict.fromkeys(("tokens", "unknown", "sentences"), 0)
     stream = iter(examples)
     with ExitStack() as stack:
         *files, label_file = (
@@ -254,6 +262,7 @@ def _write_split(
                 file.writelines(f"{text}\n" for text in texts)
                 for row in encoded(texts, tokenizer, dictionary):
                     builder.add_item(row)
+                    count_unknown(unknown, row)
             for example in block:
                 label = [ids[example.label], dictionary.eos()]
                 label_builder.add_item(torch.IntTensor(label))
@@ -263,7 +272,7 @@ def _write_split(
         [*builders, label_builder], [*inputs, folder / "label"], strict=True
     ):
         builder.finalize(f"{part / split}.idx")
-    return counts
+    return counts, unknown
 
 
 def encoded(
@@ -310,8 +319,8 @@ def _builder(path: Path, vocabulary: int) -> Any:
     )
 
 
-def link_split(source: Path, folder: Path, split: str) -> int:
-    """Share the files of a split of another data folder; return its examples."""
+def _link_split(source: Path, folder: Path, split: str) -> None:
+    """Share the files of a split of another data folder."""
     files = []
     for part in [*source.glob("input?"), source / "label"]:
         files += [f"{part.name}/{split}.bin", f"{part.name}/{split}.idx"]
@@ -321,7 +330,6 @@ def link_split(source: Path, folder: Path, split: str) -> int:
             os.link(source / name, folder / name)
         except OSError:  # another disk, or one without hard links
             shutil.copyfile(source / name, folder / name)
-    return read_as(source / MANIFEST, Manifest).examples[split]
 
 
 def _check_same_encoder(

@@ -1,47 +1,32 @@
 """Tokens that an encoder's dictionary does not have, counted in its data folders."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-import numpy as np
+import torch
 from fairseq.data import Dictionary
-from fairseq.data.indexed_dataset import MMapIndexedDataset
 
 from fairseq_scl.errors import InputError
 
 MAX_UNKNOWN = 0.1
-ROWS_AT_ONCE = 1 << 14
+UNKNOWN = Dictionary().unk()  # the same in every dictionary
 
 Counts = Mapping[str, int]
 
 
-def unknown_tokens(folder: Path, split: str) -> dict[str, int]:
-    """Count the tokens of a split, those that are ``<unk>``, and what they leave.
+def count_unknown(counts: MutableMapping[str, int], row: torch.Tensor) -> None:
+    """Count the tokens of a sentence, those that are ``<unk>``, and what they leave.
 
     Args:
-        folder: a data folder.
-        split: one of its splits.
-
-    Returns:
-        ``tokens`` without the ``</s>`` of each sentence, how many of them are
-        ``unknown``, and the ``sentences`` without a single known token. A pair is two
-        sentences.
+        counts: ``tokens`` without the ``</s>`` of each sentence, how many of them are
+            ``unknown``, and the ``sentences`` without a single known token. A pair is
+            two sentences.
+        row: ``(T,)`` int32 ids with ``</s>`` at the end.
     """
-    unk = Dictionary().unk()
-    counts = dict.fromkeys(("tokens", "unknown", "sentences"), 0)
-    for part in sorted(folder.glob("input?")):
-        rows = MMapIndexedDataset(str(part / split))
-        ids = np.memmap(part / f"{split}.bin", rows._index.dtype, mode="r")
-        end = 0
-        for first in range(0, len(rows), ROWS_AT_ONCE):
-            sizes = rows.sizes[first : first + ROWS_AT_ONCE].astype(np.int64)
-            begin, end = end, end + int(sizes.sum())
-            starts = np.cumsum(sizes) - sizes
-            unknown = np.add.reduceat((ids[begin:end] == unk).astype(np.int64), starts)
-            counts["tokens"] += int((sizes - 1).sum())
-            counts["unknown"] += int(unknown.sum())
-            counts["sentences"] += int((unknown == sizes - 1).sum())
-    return counts
+    unknown, tokens = int((row == UNKNOWN).sum()), len(row) - 1
+    counts["tokens"] += tokens
+    counts["unknown"] += unknown
+    counts["sentences"] += unknown == tokens
 
 
 def check_unknown(
@@ -50,7 +35,7 @@ def check_unknown(
     """Refuse text that the encoder's dictionary does not fit.
 
     Args:
-        found: of each split what :func:`unknown_tokens` returns.
+        found: of each split what :func:`count_unknown` counts.
         encoder: the encoder folder, for the message.
         most: the largest share of unknown tokens that is allowed.
 
