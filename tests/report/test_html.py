@@ -91,7 +91,8 @@ def test_the_page_shows_what_there_is(page):
     assert "530 of 2250 planned runs have finished" in read.text
     assert "SST-2-n20-CE-sample7: RuntimeError: <b>out of memory</b>" in read.text
     assert "figure <2>: silhouette N = 20 CE 0.123" in read.text
-    assert "fairseq-train 'a folder/data' --scl-lambda 0.0" in read.text
+    command = "fairseq-train 'a folder/data' --criterion sentence_prediction_scl"
+    assert f"{command} --scl-lambda 0" in read.text
     assert "table:table4|protocol:1|samples:10|" in read.text
     assert "– (0 of 10)" in read.text
 
