@@ -1,4 +1,4 @@
-"""Replacing a function of fairseq by one that calls it."""
+"""Wrap functions of fairseq."""
 
 import functools
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Have ``owner.name(…)`` call ``wrapper(original, …)``; again changes nothing.
+    """Make ``owner.name(…)`` call ``wrapper(original, …)``; repeated calls do nothing.
 
     Args:
         owner: a module or class.
-        name: of its function.
-        wrapper: gets the function as it was before its own arguments.
+        name: name of its function.
+        wrapper: called with the original function, followed by the arguments.
     """
     original = getattr(owner, name)
     # functools.wraps copies attributes: the outermost function knows all wrappers.

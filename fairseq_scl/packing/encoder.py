@@ -1,12 +1,12 @@
-"""RoBERTa on the real tokens of a batch only: no row is computed for padding.
+"""RoBERTa on the real tokens of a batch, without computing padding.
 
-``pack`` changes what the ``forward`` of a model does, not its weights: they stay the
-stock model's, and so do checkpoints. Embeddings, linear layers, norms and feed-forward
-layers see one row per token. The last layer computes the ``<s>`` rows alone, since that
-is what a classification head reads.
+``pack`` changes the ``forward`` of a model but not its weights, so checkpoints stay
+those of the stock model. Embeddings, linear layers, norms and feed-forward layers see
+one row per token. The last layer computes only the ``<s>`` rows, because that is what a
+classification head reads.
 
-A subclass of RoBERTa with a ``forward`` of its own can be packed if it says beside it
-what it computes from hidden states: see :class:`ReadsStates`.
+A subclass of RoBERTa with its own ``forward`` can be packed if it also defines what it
+computes from hidden states: see :class:`ReadsStates`.
 """
 
 import functools
@@ -28,45 +28,46 @@ LENGTHS = "packed_lengths"
 
 
 class HiddenStates(Protocol):
-    """Computes the encoder on the real tokens of one batch; called once per pass."""
+    """Runs the encoder on the real tokens of one batch; called once per pass."""
 
     def __call__(
         self, layers: Collection[int] = (), mean: bool = False
     ) -> list[Tensor]:
-        """Return what heads read after some layers, and after the last.
+        """Return the inputs of the heads after some layers and after the last layer.
 
         Args:
-            layers: those besides the last, counted from 1.
-            mean: of these the mean over the sentence's tokens, not the state at
-                ``<s>``.
+            layers: the layers other than the last, counted from 1.
+            mean: for these, return the mean over the sentence's tokens instead of the
+                state at ``<s>``.
 
         Returns:
-            ``(B, D)`` for each layer, in ascending order, in the order of the batch.
+            ``(B, D)`` for each layer, in ascending order of layers and in the order of
+            the batch.
         """
 
 
 class ReadsStates(Protocol):
-    """A RoBERTa with a ``forward`` of its own that can be packed."""
+    """A RoBERTa with its own ``forward`` that can be packed."""
 
     def packed_forward(
         self, states: HiddenStates, head: str, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Return what its ``forward`` returns for a classification head.
+        """Return the same as ``forward`` for a classification head.
 
         Args:
-            states: computes the hidden states that it asks for.
+            states: computes the requested hidden states.
             head: name of the classification head.
-            kwargs: what else its ``forward`` got.
+            kwargs: the other arguments of ``forward``.
         """
 
 
 def pack(model: nn.Module) -> nn.Module:
-    """Have a model compute its classification heads on real tokens only.
+    """Make a model compute its classification heads on real tokens only.
 
-    The same logits, gradients, state dict and hooks; of the encoder's output the head
-    gets ``(B, 1, D)``, the ``<s>`` rows. A call without a head (language model,
-    features of all tokens, all hidden states), or of a batch with padding elsewhere
-    than at the right, goes the stock model's way.
+    Logits, gradients, state dict and hooks stay the same. The head gets ``(B, 1, D)``
+    from the encoder, the ``<s>`` rows. Calls without a head (language model, features
+    of all tokens, all hidden states) and batches that are not padded on the right use
+    the stock code.
 
     Args:
         model: a fairseq ``RobertaModel`` or subclass; changed in place.
@@ -88,7 +89,7 @@ def pack(model: nn.Module) -> nn.Module:
 def _packed(plain: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass with the packed ``forward``.
 
-    As an attribute of the model it would hold the model, which then stays in memory
+    A ``forward`` stored on the instance would reference the model and keep it in memory
     until the next garbage collection.
     """
     names = {"forward": _forward, "__module__": plain.__module__}
@@ -96,12 +97,12 @@ def _packed(plain: type[nn.Module]) -> type[nn.Module]:
 
 
 def is_packed(model: nn.Module) -> bool:
-    """Tell whether ``pack`` was applied to a model."""
+    """Return whether ``pack`` was applied to a model."""
     return type(model).forward is _forward
 
 
 def unsupported(model: nn.Module) -> str | None:
-    """Name what in a model keeps it from being packed, ``None`` if nothing does."""
+    """Name the part of a model that prevents packing, or return ``None``."""
     if (
         not isinstance(model, RobertaModel)
         or not _can_pack(type(model))
@@ -111,7 +112,9 @@ def unsupported(model: nn.Module) -> str | None:
         return f"a {type(model).__name__}, only with RoBERTa as fairseq computes it"
     encoder: Any = model.encoder.sentence_encoder
     args = model.args
-    layers = list(nn.ModuleList.__iter__(encoder.layers))  # LayerDrop's leaves some out
+    layers = list(
+        nn.ModuleList.__iter__(encoder.layers)
+    )  # LayerDrop's list skips layers
     positions = encoder.embed_positions
     for found, flag in (
         (getattr(args, "quant_noise_pq", 0) > 0, "--quant-noise-pq"),
@@ -145,14 +148,14 @@ def unsupported(model: nn.Module) -> str | None:
 
 
 def _can_pack(kind: type[RobertaModel]) -> bool:
-    """Tell whether ``forward`` is the stock one, or ``packed_forward`` is beside it."""
+    """Return whether ``forward`` is stock or comes with a ``packed_forward``."""
     owner: Any = next(cls for cls in kind.__mro__ if "forward" in vars(cls))
     forwards = (RobertaModel.forward, _forward)
     return owner.forward in forwards or "packed_forward" in vars(owner)
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    """Tell whether a layer is fairseq's own: no wrapper, no override."""
+    """Return whether a layer is fairseq's own, without wrapper or override."""
     own = type(layer).forward is TransformerEncoderLayerBase.forward
     return own and "forward" not in vars(layer)
 
@@ -165,7 +168,7 @@ def _forward(
     classification_head_name: str | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """``RobertaModel.forward``; ``packed_lengths`` holds the lengths as integers."""
+    """``RobertaModel.forward``; ``packed_lengths`` has the lengths as integers."""
     lengths = kwargs.pop(LENGTHS, None)
     wanted = classification_head_name is not None and not return_all_hiddens
     if wanted and lengths is None:
@@ -199,8 +202,8 @@ def _forward(
 def right_padded_lengths(tokens: Tensor, pad: int) -> list[int] | None:
     """Count the tokens of each sentence of a ``(B, T)`` batch.
 
-    Waits for the device. Returns ``None`` where there is padding before a token, or a
-    sentence without any.
+    This needs a device sync. Returns ``None`` if there is padding before a token or a
+    sentence without tokens.
     """
     real = tokens.ne(pad)
     lengths = real.sum(1)

@@ -1,4 +1,4 @@
-"""fairseq's encoder on packed rows: embeddings, layers, and the states at ``<s>``."""
+"""fairseq's encoder on packed rows: embeddings, layers and the states at ``<s>``."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -15,22 +15,22 @@ from fairseq_scl.packing.layout import CpuDropout, Layout
 def hidden_states(
     encoder: Any, tokens: Tensor, layout: Layout, exits: Collection[int], mean: bool
 ) -> list[Tensor]:
-    """Return the hidden states at ``<s>`` after some layers, the last among them.
+    """Return the hidden states at ``<s>`` after some layers, including the last.
 
     Args:
         encoder: fairseq's transformer encoder.
         tokens: ``(B, T)``.
-        layout: of the batch.
-        exits: the layers besides the last, counted from 1.
-        mean: of these layers return the mean over the tokens instead.
+        layout: layout of the batch.
+        exits: the layers other than the last, counted from 1.
+        mean: for these layers, return the mean over the tokens instead.
 
     Returns:
-        ``(B, D)`` for each, in the layout's order.
+        ``(B, D)`` for each layer, in the layout's order.
     """
     noise = dropout_noise(tokens)
     x = embed(encoder, tokens, layout, noise)
     starts, states = layout.starts[:-1], []
-    layers = list(encoder.layers)  # LayerDrop leaves layers out here
+    layers = list(encoder.layers)  # LayerDrop skips layers here
     for number, layer in enumerate(layers[:-1], start=1):
         x = layer_rows(layer, x, None, layout, noise)
         if number in exits:
@@ -43,7 +43,7 @@ def hidden_states(
 
 
 def dropout_noise(tokens: Tensor) -> CpuDropout | None:
-    """Return the source of dropout masks for a batch, ``None`` for PyTorch's own."""
+    """Return the source of dropout masks for a batch; ``None`` for PyTorch's own."""
     on_cpu = tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     return CpuDropout() if on_cpu else None
 
@@ -51,7 +51,7 @@ def dropout_noise(tokens: Tensor) -> CpuDropout | None:
 def embed(
     encoder: Any, tokens: Tensor, layout: Layout, noise: CpuDropout | None
 ) -> Tensor:
-    """Return what the first layer reads: ``(N, D)``, one row per token."""
+    """Return the input of the first layer: ``(N, D)``, one row per token."""
     x = encoder.embed_tokens(tokens.flatten().index_select(0, layout.index))
     if encoder.embed_scale != 1:
         x = x * encoder.embed_scale
@@ -70,10 +70,10 @@ def keys_and_values(layer: Any, x: Tensor) -> Sequence[Tensor]:
 
 
 def _project(projections: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
-    """Apply linear layers to the same rows: on a GPU as one product, not several.
+    """Apply linear layers to the same rows, on a GPU as a single product.
 
-    There a kernel's launch can cost more than its work. On a CPU weights would be
-    copied for nothing, and the last bits of recorded results would change.
+    On a GPU, launching a kernel can cost more than running it. On a CPU, the weights
+    would be copied for nothing, and the last bits of recorded results would change.
     """
     if not _on_gpu(x):
         return [projection(x) for projection in projections]
@@ -94,13 +94,13 @@ def layer_rows(
 
     Args:
         layer: fairseq's encoder layer.
-        rows: all rows ``(N, D)``, or that of each sentence at ``<s>``, ``(B, D)``.
+        rows: all rows ``(N, D)``, or the ``<s>`` row of each sentence ``(B, D)``.
         known: keys and values of all rows; ``None`` if ``rows`` are all rows.
-        layout: of all rows.
+        layout: layout of all rows.
         noise: see :func:`dropout_noise`.
 
     Returns:
-        of the shape of ``rows``.
+        the output, with the shape of ``rows``.
     """
     attn = layer.self_attn
     if known is None:
@@ -119,9 +119,9 @@ def layer_rows(
 
 
 def _activation(layer: Any, x: Tensor) -> Tensor:
-    """Apply a layer's activation; gelu on a GPU without copies in float32.
+    """Apply a layer's activation; on a GPU, apply gelu without copies in float32.
 
-    PyTorch's kernel computes in float32 itself: the result is the same.
+    PyTorch's kernel computes in float32 internally, so the result is the same.
     """
     if layer.activation_fn is fairseq_gelu and _on_gpu(x):
         return F.gelu(x)

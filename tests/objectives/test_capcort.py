@@ -340,5 +340,5 @@ def test_refusals(data, flags, message):
 
 def test_without_a_training_set_there_is_no_table(data):
     toy = toy_model([data, *ONE])
-    with pytest.raises(InputError, match="needs one training set, whose name begins"):
+    with pytest.raises(InputError, match="needs one training set, whose name starts"):
         toy.criterion.before_update(toy.model, 0)

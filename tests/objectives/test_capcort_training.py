@@ -103,8 +103,8 @@ def test_resuming_needs_the_encoder_and_ends_as_an_uninterrupted_run(
     refused = run_capcort(data, tmp_path, *flags, "--max-update", "13")
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1] == (
-        "fairseq-scl: error: the run goes on after 7 updates, and z_pre comes from the "
-        "encoder before the first one: give its checkpoint as --capcort-pretrained"
+        "fairseq-scl: error: the run resumes after 7 updates, but z_pre comes from the "
+        "encoder before the first one: pass its checkpoint as --capcort-pretrained"
     )
     more = ["--capcort-pretrained", encoder, "--max-update", "13"]
     done = run_capcort(data, tmp_path, *flags, *more)

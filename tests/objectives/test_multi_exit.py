@@ -143,7 +143,7 @@ def test_other_exit_layers_are_refused(value):
         parse_exit_layers(value, 4)
     assert str(error.value) == (
         f"--exit-layers is {value!r}: it must be 'all' or numbers from 1 to 4, the "
-        "layers of the encoder, with commas between them"
+        "layers of the encoder, separated by commas"
     )
 
 
@@ -292,12 +292,12 @@ def test_the_loss_is_the_weighted_sum_over_the_exits(data, given, weights):
         (
             {"exit_weights": "1,x"},
             "--exit-weights is '1,x': it must be equal or depth, or numbers from 0 "
-            "with commas between them",
+            "separated by commas",
         ),
         (
             {"exit_weights": "-1,1,1"},
             "--exit-weights is '-1,1,1': it must be equal or depth, or numbers from 0 "
-            "with commas between them",
+            "separated by commas",
         ),
         ({"scl_lambda": 2}, "--scl-lambda is 2: it must be from 0 to 1"),
     ],
@@ -313,7 +313,7 @@ def test_weights_for_another_number_of_exits_are_refused(plain):
     with pytest.raises(InputError) as error:
         criterion(plain.model, plain.batch(4))
     assert str(error.value) == (
-        "--exit-weights has 2 numbers: there are 3 exits below the top"
+        "--exit-weights has 2 numbers, but there are 3 exits below the top"
     )
 
 

@@ -1,8 +1,8 @@
-"""Fault: fairseq's loaders run code: a pickle's, and that in strings of its settings.
+"""Fault: fairseq's loaders run code from pickles and from strings in settings.
 
-They also fail on PyTorch 2.6 and later. Covers ``--restore-file``, ``--path``,
-``--finetune-from-model``, resuming and ``from_pretrained``, which all go through
-``checkpoint_utils``. May go with a fairseq that loads safely.
+They also fail on PyTorch 2.6 and later. The patch covers ``--restore-file``,
+``--path``, ``--finetune-from-model``, resuming and ``from_pretrained``, which all use
+``checkpoint_utils``. Can be dropped with a fairseq that loads safely.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from fairseq_scl.errors import InputError
 
 
 def apply() -> None:
-    """Let fairseq see what :func:`load_checkpoint` returns, and nothing else."""
+    """Make fairseq load every checkpoint through :func:`load_checkpoint`."""
     from fairseq import checkpoint_utils
 
     wrap(checkpoint_utils, "load_checkpoint_to_cpu", _load_checkpoint_to_cpu)
@@ -36,15 +36,15 @@ def _load_checkpoint_to_cpu(
         if state.get("cfg") is not None:
             state["cfg"] = _omegaconf(state["cfg"], arg_overrides or {})
         state = checkpoint_utils._upgrade_state_dict(state)
-    except Exception as error:  # what it lacks shows in nearly any way
+    except Exception as error:  # an incomplete one can raise almost anything
         raise InputError(load_error(path, error)) from None
-    # Published checkpoints lack the key, and a criterion that learns asks for it.
+    # Published checkpoints lack this key, which a criterion with parameters needs.
     state.setdefault("criterion", None)
     return state
 
 
 def _omegaconf(cfg: dict[str, Any], overrides: dict[str, Any]) -> Any:
-    """Return settings as fairseq has them in memory, with the caller's own."""
+    """Return settings in fairseq's in-memory form, with the caller's overrides."""
     from fairseq.dataclass.utils import (
         omegaconf_no_object_check,
         overwrite_args_by_name,

@@ -1,10 +1,10 @@
 """Faults of fairseq's command line, present in every version of fairseq.
 
-``fairseq-train --bf16`` runs on TPUs only: it is turned into ``--tpu``, while the
-trainer itself handles bfloat16 on GPUs and CPUs, as ``fairseq-hydra-train`` shows.
+``fairseq-train --bf16`` only runs on TPUs, because it implies ``--tpu``. The trainer
+itself supports bfloat16 on GPUs and CPUs, as ``fairseq-hydra-train`` shows.
 
 ``fairseq-train --help`` lacks the flags of the chosen task and criterion, such as
-``--scl-lambda``: fairseq parses twice, the second time with these flags, but shows its
+``--scl-lambda``. fairseq parses twice, the second time with these flags, but shows its
 help in the first pass.
 """
 
@@ -18,7 +18,7 @@ from fairseq_scl.errors import InputError
 
 
 def apply() -> None:
-    """Use a TPU only with ``--tpu``; show help when all flags are known."""
+    """Use a TPU only with ``--tpu``; show help once all flags are known."""
     from fairseq import options
 
     wrap(options, "parse_args_and_arch", _parse)
@@ -50,9 +50,9 @@ def _given(words: list[str], name: str) -> str | None:
 
 
 def _help_in_the_second_pass(parser: argparse.ArgumentParser, words: list[str]) -> None:
-    """Have the first ``parse_known_args`` read everything but ``--help``."""
+    """Let the first ``parse_known_args`` read everything except ``--help``."""
     first = [word for word in words if word not in ("-h", "--help")]
-    if not {"-a", "--arch"} & set(first):  # fairseq stops without one
+    if not {"-a", "--arch"} & set(first):  # fairseq requires one
         first += ["--arch", "roberta_base"]
     parse = parser.parse_known_args
 

@@ -1,7 +1,7 @@
-"""Fault: the Trainer skips batches that do not fit into memory; only its log says so.
+"""Fault: the Trainer skips batches that do not fit into memory and only logs it.
 
-What is trained on the rest looks like any other result; where no batch fits, training
-never ends, and workers that wait for each other wait for half an hour. Present in every
+A model trained on the remaining batches looks like any other result. If no batch fits,
+training never ends, and workers wait for each other for half an hour. Present in every
 version of fairseq.
 """
 
@@ -11,12 +11,12 @@ from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 
-# Of CUDA, and of PyTorch's allocator on the CPU on Linux and on Windows.
+# From CUDA, and from PyTorch's CPU allocator on Linux and on Windows.
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def apply() -> None:
-    """Have running out of memory end the training with one sentence."""
+    """End training with one sentence when memory runs out."""
     from fairseq.trainer import Trainer
 
     wrap(Trainer, "_log_oom", _raise)
@@ -25,7 +25,7 @@ def apply() -> None:
 
 
 def _raise(original: Any, trainer: Any, error: Exception) -> None:
-    """Stand for ``Trainer._log_oom``, which is called before a batch is skipped."""
+    """Replace ``Trainer._log_oom``, which is called before a batch is skipped."""
     raise error
 
 

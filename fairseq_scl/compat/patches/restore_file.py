@@ -1,11 +1,12 @@
-"""Faults of the file to start from: ``--restore-file`` and ``--finetune-from-model``.
+"""Faults in loading the initial checkpoint.
 
-Where it is missing, or a folder, fairseq uses random weights and says so in one line of
-its log. Present in every version of fairseq.
+If the file of ``--restore-file`` or ``--finetune-from-model`` is missing or a folder,
+fairseq uses random weights and only logs it in one line. Present in every version of
+fairseq.
 
 Several workers cannot restore a checkpoint on PyTorch 2.6 and later: the first worker
-broadcasts what it read as a pickle of its own, which the others refuse to load. May go
-with a fairseq whose ``broadcast_object`` works there.
+broadcasts it as a pickle, which the others refuse to load. Can be dropped with a
+fairseq whose ``broadcast_object`` works there.
 """
 
 import logging
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def apply() -> None:
-    """Refuse what is not a file; have each worker read it, with the allow-list."""
+    """Refuse a path that is not a file; let each worker read it with the allow-list."""
     from fairseq import checkpoint_utils
 
     wrap(checkpoint_utils, "load_checkpoint", _load_checkpoint)
@@ -43,11 +44,11 @@ def _load_checkpoint(original: Any, cfg: Any, trainer: Any, **kwargs: Any) -> An
     over = flag == "--restore-file" and path != last and cfg.reset_dataloader
     if over and PathManager.exists(last):
         logger.warning(
-            "starting over from %s: %s will be overwritten; to go on from it, give "
+            "starting over from %s: %s will be overwritten; to resume from it, use "
             "--finetune-from-model instead of --restore-file and --reset-*",
             *(path, last),
         )
     if trainer.data_parallel_world_size > 1:
-        # All workers can see the file: fairseq looks for it on each.
+        # fairseq looks for the file on each worker, so all of them can see it.
         trainer.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
     return original(cfg, trainer, **kwargs)

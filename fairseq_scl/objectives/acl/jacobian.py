@@ -1,4 +1,4 @@
-"""How the logits of a classification head follow the features that it reads."""
+"""The derivative of a classification head's logits at the features that it reads."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +16,11 @@ JACOBIAN = "logit_jacobian"
 def logit_jacobian(model: nn.Module, head_name: str, kind: str) -> Iterator[None]:
     """Within the block, put ∂logits/∂Φ into the ``extra`` output of each forward pass.
 
-    ``extra["logit_jacobian"]`` is ``(N, C, D)``, in the dtype of the features, without
-    graph, and of that very pass: with its dropout in the head. It is there also in a
-    pass that keeps no graph, where the head alone has one for the moment. The logits
-    are the same bit for bit. One backward pass through the head a class.
+    ``extra["logit_jacobian"]`` is ``(N, C, D)``, in the dtype of the features and
+    without a graph. It belongs to that forward pass, including its dropout in the head.
+    It is also available in passes without a graph, where only the head temporarily has
+    one. The logits do not change, bit for bit. The cost is one backward pass through
+    the head per class.
 
     Args:
         model: a fairseq ``RobertaModel`` or subclass, bare or wrapped.

@@ -31,45 +31,46 @@ from fairseq_scl.objectives.acl.loss import (
 )
 
 NAME = "sentence_prediction_acl"
-# Key of a batch: its features, and the gradient of the cross-entropy at them.
+# Key of a batch: its features and the gradient of the cross-entropy at them.
 _GRADIENT = "gradient_of_cross_entropy"
 
 
 @dataclass
 class SentencePredictionACLConfig(SentencePredictionSCLConfig):
-    """The options of the contrastive term, and those of ACL."""
+    """The options of the contrastive term and of ACL."""
 
     acl_embed: bool = field(
         default=False,
         metadata={
-            "help": "ACL-Embed: label embeddings join the batch of the contrastive "
-            "term as samples with their labels; rows of the head's last projection "
-            "with --scl-features pooled, a table that the criterion learns with cls "
-            "(which of the two: ours, not in the abstract)"
+            "help": "ACL-Embed: add label embeddings to the batch of the "
+            "contrastive term as examples with their labels: the rows of the head's "
+            "last projection with --scl-features pooled, or a table that the criterion "
+            "learns with cls (this choice: ours, not in the abstract)"
         },
     )
     acl_anchors: str = field(
         default="all",
         metadata={
-            "help": "with --acl-embed: all = label embeddings are anchors too, as any "
-            "sample is; samples = they are candidates alone (ours, not in the abstract)"
+            "help": "with --acl-embed: all = label embeddings are also anchors, "
+            "like any example; samples = they are only candidates (ours, not in the "
+            "abstract)"
         },
     )
     acl_embed_std: float = field(
         default=0.02,
         metadata={
-            "help": "with --acl-embed and --scl-features cls: standard deviation of "
-            "the label embeddings at the start; smaller ones turn faster (ours, not in "
-            "the abstract)"
+            "help": "with --acl-embed and --scl-features cls: initial standard "
+            "deviation of the label embeddings; smaller ones change direction faster "
+            "(ours, not in the abstract)"
         },
     )
     acl_grad: bool = field(
         default=False,
         metadata={
-            "help": "ACL-Grad: leave the contrastive term out of a training batch "
-            "whose gradients of cross-entropy and of that term, at the features, have "
-            "a negative inner product; over all workers together, for each batch of "
-            "--update-freq by itself (where it is measured: ours, not in the abstract)"
+            "help": "ACL-Grad: drop the contrastive term of a training batch if its "
+            "gradient at the features has a negative inner product with that of "
+            "cross-entropy; decided over all workers together and separately for each "
+            "batch of --update-freq (where it is measured: ours, not in the abstract)"
         },
     )
 
@@ -93,7 +94,7 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
         self.acl_grad = bool(cfg.acl_grad)
         self.label_embeddings: nn.Parameter | None = None
         if self.acl_embed and self.scl_features == "cls":
-            with torch.random.fork_rng(devices=[]):  # dropout's draws stay as they are
+            with torch.random.fork_rng(devices=[]):  # keep the random state for dropout
                 rows = torch.randn(task.cfg.num_classes, task.encoder_embed_dim)
             self.label_embeddings = nn.Parameter(rows * float(cfg.acl_embed_std))
 
@@ -102,7 +103,7 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
     ) -> tuple[Tensor, ...]:
         """Return logits ``(N, C)`` and features ``(N, D)``.
 
-        In training with ``--acl-grad`` also the derivative of the logits at the
+        In training with ``--acl-grad``, also return the derivative of the logits at the
         features, ``(N, C, D)``.
         """
         if not (self.acl_grad and self.scl_lambda and model.training):
@@ -119,9 +120,9 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
         features: Tensor,
         *others: Tensor,
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return what ``forward`` does, from ``model_outputs``."""
+        """Return the same as ``forward``, from ``model_outputs``."""
         if others:
-            # float32: the gradient at the features is not scaled.
+            # float32, because the gradient at the features is not scaled
             features = at_least_float32(features)
             labels = sample["target"].view(-1)
             gradient = cross_entropy_gradient(logits, labels, others[0])
@@ -142,9 +143,9 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
 
         Args:
             model: holds the label embeddings with ``--scl-features pooled``.
-            sample: the batch, with what ``loss_of_outputs`` put in.
+            sample: the batch, with the additions of ``loss_of_outputs``.
             features: ``(N, D)``.
-            log: gets what the parent logs, before the gate, and what the gate does.
+            log: filled with the parent's values, before the gate, and the gate's.
 
         Returns:
             a scalar, and the number of examples that were contrasted.
@@ -178,8 +179,8 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
     ) -> Tensor:
         """Return 0 if the contrastive term conflicts with the cross-entropy, else 1.
 
-        Each worker adds its share of the inner product, so that all come to the same
-        decision; without a device sync.
+        Each worker adds its share of the inner product, so that all make the same
+        decision. This does not need a device sync.
         """
         features, of_ce = sample[_GRADIENT]
         (of_scl,) = torch.autograd.grad(scl_sum, features, retain_graph=True)
@@ -196,9 +197,9 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Aggregate as the contrastive criterion does, and what ACL-Grad decided.
+        """Aggregate like the contrastive criterion, plus the decisions of ACL-Grad.
 
-        ``acl_conflict``: share of the batches whose contrastive term was left out;
+        ``acl_conflict``: share of the batches whose contrastive term was dropped;
         ``acl_cosine``: mean cosine of the two gradients.
         """
         super().reduce_metrics(logging_outputs)

@@ -1,7 +1,7 @@
-"""What the encoder said before it was fine-tuned: z_pre of CAPCORT (arXiv 2205.11603).
+"""z_pre of CAPCORT (arXiv 2205.11603): features of the encoder before fine-tuning.
 
-Kept as a table over the training set, computed once, or as a second encoder that does
-not change.
+They are stored in a table over the training set, computed once, or come from a second,
+frozen encoder.
 """
 
 import copy
@@ -18,7 +18,7 @@ from fairseq_scl.models.features import classification_features, unwrapped
 
 STATES = ("cls", "mean")
 STATES_KEY = "final_states"
-# Tokens that are computed at once, without graph, for the table.
+# Tokens per batch for the table, computed without a graph.
 TOKENS_AT_ONCE = 8192
 
 
@@ -27,13 +27,13 @@ def frozen_copy(model: nn.Module, checkpoint: str) -> nn.Module:
 
     Args:
         model: bare or wrapped.
-        checkpoint: weights for the copy; empty: those of the model.
+        checkpoint: weights for the copy; if empty, those of the model.
 
     Returns:
-        the copy, on the model's device and of its dtype.
+        the copy, with the model's device and dtype.
 
     Raises:
-        InputError: the checkpoint is missing, damaged or of another architecture.
+        InputError: the checkpoint is missing, damaged or has another architecture.
     """
     held: nn.Module = copy.deepcopy(unwrapped(model))
     held.zero_grad(set_to_none=True)
@@ -56,8 +56,8 @@ def pretrained_states(
     """Compute z_pre of a batch.
 
     Args:
-        model: from :func:`frozen_copy`, or one in evaluation mode.
-        net_input: of a collated batch.
+        model: result of :func:`frozen_copy`, or a model in evaluation mode.
+        net_input: the input of a collated batch.
         head: name of the classification head.
         kind: ``"cls"``, the final state at ``<s>``, or ``"mean"``.
 
@@ -73,17 +73,17 @@ def pretrained_states(
 def stored_states(
     model: nn.Module, dataset: Any, head: str, kind: str, longest: int
 ) -> Tensor:
-    """Compute z_pre of a whole training set, once.
+    """Compute z_pre of a whole training set.
 
     Args:
-        model: from :func:`frozen_copy`.
-        dataset: fairseq's; its examples are looked up by their ids 0 … N-1.
+        model: result of :func:`frozen_copy`.
+        dataset: a fairseq dataset; its examples have the ids 0 … N-1.
         head: name of the classification head.
         kind: as for :func:`pretrained_states`.
-        longest: examples of more tokens are left out, as fairseq leaves them out.
+        longest: examples with more tokens are skipped, as in fairseq.
 
     Returns:
-        ``(N, D)`` float32, on the device of the model; NaN for what was left out.
+        ``(N, D)`` float32, on the device of the model; NaN for skipped examples.
     """
     device = next(model.parameters()).device
     sizes = np.array([dataset.num_tokens(i) for i in range(len(dataset))])
@@ -103,7 +103,7 @@ def stored_states(
 
 
 def _batches(sizes: Any, longest: int) -> Iterator[list[int]]:
-    """Cut examples, sorted by length, to batches of so many padded tokens at most."""
+    """Split examples, sorted by length, into batches of limited padded size."""
     batch: list[int] = []
     for number in np.argsort(sizes, kind="stable").tolist():
         if sizes[number] > longest:

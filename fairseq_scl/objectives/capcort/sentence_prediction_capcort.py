@@ -35,14 +35,14 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
 @dataclass
 class SentencePredictionCapcortConfig(SentencePredictionSCLConfig):
-    """The options of the contrastive term, off by default, and those of CAPCORT."""
+    """The options of the contrastive term (off by default) and of CAPCORT."""
 
     scl_lambda: float = field(
         default=0.0,
         metadata={
-            "help": "weight of the supervised contrastive term, from 0 to 1, beside "
-            "that of the consistency term: (1 - scl_lambda) * CE + scl_lambda * SCL "
-            "+ capcort_lambda * consistency"
+            "help": "weight of the supervised contrastive term, from 0 to 1, in "
+            "addition to that of the consistency term: (1 - scl_lambda) * CE "
+            "+ scl_lambda * SCL + capcort_lambda * consistency"
         },
     )
     capcort_lambda: float = field(
@@ -57,7 +57,7 @@ class SentencePredictionCapcortConfig(SentencePredictionSCLConfig):
         default="identity",
         metadata={
             "help": "phi: identity, or mlp = a small network that is trained with the "
-            "model and is no part of the classifier"
+            "model and is not part of the classifier"
         },
     )
     capcort_features: str = field(
@@ -70,23 +70,23 @@ class SentencePredictionCapcortConfig(SentencePredictionSCLConfig):
     capcort_targets: str = field(
         default="stored",
         metadata={
-            "help": "z_pre: stored = of the whole training set, computed once before "
-            "the first update (memory: examples x dimensions); encoder = a second, "
-            "frozen encoder computes it for each batch (ours, not in the abstract)"
+            "help": "z_pre: stored = computed once for the whole training set before "
+            "the first update (memory: examples x dimensions); encoder = computed for "
+            "each batch by a second, frozen encoder (ours, not in the abstract)"
         },
     )
     capcort_pretrained: str = field(
         default="",
         metadata={
             "help": "checkpoint of the encoder that z_pre comes from; by default the "
-            "model as it stands before the first update, that of --restore-file; a "
-            "run that is resumed needs it (ours, not in the abstract)"
+            "model before the first update, that of --restore-file; required when "
+            "resuming a run (ours, not in the abstract)"
         },
     )
     capcort_mlp_width: int = field(
         default=0,
         metadata={
-            "help": "dimensions of the mlp's hidden layers, 0 = those of the encoder "
+            "help": "dimensions of the mlp's hidden layers, 0 = same as the encoder "
             "(ours, not in the abstract)"
         },
     )
@@ -110,9 +110,9 @@ class SentencePredictionCapcortCriterion(
     """L = (1 - λ)·CE + λ·SCL + λ_c·mean ‖z_pre - φ(z_fine)‖², after CAPCORT.
 
     CAPCORT is "Improving language models fine-tuning with representation consistency
-    targets" (Razdaibiedina et al. 2022, arXiv 2205.11603). The consistency term is that
-    of training batches; validation logs the others alone. λ_c = 0 is
-    ``sentence_prediction_scl``, and the stock criterion with λ = 0 too.
+    targets" (Razdaibiedina et al. 2022, arXiv 2205.11603). The consistency term is only
+    computed in training; validation logs the other terms. λ_c = 0 is
+    ``sentence_prediction_scl``, and with λ = 0 as well it is the stock criterion.
     """
 
     @exit_on_input_error()
@@ -126,30 +126,30 @@ class SentencePredictionCapcortCriterion(
         self.capcort_pretrained = str(cfg.capcort_pretrained)
         self.phi: nn.Module = nn.Identity()
         if cfg.capcort_map == "mlp":
-            with torch.random.fork_rng(devices=[]):  # dropout's draws stay as they are
+            with torch.random.fork_rng(devices=[]):  # keep the random state for dropout
                 self.phi = _mlp(cfg, task.encoder_embed_dim)
         self.reads_parameters = not isinstance(self.phi, nn.Identity)
-        # Not parts of this module: neither trained, nor saved, nor in half precision.
+        # Not submodules, so they are not trained, saved or cast to half precision.
         self._table: list[Tensor] = []
         self._encoder: list[nn.Module] = []
 
     def before_update(self, model: nn.Module, update: int) -> None:
-        """Take z_pre from the model before its first update; the task calls this.
+        """Take z_pre from the model before its first update; called by the task.
 
         Args:
-            model: with the weights that were restored, bare or wrapped.
+            model: the model with restored weights, bare or wrapped.
             update: number of updates so far.
 
         Raises:
-            InputError: the model is half fine-tuned already, or the file with the
-                encoder does not fit.
+            InputError: the model is already partly fine-tuned, or the checkpoint of the
+                encoder does not match.
         """
         if self.capcort_lambda == 0 or self._table or self._encoder:
             return
         if update > 0 and not self.capcort_pretrained:
             raise InputError(
-                f"the run goes on after {update} updates, and z_pre comes from the "
-                "encoder before the first one: give its checkpoint as "
+                f"the run resumes after {update} updates, but z_pre comes from the "
+                "encoder before the first one: pass its checkpoint as "
                 "--capcort-pretrained"
             )
         held = frozen_copy(model, self.capcort_pretrained)
@@ -171,7 +171,7 @@ class SentencePredictionCapcortCriterion(
     ) -> tuple[Tensor, ...]:
         """Return logits ``(N, C)``, features ``(N, D)``, and z ``(N, D)`` in training.
 
-        That is z_fine and, with ``--capcort-targets encoder``, z_pre.
+        z is z_fine and, with ``--capcort-targets encoder``, also z_pre.
         """
         if not (self.capcort_lambda and model.training):
             return super().model_outputs(model, net_input)
@@ -191,20 +191,20 @@ class SentencePredictionCapcortCriterion(
         features: Tensor,
         *others: Tensor,
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return what ``forward`` does; the consistency term is summed over the batch.
+        """Return the same as ``forward``, including the sum of the consistency term.
 
         Args:
-            model: as for ``forward``.
+            model: as in ``forward``.
             sample: the batch.
             logits: ``(N, C)``.
             features: ``(N, D)``.
-            others: z_fine and maybe z_pre, each ``(N, D)``; nothing in validation.
+            others: z_fine and possibly z_pre, each ``(N, D)``; empty in validation.
         """
         loss, size, log = super().loss_of_outputs(model, sample, logits, features)
         if not others:
             return loss, size, log
         fine = others[0]
-        for parameter in self.phi.parameters():  # float32, where the model is half
+        for parameter in self.phi.parameters():  # float32, even if the model is half
             fine = fine.to(parameter.dtype)
         pretrained = others[1] if self._encoder else self._table[0][sample["id"]]
         consistency = representation_consistency_loss(pretrained, self.phi(fine))
@@ -215,9 +215,9 @@ class SentencePredictionCapcortCriterion(
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Aggregate as the contrastive criterion does, and ``capcort_loss``.
+        """Aggregate like the contrastive criterion, plus ``capcort_loss``.
 
-        That is the mean of ‖z_pre - φ(z_fine)‖² over the examples, not weighted.
+        It is the unweighted mean of ‖z_pre - φ(z_fine)‖² over the examples.
         """
         super().reduce_metrics(logging_outputs)
         if any("capcort_loss" in log for log in logging_outputs):
@@ -227,7 +227,7 @@ class SentencePredictionCapcortCriterion(
 
 
 def _mlp(cfg: SentencePredictionCapcortConfig, size: int) -> nn.Module:
-    """Build φ: hidden layers with an activation each, and a projection back."""
+    """Build φ: hidden layers, each with an activation, and a projection back."""
     width = int(cfg.capcort_mlp_width) or size
     layers: list[nn.Module] = []
     for number in range(int(cfg.capcort_mlp_layers)):
@@ -240,7 +240,7 @@ def _training_set(task: Any) -> Any:
     names = [name for name in task.datasets if name.startswith("train")]
     if len(names) != 1:
         raise InputError(
-            "--capcort-targets stored needs one training set, whose name begins with "
+            "--capcort-targets stored needs one training set, whose name starts with "
             f"train: loaded are {', '.join(task.datasets) or 'none'}"
         )
     return task.datasets[names[0]]
@@ -265,5 +265,5 @@ def _check(cfg: SentencePredictionCapcortConfig, task: Any) -> None:
     if cropped and cfg.capcort_targets == "stored":
         raise InputError(
             "--capcort-targets stored does not go with --shorten-method random_crop: "
-            "an example is another text in each epoch, use --capcort-targets encoder"
+            "examples change in each epoch, use --capcort-targets encoder"
         )

@@ -1,8 +1,8 @@
 """``roberta_multi_exit``: RoBERTa with a classification head after chosen layers.
 
-The encoder is fairseq's own, so any published RoBERTa loads into it; the weights of the
-heads stand beside the stock model's. Multi-exit BERT is what ACL-CL is for (after Li
-and Zhu 2026, arXiv 2602.03563); which layers have an exit is not in its abstract.
+The encoder is fairseq's own, so any published RoBERTa loads into it; the heads have
+weights in addition to the stock model's. ACL-CL is designed for multi-exit BERT (after
+Li and Zhu 2026, arXiv 2602.03563); its abstract does not say which layers have an exit.
 """
 
 import argparse
@@ -29,18 +29,18 @@ NAME = "roberta_multi_exit"
 STOCK_EPS = 1e-5
 # Keys of the model's ``extra`` output.
 EXIT_LOGITS, EXIT_FEATURES = "exit_logits", "exit_features"
-# What a head below the top reads of its layer: the state at <s>, as the top one does,
-# or the mean over the sentence's tokens, special ones included.
+# Input of a head below the top: the state at <s>, as for the top head, or the mean over
+# the sentence's tokens, including special ones.
 POOLINGS = ("cls", "mean")
 
 
 @register_model(NAME)
 class RobertaMultiExitModel(RobertaBertModel):
-    """RoBERTa whose classifier can answer after several of its layers.
+    """RoBERTa with classification heads after several of its layers.
 
     Attributes:
         exit_layers: the layers that have a head, counted from 1; the last is the top.
-        exit_pooling: what the heads below the top read: ``cls`` or ``mean``.
+        exit_pooling: input of the heads below the top: ``cls`` or ``mean``.
     """
 
     exit_layers: tuple[int, ...]
@@ -48,41 +48,41 @@ class RobertaMultiExitModel(RobertaBertModel):
 
     @staticmethod
     def add_args(parser: argparse.ArgumentParser) -> None:
-        """Add the stock model's flags, ``--layer-norm-eps`` and those of the exits."""
+        """Add the flags of the stock model, the exits, and ``--layer-norm-eps``."""
         RobertaModel.add_args(parser)
         parser.add_argument(
             "--layer-norm-eps",
             type=float,
             metavar="E",
             help="added to the variance in each layer norm of the encoder (default: "
-            f"{STOCK_EPS}, as RoBERTa has; roberta_multi_exit_bert: {BERT_EPS})",
+            f"{STOCK_EPS}, as in RoBERTa; roberta_multi_exit_bert: {BERT_EPS})",
         )
         parser.add_argument(
             "--exit-layers",
             metavar="LAYERS",
-            help="layers with a classification head after them, as 2,4,6, counted from "
-            "1; the top one always has one (default: all)",
+            help="layers followed by a classification head, such as 2,4,6, counted "
+            "from 1; the top layer always has one (default: all)",
         )
         parser.add_argument(
             "--exit-pooling",
             metavar="WHAT",
-            help="what the heads below the top read of their layer: cls = the state at "
-            "<s>, as the top does; mean = the mean over the tokens, for encoders whose "
-            "lower layers keep <s> nearly the same for every sentence (default: cls)",
+            help="input of the heads below the top: cls = the state at <s>, as for the "
+            "top head; mean = the mean over the tokens, for encoders in whose lower "
+            "layers <s> is nearly the same for all sentences (default: cls)",
         )
 
     @classmethod
     @exit_on_input_error()
     def build_model(cls, args: Any, task: Any) -> "RobertaMultiExitModel":
-        """Build the encoder and note its exits; the task registers the heads.
+        """Build the encoder and record its exits; the task registers the heads.
 
         Args:
             args: the model's settings, a namespace or omegaconf node.
-            task: the fairseq task that has the dictionary.
+            task: the fairseq task with the dictionary.
 
         Raises:
-            InputError: ``--exit-layers`` names no layer of the encoder, there is no
-                such ``--exit-pooling``, or a flag does not go with exits.
+            InputError: ``--exit-layers`` or ``--exit-pooling`` is invalid, or a flag is
+                not supported with exits.
         """
         model: Any = super().build_model(args, task)
         count = len(model.encoder.sentence_encoder.layers)
@@ -99,7 +99,7 @@ class RobertaMultiExitModel(RobertaBertModel):
         inner_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Register the head of the top exit, and one like it for each other exit."""
+        """Register the head of the top exit and one like it for each other exit."""
         register = super().register_classification_head
         register(name, num_classes, inner_dim, **kwargs)
         if SHALLOW_HEAD.search(name):
@@ -116,18 +116,19 @@ class RobertaMultiExitModel(RobertaBertModel):
         exits: str | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Do as the stock model; with ``exits`` answer at every exit.
+        """Run the stock model, or with ``exits`` return the outputs of every exit.
 
         Args:
             src_tokens: ``(B, T)`` int64.
             features_only: as in the stock model.
             return_all_hiddens: as in the stock model.
             classification_head_name: as in the stock model; needed for ``exits``.
-            exits: ``cls`` or ``pooled``, the kind of features to hand out.
+            exits: kind of features to return, ``cls`` or ``pooled``.
             kwargs: as in the stock model.
 
         Returns:
-            what the stock model returns; with ``exits`` what :meth:`exit_outputs` does.
+            the output of the stock model, or with ``exits`` that of
+            :meth:`exit_outputs`.
         """
         if exits is None or classification_head_name is None:
             output: tuple[Tensor, dict[str, Any]] = super().forward(
@@ -139,7 +140,7 @@ class RobertaMultiExitModel(RobertaBertModel):
             )
             return output
         _, extra = self.encoder(src_tokens, True, True, **kwargs)
-        # (T, B, D), the first is the embedding
+        # (T, B, D); the first is the embedding
         *below, top = (extra["inner_states"][layer] for layer in self.exit_layers)
         if self.exit_pooling == "cls":
             states = [tokens[0] for tokens in below]
@@ -152,7 +153,7 @@ class RobertaMultiExitModel(RobertaBertModel):
     def packed_forward(
         self, states: Any, head: str, exits: str | None = None, **_: Any
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Do as ``forward``; see :class:`fairseq_scl.packing.encoder.ReadsStates`."""
+        """Like ``forward``; see :class:`fairseq_scl.packing.encoder.ReadsStates`."""
         if exits is None:
             (state,) = states()
             return self.classification_heads[head](state[:, None]), {
@@ -167,13 +168,13 @@ class RobertaMultiExitModel(RobertaBertModel):
         """Compute the heads of all exits.
 
         Args:
-            states: ``(B, D)`` for each exit, what its head reads of its layer.
+            states: ``(B, D)`` for each exit, the input of its head.
             head: name of the top head.
-            kind: of features, as for
+            kind: kind of features, as in
                 :func:`fairseq_scl.models.features.classification_features`.
 
         Returns:
-            the logits of the top ``(B, C)``; and ``exit_logits`` ``(B, E, C)`` and
+            the logits of the top exit ``(B, C)``, and ``exit_logits`` ``(B, E, C)`` and
             ``exit_features`` ``(B, E, D)`` of all E exits, from the lowest to the top.
         """
         names = [shallow_head(head, layer) for layer in self.exit_layers[:-1]]
@@ -188,17 +189,17 @@ class RobertaMultiExitModel(RobertaBertModel):
 
 
 def parse_exit_layers(value: Any, layers: int) -> tuple[int, ...]:
-    """Read ``--exit-layers``; the top is added where it is not named.
+    """Parse ``--exit-layers`` and add the top layer.
 
     Args:
-        value: ``all``, or numbers from 1 with commas between them.
-        layers: of the encoder.
+        value: ``all``, or comma-separated numbers from 1.
+        layers: number of layers of the encoder.
 
     Returns:
-        the layers in ascending order, each once.
+        the layers in ascending order, without duplicates.
 
     Raises:
-        InputError: it is neither.
+        InputError: the value is neither.
     """
     if value == "all":
         return tuple(range(1, layers + 1))
@@ -206,13 +207,13 @@ def parse_exit_layers(value: Any, layers: int) -> tuple[int, ...]:
     if not all(word.isdecimal() and 1 <= int(word) <= layers for word in words):
         raise InputError(
             f"--exit-layers is {value!r}: it must be 'all' or numbers from 1 to "
-            f"{layers}, the layers of the encoder, with commas between them"
+            f"{layers}, the layers of the encoder, separated by commas"
         )
     return tuple(sorted({*map(int, words), layers}))
 
 
 def _head_outputs(head: Any, state: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Return logits and features of one head; ``pooled`` is what out_proj reads."""
+    """Return logits and features of one head; ``pooled`` is the input of out_proj."""
     read: list[Tensor] = []
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -244,7 +245,7 @@ def _check(args: Any) -> None:
 
 @register_model_architecture(NAME, "roberta_multi_exit")
 def roberta_multi_exit_architecture(args: Any) -> None:
-    """Fill in what neither a flag nor the checkpoint gives: RoBERTa-base, all exits."""
+    """Set the defaults: RoBERTa-base, all exits."""
     args.layer_norm_eps = safe_getattr(args, "layer_norm_eps", STOCK_EPS)
     args.exit_layers = safe_getattr(args, "exit_layers", "all")
     args.exit_pooling = safe_getattr(args, "exit_pooling", "cls")
@@ -266,6 +267,6 @@ def roberta_multi_exit_large_architecture(args: Any) -> None:
 
 @register_model_architecture(NAME, "roberta_multi_exit_bert")
 def roberta_multi_exit_bert_architecture(args: Any) -> None:
-    """The encoder of ``roberta_bert`` with exits: BERT's epsilon."""
+    """The encoder of ``roberta_bert`` (BERT's epsilon) with exits."""
     args.layer_norm_eps = safe_getattr(args, "layer_norm_eps", BERT_EPS)
     roberta_multi_exit_architecture(args)

@@ -1,4 +1,4 @@
-"""Cross-entropy at every exit, and the deepest exit as a guide of the shallow ones."""
+"""Cross-entropy at every exit, with the deepest exit guiding the shallow ones."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +29,7 @@ NAMED_WEIGHTS = ("equal", "depth")
 
 @dataclass
 class SentencePredictionMultiExitConfig(SentencePredictionSCLConfig):
-    """The options of ``sentence_prediction_scl``, and those of the exits."""
+    """The options of ``sentence_prediction_scl`` and of the exits."""
 
     scl_lambda: float = field(
         default=0.0,
@@ -42,15 +42,15 @@ class SentencePredictionMultiExitConfig(SentencePredictionSCLConfig):
     exit_weights: str = field(
         default="equal",
         metadata={
-            "help": "weights of the exits below the top, whose own is 1: equal = 1 "
-            "each; depth = layer / layers; or numbers as 0.3,0.6, the lowest first "
+            "help": "weights of the exits below the top (whose weight is 1): equal = 1 "
+            "each; depth = layer / layers; or numbers such as 0.3,0.6, lowest first "
             "(ours, not in the abstract)"
         },
     )
     acl_cl: float = field(
         default=0.0,
         metadata={
-            "help": "weight of the term by which the deepest exit's features guide "
+            "help": "weight of the term with which the deepest exit's features guide "
             "those of each exit below, contrasted by label; 0 = off (the weight is "
             "ours, not in the abstract)"
         },
@@ -58,8 +58,8 @@ class SentencePredictionMultiExitConfig(SentencePredictionSCLConfig):
     acl_cl_own: str = field(
         default="positive",
         metadata={
-            "help": "with --acl-cl, the deepest features of the very same example: "
-            "positive = one of the positives, out = left out (ours, not in the "
+            "help": "with --acl-cl, the deepest features of the anchor's own example: "
+            "positive = a positive, out = left out of both sums (ours, not in the "
             "abstract)"
         },
     )
@@ -69,8 +69,8 @@ class SentencePredictionMultiExitConfig(SentencePredictionSCLConfig):
 class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
     """L = (1-λ)·Σ_e w_e·CE_e + λ·SCL + μ·Σ_{e below the top} w_e·ACL-CL_e, w_top = 1.
 
-    λ = 0 and one exit, at the top, is the stock criterion bit for bit. ACL-CL is after
-    Li and Zhu (2026), arXiv 2602.03563.
+    With λ = 0 and a single exit, at the top, it is the stock criterion bit for bit.
+    ACL-CL follows Li and Zhu (2026), arXiv 2602.03563.
     """
 
     @exit_on_input_error()
@@ -86,8 +86,8 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
     ) -> tuple[Tensor, Tensor]:
         """Return logits ``(N, E, C)`` and features ``(N, E, D)`` of all E exits.
 
-        They go from the lowest to the top, in the dtype of the model, which has to be
-        ``roberta_multi_exit``.
+        They are ordered from the lowest exit to the top and have the dtype of the
+        model, which must be ``roberta_multi_exit``.
         """
         exit_layers_of(model)
         _, extra = model(
@@ -101,7 +101,7 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
     def loss_of_outputs(
         self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return what ``forward`` does, for the sum over all exits."""
+        """Return the same as ``forward``, for the sum over all exits."""
         top = logits[:, -1], features[:, -1]
         loss, sample_size, log = super().loss_of_outputs(model, sample, *top)
         labels = sample["target"].view(-1)
@@ -126,7 +126,7 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
     ) -> list[Tensor]:
         """Return the sum over the batch of the cross-layer term of each shallow exit.
 
-        With ``--gather-features`` the guides are those of all workers.
+        With ``--gather-features`` the guides come from all workers.
         """
         gathers = self.gather_features and model.training
         top = features[:, -1].detach()
@@ -145,7 +145,7 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
 
     @exit_on_input_error()
     def _weights(self, layers: tuple[int, ...]) -> dict[int, float]:
-        """Return the weight of each exit below the top by its layer."""
+        """Return the weight of each exit below the top, by layer."""
         *below, top = layers
         if self.exit_weights == "equal":
             return dict.fromkeys(below, 1.0)
@@ -153,7 +153,7 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
             return {layer: layer / top for layer in below}
         if len(self.exit_weights) != len(below):
             raise InputError(
-                f"--exit-weights has {len(self.exit_weights)} numbers: there are "
+                f"--exit-weights has {len(self.exit_weights)} numbers, but there are "
                 f"{len(below)} exits below the top"
             )
         return dict(zip(below, map(float, self.exit_weights), strict=True))
@@ -162,9 +162,10 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Aggregate the logging outputs of all workers and micro-batches.
 
-        Beside the parent's metrics, which are those of the top exit but for ``loss``:
-        ``ce_loss_exit2`` and ``n_correct_exit2`` of the exit after layer 2, and so on;
-        ``acl_cl_loss``, averaged over the exits below the top, in nats per anchor.
+        In addition to the parent's metrics, which (except ``loss``) are those of the
+        top exit: ``ce_loss_exit2`` and ``n_correct_exit2`` for the exit after layer 2,
+        and so on, and ``acl_cl_loss``, averaged over the exits below the top, in nats
+        per anchor.
         """
         SentencePredictionSCLCriterion.reduce_metrics(logging_outputs)
         total = sum(log.get("nsentences", 0) for log in logging_outputs)
@@ -184,7 +185,7 @@ def exit_layers_of(model: Any) -> tuple[int, ...]:
     """Return the layers of a model that have an exit.
 
     Raises:
-        InputError: it is not ``roberta_multi_exit``.
+        InputError: the model is not ``roberta_multi_exit``.
     """
     inner = unwrapped(model)
     layers: tuple[int, ...] | None = getattr(inner, "exit_layers", None)
@@ -206,7 +207,7 @@ def _read_weights(value: str) -> str | tuple[float, ...]:
     if not weights or not all(0 <= weight < float("inf") for weight in weights):
         raise InputError(
             f"--exit-weights is {value!r}: it must be {' or '.join(NAMED_WEIGHTS)}, or "
-            "numbers from 0 with commas between them"
+            "numbers from 0 separated by commas"
         )
     return weights
 
