@@ -137,7 +137,7 @@ def _allowed(kind: Any, place: str) -> str:
     tagged = [getattr(one, "__struct_config__", None) for one in get_args(kind)]
     tags = [one.tag for one in tagged if one and one.tag_field == place]
     for name in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
-        # Of an array or a union its parts have the field.
+        # The field of an array or a union belongs to its parts.
         parts = [one for one in (kind, *get_args(kind)) if isinstance(one, type)]
         hints = (get_type_hints(one).get(name) for one in parts)
         kind = next(filter(None, hints), None)

@@ -1,7 +1,7 @@
 """Running fairseq on current versions of Python and PyTorch.
 
-Which versions fit together (``versions``); loading checkpoints without running code
-(``checkpoints``); one sentence where the input is at fault (``input_errors``); and what
-is changed in fairseq itself (``patches``). Nothing here imports
-fairseq at import time, so that ``fairseq-scl doctor`` works where fairseq does not.
+``versions`` checks which versions work together, ``checkpoints`` loads checkpoints
+without running code, ``input_errors`` turns bad input into one sentence, and
+``patches`` changes fairseq itself. Nothing here imports fairseq at import time, so
+``fairseq-scl doctor`` works even if fairseq does not.
 """

@@ -206,11 +206,12 @@ def check_dictionary_size(
 
     Args:
         weights: tensors by name.
-        folder: of an encoder (``dict.txt``), or of data or a model (``input0``).
-        origin: the file that the weights are from, for the message.
+        folder: an encoder folder (``dict.txt``), or a data or model folder
+            (``input0``).
+        origin: the file of the weights, for the message.
 
     Raises:
-        InputError: names both files and sizes.
+        InputError: the sizes differ; the message names both files and sizes.
     """
     from fairseq_scl.rows import load_dictionary  # imports fairseq
 
@@ -254,7 +255,7 @@ def load_error(path: str | Path, error: Exception) -> str:
             "fairseq_scl.compat.checkpoints.load_checkpoint(path, trusted=True) "
             "and save its 'model' again"
         )
-    # A file that ends early is read at places that it does not have.
+    # PyTorch reads a truncated file beyond its end, which is an EINVAL.
     if isinstance(error, OSError) and error.errno != errno.EINVAL:
         return f"cannot read {path}: {error.strerror}"
     return f"{path} is damaged or is not a fairseq checkpoint ({short_reason(error)})"

@@ -12,9 +12,9 @@ from fairseq_scl.errors import InputError
 def exit_on_input_error() -> Iterator[None]:
     """Inside ``fairseq-train``, turn an InputError into one sentence and status 2.
 
-    A context or a decorator, for code that fairseq calls, where nobody else would catch
-    it. Where none of fairseq's commands is the caller (a notebook, a test) the error
-    passes through.
+    Use this as a context manager or decorator in code that fairseq calls, where nothing
+    else would catch the error. If none of fairseq's commands is running (in a notebook
+    or a test), the error is raised as usual.
     """
     try:
         yield

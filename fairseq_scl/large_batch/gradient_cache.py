@@ -178,7 +178,7 @@ def cached_step(
 
 
 def reads_parameters(criterion: ContrastiveCriterion) -> bool:
-    """Tell whether a loss reads parameters themselves, beside the model's outputs.
+    """Return whether a loss also reads parameters, in addition to the model's outputs.
 
     Raises:
         InputError: the parameters are in PyTorch's DistributedDataParallel, which only

@@ -137,6 +137,6 @@ class FairseqFusedAdam(FairseqAdam):
         ):
             if value:
                 raise InputError(
-                    f"{flag} does not go with --optimizer fused_adam: use adam"
+                    f"{flag} is not supported by --optimizer fused_adam: use adam"
                 )
         self._optimizer = FusedAdam(params, **self.optimizer_config)

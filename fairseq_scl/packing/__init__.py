@@ -1,3 +1,3 @@
-"""RoBERTa on the real tokens of a batch: no row is computed for padding."""
+"""RoBERTa on the real tokens of a batch, without computing padding."""
 
 import fairseq  # noqa: F401  (its import registers this package, in order)

@@ -25,11 +25,12 @@ def cross_layer_contrastive_loss(
 ) -> Tensor:
     """Eq. 3 of Gunel et al. (2021) with anchors of one layer and candidates of another.
 
-    For an anchor i with the guides K(i), those of its label P(i), Φ its normalised
-    features and Ψ the guides', the mean over j in P(i) of
-    ``-log(exp(Φ_i·Ψ_j / τ) / Σ_{k in K(i)} exp(Φ_i·Ψ_k / τ))``. A single anchor has the
-    loss of :func:`fairseq_scl.losses.supervised_contrastive_loss` when its guides are
-    the rest of the batch. An anchor without a positive contributes exactly 0.
+    Let K(i) be the guides of an anchor i, P(i) those with its label, and Φ and Ψ the
+    normalized features of anchors and guides. The loss of i is the mean over j in P(i)
+    of ``-log(exp(Φ_i·Ψ_j / τ) / Σ_{k in K(i)} exp(Φ_i·Ψ_k / τ))``. If the guides are
+    the rest of the batch, a single anchor has the loss of
+    :func:`fairseq_scl.losses.supervised_contrastive_loss`. An anchor without a positive
+    contributes exactly 0.
 
     Args:
         features: ``(n, D)``, any floating dtype: the anchors, features of a shallow
@@ -40,15 +41,15 @@ def cross_layer_contrastive_loss(
         labels: ``(n,)``, an integer dtype: the class of each anchor.
         temperature: τ > 0.
         own: the deepest features of the anchor's own example are a ``"positive"``, or
-            left ``"out"`` of both sums.
+            are left ``"out"`` of both sums.
         guide_labels: ``(N,)``: the class of each guide; ``None`` if N = n.
 
     Returns:
         a scalar, the sum over anchors; float32, or float64 for float64 features.
 
     Raises:
-        ValueError: wrong shapes or dtypes, τ that is not a positive number, an unknown
-            ``own``, fewer guides than anchors.
+        ValueError: shapes or dtypes are wrong, τ is not a positive number, ``own`` is
+            unknown, or there are fewer guides than anchors.
     """
     guide_labels = labels if guide_labels is None else guide_labels
     check_batch(features, labels, temperature, "sum")
