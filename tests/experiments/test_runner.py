@@ -17,7 +17,7 @@ from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
-from fairseq_scl.experiments.command import command
+from fairseq_scl.experiments.command import RECIPE, command
 from fairseq_scl.experiments.results_folder import (
     BEST,
     ERROR,
@@ -29,6 +29,7 @@ from fairseq_scl.experiments.results_folder import (
 )
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.experiments.statistics import best_validation
+from helpers import ROOT
 from helpers.encoders import toy_data, toy_encoder, toy_run, trained
 
 PRINT_METRICS = """
@@ -98,6 +99,14 @@ def test_command_is_the_runs(tmp_path):
         assert flag(argv, name) == str(value)
     assert {"--scl-temperature", "--scl-lambda"} <= set(argv)
     assert "--temperature" not in argv
+
+
+@pytest.mark.parametrize("page", ["README.md", "scripts/train.sh"])
+def test_the_recipe_is_that_of_the_commands_that_are_written_out(page):
+    text = (ROOT / page).read_text("utf-8").replace('"', "")
+    for name, value in zip(RECIPE[::2], RECIPE[1::2], strict=True):
+        # A fused Adam is the same formula in one pass over memory.
+        assert f"{name} {value.removeprefix('fused_')} " in text
 
 
 def test_architecture_is_the_converted_encoders():
