@@ -167,7 +167,11 @@ def train_table(
         if machine.slurm is not None:
             print(f"the jobs go on; to end them: scancel --name {job_name(folder)}")
         raise
-    return _end(tally, runs, folder)
+    status = _end(tally, runs, folder)
+    if status:
+        again = "run this again" if retry_failed else "rerun with --retry-failed"
+        print(f"fix the cause and {again}")
+    return status
 
 
 def _models(given: Sequence[str], table: Table) -> dict[str, Path]:
@@ -244,6 +248,4 @@ def _end(tally: Tally, runs: Sequence[Run], folder: Path) -> int:
         print(f"failed: {one.name}, see {error}: {last_line(error)}")
     if len(failed) > 10:
         print(f"and {len(failed) - 10} more")
-    if failed:
-        print("fix the cause and rerun with --retry-failed")
     return 1 if failed else 0
