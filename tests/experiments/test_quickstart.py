@@ -140,7 +140,7 @@ def test_one_command_makes_everything(first):
 
 def test_samples_are_paired_and_held_out_sentences_are_in_none(first):
     folder = first.output / DATA
-    texts = [folder / f"n8-sample{i}.text" for i in (0, 1)]
+    texts = [folder / f"n8-sample{i}" / "text" for i in (0, 1)]
     held_out = set()
     for split in ("valid", "test"):
         one, two = (read_split(text, split) for text in texts)
@@ -186,7 +186,7 @@ def test_the_classifier_is_the_run_that_is_best_on_validation(first):
     best = max(RUNS, key=lambda name: rank(records(first)[name]))
     classifier = first.output / "classifier"
     loaded = load_classifier(classifier)
-    valid = read_split(first.output / DATA / "n8-sample0.text", "valid")
+    valid = read_split(first.output / DATA / "n8-sample0" / "text", "valid")
     found = probabilities(loaded, encode(loaded, [e.sentences for e in valid])[0])
     answers = [loaded.labels[i] for i in found.argmax(1)]
     correct = sum(a == e.label for a, e in zip(answers, valid, strict=True))
