@@ -18,6 +18,7 @@ from fairseq.models.roberta import RobertaModel
 
 from benchmarks.pairs import Row, Settings, paired
 from fairseq_scl.criterions.sentence_prediction_scl import (
+    SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
 )
 
@@ -43,17 +44,7 @@ def rows(settings: Settings) -> Iterator[Row]:
         label_dictionary=labels,
     )
     model = _model(task)
-    options: Any = Namespace(
-        classification_head_name=HEAD,
-        regression_target=False,
-        report_mcc=False,
-        report_acc_and_f1=False,
-        report_pearson_and_spearman=False,
-        scl_lambda=0.9,
-        scl_temperature=0.3,
-        scl_features="cls",
-        scl_reduction="mean",
-    )
+    options = SentencePredictionSCLConfig()
     ours = _step(model, SentencePredictionSCLCriterion(options, task), len(words))
     peer = _step(model, SentencePredictionCriterion(options, task), len(words))
     pairs = paired(ours, peer, settings.rounds * MORE_ROUNDS)

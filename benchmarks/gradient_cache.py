@@ -24,6 +24,7 @@ from fairseq.models.roberta import RobertaModel
 from benchmarks.loss import own_peak_mebibytes
 from benchmarks.pairs import Pairs, Row, Settings, paired
 from fairseq_scl.criterions.sentence_prediction_scl import (
+    SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.errors import InputError
@@ -122,17 +123,7 @@ class _Side:
         if packed:
             pack(self.model)
             keep_memory()  # as the task does
-        options: Any = Namespace(
-            classification_head_name=HEAD,
-            regression_target=False,
-            report_mcc=False,
-            report_acc_and_f1=False,
-            report_pearson_and_spearman=False,
-            scl_lambda=0.9,
-            scl_temperature=0.3,
-            scl_features="cls",
-            scl_reduction="mean",
-        )
+        options = SentencePredictionSCLConfig()
         self.criterion = SentencePredictionSCLCriterion(options, task)
         self.adam = FusedAdam(self.model.parameters(), lr=1e-5, weight_decay=0.1)
         self.sample = _batch(count, words.pad(), packed)
