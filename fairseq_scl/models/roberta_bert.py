@@ -30,8 +30,8 @@ class RobertaBertModel(RobertaModel):
             "--layer-norm-eps",
             type=float,
             metavar="E",
-            help="added to the variance in each layer norm of the encoder "
-            f"(default: {BERT_EPS}, as BERT has; stock RoBERTa: 1e-05)",
+            help="added to the variance in each layer norm of the encoder (default: "
+            f"that of the architecture, {BERT_EPS} for BERT and 1e-05 for RoBERTa)",
         )
 
     @classmethod

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.roberta.model import (
-    RobertaModel,
     base_architecture,
     roberta_large_architecture,
 )
@@ -48,15 +47,8 @@ class RobertaMultiExitModel(RobertaBertModel):
 
     @staticmethod
     def add_args(parser: argparse.ArgumentParser) -> None:
-        """Add the flags of the stock model, the exits, and ``--layer-norm-eps``."""
-        RobertaModel.add_args(parser)
-        parser.add_argument(
-            "--layer-norm-eps",
-            type=float,
-            metavar="E",
-            help="added to the variance in each layer norm of the encoder (default: "
-            f"{STOCK_EPS}, as in RoBERTa; roberta_multi_exit_bert: {BERT_EPS})",
-        )
+        """Add the stock model's flags, ``--layer-norm-eps`` and those of the exits."""
+        RobertaBertModel.add_args(parser)
         parser.add_argument(
             "--exit-layers",
             metavar="LAYERS",
