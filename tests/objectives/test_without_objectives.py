@@ -3,8 +3,8 @@
 To see it with the whole suite, in a copy of the repository::
 
     rm -r fairseq_scl/objectives/acl tests/objectives/test_acl*.py
-    rm fairseq_scl/conf/compare.yaml tests/experiments/test_objectives.py
-    python -m pytest --deselect tests/project/test_scripts.py
+    rm fairseq_scl/conf/compare.yaml tests/experiments/test_loss_grid.py
+    python -m pytest -k "not ACL-Embed and not compare_goes"
 
 ``conf/compare.yaml`` is the table that has ACL in it.
 """
