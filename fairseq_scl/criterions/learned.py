@@ -1,4 +1,4 @@
-"""Criterions that learn parameters of their own, beside the model's.
+"""Criterions that learn parameters of their own, besides the model's.
 
 fairseq trains them with the model's and saves them in the checkpoint under
 ``criterion``, apart from ``model``: they are no part of the classifier.
@@ -19,7 +19,7 @@ class LearnsParameters:
     def load_state_dict(
         self, state_dict: Mapping[str, Any] | None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Load the parameters, or say that they start anew.
+        """Load the parameters, or say that they are initialized again.
 
         A published encoder has none, and those of another criterion, or of another
         number of classes, do not fit. fairseq treats classification heads alike.
@@ -34,8 +34,8 @@ class LearnsParameters:
         if found != wanted:
             if found:
                 logger.warning(
-                    "what the criterion learns starts anew: the checkpoint has "
-                    f"{_words(found)}, not {_words(wanted)}"
+                    "the criterion's parameters are initialized again: the checkpoint "
+                    f"has {_words(found)}, not {_words(wanted)}"
                 )
             return None
         parent: Any = super()

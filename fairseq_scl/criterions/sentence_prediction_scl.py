@@ -203,7 +203,7 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Aggregate the logging outputs of all workers and micro-batches.
 
-        Beside the stock metrics: ``ce_loss``, ``scl_loss`` and ``scl_floor``, averages
+        Besides the stock metrics: ``ce_loss``, ``scl_loss`` and ``scl_floor``, averages
         over examples in nats; ``scl_anchors``, the share of anchors that have a
         positive; ``n_correct`` and ``n_total``, exact counts.
         """

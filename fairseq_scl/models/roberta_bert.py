@@ -52,7 +52,7 @@ class RobertaBertModel(RobertaModel):
             )
         model: RobertaBertModel = super().build_model(args, task)
         for module in model.encoder.modules():
-            # Apex's fused layer norm, which fairseq prefers, is no nn.LayerNorm.
+            # Apex's fused layer norm, which fairseq prefers, is not an nn.LayerNorm.
             if isinstance(module, nn.LayerNorm) or "LayerNorm" in type(module).__name__:
                 module.eps = args.layer_norm_eps
         return model

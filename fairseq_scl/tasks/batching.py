@@ -32,7 +32,7 @@ def epoch_order(
     order = random.permutation(len(labels))
     if not balanced:
         return order
-    # The j-th of n examples of a class stands at (j + u) / n of the epoch, u drawn anew
+    # The j-th of n examples of a class stands at (j + u) / n of the epoch, u drawn
     # for each class: stratified, and yet random at both scales.
     place = np.empty(len(labels))
     for label in np.unique(labels):
@@ -43,7 +43,7 @@ def epoch_order(
 
 
 class EpochOrderDataset(BaseWrapperDataset):
-    """A dataset whose batches are drawn anew in each epoch.
+    """A dataset whose batches are drawn again in each epoch.
 
     Stock fairseq shuffles the order of its batches but never what is in them; this one
     tells fairseq not to reuse batches and gives it a new order of examples.

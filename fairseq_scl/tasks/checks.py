@@ -34,7 +34,7 @@ def check_data_folder(folder: str, num_classes: int) -> None:
         file = Path(folder, part, "dict.txt")
         if not file.is_file():
             raise InputError(
-                f"missing dictionary {file}: {folder} is no prepared data folder, "
+                f"missing dictionary {file}: {folder} is not a prepared data folder, "
                 "'fairseq-scl prepare' makes one"
             )
     if num_classes < 1:
@@ -89,7 +89,7 @@ def input_format(task: Any) -> InputFormat:
 
 
 def check_split(folder: str, split: str) -> None:
-    """Refuse a split whose binary files are missing, or hold unlike numbers of lines.
+    """Refuse a split with missing binary files, or with different numbers of lines.
 
     Raises:
         InputError: names the file.

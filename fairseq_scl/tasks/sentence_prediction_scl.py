@@ -59,9 +59,9 @@ class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
         default="fixed",
         metadata={
             "help": "which examples share a training batch: fixed = drawn once, the "
-            "same in every epoch (stock fairseq); reshuffled = drawn anew each epoch; "
-            "balanced = drawn anew, each batch with the classes in their shares of "
-            "the training set"
+            "same in every epoch (stock fairseq); reshuffled = drawn in each epoch; "
+            "balanced = drawn in each epoch, each batch with the classes in their "
+            "shares of the training set"
         },
     )
     metrics_file: str = field(

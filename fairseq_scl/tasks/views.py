@@ -21,8 +21,8 @@ from fairseq_scl.rows import VIEWS, open_rows
 class ViewsDataset(BaseWrapperDataset):
     """A training set whose batches carry the views of their examples.
 
-    Beside ``net_input`` with N examples a batch has ``with_views``, an input of 3N rows
-    for one pass through the model: the examples, their first views, their second views.
+    Besides ``net_input`` with N examples, a batch has ``with_views``, an input of 3N
+    rows for one pass through the model: the examples, their first and second views.
     """
 
     def __init__(self, dataset: Any, views: Sequence[Any], pad: int) -> None:

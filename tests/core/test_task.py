@@ -293,13 +293,13 @@ DICTIONARY = "{folder}/label/dict.txt"
         ),
         (
             "input0/dict.txt",
-            "missing dictionary {folder}/input0/dict.txt: {folder} is no prepared data "
-            "folder, 'fairseq-scl prepare' makes one",
+            "missing dictionary {folder}/input0/dict.txt: {folder} is not a prepared "
+            "data folder, 'fairseq-scl prepare' makes one",
         ),
         (
             "label/dict.txt",
-            "missing dictionary {folder}/label/dict.txt: {folder} is no prepared data "
-            "folder, 'fairseq-scl prepare' makes one",
+            "missing dictionary {folder}/label/dict.txt: {folder} is not a prepared "
+            "data folder, 'fairseq-scl prepare' makes one",
         ),
     ],
 )

@@ -378,8 +378,8 @@ RESTORE = ["--reset-optimizer", "--reset-dataloader", "--restore-file"]
         ),
         (
             ["{others}"],
-            "missing dictionary {others}/input0/dict.txt: {others} is no prepared data "
-            "folder, 'fairseq-scl prepare' makes one",
+            "missing dictionary {others}/input0/dict.txt: {others} is not a prepared "
+            "data folder, 'fairseq-scl prepare' makes one",
         ),
         (
             ["{data}", "--valid-subset", "dev"],
