@@ -247,8 +247,9 @@ MEMORY = {
 }
 
 
-@pytest.mark.parametrize("where", ["train_step", "valid_step"])
-@pytest.mark.parametrize("error", MEMORY)
+@pytest.mark.parametrize(
+    ("where", "error"), [*(("train_step", e) for e in MEMORY), ("valid_step", "CUDA")]
+)
 def test_a_run_that_is_out_of_memory_fails_with_one_sentence(
     tmp_path, monkeypatch, where, error
 ):
