@@ -16,6 +16,8 @@ from fairseq_scl.data.binarise import load_dictionary
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 
+SIDES = ("source", "target")
+
 
 @dataclass
 class Translator:
@@ -107,20 +109,29 @@ def load_translator(
     for path in paths:
         task, model = _load(path, source, target)
         if first is None:
+            # A flag is stored as text, too.
+            left_pad = str(getattr(task.cfg, "left_pad_source", True)) == "True"
             first = Translator(
                 models=[],
                 exact=[],
                 source=task.source_dictionary,
                 target=task.target_dictionary,
                 languages=(source, target),
-                left_pad=_is_true(getattr(task.cfg, "left_pad_source", True)),
+                left_pad=left_pad,
                 max_source=int(model.encoder.max_positions()),
                 max_target=int(model.decoder.max_positions()) - 1,
                 checkpoints=paths,
                 folder=path.parent,
                 precision=precision,
             )
-        _check_dictionaries(first, task, path)
+        for side in SIDES:
+            theirs: Dictionary = getattr(task, f"{side}_dictionary")
+            if getattr(first, side).symbols != theirs.symbols:
+                raise InputError(
+                    f"{path} has another {side} dictionary than "
+                    f"{first.checkpoints[0]}: the models of an ensemble must share "
+                    "theirs"
+                )
         first.max_source = min(first.max_source, int(model.encoder.max_positions()))
         first.max_target = min(first.max_target, int(model.decoder.max_positions()) - 1)
         model.requires_grad_(False).eval().to(device)
@@ -174,22 +185,3 @@ def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
             "decodes step by step is needed"
         )
     return task, model
-
-
-SIDES = ("source", "target")
-
-
-def _check_dictionaries(first: Translator, task: Any, path: Path) -> None:
-    for side in SIDES:
-        ours: Dictionary = getattr(first, side)
-        theirs: Dictionary = getattr(task, f"{side}_dictionary")
-        if ours.symbols != theirs.symbols:
-            raise InputError(
-                f"{path} has another {side} dictionary than {first.checkpoints[0]}: "
-                "the models of an ensemble must share theirs"
-            )
-
-
-def _is_true(value: Any) -> bool:
-    """Tell what fairseq's ``eval_bool`` does: a flag is stored as text, too."""
-    return value if isinstance(value, bool) else str(value) == "True"

@@ -80,7 +80,22 @@ def stratified_ranks(
         InputError: as :func:`stratified_split`; a balanced sample whose size the number
             of classes does not divide, or that has more of a class than there are.
     """
-    _check_sizes(counts, sizes, balanced)
+    total = sum(counts.values())
+    for size in sizes:
+        if size < 1:
+            raise InputError(
+                f"a sample of {size} examples: the size must be at least 1"
+            )
+        if balanced and size % len(counts):
+            raise InputError(
+                f"a balanced sample of {size} examples cannot be: {size} does not "
+                f"divide over {len(counts)} classes"
+            )
+    if sum(sizes) > total:
+        raise InputError(
+            f"samples of {' + '.join(map(str, sizes))} examples were asked for, but "
+            f"there are only {total}"
+        )
     random = np.random.default_rng(seed)
     waiting = {name: random.permutation(counts[name]) for name in sorted(counts)}
     weights = np.array([1 if balanced else counts[name] for name in waiting])
@@ -159,27 +174,6 @@ def _with_some_left(
                 "with"
             )
     return drawn
-
-
-def _check_sizes(
-    counts: Mapping[str, int], sizes: Sequence[int], balanced: bool
-) -> None:
-    total = sum(counts.values())
-    for size in sizes:
-        if size < 1:
-            raise InputError(
-                f"a sample of {size} examples: the size must be at least 1"
-            )
-        if balanced and size % len(counts):
-            raise InputError(
-                f"a balanced sample of {size} examples cannot be: {size} does not "
-                f"divide over {len(counts)} classes"
-            )
-    if sum(sizes) > total:
-        raise InputError(
-            f"samples of {' + '.join(map(str, sizes))} examples were asked for, but "
-            f"there are only {total}"
-        )
 
 
 def _shares(counts: np.ndarray, size: int, left: np.ndarray) -> np.ndarray:

@@ -100,15 +100,11 @@ def _narrowed(
         count = (before < method.top_p).sum(dim=1, keepdim=True) + 1
     ranks = torch.arange(scores.shape[1], device=scores.device)
     kept = torch.where(ranks < count, best, float("-inf"))
-    close = _border_is_close(best, count, tolerance)
+    inside = best.gather(1, count - 1)
+    outside = best.gather(1, count.clamp(max=best.shape[1] - 1))
+    close = (inside - outside < tolerance) & (count < best.shape[1])
+    close = close.view(-1)
     if method.top_p:
         # A sum of probabilities moves by a quarter of what its logits do, at most.
         close |= ((before - method.top_p).abs() < tolerance / 4).any(dim=1)
     return torch.empty_like(scores).scatter_(1, order, kept), close
-
-
-def _border_is_close(best: Tensor, count: Tensor, tolerance: float) -> Tensor:
-    inside = best.gather(1, count - 1)
-    outside = best.gather(1, count.clamp(max=best.shape[1] - 1))
-    close = (inside - outside < tolerance) & (count < best.shape[1])
-    return close.view(-1)
