@@ -1,11 +1,16 @@
 """``fairseq-scl analyze``."""
 
 import argparse
-from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_scl.cli.options import add_device, at_least, files_to_write, named_folders
+from fairseq_scl.cli.options import (
+    add_device,
+    add_split,
+    at_least,
+    files_to_write,
+    named_folders,
+)
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
 from fairseq_scl.experiments.frozen import measured, probed
@@ -16,20 +21,13 @@ from fairseq_scl.report.analysis import analysis_sheets, write_analysis
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help="data folder whose examples are measured",
-    )
-    parser.add_argument(
-        "--model",
-        required=True,
-        action="append",
-        metavar="NAME=FOLDER",
-        help="encoder folder (before fine-tuning) or model folder (after), given once "
+    add_split(
+        parser,
+        done="measured",
+        model="encoder folder (before fine-tuning) or model folder (after), given once "
         "for each",
+        files="Markdown file to write; a JSON file of that name comes beside it. As "
+        "analysis.md in a folder of results, its encoders stand in the report",
     )
     parser.add_argument(
         "--probe",
@@ -39,15 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="data folder of another task: a logistic regression on the frozen "
         "features of each model is trained and tested there",
     )
-    parser.add_argument(
-        "--to",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="Markdown file to write; a JSON file of that name comes beside it. As "
-        "analysis.md in a folder of results, its encoders stand in the report",
-    )
-    parser.add_argument("--split", default="test", help="of the data folder")
     parser.add_argument(
         "--top",
         type=int,

@@ -1,13 +1,13 @@
 """``fairseq-scl exits``."""
 
 import argparse
-from pathlib import Path
 
 from tqdm import tqdm
 
 from fairseq_scl.cli.options import (
     MOST_TIMES,
     add_device,
+    add_split,
     at_least,
     files_to_write,
     named_folders,
@@ -20,30 +20,14 @@ from fairseq_scl.report.exit_curves import write_exits
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help="data folder whose examples are labelled",
-    )
-    parser.add_argument(
-        "--model",
-        required=True,
-        action="append",
-        metavar="NAME=FOLDER",
-        help="model folder of a curve, of a model with several exits; given once for "
+    add_split(
+        parser,
+        done="labelled",
+        model="model folder of a curve, of a model with several exits; given once for "
         "each",
-    )
-    parser.add_argument(
-        "--to",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="PNG file to write; a PDF, a Markdown and a JSON file of that name come "
+        files="PNG file to write; a PDF, a Markdown and a JSON file of that name come "
         "beside it",
     )
-    parser.add_argument("--split", default="test", help="of the data folder")
     parser.add_argument(
         "--thresholds",
         default=",".join(f"{threshold:g}" for threshold in THRESHOLDS),

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_scl.cli.options import add_device, files_to_write
+from fairseq_scl.cli.options import add_device, add_split, files_to_write
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
@@ -13,29 +13,14 @@ from fairseq_scl.report.figures import draw_features
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help="data folder whose examples are drawn",
-    )
-    parser.add_argument(
-        "--model",
-        required=True,
-        action="append",
-        metavar="[ROW:]NAME=FOLDER",
-        help="model folder of a panel, given once for each: CE=… and CE+SCL=… side by "
+    add_split(
+        parser,
+        done="drawn",
+        model="model folder of a panel, given once for each: CE=… and CE+SCL=… side by "
         "side; 20:CE=…, 100:CE=… one above the other",
+        files="PNG file to write; a PDF and a JSON file of that name come beside it",
+        form="[ROW:]NAME=FOLDER",
     )
-    parser.add_argument(
-        "--to",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="PNG file to write; a PDF and a JSON file of that name come beside it",
-    )
-    parser.add_argument("--split", default="test", help="of the data folder")
     parser.add_argument("--seed", type=int, default=0, help="of t-SNE")
     parser.add_argument(
         "--perplexity",

@@ -36,6 +36,36 @@ def available_device() -> str:
     return "cuda" if visible_gpus() else "cpu"
 
 
+def add_split(
+    parser: argparse.ArgumentParser, done: str, model: str, files: str, form: str = ""
+) -> None:
+    """Add ``--data``, ``--split``, ``--model`` and ``--to`` of a verb that measures.
+
+    Args:
+        parser: of the verb.
+        done: what happens to the examples, for the help.
+        model: what ``--model`` names, for the help.
+        files: what is written, for the help.
+        form: of ``--model``, other than ``NAME=FOLDER``.
+    """
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help=f"data folder whose examples are {done}",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        action="append",
+        metavar=form or "NAME=FOLDER",
+        help=model,
+    )
+    parser.add_argument("--to", required=True, type=Path, metavar="FILE", help=files)
+    parser.add_argument("--split", default="test", help="of the data folder")
+
+
 def add_precision(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str = "compute"
 ) -> None:

@@ -21,7 +21,6 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.inference.early_exit import (
     ExitRule,
     check_exits,
-    check_rule,
     early_probabilities,
 )
 from fairseq_scl.inference.inputs import (
@@ -121,7 +120,6 @@ def run(arguments: argparse.Namespace) -> int:
     at_least(1, arguments, "max_tokens", "buffer_size")
     format = _table_format(arguments)
     rule = ExitRule(arguments.exit_threshold, arguments.exit_patience)
-    check_rule(rule)
     check_device(arguments.device, arguments.precision)
     with _opened(arguments.file) as stream:
         classifier = load_classifier(arguments.model, arguments.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_scl.data.quotes import is_quoted
-from fairseq_scl.data.tasks import Layout
+from fairseq_scl.data.tasks import RowFormat
 from fairseq_scl.data.texts import Example, check_no_nul, decoded_lines, one_line
 from fairseq_scl.errors import InputError
 
@@ -41,7 +41,7 @@ class TableFile:
     def __init__(
         self,
         path: str | Path,
-        layout: Layout,
+        layout: RowFormat,
         only: Callable[[dict[str, Any]], bool] | None = None,
         keep_all: bool = False,
     ) -> None:
@@ -168,11 +168,11 @@ def own_table(
     kind = SUFFIXES[suffix]
     if kind == "tsv" and is_quoted(Path(path)):
         kind = QUOTED_TSV
-    return TableFile(path, Layout(kind, texts, columns[-1]), keep_all=keep_all)
+    return TableFile(path, RowFormat(kind, texts, columns[-1]), keep_all=keep_all)
 
 
 def _rows_of(
-    path: Path, lines: Iterator[tuple[int, str]], layout: Layout
+    path: Path, lines: Iterator[tuple[int, str]], layout: RowFormat
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield line and values of each row of a table that is not JSON."""
     if layout.format == "tsv":  # cut at tabs; a quote is a character like any other

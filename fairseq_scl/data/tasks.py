@@ -17,7 +17,7 @@ HELD_OUT = "held_out"
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowFormat:
     """How the rows of a file are cut into sentences and a label.
 
     Attributes:
@@ -79,7 +79,7 @@ class Task:
     """
 
     name: str
-    layout: Layout
+    layout: RowFormat
     folder: str
     files: Mapping[str, str]
     rows: Mapping[str, int]
@@ -90,7 +90,7 @@ class Task:
 
 def _glue(
     name: str,
-    layout: Layout,
+    layout: RowFormat,
     rows: tuple[int, int],
     table1: str,
     *downloads: Download,
@@ -109,7 +109,7 @@ def _reviews(
     table1: str,
     download: Download,
 ) -> Task:
-    layout = Layout(
+    layout = RowFormat(
         "csv",
         (sentences,),
         label="1",
@@ -136,7 +136,7 @@ TASKS = {
     for task in (
         _glue(
             "SST-2",
-            Layout(
+            RowFormat(
                 "tsv",
                 (("sentence",),),
                 "label",
@@ -152,7 +152,7 @@ TASKS = {
         ),
         _glue(
             "CoLA",
-            Layout(
+            RowFormat(
                 "tsv",
                 (("4",),),
                 "2",
@@ -170,7 +170,7 @@ TASKS = {
         ),
         _glue(
             "MRPC",
-            Layout(
+            RowFormat(
                 "tsv",
                 (("#1 String",), ("#2 String",)),
                 "Quality",
@@ -196,7 +196,9 @@ TASKS = {
         ),
         _glue(
             "RTE",
-            Layout("tsv", (("sentence1",), ("sentence2",)), "label", labels=ENTAILMENT),
+            RowFormat(
+                "tsv", (("sentence1",), ("sentence2",)), "label", labels=ENTAILMENT
+            ),
             (2_490, 277),
             "2.5k",
             Download(
@@ -207,7 +209,9 @@ TASKS = {
         ),
         _glue(
             "QNLI",
-            Layout("tsv", (("question",), ("sentence",)), "label", labels=ENTAILMENT),
+            RowFormat(
+                "tsv", (("question",), ("sentence",)), "label", labels=ENTAILMENT
+            ),
             (104_743, 5_463),
             "105k",
             Download(
@@ -218,7 +222,7 @@ TASKS = {
         ),
         _glue(
             "MNLI",
-            Layout(
+            RowFormat(
                 "tsv",
                 (("sentence1",), ("sentence2",)),
                 "gold_label",

@@ -37,33 +37,32 @@ class ExitRule:
         patience: so many exits in a row, this one among them, predict the same label.
             1 is the first exit. (The patience of Zhou et al. 2020, PABEE, counts
             repetitions: theirs plus 1 is this one.)
+
+    Raises:
+        InputError: both are set, or one is out of its range; names the flag.
     """
 
     threshold: float | None = None
     patience: int | None = None
 
+    def __post_init__(self) -> None:
+        threshold, patience = self.threshold, self.patience
+        if threshold is not None and patience is not None:
+            raise InputError(
+                "--exit-threshold and --exit-patience: give one of the two"
+            )
+        if threshold is not None and not 0 < threshold < float("inf"):
+            raise InputError(
+                f"--exit-threshold is {threshold}: it must be a probability above 0, "
+                "or above 1 for the deepest exit"
+            )
+        if patience is not None and patience < 1:
+            raise InputError(f"--exit-patience is {patience}: it must be at least 1")
+
     @property
     def never(self) -> bool:
         """Whether every sentence goes to the top."""
         return self.patience is None and (self.threshold is None or self.threshold > 1)
-
-
-def check_rule(rule: ExitRule) -> None:
-    """Refuse a rule that makes no sense.
-
-    Raises:
-        InputError: both are set, or one is out of its range; names the flag.
-    """
-    threshold, patience = rule.threshold, rule.patience
-    if threshold is not None and patience is not None:
-        raise InputError("--exit-threshold and --exit-patience: give one of the two")
-    if threshold is not None and not 0 < threshold < float("inf"):
-        raise InputError(
-            f"--exit-threshold is {threshold}: it must be a probability above 0, or "
-            "above 1 for the deepest exit"
-        )
-    if patience is not None and patience < 1:
-        raise InputError(f"--exit-patience is {patience}: it must be at least 1")
 
 
 def check_exits(classifier: Classifier, rule: ExitRule, name: object) -> None:
@@ -132,32 +131,22 @@ def early_probabilities(
 
 
 def _leaves(rule: ExitRule, size: int, device: torch.device) -> Leaves:
-    """Return what tells, at each exit of one batch, who leaves."""
-    if rule.patience is not None:
-        return _patient(rule.patience, size, device)
-    return _confident(float("inf") if rule.threshold is None else rule.threshold)
-
-
-def _confident(threshold: float) -> Leaves:
-    def leaves(_: Tensor, logits: Tensor) -> Tensor:
-        best: Tensor = torch.softmax(logits.float(), dim=-1).amax(dim=-1)
-        return best >= threshold
-
-    return leaves
-
-
-def _patient(patience: int, size: int, device: torch.device) -> Leaves:
+    """Return what tells, at each exit of one batch, which sentences leave."""
     last = torch.full((size,), -1, device=device)
     repeated = torch.zeros_like(last)
 
-    def leaves(rows: Tensor, logits: Tensor) -> Tensor:
+    def confident(_: Tensor, logits: Tensor) -> Tensor:
+        best: Tensor = torch.softmax(logits.float(), dim=-1).amax(dim=-1)
+        return best >= float("inf" if rule.threshold is None else rule.threshold)
+
+    def patient(rows: Tensor, logits: Tensor) -> Tensor:
         predicted = logits.argmax(dim=-1)
         again = last[rows] == predicted
         repeated[rows] = torch.where(again, repeated[rows] + 1, 1)
         last[rows] = predicted
-        return repeated[rows] >= patience
+        return repeated[rows] >= (rule.patience or 1)
 
-    return leaves
+    return patient if rule.patience is not None else confident
 
 
 def _pass_upwards(

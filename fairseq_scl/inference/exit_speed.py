@@ -14,7 +14,6 @@ from fairseq_scl.inference.data_split import check_vocabulary, read_split_tokens
 from fairseq_scl.inference.early_exit import (
     ExitRule,
     check_exits,
-    check_rule,
     early_probabilities,
 )
 from fairseq_scl.inference.model_folder import Classifier, load_classifier
@@ -97,8 +96,6 @@ def measure_exits(
             and model have different vocabularies, or a threshold is out of its range.
     """
     rules = [*(ExitRule(threshold) for threshold in thresholds), NEVER]
-    for rule in rules:
-        check_rule(rule)
     labels = read_split_labels(data, split)
     cases: dict[str, tuple[Classifier, list[Tensor]]] = {}
     for name, folder in models.items():

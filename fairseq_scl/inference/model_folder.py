@@ -8,7 +8,6 @@ it as well.
 
 import shutil
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -41,7 +40,7 @@ from fairseq_scl.inference.stock_checkpoint import (
     stock_checkpoint,
 )
 from fairseq_scl.inference.trained_format import (
-    Source,
+    TrainingData,
     check_head,
     check_sizes,
     one_answer,
@@ -139,13 +138,7 @@ def export_classifier(
             finite, or another dictionary, other labels or another tokenizer than the
             data; a file is missing, or the disk is full.
     """
-    state, task, source = _checkpoint(checkpoint, data, encoder)
-    if task.get("regression_target"):
-        raise InputError(f"{checkpoint} was trained for regression: it has no classes")
-    trained = trained_format(state, task, checkpoint, source)
-    weights = _weights(state)
-    check_sizes(weights, trained, checkpoint, source.data)
-    check_finite(weights, checkpoint)
+    state, weights, trained, source = _read(checkpoint, data, encoder)
     plain = stock_checkpoint(state, weights, trained.head)
     plain["cfg"]["task"] |= {
         "init_token": trained.init_token,
@@ -186,11 +179,7 @@ def export_encoder(
     Raises:
         InputError: as :func:`export_classifier`.
     """
-    state, task, source = _checkpoint(checkpoint, data, encoder)
-    trained = trained_format(state, task, checkpoint, source)
-    weights = _weights(state)
-    check_sizes(weights, trained, checkpoint, source.data)
-    check_finite(weights, checkpoint)
+    state, weights, trained, source = _read(checkpoint, data, encoder, headless=True)
     for name in [n for n in weights if n.startswith("classification_heads.")]:
         del weights[name]
     inputs = [checkpoint, source.data, source.tokenizer_folder]
@@ -201,10 +190,13 @@ def export_encoder(
             torch.save(stock_checkpoint(state, weights, trained.head), file)
 
 
-def _checkpoint(
-    checkpoint: str | Path, data: str | Path, encoder: str | Path | None
-) -> tuple[dict[str, Any], dict[str, Any], Source]:
-    """Return a checkpoint, the settings of its task, and its data folder."""
+def _read(
+    checkpoint: str | Path,
+    data: str | Path,
+    encoder: str | Path | None,
+    headless: bool = False,
+) -> tuple[dict[str, Any], "OrderedDict[str, Tensor]", InputFormat, TrainingData]:
+    """Return a checkpoint, its float32 weights, how it reads text, and its data."""
     verify(data)
     state = load_checkpoint(checkpoint)
     settings = state.get("cfg") or {}
@@ -214,17 +206,19 @@ def _checkpoint(
             "of a task"
         )
     task = plain_values(settings["task"])
-    head = task.get("classification_head_name", HEAD)
-    check_head(state["model"], head, checkpoint)
-    return state, task, read_source(data, encoder)
-
-
-def _weights(state: Mapping[str, Any]) -> "OrderedDict[str, Tensor]":
-    return OrderedDict(
+    check_head(state["model"], task.get("classification_head_name", HEAD), checkpoint)
+    source = read_source(data, encoder)
+    if task.get("regression_target") and not headless:
+        raise InputError(f"{checkpoint} was trained for regression: it has no classes")
+    trained = trained_format(state, task, checkpoint, source)
+    weights = OrderedDict(
         (name, tensor.float())
         for name, tensor in state["model"].items()
         if not LAYER_COPY.search(name)
     )
+    check_sizes(weights, trained, checkpoint, source.data)
+    check_finite(weights, checkpoint)
+    return state, weights, trained, source
 
 
 def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:

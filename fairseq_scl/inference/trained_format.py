@@ -28,7 +28,7 @@ from fairseq_scl.typed import as_type
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingData:
     """A data folder with the tokenizer that made it."""
 
     data: Path
@@ -36,7 +36,7 @@ class Source:
     tokenizer_folder: Path
 
 
-def read_source(data: str | Path, encoder: str | Path | None = None) -> Source:
+def read_source(data: str | Path, encoder: str | Path | None = None) -> TrainingData:
     """Find the tokenizer of a data folder.
 
     Args:
@@ -60,14 +60,14 @@ def read_source(data: str | Path, encoder: str | Path | None = None) -> Source:
             raise InputError(
                 f"--encoder is {folder}, whose dict.txt has other symbols than {wanted}"
             )
-    return Source(Path(data), load_tokenizer(folder), folder)
+    return TrainingData(Path(data), load_tokenizer(folder), folder)
 
 
 def trained_format(
     state: Mapping[str, Any],
     task: Mapping[str, Any],
     checkpoint: str | Path,
-    source: Source,
+    source: TrainingData,
 ) -> InputFormat:
     """Return how a checkpoint's texts were read.
 
@@ -104,7 +104,7 @@ def trained_format(
     return trained
 
 
-def unrecorded(state: Mapping[str, Any], source: Source) -> str | None:
+def unrecorded(state: Mapping[str, Any], source: TrainingData) -> str | None:
     """Say so if a checkpoint does not record how its texts were read.
 
     Returns:
@@ -175,7 +175,10 @@ def check_sizes(
 
 
 def _folder_format(
-    task: Mapping[str, Any], source: Source, checkpoint: object, settings_count: bool
+    task: Mapping[str, Any],
+    source: TrainingData,
+    checkpoint: object,
+    settings_count: bool,
 ) -> InputFormat:
     """Describe a data folder; the tokens are those of the settings."""
     data, manifest = source.data, read_manifest(source.data)

@@ -132,12 +132,17 @@ def _verdicts(result: TableResult) -> str:
 
 def _flips(result: TableResult) -> str:
     """Draw accuracy against flipped labels, a chart for each of the other places."""
-    figures = [
-        f"<figure>{with_prefix(svg, f'f{number}-')}<figcaption>{_text(title)}"
-        "</figcaption></figure>"
-        for number, (title, svg) in enumerate(flip_curves(result))
-    ]
-    return f'<div class="charts">{"".join(figures)}</div>' if figures else ""
+    return _charts("f", flip_curves(result))
+
+
+def _charts(prefix: str, charts: Sequence[tuple[str, str]]) -> str:
+    """Set titles and SVG side by side; ``prefix`` keeps their ids apart."""
+    figures = "\n".join(
+        f"<figure>{with_prefix(svg, f'{prefix}{number}-')}"
+        f"<figcaption>{_text(title)}</figcaption></figure>"
+        for number, (title, svg) in enumerate(charts)
+    )
+    return f'<div class="charts">\n{figures}\n</div>' if figures else ""
 
 
 def _cells(result: TableResult) -> str:
@@ -167,13 +172,8 @@ def _cell(result: TableResult, cell: CellResult, number: int) -> str:
             if len(counts) > 1:
                 title += "; means of unlike numbers of runs do not compare"
             charts.append((f"{title}. Framed: chosen.", drawn))
-    figures = "\n".join(
-        f"<figure>{with_prefix(svg, f'c{number}-{i}-')}"
-        f"<figcaption>{_text(title)}</figcaption></figure>"
-        for i, (title, svg) in enumerate(charts)
-    )
     name = _text(cell_name(result, cell))
-    return f'<h3>{name}</h3>\n<div class="charts">\n{figures}\n</div>'
+    return f"<h3>{name}</h3>\n{_charts(f'c{number}-', charts)}"
 
 
 def _features(folder: Path) -> str:

@@ -453,16 +453,3 @@ def test_an_incomplete_model_folder_is_refused_by_name(tmp_path, name):
         f"{folder} is no model folder: {name} is missing; 'fairseq-scl export' makes "
         "one from a checkpoint"
     )
-
-
-def test_a_missing_model_folder_is_refused(tmp_path):
-    with pytest.raises(InputError, match="nothing here is no model folder: "):
-        load_classifier(tmp_path / "nothing here")
-
-
-def test_a_damaged_model_is_refused_by_name(tmp_path):
-    folder = shutil.copytree(exported()[2], tmp_path / "model")
-    content = (folder / "model.pt").read_bytes()
-    (folder / "model.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=rf"{folder / 'model.pt'}"):
-        load_classifier(folder)

@@ -22,7 +22,6 @@ from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.inference.early_exit import (
     ExitRule,
     check_exits,
-    check_rule,
     early_probabilities,
 )
 from fairseq_scl.inference.model_folder import (
@@ -252,25 +251,25 @@ def test_features_are_those_of_the_deepest_exit():
     ("rule", "message"),
     [
         (
-            ExitRule(0.5, 2),
+            {"threshold": 0.5, "patience": 2},
             "--exit-threshold and --exit-patience: give one of the two",
         ),
         (
-            ExitRule(0.0),
+            {"threshold": 0.0},
             "--exit-threshold is 0.0: it must be a probability above 0, or above 1 for "
             "the deepest exit",
         ),
         (
-            ExitRule(float("nan")),
+            {"threshold": float("nan")},
             "--exit-threshold is nan: it must be a probability above 0, or above 1 for "
             "the deepest exit",
         ),
-        (ExitRule(patience=0), "--exit-patience is 0: it must be at least 1"),
+        ({"patience": 0}, "--exit-patience is 0: it must be at least 1"),
     ],
 )
 def test_rules_out_of_range_are_refused(rule, message):
     with pytest.raises(InputError) as error:
-        check_rule(rule)
+        ExitRule(**rule)
     assert str(error.value) == message
 
 

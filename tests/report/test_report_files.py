@@ -18,9 +18,7 @@ from fairseq_scl.report.markdown import report_as_markdown, sheet_as_markdown
 from fairseq_scl.report.sheets import Sheet, sheets
 from helpers.results import (
     attempts_of,
-    make_record,
     make_table,
-    runs_of,
     write_results,
 )
 
@@ -185,9 +183,3 @@ def test_a_record_of_another_version_is_refused(folder, capfd):
     record.write_text('{"schema": 99}', "utf-8")
     assert main(["report", str(folder)]) == 2
     assert "schema is 99" in capfd.readouterr().err
-
-
-def test_made_up_records_are_best_at_their_first_validation():
-    record = make_record(runs_of(make_table())[0], 150, 300)
-    assert record.valid[0].correct > record.valid[1].correct
-    assert record.test[0].update == record.valid[0].update
