@@ -8,31 +8,18 @@ import re
 import pytest
 
 from fairseq_scl.cli import main
-from fairseq_scl.experiments.results import (
-    summarise,
-)
 from fairseq_scl.experiments.results_folder import read_table
 from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.latex import escape, report_as_latex
 from fairseq_scl.report.markdown import report_as_markdown, sheet_as_markdown
 from fairseq_scl.report.sheets import Sheet, sheets
 from helpers.results import (
+    BOTH,
     attempts_of,
     make_table,
+    results,
     write_results,
 )
-
-CE = {
-    ("CE", None, None, seed): (150 + seed, 300 + 4 * seed) for seed in range(4)
-}  # test: 75, 76, 77, 78
-SCL = {("CE+SCL", 0.9, 0.3, seed): (160 + seed, 312 + 4 * seed) for seed in range(4)}
-SCL[("CE+SCL", 0.9, 0.3, 0)] = (160, 310)
-BOTH = {**CE, **SCL}
-
-
-def results(counts=BOTH, **settings):
-    table = make_table(**settings)
-    return summarise(table, attempts_of(table, counts))
 
 
 def test_markdown_is_a_table_with_its_signs_escaped():

@@ -19,19 +19,15 @@ from fairseq_scl.report.numbers import mean_and_std
 from fairseq_scl.report.sheets import accuracies, basis, differences
 from fairseq_scl.report.signature import table_signature, unlike
 from fairseq_scl.report.words import remarks, verdicts
-from helpers.results import GRID, attempts_of, make_table
-
-CE = {
-    ("CE", None, None, seed): (150 + seed, 300 + 4 * seed) for seed in range(4)
-}  # test: 75, 76, 77, 78
-SCL = {("CE+SCL", 0.9, 0.3, seed): (160 + seed, 312 + 4 * seed) for seed in range(4)}
-SCL[("CE+SCL", 0.9, 0.3, 0)] = (160, 310)
-BOTH = {**CE, **SCL}
-
-
-def results(counts=BOTH, **settings):
-    table = make_table(**settings)
-    return summarise(table, attempts_of(table, counts))
+from helpers.results import (
+    BOTH,
+    CE,
+    GRID,
+    SCL,
+    attempts_of,
+    make_table,
+    results,
+)
 
 
 def with_records(change):
