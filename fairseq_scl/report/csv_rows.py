@@ -96,7 +96,7 @@ def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[st
         "valid_accuracy": chosen and chosen.valid_accuracy,
         "runs_reported": len(selection.reported),
         **_summary("test", selection.test),
-        **_summary("paper", paper.at(where) if paper else None),
+        **_summary("paper", paper.find(**where) if paper else None),
         **_summary("all", selection.test_of_all),
     }
     found = one.comparison

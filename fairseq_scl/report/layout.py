@@ -142,9 +142,7 @@ def average(result: TableResult, row: Mapping[str, Any], loss: str) -> Average:
     paper = paper_tables().get(table.name)
     printed = None
     if paper and set(_averaged_by_paper(paper, column)) == set(over):
-        where = {**row, "loss": loss}
-        names = paper.averages[0].where
-        printed = paper.average(**{name: where.get(name) for name in names})
+        printed = paper.average(**row, loss=loss)
     return Average(ours, len(groups), len(over), printed)
 
 

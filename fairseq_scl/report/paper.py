@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,39 +50,25 @@ class PaperTable:
         """Return a printed accuracy, ``None`` if the paper has none there.
 
         Args:
-            where: every name that tells the cells of this table apart, and its value:
-                ``task`` and ``loss``, ``batch_size`` in Table 3, ``n`` in Tables 4 and
-                7, ``temperature`` (a number or ``"original"``) in Table 5.
-
-        Raises:
-            ValueError: other names than those.
+            where: ``task`` and ``loss``, ``batch_size`` in Table 3, ``n`` in Tables 4
+                and 7, ``temperature`` (a number or ``"original"``) in Table 5; what a
+                table does not tell cells apart by is ignored.
         """
-        return self._find(self.cells, where)
-
-    def at(self, where: Mapping[str, Any]) -> Summary | None:
-        """Return :meth:`find` of a place that may say more than this table does."""
-        return self.find(**{name: where.get(name) for name in self.cells[0].where})
+        return _printed(self.cells, where)
 
     def average(self, **where: Any) -> Summary | None:
         """Return a printed average over a row, ``None`` if the paper has none there.
 
         Args:
-            where: as for :meth:`find`, without what the average is over: ``loss`` in
-                Table 2, ``task`` and ``loss`` in Table 5.
-
-        Raises:
-            ValueError: other names than those, or a table without averages.
+            where: as for :meth:`find`; of Table 2 ``loss`` counts, of Table 5 ``task``
+                and ``loss``.
         """
-        return self._find(self.averages, where)
+        return _printed(self.averages, where)
 
-    def _find(self, cells: tuple[Cell, ...], where: dict[str, Any]) -> Summary | None:
-        names = set(cells[0].where) if cells else set()
-        if not names or where.keys() != names:
-            raise ValueError(
-                f"{self.name} tells cells apart by {', '.join(sorted(names)) or 'none'}"
-                f", not by {', '.join(sorted(where)) or 'nothing'}"
-            )
-        return next((cell.value for cell in cells if cell.where == where), None)
+
+def _printed(cells: Sequence[Cell], where: Mapping[str, Any]) -> Summary | None:
+    found = (c.value for c in cells if c.where.items() <= where.items())
+    return next(found, None)
 
 
 @functools.cache

@@ -73,7 +73,7 @@ def accuracies(result: TableResult) -> Sheet:
             for value in layout.columns(table):
                 where = {**place, column: value, "loss": loss}
                 row.append(reported(result.find(**where)))
-                row += [mean_and_std(paper.at(where))] if paper else []
+                row += [mean_and_std(paper.find(**where))] if paper else []
             if has_average:
                 average = layout.average(result, place, loss)
                 row.append(_averaged(average))

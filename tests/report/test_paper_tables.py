@@ -197,12 +197,5 @@ def test_what_the_paper_does_not_have_is_none():
     assert cell("table4", task="CoLA", loss="CE", n=20) is None
     assert cell("table4", task="SST-2", loss="CE", n=50) is None
     assert paper_tables()["table2"].average(loss="SCL") is None
-
-
-def test_wrong_names_are_refused():
-    with pytest.raises(ValueError, match="by loss, n, task, not by loss, task"):
-        cell("table4", task="SST-2", loss="CE")
-    with pytest.raises(
-        ValueError, match="table3 tells cells apart by none, not by loss"
-    ):
-        paper_tables()["table3"].average(loss="CE+SCL")
+    assert paper_tables()["table3"].average(loss="CE+SCL") is None
+    assert cell("table4", task="SST-2", loss="CE") is None  # of which size?
