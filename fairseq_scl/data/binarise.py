@@ -98,12 +98,13 @@ def binarise(
         if (first := next(iter(examples), None)) is None:
             raise InputError(f"{split} has no example")
         widths[split] = len(first.sentences)
-        if widths[split] != widths["train"]:
-            raise InputError(
-                f"{split} has {widths[split]} sentences per example, train has "
-                f"{widths['train']}: give {split}.input1 for both or for neither"
-            )
     width = widths["train"]
+    for split, found_width in widths.items():
+        if found_width != width:
+            raise InputError(
+                f"{split} has {found_width} sentences per example, train has {width}: "
+                f"give {split}.input1 for both or for neither"
+            )
     tokenizer = load_tokenizer(encoder)
     dictionary = load_dictionary(Path(encoder, "dict.txt"))
     with folder_then_rename(target, DATA, [encoder, *inputs]) as folder:

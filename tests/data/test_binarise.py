@@ -233,7 +233,7 @@ def test_pairs_in_one_split_and_not_in_another_are_refused(tmp_path):
             1: make_sentences(8, labels=("neutral", "entailment")),
             2: make_pairs(8),
         }
-        splits = {"train": made[train], "valid": made[other]}
+        splits = {"valid": made[other], "train": made[train]}
         with pytest.raises(InputError) as error:
             binarise(splits, toy_encoder(), tmp_path / "data")
         assert str(error.value) == (
