@@ -8,7 +8,7 @@ every checkpoint. ``export`` reads it from there, and prediction uses nothing el
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -172,3 +172,25 @@ def check_shortening(method: object, splits: object, what: str) -> None:
             "while prediction cuts off the end: train with --shorten-method truncate "
             "or with --shorten-data-split-list train"
         )
+
+
+def note_input_format(task: Any) -> None:
+    """Put the :class:`InputFormat` of a task into its state, and so into checkpoints.
+
+    Args:
+        task: fairseq's task for classifying sentences or ours, with its dictionaries.
+    """
+    cfg = task.cfg
+    pair = Path(cfg.data, "input1").is_dir()
+    manifest = read_manifest(cfg.data)
+    record = InputFormat(
+        init_token=cfg.init_token,
+        separator_token=cfg.separator_token if pair else None,
+        pair=pair,
+        max_positions=int(cfg.max_positions),
+        head=str(cfg.classification_head_name),
+        labels=label_names(task.label_dictionary.symbols),
+        dictionary=dictionary_checksum(task.source_dictionary.symbols),
+        tokenizer=tokenizer_files(manifest) if manifest else {},
+    )
+    task.state.merge_state_dict({KEY: msgspec.to_builtins(record)})

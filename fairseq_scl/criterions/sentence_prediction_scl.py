@@ -21,6 +21,7 @@ from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.criterions.checks import check_settings
 from fairseq_scl.criterions.precomputed import PrecomputedLogits
 from fairseq_scl.criterions.self_supervised import check_views, loss_with_views
+from fairseq_scl.input_format import note_input_format
 from fairseq_scl.large_batch.gather import contrastive_batch
 from fairseq_scl.losses import (
     supervised_contrastive_floor,
@@ -96,6 +97,7 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         if cfg.scl_views:
             check_views(cfg, task, type(self), SentencePredictionSCLCriterion)
         super().__init__(cfg, task)
+        note_input_format(task)  # the stock task does not
         self.scl_lambda = float(cfg.scl_lambda)
         self.scl_temperature = float(cfg.scl_temperature)
         self.scl_features = str(cfg.scl_features)

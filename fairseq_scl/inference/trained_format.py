@@ -183,12 +183,11 @@ def _folder_format(
     """Describe a data folder; the tokens are those of the settings."""
     data, manifest = source.data, read_manifest(source.data)
     tokens = {name: task.get(name) for name in ("init_token", "separator_token")}
-    if settings_count:
-        check_shortening(
-            task.get("shorten_method"),
-            task.get("shorten_data_split_list"),
-            f"the --shorten-method of {checkpoint}",
-        )
+    check_shortening(
+        task.get("shorten_method"),
+        task.get("shorten_data_split_list"),
+        f"the --shorten-method of {checkpoint}",
+    )
     if settings_count and manifest is not None:
         _check_stock_tokens(tokens, manifest, checkpoint)
     labels = load_dictionary(data / "label" / "dict.txt")

@@ -13,13 +13,9 @@ from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import (
     BOS,
-    InputFormat,
     check_shortening,
     check_tokens,
-    dictionary_checksum,
-    label_names,
     read_manifest,
-    tokenizer_files,
 )
 from fairseq_scl.rows import open_rows
 
@@ -65,27 +61,6 @@ def settle_tokens(cfg: Any) -> None:
             setattr(cfg, name, token)
     elif cfg.init_token is None:  # the head reads <s>, whatever made the data
         cfg.init_token = BOS
-
-
-def input_format(task: Any) -> InputFormat:
-    """Record how a task reads text, for its checkpoints.
-
-    Args:
-        task: with dictionaries and settled ``cfg``.
-    """
-    cfg = task.cfg
-    pair = Path(cfg.data, "input1").is_dir()
-    manifest = read_manifest(cfg.data)
-    return InputFormat(
-        init_token=cfg.init_token,
-        separator_token=cfg.separator_token if pair else None,
-        pair=pair,
-        max_positions=int(cfg.max_positions),
-        head=str(cfg.classification_head_name),
-        labels=label_names(task.label_dictionary.symbols),
-        dictionary=dictionary_checksum(task.source_dictionary.symbols),
-        tokenizer=tokenizer_files(manifest) if manifest else {},
-    )
 
 
 def check_split(folder: str, split: str) -> None:

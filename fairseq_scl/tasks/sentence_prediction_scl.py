@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-import msgspec
 import numpy as np
 import torch.distributed
 from fairseq.data import SortDataset
@@ -22,7 +21,7 @@ from fairseq_scl.criterions.checks import check_choice
 from fairseq_scl.criterions.protocol import IGNORED, ContrastiveCriterion
 from fairseq_scl.device import allow_tf32
 from fairseq_scl.errors import InputError
-from fairseq_scl.input_format import KEY
+from fairseq_scl.input_format import note_input_format
 from fairseq_scl.large_batch import gradient_cache
 from fairseq_scl.models.features import unwrapped
 from fairseq_scl.packing.encoder import pack
@@ -35,7 +34,6 @@ from fairseq_scl.tasks.checks import (
     check_sizes,
     check_split,
     class_ids,
-    input_format,
     refuse_other_checkpoints,
     settle_tokens,
 )
@@ -123,7 +121,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         allow_tf32("tf32" if cfg.tf32 else "fp32")
         task: SentencePredictionSCLTask = super().setup_task(cfg, **kwargs)
         if not cfg.regression_target:  # which has no labels, and is not exported
-            task.state.merge_state_dict({KEY: msgspec.to_builtins(input_format(task))})
+            note_input_format(task)
         return task
 
     @exit_on_input_error()

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 
 import pytest
 import torch
@@ -131,3 +132,36 @@ def test_predictions_have_the_counts_of_the_training_log(
     (row,) = encode(load_classifier(model), [tuple(c[0] for c in columns)])[0]
     assert row[0] == 0
     assert (row == 2).sum() == separators
+
+
+def test_our_criterion_records_the_reading_of_the_stock_task(tmp_path, encoders, capfd):
+    """Even that of a run without ``<s>``, which the data folder asks for."""
+    write_text(tmp_path / "text", False, {"train": 20, "valid": 60})
+    data, encoder, run = tmp_path / "data", encoders / "gpt2", tmp_path / "run"
+    folders = ["--text", str(tmp_path / "text"), "--encoder", str(encoder)]
+    assert main(["prepare", *folders, "--to", str(data)]) == 0
+    line = command_line(
+        [
+            *[data, "--task", "sentence_prediction", "--max-positions", "40"],
+            *["--finetune-from-model", encoder / "model.pt", "--max-update", "8"],
+            *["--save-dir", run],
+        ]
+    )
+    at = line.index("--init-token")
+    del line[at : at + 2]
+    done = run_fast("fairseq_cli.train", line)
+    assert done.returncode == 0, done.stderr
+    logged = re.findall(r'"valid_n_correct": "?(\d+)', done.stdout + done.stderr)
+    capfd.readouterr()
+    checkpoint = ["--checkpoint", str(run / "checkpoint_last.pt")]
+    model = ["--to", str(tmp_path / "model")]
+    assert main(["export", *checkpoint, "--data", str(data), *model]) == 0
+    assert "does not record" not in capfd.readouterr().err
+    assert load_classifier(tmp_path / "model").init_token is None
+    lines = tmp_path / "text" / "valid.input0"
+    arguments = ["--model", model[1], str(lines), "--device", "cpu"]
+    assert main(["predict", *arguments]) == 0
+    answers = [row.split("\t")[0] for row in capfd.readouterr().out.splitlines()]
+    labels = (tmp_path / "text" / "valid.label").read_text().splitlines()
+    right = sum(a == b for a, b in zip(answers, labels, strict=True))
+    assert right == int(logged[-1])
