@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    logging.basicConfig()
     logging.getLogger().setLevel(logging.WARNING)
     verb = argv[0] if argv and argv[0] in VERBS else None
     if verb not in (None, *WITHOUT_FAIRSEQ):

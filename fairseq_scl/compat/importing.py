@@ -31,9 +31,9 @@ class _Postponed(ModuleType):
 def importing_fairseq() -> Iterator[None]:
     """Import fairseq here: quietly, faster, and without asking CUDA.
 
-    fairseq recommends packages that nothing here uses. It counts GPUs for defaults that
-    nothing here uses either; where NVML is missing, that alone bars the forks of this
-    process from CUDA.
+    Some of its modules turn on the debug messages of every package and recommend
+    packages that nothing here uses. It counts GPUs for defaults that nothing here uses
+    either; where NVML is missing, that alone bars the forks of this process from CUDA.
     """
     import torch
 
@@ -47,7 +47,10 @@ def importing_fairseq() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
-        with mock.patch.object(torch.cuda, "device_count", return_value=1):
+        with (
+            mock.patch.object(logging, "basicConfig"),
+            mock.patch.object(torch.cuda, "device_count", return_value=1),
+        ):
             yield
     finally:
         logging.disable(disabled)

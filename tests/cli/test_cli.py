@@ -295,6 +295,15 @@ def test_predict_imports_no_metrics_and_no_compiler():
     assert found == ["torch", "fairseq", "numpy"]
 
 
+def test_importing_fairseq_leaves_logging_alone():
+    code = (
+        "import fairseq_scl, fairseq, logging\n"
+        "assert logging.root.level == logging.WARNING\n"
+        "assert logging.root.handlers == []"
+    )
+    assert "fairseq" in imported_by(code)
+
+
 @pytest.mark.parametrize("order", ["fairseq_scl, fairseq", "fairseq, fairseq_scl"])
 def test_fairseq_knows_the_plug_in_in_either_order_of_imports(order):
     code = (
