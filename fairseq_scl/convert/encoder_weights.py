@@ -31,6 +31,9 @@ LAYER_MODULES = {
     "fc2": "output.dense",
     "final_layer_norm": "output.LayerNorm",
 }
+TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS = "embeddings.position_embeddings.weight"
 # In the head of the masked language model, by model type.
 HEAD_MODULES = {
     "bert": {
@@ -130,16 +133,10 @@ def fairseq_weights(
         InputError: tensors are missing, unknown, of another shape, not floats, or not
             finite; the sentence names them.
     """
-    source = _Source(tensors, config, origin)
-    types = source.take(
-        "embeddings.token_type_embeddings.weight", (None, config.hidden)
-    )
-    words = source.take(
-        "embeddings.word_embeddings.weight", (config.vocabulary_rows, config.hidden)
-    )
-    table = source.take(
-        "embeddings.position_embeddings.weight", (config.position_rows, config.hidden)
-    )
+    source = SourceTensors(tensors, config, origin)
+    types = source.take(TOKEN_TYPES, (None, config.hidden))
+    words = source.take(WORDS, (config.vocabulary_rows, config.hidden))
+    table = source.take(POSITIONS, (config.position_rows, config.hidden))
     symbols = words[torch.tensor(rows)]
     symbols[FAIRSEQ_PADDING] = 0
     positions = torch.zeros(
@@ -150,7 +147,7 @@ def fairseq_weights(
     state[f"{ENCODER}version"] = torch.tensor([3.0])
     state[f"{ENCODER}embed_tokens.weight"] = symbols
     state[f"{ENCODER}embed_positions.weight"] = positions
-    for ours, theirs, shape in _modules(config):
+    for ours, theirs, shape in encoder_modules(config):
         for kind in ("weight", "bias"):
             wanted = shape if kind == "weight" else shape[:1]
             state[f"{ours}.{kind}"] = source.take(f"{theirs}.{kind}", wanted)
@@ -161,8 +158,10 @@ def fairseq_weights(
     return state, has_head, task_head
 
 
-def _modules(config: EncoderConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yield fairseq's name, the source's and the weight's shape of each module."""
+def encoder_modules(
+    config: EncoderConfig,
+) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Yield fairseq's name, Hugging Face's and the weight's shape of each module."""
     norm, square = (config.hidden,), (config.hidden, config.hidden)
     shapes = {
         "fc1": (config.inner, config.hidden),
@@ -181,7 +180,7 @@ def _modules(config: EncoderConfig) -> Iterator[tuple[str, str, tuple[int, ...]]
 
 def _language_model_head(
     state: "OrderedDict[str, Tensor]",
-    source: "_Source",
+    source: "SourceTensors",
     config: EncoderConfig,
     rows: Sequence[int],
 ) -> bool:
@@ -208,7 +207,7 @@ def _language_model_head(
     return found
 
 
-class _Source:
+class SourceTensors:
     """Tensors by the names of a bare encoder; remembers which were taken."""
 
     def __init__(
@@ -221,6 +220,7 @@ class _Source:
         self.left = set(self.tensors) - set(UNUSED)
 
     def has(self, name: str) -> bool:
+        """Tell whether there is such a tensor."""
         return name in self.tensors
 
     def take(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
@@ -255,12 +255,11 @@ class _Source:
     def refuse_untied(self, name: str) -> None:
         """Refuse an output layer of its own: fairseq shares it with the embedding."""
         self.left.discard(name)
-        words = "embeddings.word_embeddings.weight"
         if name in self.tensors and not torch.equal(
-            self.tensors[name], self.tensors[words]
+            self.tensors[name], self.tensors[WORDS]
         ):
             raise InputError(
-                f"{self.origin}: {name} differs from {words}; only a language model "
+                f"{self.origin}: {name} differs from {WORDS}; only a language model "
                 "head that shares the embedding can be converted (drop the head to "
                 "convert the encoder alone)"
             )

@@ -121,7 +121,7 @@ def convert_encoder(
     inputs += [source.weights, source.config, *source.vocabulary]
     with folder_then_rename(target, ENCODER_FOLDER, inputs) as folder:
         with write_then_rename(folder / "model.pt", "wb") as file:
-            torch.save(_checkpoint(weights, config), file)
+            torch.save(encoder_checkpoint(weights, config), file)
         with write_then_rename(folder / "dict.txt") as file:
             # No counts are known. They would order a new dictionary, this one is fixed.
             file.writelines(f"{symbol} 1\n" for symbol in symbols)
@@ -249,7 +249,7 @@ def _powers_of_scale(layers: int) -> dict[str, int]:
     return powers
 
 
-def _checkpoint(
+def encoder_checkpoint(
     weights: "OrderedDict[str, Tensor]", config: EncoderConfig
 ) -> dict[str, Any]:
     """Return the checkpoint of an encoder."""

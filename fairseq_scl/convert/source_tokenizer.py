@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 
 from fairseq_scl.data.files import read_json
+from fairseq_scl.data.texts import one_line
 from fairseq_scl.data.vocabulary_files import AddedTokenSettings
 from fairseq_scl.errors import InputError
 from fairseq_scl.typed import as_type
@@ -192,7 +193,9 @@ def read_settings(
 
 
 def refuse_other_tokens(
-    source: SourceTokenizer, encode: Callable[[Sequence[str]], list[list[str]]]
+    source: SourceTokenizer,
+    encode: Callable[[Sequence[str]], list[list[str]]],
+    collapses_blanks: bool = False,
 ) -> None:
     """Refuse a converted tokenizer that splits a text in another way than its source.
 
@@ -202,6 +205,8 @@ def refuse_other_tokens(
     Args:
         source: what the encoder was trained with.
         encode: from texts to the pieces, as the source names them, of what we compute.
+        collapses_blanks: whether the source is to apply our rule for white space; if
+            not, texts come to it as to all our tokenizers, with single blanks.
 
     Raises:
         InputError: shows a text and the two lists of tokens.
@@ -213,6 +218,8 @@ def refuse_other_tokens(
         return [[pieces[number] for number in encoding.ids] for encoding in found]
 
     lines = [*TEXTS, *_lines_of_vocabulary(source)]
+    if not collapses_blanks:
+        lines = [one_line(line) for line in lines]
     for line, theirs, ours in zip(
         lines, encode_source(lines), encode(lines), strict=True
     ):
