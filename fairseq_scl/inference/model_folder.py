@@ -8,13 +8,15 @@ it as well.
 
 import shutil
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import torch
 from fairseq.data import Dictionary
+from msgspec import Meta
 from torch import Tensor, nn
 
 from fairseq_scl.compat.checkpoints import (
@@ -23,6 +25,7 @@ from fairseq_scl.compat.checkpoints import (
     load_checkpoint,
     load_model,
 )
+from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.data.binarise import LABEL_MAP, load_dictionary, read_labels
 from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.folders import (
@@ -34,6 +37,7 @@ from fairseq_scl.data.folders import (
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.model_card import Training, training_notes
 from fairseq_scl.inference.stock_checkpoint import (
     exits_of,
     plain_values,
@@ -68,11 +72,20 @@ class _Older(msgspec.Struct, tag_field="schema", tag=1):
     max_positions: Positive
 
 
-class _Settings(msgspec.Struct, tag_field="schema", tag=2, omit_defaults=True):
-    """``classifier.json``; what the heads below the top read, of several exits."""
+class ModelSettings(msgspec.Struct, tag_field="schema", tag=2, omit_defaults=True):
+    """``classifier.json``.
+
+    Attributes:
+        input_format: how text is read.
+        exit_pooling: of several exits, what the heads below the top read.
+        layer_norm_eps: that the model was trained with; it was rewritten for fairseq's.
+        training: what is known of it.
+    """
 
     input_format: InputFormat
     exit_pooling: Literal["cls", "mean"] = "cls"
+    layer_norm_eps: Annotated[float, Meta(gt=0, lt=1)] = STOCK_EPS
+    training: Training = Training()
 
 
 @dataclass
@@ -92,6 +105,8 @@ class Classifier:
         exit_pooling: what the heads below the top read, ``cls`` or ``mean``.
         init_token: id before the first sentence, ``None`` for none.
         head: name of the classification head.
+        layer_norm_eps: see :class:`ModelSettings`.
+        training: see :class:`ModelSettings`.
     """
 
     model: nn.Module
@@ -105,6 +120,8 @@ class Classifier:
     exit_pooling: str = "cls"
     init_token: int | None = BOS
     head: str = HEAD
+    layer_norm_eps: float = STOCK_EPS
+    training: Training = field(default_factory=Training)
 
 
 def export_classifier(
@@ -112,6 +129,7 @@ def export_classifier(
     data: str | Path,
     target: str | Path,
     encoder: str | Path | None = None,
+    noted: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Write a model folder from a training checkpoint and its data folder.
 
@@ -128,6 +146,8 @@ def export_classifier(
         target: the model folder to write.
         encoder: where ``data`` is from ``fairseq-preprocess``, the encoder folder whose
             tokenizer made its text.
+        noted: of the training, for model cards; see
+            :func:`fairseq_scl.inference.model_card.training_notes`.
 
     Returns:
         remarks: that the checkpoint had one answer to all examples of a validation, or
@@ -146,20 +166,37 @@ def export_classifier(
     }
     inputs = [checkpoint, source.data, source.tokenizer_folder]
     with folder_then_rename(target, MODEL, inputs) as folder:
-        with write_then_rename(folder / "model.pt", "wb") as file:
-            torch.save(plain, file)
         for part in ("input0", "label"):
             (folder / part).mkdir()
             shutil.copyfile(Path(data, part, "dict.txt"), folder / part / "dict.txt")
         source.tokenizer.save(folder)
-        write_json(folder / LABEL_MAP, {"labels": trained.labels})
-        settings = _Settings(trained)
+        model = plain_values(state["cfg"]["model"])
+        settings = ModelSettings(
+            trained,
+            layer_norm_eps=model.get("layer_norm_eps", STOCK_EPS),
+            training=training_notes(state, source.data, noted or {}),
+        )
         if len(exits_of(weights, trained.head)) > 1:
-            model = plain_values(state["cfg"]["model"])
             settings.exit_pooling = model.get("exit_pooling", "cls")
-        write_json(folder / SETTINGS, msgspec.to_builtins(settings))
+        write_model_files(folder, plain, settings)
     remarks = (unrecorded(state, source), one_answer(state, trained.labels))
     return [remark for remark in remarks if remark]
+
+
+def write_model_files(
+    folder: Path, checkpoint: Mapping[str, Any], settings: ModelSettings
+) -> None:
+    """Write all of a model folder but its dictionaries and tokenizer.
+
+    Args:
+        folder: an existing folder.
+        checkpoint: of the stock model and task, see :func:`stock_checkpoint`.
+        settings: how text is read, and more.
+    """
+    with write_then_rename(folder / "model.pt", "wb") as file:
+        torch.save(checkpoint, file)
+    write_json(folder / LABEL_MAP, {"labels": settings.input_format.labels})
+    write_json(folder / SETTINGS, msgspec.to_builtins(settings))
 
 
 def export_encoder(
@@ -240,7 +277,7 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
                 f"{folder} is no model folder: {name} is missing; 'fairseq-scl export' "
                 "makes one from a checkpoint"
             )
-    settings = read_as(folder / SETTINGS, cast(Any, _Older | _Settings))
+    settings = read_as(folder / SETTINGS, cast(Any, _Older | ModelSettings))
     trained = _folder_format(settings, folder)
     model, task = load_model(folder / "model.pt", {"data": str(folder)})
     return Classifier(
@@ -255,10 +292,12 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
         exit_pooling=getattr(settings, "exit_pooling", "cls"),
         init_token=trained.init_token,
         head=trained.head,
+        layer_norm_eps=getattr(settings, "layer_norm_eps", STOCK_EPS),
+        training=getattr(settings, "training", Training()),
     )
 
 
-def _folder_format(settings: _Older | _Settings, folder: Path) -> InputFormat:
+def _folder_format(settings: _Older | ModelSettings, folder: Path) -> InputFormat:
     """Read how a model folder reads text, and check that its files still say so."""
     labels, dictionary = read_labels(folder), folder / "input0" / "dict.txt"
     if isinstance(settings, _Older):
