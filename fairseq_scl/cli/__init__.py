@@ -25,11 +25,11 @@ from fairseq_scl.errors import InputError
 VERBS = {
     "analyze": "measure representations of encoder and model folders, and probe them",
     "backtranslate": "make new training examples by translating there and back",
-    "convert": "turn a Hugging Face encoder into a fairseq encoder folder",
+    "convert": "turn a Hugging Face encoder or classifier into a folder for fairseq",
     "doctor": "print versions and what is wrong with this installation",
     "download": "fetch the official files of the paper's tasks",
     "exits": "measure accuracy against speed of multi-exit model folders",
-    "export": "make a model folder from a training checkpoint",
+    "export": "make a model folder, or one for Hugging Face, from a checkpoint",
     "figure": "draw t-SNE of the features of model folders, as Figures 2 and 3",
     "noise": "measure how far back-translations are from their sources",
     "predict": "label sentences or sentence pairs with a model folder",

@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.convert.huggingface import EncoderFiles, convert_encoder
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.huggingface import convert_classifier
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,25 +71,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         default=argparse.SUPPRESS,
-        help="encoder folder to write: model.pt, dict.txt and the tokenizer's files",
+        help="encoder folder to write: model.pt, dict.txt and the tokenizer's files; "
+        "with --classifier a model folder",
+    )
+    parser.add_argument(
+        "--classifier",
+        action="store_true",
+        help="with --from: keep the head and the labels of a fine-tuned classifier and "
+        "write a model folder, for 'fairseq-scl predict'",
+    )
+    parser.add_argument(
+        "--pair",
+        action="store_true",
+        help="with --classifier: it was trained on sentence pairs",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and print what was written and what fairseq-train needs for it."""
-    done = convert_encoder(
-        _source(arguments), arguments.to, getattr(arguments, "lowercase", None)
-    )
+    source, lowercase = _source(arguments), getattr(arguments, "lowercase", None)
+    if arguments.pair and not arguments.classifier:
+        raise InputError("--pair goes with --classifier")
+    if arguments.classifier:
+        return _convert_classifier(source, arguments, lowercase)
+    done = convert_encoder(source, arguments.to, lowercase)
     shape = done.config
     print(
-        f"wrote {arguments.to}: {shape.architecture}, {shape.layers} layers, "
-        f"{shape.hidden} dimensions, {shape.heads} heads, {done.symbols} symbols, "
-        f"at most {shape.max_positions} tokens"
+        f"wrote {arguments.to}: {shape.architecture}, {_sizes(shape)}, {done.symbols} "
+        f"symbols, at most {shape.max_positions} tokens"
     )
     if done.unused_rows:
         print(f"left out: {done.unused_rows} rows of the embedding without a piece")
     if done.task_head:
-        print(f"left out: the task head ({', '.join(done.task_head)})")
+        print(
+            f"left out: the task head ({', '.join(done.task_head)}); --classifier "
+            "keeps that of a classifier"
+        )
     if added := done.tokenizer.settings.added_tokens:
         names = ", ".join(token.content for token in added)
         print(f"added tokens, which fairseq's own --bpe does not know: {names}")
@@ -106,6 +125,26 @@ def run(arguments: argparse.Namespace) -> int:
     words = " ".join(f"{flag} {value}" for flag, value in flags.items())
     print(f"flags for fairseq-train: {words}")
     return 0
+
+
+def _convert_classifier(
+    source: Path | EncoderFiles, arguments: argparse.Namespace, lowercase: bool | None
+) -> int:
+    if isinstance(source, EncoderFiles):
+        raise InputError("--classifier needs --from FOLDER, which has the labels")
+    done = convert_classifier(source, arguments.to, lowercase, arguments.pair)
+    trained = done.trained
+    what = "sentence pairs" if trained.pair else "sentences"
+    print(
+        f"wrote {arguments.to}: a classifier of {what}, {_sizes(done.config)}, at most "
+        f"{trained.max_positions} tokens"
+    )
+    print(f"labels: {', '.join(trained.labels)}")
+    return 0
+
+
+def _sizes(shape: EncoderConfig) -> str:
+    return f"{shape.layers} layers, {shape.hidden} dimensions, {shape.heads} heads"
 
 
 def _source(arguments: argparse.Namespace) -> Path | EncoderFiles:

@@ -2,13 +2,26 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from fairseq_scl.data.folders import HUGGING_FACE, check_replaceable
+from fairseq_scl.data.renames import temporary
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import best_attempt, collect, summarise
-from fairseq_scl.experiments.results_folder import BEST, read_table, run_folder
+from fairseq_scl.experiments.results_folder import (
+    BEST,
+    read_record,
+    read_table,
+    run_folder,
+)
+from fairseq_scl.experiments.statistics import best_validation, result_at_best
+from fairseq_scl.inference.huggingface import export_huggingface
 from fairseq_scl.inference.model_folder import export_classifier, export_encoder
+
+FORMATS = ("fairseq", "huggingface")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="results of 'fairseq-scl run --keep-checkpoints': the best model of them",
+    )
+    source.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="with --format huggingface: model folder",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="fairseq",
+        help="model folder of fairseq, or a folder for transformers: config.json, "
+        "model.safetensors, tokenizer.json and a model card",
     )
     parser.add_argument(
         "--data",
@@ -55,13 +81,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FOLDER",
-        help="model folder to write, for 'fairseq-scl predict'",
+        help="model folder to write, for 'fairseq-scl predict', or with --format "
+        "huggingface for transformers",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the model folder."""
-    checkpoint, data = arguments.checkpoint, arguments.data
+    checkpoint, data, target = arguments.checkpoint, arguments.data, arguments.to
+    huggingface = arguments.format == "huggingface"
+    if huggingface and arguments.encoder_only:
+        raise InputError(
+            "--format huggingface writes a classifier: --encoder-only excludes it"
+        )
+    if arguments.model is not None:
+        _export_model_folder(arguments)
+        return 0
     if arguments.results is not None:
         if data is not None:
             raise InputError("--data goes with --checkpoint; --results knows its data")
@@ -71,14 +106,49 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--checkpoint needs --data, the folder it was trained on")
     elif arguments.only:
         raise InputError(f"--only {arguments.only!r} goes with --results")
-    where = (checkpoint, data, arguments.to, arguments.encoder)
+    noted = _noted(checkpoint) if arguments.results is not None else {}
     if arguments.encoder_only:
-        export_encoder(*where)
+        export_encoder(checkpoint, data, target, arguments.encoder)
+    elif huggingface:
+        check_replaceable(target, HUGGING_FACE)
+        with temporary(target.resolve().parent, folder=True) as (own, _):
+            model = own / "model"
+            _warn(export_classifier(checkpoint, data, model, arguments.encoder, noted))
+            export_huggingface(model, target, (checkpoint, data))
     else:
-        for remark in export_classifier(*where):
-            print(f"fairseq-scl: warning: {remark}", file=sys.stderr)
-    print(f"wrote {arguments.to}")
+        _warn(export_classifier(checkpoint, data, target, arguments.encoder, noted))
+    print(f"wrote {target}")
     return 0
+
+
+def _export_model_folder(arguments: argparse.Namespace) -> None:
+    if arguments.format != "huggingface":
+        raise InputError("--model needs --format huggingface: it is a model folder")
+    for flag in ("data", "encoder", "only"):
+        if getattr(arguments, flag):
+            raise InputError(f"--{flag} excludes --model, which has all it needs")
+    export_huggingface(arguments.model, arguments.to)
+    print(f"wrote {arguments.to}")
+
+
+def _warn(remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        print(f"fairseq-scl: warning: {remark}", file=sys.stderr)
+
+
+def _noted(checkpoint: Path) -> dict[str, Any]:
+    """Return what the record of a run tells of its training."""
+    record = read_record(checkpoint.parent)
+    if record is None:
+        return {}
+    names = ("seed", "learning_rate", "batch_size")
+    noted = {name: record.settings.get(name) for name in names}
+    for split, found in (
+        ("valid", best_validation(record.valid)),
+        ("test", result_at_best(record)),
+    ):
+        noted[split] = {"correct": found.correct, "total": found.total}
+    return noted
 
 
 def _best(results: Path, only: str) -> tuple[Path, Path]:

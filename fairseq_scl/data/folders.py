@@ -29,6 +29,7 @@ LISTED = ".fairseq-scl.json"
 SCHEMA = 1
 DATA, ENCODER, MODEL = "data folder", "encoder folder", "model folder"
 TEXT, TRANSLATION = "text folder", "translation model folder"
+HUGGING_FACE = "Hugging Face folder"
 
 
 class _Listing(msgspec.Struct):

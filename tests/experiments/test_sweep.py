@@ -139,6 +139,12 @@ def test_the_best_model_of_each_loss_is_trained_on(
     assert "the best run is toy-n8-CE+SCL-lambda0.9-tau0.3-sample" in (
         capfd.readouterr().out
     )
+    other = [str(tmp_path / "hf"), "--only", "loss=CE", "--format", "huggingface"]
+    assert main([*export, *other]) == 0
+    card = (tmp_path / "hf" / "README.md").read_text("utf-8")
+    assert re.search(r"accuracy on the test set: [\d.]+% \(\d of 8\)", card)
+    assert "|lambda:0.0|" in card
+    assert "seed" in card
     argv = ["run", toy[1], "--data", str(data), *models, "--device", "cpu"]
     argv += ["--results", str(tmp_path / "further"), "--only", "sample=0,lambda=0.5"]
     assert main(argv) == 0

@@ -1,0 +1,250 @@
+"""Our tokenizers as the files that ``transformers`` reads.
+
+``tokenizer.json`` says all of it: the rule for white space, special tokens, how a pair
+is joined. The files of older versions (``vocab.txt``, or ``vocab.json`` and
+``merges.txt``) lie beside it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import tokenizers
+from fairseq.data import Dictionary
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.models import WordPiece as WordPieceModel
+from tokenizers.processors import TemplateProcessing
+
+from fairseq_scl.convert.source_tokenizer import (
+    SPECIAL,
+    TOKENIZER,
+    read_tokenizer_json,
+    refuse_other_tokens,
+)
+from fairseq_scl.convert.to_huggingface import MODEL_TYPES
+from fairseq_scl.data.files import write_json, write_then_rename
+from fairseq_scl.data.texts import one_line
+from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece
+from fairseq_scl.data.vocabulary_files import UNKNOWN_PIECE, WordPieceSettings
+from fairseq_scl.errors import InputError
+
+NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
+# What Python's str.split takes for white space, and so data folders and prediction.
+BLANKS = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of the new model.
+
+    Attributes:
+        pieces: what the tokenizer's model knows, in the order of their ids.
+        ids: id of each token; added tokens follow the pieces.
+        rows: for each id its row in fairseq's embedding.
+        special: names of ``<s>``, ``<pad>``, ``</s>``, ``<unk>`` and ``<mask>``.
+    """
+
+    pieces: list[str]
+    ids: dict[str, int]
+    rows: list[int]
+    special: tuple[str, ...]
+
+    def of_fairseq(self, number: int | None, origin: object) -> list[str]:
+        """Return the name of a special token, none for ``None``."""
+        if number is None:
+            return []
+        for name in self.special:
+            if self.rows[self.ids[name]] == number:
+                return [name]
+        raise InputError(
+            f"{origin} was trained with the token {number} at the start or between "
+            "its sentences, allowed for Hugging Face: a special token of the dictionary"
+        )
+
+
+def new_vocabulary(
+    tokenizer: WordPiece | GPT2BPE, dictionary: Dictionary, origin: object
+) -> Vocabulary:
+    """Number the tokens for ``transformers``.
+
+    Word pieces keep the order of their ``vocab.txt``, byte pairs that of the
+    dictionary. A piece that the dictionary lacks, unknown to the model, gets the row of
+    ``<unk>``.
+
+    Raises:
+        InputError: a piece has the name of a special token.
+    """
+    kind = MODEL_TYPES[tokenizer.kind]
+    special = SPECIAL[kind]
+    numbers = (*range(4), dictionary.index("<mask>"))
+    row_of = dict(zip(special, numbers, strict=True))
+    added = [token.content for token in tokenizer.settings.added_tokens or []]
+    if isinstance(tokenizer, WordPiece):
+        missing = [name for name in special if name not in tokenizer.vocabulary]
+        pieces = [*tokenizer.vocabulary, *missing]
+        rows = {
+            name: row_of.get(name, dictionary.index(name)) for name in [*pieces, *added]
+        }
+    else:
+        piece_of = {str(number): piece for piece, number in tokenizer.encoder.items()}
+        rows = {}
+        for row, symbol in enumerate(dictionary.symbols):
+            # Symbols that no text becomes: fairseq pads its dictionaries with some.
+            name = symbol if row in numbers else piece_of.get(symbol, f"[{symbol}]")
+            if rows.setdefault(name, row) != row:
+                raise InputError(
+                    f"{origin} has a piece of the name {name}, a special token"
+                )
+        made = [first + second for first, second in tokenizer.merges]
+        for piece in [*pre_tokenizers.ByteLevel.alphabet(), *made, *added]:
+            rows.setdefault(piece, dictionary.unk())
+        pieces = list(rows)
+    ids = {name: number for number, name in enumerate(rows)}
+    return Vocabulary(pieces, ids, list(rows.values()), special)
+
+
+def write_tokenizer(
+    folder: Path,
+    tokenizer: WordPiece | GPT2BPE,
+    vocabulary: Vocabulary,
+    template: Sequence[Sequence[str]],
+    max_positions: int,
+) -> None:
+    """Write ``tokenizer.json``, its settings and the files of older versions.
+
+    What was written is read again and compared on texts of many kinds and on the whole
+    vocabulary.
+
+    Args:
+        folder: an existing folder.
+        tokenizer: of the classifier.
+        vocabulary: from :func:`new_vocabulary`.
+        template: the special tokens before the first sentence, after each sentence,
+            and before the second.
+        max_positions: longest input in tokens, special tokens included.
+
+    Raises:
+        InputError: an added token begins or ends with white space, or ``tokenizers``
+            splits a text in another way than the classifier does.
+    """
+    before, after, between = template
+    single = [*before, "$A", *after]
+    written = _tokenizer(tokenizer, vocabulary)
+    written.post_processor = TemplateProcessing(
+        single=single,
+        # One type for both sentences: fairseq's RoBERTa has no others.
+        pair=[*single, *between, "$B:0", *after],
+        special_tokens=[(name, vocabulary.ids[name]) for name in vocabulary.special],
+    )
+    with write_then_rename(folder / TOKENIZER) as file:
+        file.write(written.to_str(pretty=True))
+    _write_older_files(folder, tokenizer, vocabulary)
+    special = dict(zip(NAMES, vocabulary.special, strict=True))
+    if isinstance(tokenizer, GPT2BPE):
+        special |= {"bos_token": special["cls_token"]}
+        special |= {"eos_token": special["sep_token"]}
+    write_json(folder / "special_tokens_map.json", special)
+    inputs = ["input_ids", "attention_mask"]
+    settings: dict[str, Any] = {
+        # Computes what tokenizer.json says; the classes of BERT and RoBERTa make a
+        # tokenizer of their own of it.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_positions,
+        # A text cannot forge [SEP] or </s>.
+        "split_special_tokens": True,
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "model_input_names": inputs,
+    }
+    ours = tokenizer.settings
+    if isinstance(ours, WordPieceSettings):
+        settings |= {
+            "model_input_names": [inputs[0], "token_type_ids", inputs[1]],
+            "do_lower_case": ours.lowercase,
+            "strip_accents": ours.strip_accents,
+            "tokenize_chinese_chars": ours.split_chinese,
+        }
+    write_json(folder / "tokenizer_config.json", settings | special)
+    _refuse_differences(folder, tokenizer)
+
+
+def _tokenizer(
+    tokenizer: WordPiece | GPT2BPE, vocabulary: Vocabulary
+) -> tokenizers.Tokenizer:
+    rule: list[Any] = [normalizers.Replace(Regex(f"[{BLANKS}]+"), " ")]
+    added: list[dict[str, Any]] = [
+        {**msgspec.to_builtins(token), "special": False}
+        for token in tokenizer.settings.added_tokens or []
+    ]
+    for token in added:
+        if one_line(token["content"]) != token["content"]:
+            raise InputError(
+                f"the added token {token['content']!r} has white space at its ends or "
+                "more than a blank inside, which an exported tokenizer cannot have"
+            )
+    if isinstance(tokenizer, GPT2BPE):
+        made = tokenizers.Tokenizer(BPE(vocab=vocabulary.ids, merges=tokenizer.merges))
+        rule.append(normalizers.Replace(Regex(r"\A | \z"), ""))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.decoder = decoders.ByteLevel()
+        # Looked for in the normalized text: else the rule for the ends of a text would
+        # hold for what is between two of them.
+        added = [{**token, "normalized": True} for token in added]
+    else:
+        settings = cast(WordPieceSettings, tokenizer.settings)
+        made = tokenizers.Tokenizer(
+            WordPieceModel(
+                vocab={name: vocabulary.ids[name] for name in vocabulary.pieces},
+                unk_token=UNKNOWN_PIECE,
+                max_input_chars_per_word=100,
+            )
+        )
+        rule.append(
+            normalizers.BertNormalizer(
+                clean_text=True,
+                handle_chinese_chars=settings.split_chinese,
+                strip_accents=settings.strip_accents,
+                lowercase=settings.lowercase,
+            )
+        )
+        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        made.decoder = decoders.WordPiece()
+    made.normalizer = normalizers.Sequence(rule)
+    made.add_special_tokens(
+        [AddedToken(name, normalized=False) for name in vocabulary.special]
+    )
+    made.add_tokens([AddedToken(**token) for token in added])
+    return made
+
+
+def _write_older_files(
+    folder: Path, tokenizer: WordPiece | GPT2BPE, vocabulary: Vocabulary
+) -> None:
+    if isinstance(tokenizer, WordPiece):
+        with write_then_rename(folder / "vocab.txt") as file:
+            file.writelines(f"{name}\n" for name in vocabulary.pieces)
+        return
+    with write_then_rename(folder / "vocab.json") as file:
+        json.dump(vocabulary.ids, file)
+    with write_then_rename(folder / "merges.txt") as file:
+        file.write("#version: 0.2\n")
+        file.writelines(f"{first} {second}\n" for first, second in tokenizer.merges)
+
+
+def _refuse_differences(folder: Path, tokenizer: WordPiece | GPT2BPE) -> None:
+    written = read_tokenizer_json(folder / TOKENIZER, MODEL_TYPES[tokenizer.kind])
+    if isinstance(tokenizer, WordPiece):
+        piece_of = {name: name for name in written.rows}
+    else:
+        piece_of = {str(number): piece for piece, number in tokenizer.encoder.items()}
+
+    def encode(texts: Sequence[str]) -> list[list[str]]:
+        rows = tokenizer.encode_lines([one_line(text) for text in texts])
+        return [[piece_of[symbol] for symbol in row] for row in rows]
+
+    refuse_other_tokens(written, encode, collapses_blanks=True)

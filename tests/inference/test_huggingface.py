@@ -1,0 +1,353 @@
+"""Classifiers to ``transformers`` and back: the same logits from the same text."""
+
+import json
+import os
+import re
+import resource
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from fairseq_scl.cli import main
+from fairseq_scl.convert import huggingface_tokenizer
+from fairseq_scl.errors import InputError
+from fairseq_scl.inference.huggingface import convert_classifier, export_huggingface
+from fairseq_scl.inference.model_folder import load_classifier
+from fairseq_scl.inference.predict import batches, encode
+from helpers import ROOT
+from helpers.encoders import toy_data, toy_model, trained
+from helpers.huggingface import write_source, write_tokenizer_json
+
+KINDS = {
+    "bert": "BertForSequenceClassification",
+    "roberta": "RobertaForSequenceClassification",
+}
+LABELS = ["no", "may be", "yes"]
+# White space of many kinds, control characters, and what looks like a special token.
+SENTENCES = [
+    *("the film", "a gripping , beautifully acted film !", "x", "The FILM isn't bad"),
+    *("  two  blanks\tand\u3000tabs \n", "a\x1cb\x07 c\x85d", "naïve café 你好 😀"),
+    *("[SEP] </s> the <mask> [MASK] <s>", "the\u00a0film\u200b."),
+]
+PAIRS = [
+    *(("the film", "a film ."), ("a", "beautifully acted the film ! !")),
+    *(("x", " x  y "), ("the </s> film", "[SEP] a")),
+]
+
+
+def write_classifier(folder, kind, **settings):
+    """Write a random classifier as transformers does, and return it."""
+    names = dict(enumerate(LABELS))
+    return write_source(folder, kind, KINDS[kind], id2label=names, **settings)
+
+
+def our_logits(folder, examples):
+    classifier = load_classifier(folder)
+    rows, _ = encode(classifier, examples)
+    logits = torch.zeros(len(rows), len(classifier.labels))
+    for numbers, batch in batches(classifier, rows, 4096):
+        with torch.inference_mode():
+            logits[numbers] = classifier.model(
+                **batch, classification_head_name=classifier.head
+            )[0]
+    return logits
+
+
+def their_logits(folder, examples, at_once=True, **arguments):
+    """Return the logits of the auto classes, in one padded batch or one by one."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    auto = transformers.AutoModelForSequenceClassification
+    model = auto.from_pretrained(folder).eval()
+    chunks = [examples] if at_once else [[example] for example in examples]
+    found = []
+    for chunk in chunks:
+        columns = map(list, zip(*chunk, strict=True))
+        batch = tokenizer(*columns, padding=True, return_tensors="pt", **arguments)
+        with torch.no_grad():
+            found.append(model(**batch).logits)
+    return torch.cat(found)
+
+
+def same(found, expected):
+    assert expected.std(dim=0).min() > 1e-3  # else nothing is compared
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["sentences", "pairs"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_out_and_in_again_the_logits_stay(tmp_path, kind, pair):
+    """From transformers (token types off), out, and in once more."""
+    types = {"type_vocab_size": 1} if pair else {}
+    source = write_classifier(tmp_path / "source", kind, **types)
+    done = convert_classifier(tmp_path / "source", tmp_path / "model", pair=pair)
+    assert done.trained.labels == LABELS
+    assert done.trained.max_positions == 40
+    examples = PAIRS if pair else [(sentence,) for sentence in SENTENCES]
+    expected = our_logits(tmp_path / "model", examples)
+
+    export_huggingface(tmp_path / "model", tmp_path / "out")
+    for at_once in (True, False):
+        same(their_logits(tmp_path / "out", examples, at_once), expected)
+    config = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+    assert config["architectures"] == [KINDS[kind]]
+    assert config["layer_norm_eps"] == source.config.layer_norm_eps
+
+    convert_classifier(tmp_path / "out", tmp_path / "again", pair=pair)
+    same(our_logits(tmp_path / "again", examples), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_classifier_of_transformers_keeps_its_logits(tmp_path, kind):
+    write_classifier(tmp_path / "source", kind)
+    write_tokenizer_json(tmp_path / "source", kind, ["<user>", "a film"])
+    config = json.loads((tmp_path / "source" / "config.json").read_text("utf-8"))
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "source"
+    )
+    model.resize_token_embeddings(config["vocab_size"] + 2)
+    model.save_pretrained(tmp_path / "source")
+    examples = [("the film",), ("acted , the <user> film . !",), ("x a film",)]
+    convert_classifier(tmp_path / "source", tmp_path / "model")
+    found = our_logits(tmp_path / "model", examples)
+    same(found, their_logits(tmp_path / "source", examples))
+    export_huggingface(tmp_path / "model", tmp_path / "out")
+    same(their_logits(tmp_path / "out", examples), found)
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["sentences", "pairs"])
+def test_a_trained_model_and_the_pipeline(tmp_path, pairs):
+    run, folder, _ = trained(pairs)
+    checkpoint = folder / "checkpoint_best.pt"
+    arguments = ["export", "--format", "huggingface", "--to", str(tmp_path / "out")]
+    source = ["--checkpoint", str(checkpoint), "--data", str(run.data)]
+    assert main([*arguments, *source]) == 0
+    first = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert main([*arguments, "--model", str(toy_model(pairs))]) == 0
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
+    examples = PAIRS if pairs else [(sentence,) for sentence in SENTENCES]
+    logits = our_logits(toy_model(pairs), examples)
+    torch.testing.assert_close(
+        their_logits(tmp_path / "out", examples), logits, rtol=0, atol=1e-5
+    )
+    labels = load_classifier(toy_model(pairs)).labels
+    classify = transformers.pipeline("text-classification", str(tmp_path / "out"))
+    inputs = [{"text": a, "text_pair": b} for a, b in examples] if pairs else SENTENCES
+    for row, answer in zip(logits.softmax(dim=1), classify(inputs), strict=True):
+        assert answer["label"] == labels[int(row.argmax())]
+        assert answer["score"] == pytest.approx(float(row.max()), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_inputs_are_cut_at_the_same_length(tmp_path, kind):
+    """transformers keeps the last special token, we cut it off with the rest."""
+    write_classifier(tmp_path / "source", kind)
+    convert_classifier(tmp_path / "source", tmp_path / "model")
+    export_huggingface(tmp_path / "model", tmp_path / "out")
+    text = " ".join("abcdefgh" * 10)
+    (ours,), cut = encode(load_classifier(tmp_path / "model"), [(text,)])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    theirs = tokenizer(text, truncation=True)["input_ids"]
+    assert len(ours) == len(theirs) == 40
+    assert cut == 1
+    assert theirs[-1] == tokenizer.sep_token_id
+    # 38 pieces and both ends: as long as can be, and whole.
+    text = " ".join("x" * 38) if kind == "bert" else "x" * 38
+    same_length = [(text,), ("the film",)]
+    same(
+        their_logits(tmp_path / "out", same_length),
+        our_logits(tmp_path / "model", same_length),
+    )
+
+
+def test_a_symbol_that_the_dictionary_lacks_is_unknown_there_too(tmp_path):
+    """As of a dictionary made of the training text alone."""
+    write_classifier(tmp_path / "source", "roberta")
+    convert_classifier(tmp_path / "source", tmp_path / "model")
+    classifier = load_classifier(tmp_path / "model")
+    number = str(classifier.tokenizer.encoder["Ġfil"])
+    symbols = classifier.dictionary.symbols
+    symbols[symbols.index(number)] = "nothing"
+    classifier.dictionary.indices.pop(number)
+    vocabulary = huggingface_tokenizer.new_vocabulary(
+        classifier.tokenizer, classifier.dictionary, tmp_path
+    )
+    assert vocabulary.rows[vocabulary.ids["Ġfil"]] == classifier.dictionary.unk()
+    assert vocabulary.rows[: len(symbols)] == list(range(len(symbols)))
+
+
+def test_white_space_is_that_of_python():
+    inside = huggingface_tokenizer.Regex(f"[{huggingface_tokenizer.BLANKS}]")
+    rule = huggingface_tokenizer.normalizers.Replace(inside, "")
+    every = [chr(n) for n in range(0x110000) if not 0xD800 <= n < 0xE000]
+    assert rule.normalize_str("".join(every)) == "".join(
+        character for character in every if not character.isspace()
+    )
+
+
+def test_the_model_card_tells_labels_checksums_and_what_a_run_recorded(tmp_path):
+    model = shutil.copytree(toy_model(), tmp_path / "model")
+    (model / "manifest.json").unlink()
+    settings = json.loads((model / "classifier.json").read_text("utf-8"))
+    notes = settings["training"]
+    assert notes["criterion"] == "sentence_prediction_scl"
+    assert (notes["scl_lambda"], notes["scl_temperature"]) == (0.9, 0.3)
+    notes |= {"seed": 1, "test": {"correct": 3, "total": 8}}
+    (model / "classifier.json").write_text(json.dumps(settings), "utf-8")
+    export_huggingface(model, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "| 0 | negative |" in card
+    assert "test set: 37.5% (3 of 8)" in card
+    assert notes["data"] in card
+    assert "|lambda:0.9|tau:0.3|" in card
+    assert f"data:{notes['data'][:8]}|model:" in card
+    code = card.split("```python\n")[1].split("```")[0]
+    space = {}
+    exec(code.replace("path/to/this/folder", str(tmp_path / "out")), space)
+    assert space["classify"]("good")[0]["label"] in ("negative", "positive")
+
+
+def test_only_a_folder_of_this_kind_is_replaced(tmp_path, capsys):
+    arguments = ["export", "--format", "huggingface", "--model", str(toy_model())]
+    data = shutil.copytree(toy_data(), tmp_path / "data")
+    for target in (data, toy_model()):
+        assert main([*arguments, "--to", str(target)]) == 2
+        assert "folder" in capsys.readouterr().err
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert main([*arguments, "--to", str(out)]) == 0
+    (out / "notes.txt").write_text("mine")
+    assert main([*arguments, "--to", str(out)]) == 2
+    assert "notes.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("largest", [1000, 10_000])
+def test_a_full_disk_leaves_the_older_folder_as_it_was(tmp_path, largest):
+    export_huggingface(toy_model(), tmp_path / "out")
+    before = (tmp_path / "out" / "manifest.json").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    try:
+        with pytest.raises(InputError, match=r"^cannot write .*File too large"):
+            export_huggingface(toy_model(), tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--encoder-only", "--format", "huggingface"], "--encoder-only"),
+        ([], "--model needs --format huggingface"),
+        (["--format", "huggingface", "--data", "x"], "--data excludes --model"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(tmp_path, capsys, more, said):
+    arguments = ["export", "--model", str(toy_model()), "--to", str(tmp_path / "out")]
+    assert main([*arguments, *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_transformers_cannot_compute_is_refused(tmp_path, monkeypatch):
+    model = load_classifier(toy_model())
+    monkeypatch.setattr(
+        "fairseq_scl.inference.huggingface.load_classifier", lambda _: model
+    )
+
+    def refusal():
+        with pytest.raises(InputError) as error:
+            export_huggingface(toy_model(), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        return str(error.value)
+
+    model.exits = {1: "sentence_classification_head_exit_1", 2: model.head}
+    assert "exits after the layers 1, 2" in refusal()
+    model.exits = {2: model.head}
+    tokenizer, model.tokenizer = (
+        model.tokenizer,
+        type("SP", (), {"kind": "sentencepiece"})(),
+    )
+    assert "has a sentencepiece tokenizer" in refusal()
+    model.tokenizer = tokenizer
+    model.separator_token, model.pair = 17, True
+    assert "was trained with the token 17" in refusal()
+    model.separator_token, model.pair = None, False
+    model.model.args.activation_fn = "gelu_accurate"
+    assert "--activation-fn gelu_accurate" in refusal()
+    model.model.args.activation_fn = "gelu"
+    model.model.register_classification_head("another", num_classes=2)
+    assert "has classification_heads.another.dense.bias, which Bert" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"problem_type": "regression"}, "problem_type: invalid enum value"),
+        ({"id2label": ["a", "b", "c"]}, "id2label: expected object"),
+        ({"id2label": {"0": "a", "2": "b"}}, "ids from 0 on"),
+        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "each label once"),
+        ({"id2label": {"0": "a", "1": "<pad>", "2": "b"}}, "'<pad>' is reserved"),
+        ({"id2label": {"0": "a"}}, "one label only"),
+        ({"id2label": {"0": "a", "1": "b"}}, "classifier.weight has the shape (3, 32)"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(tmp_path, capsys, change, said):
+    write_classifier(tmp_path / "source", "bert")
+    path = tmp_path / "source" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
+    arguments = ["--from", str(tmp_path / "source"), "--to", str(tmp_path / "model")]
+    assert main(["convert", "--classifier", *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_source_that_is_no_such_classifier_is_refused(tmp_path, capsys):
+    source, target = tmp_path / "source", tmp_path / "model"
+    write_classifier(source, "bert")
+    arguments = ["convert", "--classifier", "--from", str(source), "--to", str(target)]
+    assert main([*arguments, "--pair"]) == 2
+    assert "token type 1" in capsys.readouterr().err
+    weights = load_file(source / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, source / "model.safetensors")
+    assert main(arguments) == 2
+    assert "lacks the tensor classifier.weight" in capsys.readouterr().err
+    (source / "model.safetensors").unlink()
+    torch.save(weights, source / "pytorch_model.bin")
+    assert main(arguments) == 2
+    assert "pytorch_model.bin is a pickle" in capsys.readouterr().err
+    assert main(["convert", "--pair", *arguments[2:]]) == 2
+    assert "--pair goes with --classifier" in capsys.readouterr().err
+
+
+def test_convert_classifier_prints_labels_and_predict_reads_the_folder(
+    tmp_path, capsys
+):
+    write_classifier(tmp_path / "source", "bert")
+    arguments = ["--from", str(tmp_path / "source"), "--to", str(tmp_path / "model")]
+    assert main(["convert", "--classifier", *arguments]) == 0
+    assert "labels: no, may be, yes" in capsys.readouterr().out
+    (tmp_path / "texts.txt").write_text("the film\n", "utf-8")
+    model = ["--model", str(tmp_path / "model")]
+    assert main(["predict", *model, str(tmp_path / "texts.txt")]) == 0
+    assert capsys.readouterr().out.split("\t")[0] in LABELS
+
+
+def test_the_code_of_the_page_runs(tmp_path):
+    """On the toy model, which knows its own words alone."""
+    export_huggingface(toy_model(), tmp_path / "out")
+    page = (ROOT / "docs" / "huggingface.md").read_text("utf-8")
+    codes = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(codes) == 2
+    space = {}
+    for code in codes:
+        exec(code.replace("models/mine-hf", str(tmp_path / "out")), space)
+    assert set(space["labels"]) <= {"negative", "positive"}
+    same_texts = our_logits(toy_model(), [(text,) for text in space["texts"]])
+    torch.testing.assert_close(space["logits"], same_texts, rtol=0, atol=1e-5)
