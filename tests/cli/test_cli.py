@@ -410,7 +410,7 @@ def test_bad_input_of_prepare_ends_with_one_sentence(run, tmp_path):
         "training set, which has 'x', 'y'"
     )
     assert prepare(valid_label="x\n", valid_input1="b\n") == (
-        "valid has 2 sentences an example, train has 1: give valid.input1 for both or "
+        "valid has 2 sentences per example, train has 1: give valid.input1 for both or "
         "for neither"
     )
 
