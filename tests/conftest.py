@@ -1,4 +1,4 @@
-"""Settings that every test shares; fixtures live beside the tests that use them."""
+"""Settings that every test shares, and fixtures that several modules use."""
 
 import os
 
@@ -51,3 +51,64 @@ def server(monkeypatch):
         serve.start()
         yield running
         running.shutdown()
+
+
+# Imported by the fixtures: helpers that need fairseq, which not every test does.
+
+
+@pytest.fixture(scope="module")
+def data(request, tmp_path_factory):
+    """Return a toy data folder; ``DATA`` in a module has arguments of ``make_data``.
+
+    By default batches of four leave a smaller one, which two workers cannot share.
+    """
+    from helpers.training import make_data
+
+    sizes = {"sizes": {"train": 27, "valid": 10, "test": 10}, "words": 30}
+    folder = tmp_path_factory.mktemp("data") / "bin"
+    return make_data(folder, **{**sizes, **getattr(request.module, "DATA", {})})
+
+
+@pytest.fixture(scope="module")
+def stock(data, tmp_path_factory):
+    """Return a checkpoint of the stock criterion after an update on the toy data."""
+    from helpers.training import stock_checkpoint
+
+    return stock_checkpoint(data, tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory):
+    """Return the data folders of the toy table's samples."""
+    from helpers.tables import make_toy_samples
+
+    return make_toy_samples(tmp_path_factory.mktemp("it's samples"))
+
+
+@pytest.fixture
+def toy(tmp_path, samples):
+    """Return the arguments of ``fairseq-scl run`` for the toy table."""
+    from helpers.encoders import toy_encoder
+    from helpers.tables import write_toy_table
+
+    argv = ["run", write_toy_table(tmp_path), "--data", samples]
+    argv += ["--model", toy_encoder(), "--results", tmp_path / "results"]
+    return [str(word) for word in argv]
+
+
+@pytest.fixture
+def run(capfd):
+    """Run a command line in this process; return status, output and last error line."""
+    from fairseq_scl.cli import main
+
+    def call(*argv):
+        try:
+            status = main([str(word) for word in argv])
+        except SystemExit as ended:  # argparse
+            status = ended.code
+        printed = capfd.readouterr()
+        assert "Traceback" not in printed.err
+        errors = [s for s in printed.err.splitlines() if s.startswith("fairseq-scl")]
+        return status, printed.out, errors[-1] if errors else ""
+
+    return call

@@ -18,6 +18,7 @@ from fairseq_scl.augment.bpe import kind_of_bpe, load_bpe
 from fairseq_scl.augment.segment import guess_bpe, load_segmenter
 from fairseq_scl.errors import InputError
 from helpers import ROOT
+from helpers.refusals import refused
 
 README = ROOT / "README.md"
 WORDS = sorted(set(README.read_text("utf-8").split()))
@@ -40,13 +41,7 @@ HARD = [
         "a\u00a0b\u3000c",
         "@@ a@@ b",
     ),
-    *(
-        "</w>",
-        "abc</w> d",
-        "&amp; &quot;",
-        "ﬁ ½ Ⅷ",
-        "Müßiggänger, ja?",
-    ),
+    *("</w>", "abc</w> d", "&amp; &quot;", "ﬁ ½ Ⅷ", "Müßiggänger, ja?"),
 ]
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), max_size=30)
 
@@ -257,18 +252,13 @@ def test_the_kind_is_told_by_the_files(tmp_path):
 def test_a_wrong_file_of_codes_is_one_sentence(tmp_path, bpe, content, message):
     path = tmp_path / "bpecodes"
     path.write_bytes(content)
-    with pytest.raises(InputError) as error:
+    with refused(path, message):
         load_segmenter(None, bpe, "en", tmp_path)
-    assert str(error.value).startswith(str(path))
-    assert message in str(error.value)
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(InputError) as error:
+    with refused(tmp_path, "no bpecodes and no code", "--bpe fastbpe"):
         load_segmenter("moses", "fastbpe", "en", tmp_path)
-    assert str(error.value) == (
-        f"{tmp_path} holds no bpecodes and no code: --bpe fastbpe needs it"
-    )
     with pytest.raises(
         InputError, match=r"no sentencepiece\.bpe\.model and no spm\.mo"
     ):

@@ -1,5 +1,7 @@
 """``fairseq-scl prepare`` and ``download`` as commands."""
 
+from functools import partial
+
 import pytest
 
 from fairseq_scl.cli import main
@@ -8,22 +10,14 @@ from helpers.tasks import write, write_sst2, write_yelp
 
 
 @pytest.fixture
-def run(capfd):
+def prepare(run):
     """Run ``prepare`` on the toy encoder; return status, output and error line."""
-
-    def call(*argv):
-        words = ["prepare", "--encoder", toy_encoder(), *argv]
-        status = main([str(word) for word in words])
-        printed = capfd.readouterr()
-        errors = [s for s in printed.err.splitlines() if s.startswith("fairseq-scl")]
-        return status, printed.out, errors[-1] if errors else ""
-
-    return call
+    return partial(run, "prepare", "--encoder", toy_encoder())
 
 
-def test_a_task_becomes_data_folders(run, tmp_path):
+def test_a_task_becomes_data_folders(prepare, tmp_path):
     write_sst2(tmp_path / "glue")
-    status, out, _ = run(
+    status, out, _ = prepare(
         *["--task", "SST-2", "--from", tmp_path / "glue", "--to", tmp_path / "out"],
         *["--few-shot", 6, "--samples", 2, "--full", "--partial", "--size-valid", 10],
     )
@@ -37,36 +31,36 @@ def test_a_task_becomes_data_folders(run, tmp_path):
     assert "classes: 0 = negative, 1 = positive\n" in out
 
 
-def test_reviews_are_balanced_without_being_asked(run, tmp_path):
+def test_reviews_are_balanced_without_being_asked(prepare, tmp_path):
     write_yelp(tmp_path)
     argv = ["--task", "Yelp-2", "--from", tmp_path, "--to", tmp_path / "out"]
     argv += ["--partial", "--size-valid", 4, "--samples", 1]
-    assert run(*argv, "--few-shot", 4)[0] == 0
-    status, _, error = run(*argv, "--few-shot", 5)
+    assert prepare(*argv, "--few-shot", 4)[0] == 0
+    status, _, error = prepare(*argv, "--few-shot", 5)
     assert status == 2
     assert "5 does not divide over 2 classes" in error
 
 
-def test_rows_left_out_are_told(run, tmp_path):
+def test_rows_left_out_are_told(prepare, tmp_path):
     folder = write_yelp(tmp_path) / "yelp_review_polarity_csv"
     with (folder / "train.csv").open("a") as file:
         file.write('"1",""\n')
     argv = ["--task", "Yelp-2", "--from", tmp_path, "--to", tmp_path / "out"]
-    _, out, _ = run(*argv, "--partial")
+    _, out, _ = prepare(*argv, "--partial")
     assert f"skipped: 1 rows without a text of {folder / 'train.csv'}\n" in out
 
 
-def test_an_own_table_with_a_held_out_file(run, tmp_path):
+def test_an_own_table_with_a_held_out_file(prepare, tmp_path):
     rows = [f'"text, {i}",{"ab"[i % 2]}' for i in range(20)]
     table = write(tmp_path / "train.csv", "s,l", *rows)
     argv = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]
     for name in ("train.csv", "dev.csv"):  # itself, or a copy
         held_out = write(tmp_path / name, "s,l", *rows)
-        status, _, error = run(*argv, "--held-out", held_out)
+        status, _, error = prepare(*argv, "--held-out", held_out)
         assert status == 2
         assert f"{held_out} are the same file" in error
     write(held_out, "s,l", *reversed(rows))
-    status, out, _ = run(*argv, "--held-out", held_out)
+    status, out, _ = prepare(*argv, "--held-out", held_out)
     assert status == 0
     assert f"wrote {tmp_path / 'out' / 'full'}: 20 train, 10 valid, 10 test\n" in out
 
@@ -83,34 +77,31 @@ def test_an_own_table_with_a_held_out_file(run, tmp_path):
         ),
         (["--text", "t", "--few-shot", "20"], "--few-shot goes with --task or --table"),
         (["--text", "t", "--seed", "1"], "--seed goes with --task or --table"),
-        (
-            ["--task", "IMDB", "--from", "f"],
-            "there is no task 'IMDB': choose from",
-        ),
+        (["--task", "IMDB", "--from", "f"], "there is no task 'IMDB': choose from"),
         (["--task", "RTE", "--from", "f"], "there is no train.tsv of RTE in f/RTE or"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(run, tmp_path, argv, message):
-    status, _, error = run(*argv, "--to", tmp_path / "out")
+def test_options_that_do_not_go_together_are_refused(prepare, tmp_path, argv, message):
+    status, _, error = prepare(*argv, "--to", tmp_path / "out")
     assert status == 2
     assert error.startswith(f"fairseq-scl: error: {message}")
 
 
 @pytest.mark.parametrize("flag", ["--samples", "--size-valid", "--size-test"])
-def test_numbers_below_one_are_refused(run, tmp_path, flag):
+def test_numbers_below_one_are_refused(prepare, tmp_path, flag):
     write_sst2(tmp_path)
     argv = ["--task", "SST-2", "--from", tmp_path, "--to", tmp_path / "out"]
-    status, _, error = run(*argv, flag, 0)
+    status, _, error = prepare(*argv, flag, 0)
     assert (status, error) == (
         2,
         f"fairseq-scl: error: {flag} is 0: it must be at least 1",
     )
 
 
-def test_shares_with_one_folder_are_refused(run, tmp_path):
+def test_shares_with_one_folder_are_refused(prepare, tmp_path):
     write_sst2(tmp_path)
     argv = ["--task", "SST-2", "--from", tmp_path, "--to", tmp_path / "out"]
-    status, _, error = run(*argv, "--partial", "--flip-labels", 0.1, "0.10000001")
+    status, _, error = prepare(*argv, "--partial", "--flip-labels", 0.1, "0.10000001")
     assert status == 2
     assert "--flip-labels is 0.10000001: " in error
     assert not (tmp_path / "out").exists()
@@ -124,22 +115,22 @@ def test_shares_with_one_folder_are_refused(run, tmp_path):
         (["--text", "caf\udce9"], "the argument 'caf\\udce9' is not UTF-8"),
     ],
 )
-def test_arguments_that_are_empty_or_not_utf8_are_refused(run, argv, message):
-    status, _, error = run(*argv, "--to", "out")
+def test_arguments_that_are_empty_or_not_utf8_are_refused(prepare, argv, message):
+    status, _, error = prepare(*argv, "--to", "out")
     assert status == 2
     assert error.startswith(f"fairseq-scl: error: {message}")
 
 
-def test_an_own_table_is_checked_as_a_folder_is(run, tmp_path, capfd):
+def test_an_own_table_is_checked_as_a_folder_is(prepare, tmp_path, capfd):
     rows = [f"a fine film {i},{'good' if i % 2 else 'bad'}" for i in range(40)]
     rows[7] = rows[4]
     table = write(tmp_path / "t.csv", "s,l", *rows, "a dull film,Bad")
     argv = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]
-    status, _, error = run(*argv, "--size-valid", 10)
+    status, _, error = prepare(*argv, "--size-valid", 10)
     assert status == 2
     assert f"{table}, line 42: the label 'Bad' is another spelling of 'bad'" in error
     write(table, "s,l", *rows[:-1], "a fine film 4,good")
-    assert run(*argv, "--size-valid", 10)[0] == 0
+    assert prepare(*argv, "--size-valid", 10)[0] == 0
     words = ["prepare", "--encoder", toy_encoder(), *argv, "--size-valid", 9]
     assert main([str(word) for word in words]) == 0
     notes = capfd.readouterr().err
@@ -169,17 +160,17 @@ def test_what_all_folders_share_is_noted_once(tmp_path, capfd):
 
 
 @pytest.mark.parametrize(("rows", "size"), [(30, 6), (9, 2), (7, 1)])
-def test_a_small_table_says_what_is_possible(run, tmp_path, rows, size):
+def test_a_small_table_says_what_is_possible(prepare, tmp_path, rows, size):
     lines = [f"a fine film {i},{'good' if i % 2 else 'bad'}" for i in range(rows)]
     table = write(tmp_path / "t.csv", "s,l", *lines)
     argv = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]
-    status, _, error = run(*argv)
+    status, _, error = prepare(*argv)
     assert status == 2
     assert f"{table} has {rows} rows: --size-test and --size-valid (500 each" in error
     assert "--text" in error
     if size > 1:
         assert f"{size} and {size} can be" in error
-        assert run(*argv, "--size-test", size, "--size-valid", size)[0] == 0
+        assert prepare(*argv, "--size-test", size, "--size-valid", size)[0] == 0
 
 
 def test_download_refuses_an_unknown_task_before_it_fetches(capfd, tmp_path):

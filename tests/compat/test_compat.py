@@ -17,6 +17,7 @@ from fairseq.models.roberta import RobertaModel
 
 from fairseq_scl.compat import checkpoints, input_errors, patches, versions
 from fairseq_scl.errors import InputError
+from helpers.refusals import refused
 from helpers.training import make_data, own_weights, toy_model, train_fast
 
 
@@ -81,14 +82,6 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path, load, zipped):
     # The file does what this test is about.
     torch.load(path, weights_only=False)
     assert marker.exists()
-
-
-def test_from_pretrained_refuses_a_hostile_pickle(tmp_path, trained):
-    marker = tmp_path / "marker"
-    torch.save({"model": {}, "args": Hostile(marker)}, tmp_path / "model.pt")
-    with pytest.raises(InputError, match="its pickle asks for"):
-        RobertaModel.from_pretrained(str(tmp_path), "model.pt", str(trained.data))
-    assert not marker.exists()
 
 
 @pytest.mark.parametrize(
@@ -261,9 +254,8 @@ def test_a_missing_file_to_restore_is_refused(tmp_path):
         **{"save_dir": str(tmp_path / "checkpoints")},
     )
     trainer = SimpleNamespace(checkpoint_suffix="")
-    with pytest.raises(InputError) as caught:
+    with refused(f"--restore-file is {path}: there is no such file"):
         checkpoint_utils.load_checkpoint(cfg, trainer)
-    assert str(caught.value) == f"--restore-file is {path}: there is no such file"
     cfg.restore_file = str(tmp_path)
     with pytest.raises(InputError, match=f"--restore-file is {tmp_path}: it is not a"):
         checkpoint_utils.load_checkpoint(cfg, trainer)
@@ -437,16 +429,6 @@ def test_each_problem_has_a_sentence_with_its_remedy(
 ):
     installed = {"fairseq": fairseq, "fairseq-fixed": fixed, "torch": torch_version}
     assert versions.problems(python, installed.get) == expected
-
-
-def test_this_installation_has_no_problem():
-    rows, found = versions.doctor_report()
-    assert found == []
-    names = dict(rows)
-    assert names["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert names["torch"] == torch.__version__.split("+")[0] or names["torch"]
-    assert "fairseq" in names
-    assert "gpus" in names
 
 
 def test_the_report_says_what_is_missing(monkeypatch):

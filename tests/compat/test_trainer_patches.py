@@ -14,13 +14,9 @@ from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 from fairseq_scl.optim.fused_adam import FusedAdam
-from helpers.training import command_line, make_data, toy_model, train_fast
+from helpers.training import command_line, toy_model, train_fast
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("patches") / "bin"
-    return make_data(folder, {"train": 9, "valid": 30, "test": 6})
+DATA = {"sizes": {"train": 9, "valid": 30, "test": 6}}
 
 
 def test_a_function_is_wrapped_once_by_each_wrapper():

@@ -95,11 +95,7 @@ def test_command_line_says_which_flag_is_wrong(tmp_path, capsys, flags, message)
     ("setting", "value", "message"),
     [
         ("model_type", "xlm-roberta", "'xlm-roberta' has a sentencepiece vocabulary"),
-        (
-            "model_type",
-            "distilbert",
-            "model_type.*'distilbert'.*bert, roberta",
-        ),
+        ("model_type", "distilbert", "model_type.*'distilbert'.*bert, roberta"),
         ("model_type", ..., "model_type"),
         ("hidden_act", "gelu_new", "hidden_act is 'gelu_new'.*allowed: 'gelu'"),
         ("hidden_act", "relu", "hidden_act is 'relu'"),
@@ -124,11 +120,7 @@ def test_command_line_says_which_flag_is_wrong(tmp_path, capsys, flags, message)
         ("vocab_size", 20, "has 41 pieces, the encoder's configuration 20"),
         ("layer_norm_eps", 0, "layer_norm_eps: expected float > 0.*found 0"),
         ("layer_norm_eps", "small", "layer_norm_eps: expected float.*'small'"),
-        (
-            "hidden_dropout_prob",
-            1.5,
-            "hidden_dropout_prob: .*< 1.*found 1.5",
-        ),
+        ("hidden_dropout_prob", 1.5, "hidden_dropout_prob: .*< 1.*found 1.5"),
     ],
 )
 def test_a_configuration_of_another_model_is_refused(

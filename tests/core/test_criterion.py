@@ -13,19 +13,15 @@ from fairseq_scl.compat.checkpoints import LAYER_COPY
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLCriterion,
 )
-from fairseq_scl.errors import InputError
 from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
 from helpers.gradients import stock_criterion
-from helpers.training import Toy, make_data, toy_model
+from helpers.refusals import refused
+from helpers.training import Toy, toy_model
+
+# Three classes, the last one rare.
+DATA = {"sizes": {"train": 40}, "classes": 3, "weights": (6, 3, 1)}
 
 HEAD = "sentence_classification_head"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Three classes, the last one rare."""
-    folder = tmp_path_factory.mktemp("data") / "bin"
-    return make_data(folder, {"train": 40}, classes=3, weights=(6, 3, 1))
 
 
 def build(data, *flags) -> Toy:
@@ -362,17 +358,12 @@ def test_the_stock_task_gives_the_same_loss(data):
     ],
 )
 def test_bad_settings_are_named(plain, name, value, message):
-    with pytest.raises(InputError) as caught:
+    with refused(message):
         with_settings(plain, **{name: value})
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("number", ["2", "4"])
 @pytest.mark.parametrize("task", ["sentence_prediction", "sentence_prediction_scl"])
 def test_another_number_of_classes_is_named(data, task, number):
-    with pytest.raises(InputError) as caught:
+    with refused(f"--num-classes is {number}, but {data}/label/dict.txt has 3 labels"):
         build(data, "--task", task, "--num-classes", number)
-    assert str(caught.value) == (
-        f"--num-classes is {number}, but {data}/label/dict.txt has 3 labels: label0, "
-        "label1, label2"
-    )

@@ -12,9 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.optim import fused_adam
-from fairseq_scl.optim.fused_adam import (
-    FusedAdam,
-)
+from fairseq_scl.optim.fused_adam import FusedAdam
 from helpers.training import (
     command_line,
     make_data,

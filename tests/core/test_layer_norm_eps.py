@@ -9,7 +9,7 @@ from fairseq.models.roberta import RobertaModel
 from fairseq_scl.convert.huggingface import convert_encoder, fold_layer_norm_eps
 from fairseq_scl.errors import InputError
 from helpers.huggingface import write_source
-from helpers.training import make_data, toy_model, train_fast
+from helpers.training import toy_model, train_fast
 
 HEAD = "sentence_classification_head"
 SETTINGS = {
@@ -17,11 +17,6 @@ SETTINGS = {
     "1e-3": ["--arch", "roberta_bert", "--layer-norm-eps", "1e-3"],
     "1e-5": ["--arch", "roberta"],
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "toy")
 
 
 def build(data, eps, seed=0):

@@ -20,13 +20,14 @@ from helpers.views import add_views
 
 HEAD = "sentence_classification_head"
 SIZES = {"train": 24, "valid": 8, "test": 8}
+DATA = {"sizes": SIZES, "words": None}
 STILL = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
 ON = ["--scl-views"]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return add_views(make_data(tmp_path_factory.mktemp("data") / "bin", SIZES))
+def data(data):
+    return add_views(data)
 
 
 @pytest.fixture(scope="module")

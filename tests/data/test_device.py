@@ -14,8 +14,10 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.inference.encoder_folder import load_encoder
 from fairseq_scl.inference.model_folder import load_classifier
+from helpers import run_process
 from helpers.encoders import toy_encoder, toy_run
 from helpers.gpus import pretend
+from helpers.refusals import refused
 from helpers.tables import make_toy_samples, write_toy_table
 
 SENTENCE = "the device is 'cuda', but PyTorch finds no CUDA device here: use cpu"
@@ -117,17 +119,15 @@ def test_a_gpu_is_described_and_the_cpu_is_not(monkeypatch):
 @pytest.mark.parametrize("load", [load_classifier, load_encoder])
 @pytest.mark.usefixtures("without_gpus")
 def test_models_are_not_loaded_to_a_gpu_that_is_missing(load):
-    with pytest.raises(InputError) as error:
+    with refused(SENTENCE):
         load(toy_encoder(), "cuda")
-    assert str(error.value) == SENTENCE
 
 
 @pytest.mark.usefixtures("without_gpus")
 def test_a_run_on_it_keeps_what_is_in_its_folder(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("of an earlier attempt")
-    with pytest.raises(InputError) as error:
+    with refused(SENTENCE):
         run_training(toy_run(device="cuda"), tmp_path)
-    assert str(error.value) == SENTENCE
     assert (tmp_path / "metrics.jsonl").read_text() == "of an earlier attempt"
 
 
@@ -174,7 +174,5 @@ def test_importing_the_package_asks_cuda_nothing():
         "torch.cuda.device_count = torch.cuda.is_available = touched\n"
         "import fairseq_scl.cli.run, fairseq_scl.cli.quickstart\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
+    done = run_process(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr

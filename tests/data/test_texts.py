@@ -14,6 +14,7 @@ from fairseq_scl.data.texts import (
     write_split,
 )
 from fairseq_scl.errors import InputError
+from helpers.refusals import refused
 
 # Unicode's line breaks that end no line here: vertical tab, form feed, the three
 # separators of ASCII, next line, line separator, paragraph separator.
@@ -88,9 +89,7 @@ def test_byte_order_mark_is_no_part_of_the_first_text(tmp_path):
 @pytest.mark.parametrize("character", EXOTIC_BREAKS, ids=ascii)
 def test_other_line_breaks_of_unicode_stay_inside_their_line(tmp_path, character):
     folder = write(
-        tmp_path / "d",
-        train_input0=f"one{character}half\ntwo\n",
-        train_label="a\nb\n",
+        tmp_path / "d", train_input0=f"one{character}half\ntwo\n", train_label="a\nb\n"
     )
     assert [e.sentences for e in read_split(folder, "train")] == [
         (f"one{character}half",),
@@ -106,12 +105,8 @@ def test_labels_may_hold_blanks_and_signs(tmp_path, label):
 
 def test_files_of_unlike_length_are_refused_with_both_lengths(tmp_path):
     folder = write(tmp_path / "d", valid_input0="one\ntwo\nthree\n", valid_label="a\nb")
-    with pytest.raises(InputError) as error:
+    with refused(f"{folder}/valid.input0 has 3 lines, {folder}/valid.label has 2"):
         read_split(folder, "valid")
-    assert str(error.value) == (
-        f"{folder}/valid.input0 has 3 lines, {folder}/valid.label has 2: they must go "
-        "line by line"
-    )
 
 
 def test_second_sentences_of_unlike_length_are_refused(tmp_path):
@@ -126,29 +121,23 @@ def test_second_sentences_of_unlike_length_are_refused(tmp_path):
 def test_an_empty_line_is_refused_with_file_and_line(tmp_path, blank):
     path = tmp_path / "train.input0"
     path.write_text(f"one\n{blank}\nthree\n", encoding="utf-8")
-    with pytest.raises(InputError) as error:
+    with refused(f"{path}, line 2 is empty"):
         read_lines(path)
-    assert str(error.value) == f"{path}, line 2 is empty: every line needs a text"
 
 
 def test_bytes_that_are_not_utf8_are_refused_with_file_line_and_byte(tmp_path):
     path = tmp_path / "train.label"
     path.write_bytes(b"one\ncaf\xe9\n")
-    with pytest.raises(InputError) as error:
+    with refused(f"{path}, line 2 is not UTF-8 (byte 4 of the line)"):
         read_lines(path)
-    assert str(error.value) == (
-        f"{path}, line 2 is not UTF-8 (byte 4 of the line): convert the file, for "
-        "example with iconv"
-    )
 
 
 @pytest.mark.parametrize("name", ["train.input0", "train.label"])
 def test_a_missing_file_is_named(tmp_path, name):
     folder = write(tmp_path / "d", train_input0="one\n", train_label="a\n")
     (folder / name).unlink()
-    with pytest.raises(InputError) as error:
+    with refused(f"missing file: {folder / name}"):
         read_split(folder, "train")
-    assert str(error.value) == f"missing file: {folder / name}"
 
 
 def test_an_empty_file_is_refused(tmp_path):
@@ -170,30 +159,19 @@ def test_one_class_only_is_refused():
     "label", ["<pad>", "<unk>", "<s>", "</s>", "<mask>", "madeupword0000"]
 )
 def test_labels_that_fairseq_reserves_are_refused(label):
-    with pytest.raises(InputError) as error:
+    with refused(f"the label {label!r} is reserved by fairseq"):
         class_names(["fine", label])
-    assert str(error.value) == (
-        f"the label {label!r} is reserved by fairseq: rename it in the data"
-    )
 
 
 @pytest.mark.parametrize(
     "label", ["x\ry", "x\ty", "x  y", "x\u2028y", " x", ""], ids=ascii
 )
 def test_labels_that_would_break_a_line_or_a_column_are_refused(label):
-    with pytest.raises(InputError) as error:
+    with refused(f"the label {label!r} must be words with single blanks between them"):
         class_names(["fine", label])
-    assert str(error.value) == (
-        f"the label {label!r} must be words with single blanks between them: rename it "
-        "in the data"
-    )
 
 
 def test_a_label_unseen_in_training_is_refused_with_its_place(tmp_path):
     folder = write(tmp_path / "d", valid_input0="one\ntwo\n", valid_label="a\nB\n")
-    with pytest.raises(InputError) as error:
+    with refused(f"{folder / 'valid.label'}, line 2: the label 'B'", "'a', 'b'"):
         check_known_labels(read_split(folder, "valid"), ["a", "b"])
-    assert str(error.value) == (
-        f"{folder / 'valid.label'}, line 2: the label 'B' does not occur in the "
-        "training set, which has 'a', 'b'"
-    )

@@ -112,9 +112,7 @@ def test_gpt2_gives_the_ids_of_fairseq_on_hard_lines(bpe_files):
     assert_same_as_fairseq(bpe_files, [*HARD_LINES, long])
 
 
-@given(
-    st.lists(st.text(st.characters(exclude_categories=["Cs", "Cn"])), max_size=5),
-)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cn"])), max_size=5))
 def test_gpt2_gives_the_ids_of_fairseq_on_any_text(bpe_files, lines):
     assert_same_as_fairseq(bpe_files, lines)
 

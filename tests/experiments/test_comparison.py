@@ -78,8 +78,7 @@ def test_pooled_groups_are_the_summary_of_all_their_values(groups):
 
 
 @given(
-    st.lists(st.integers(-20, 20), min_size=2, max_size=5),
-    st.sampled_from([0.8, 0.95]),
+    st.lists(st.integers(-20, 20), min_size=2, max_size=5), st.sampled_from([0.8, 0.95])
 )
 def test_bootstrap_has_the_quantiles_of_all_resamples(values, level):
     """Every one of the n^n resamples, to within the error of drawing 2,000 of them."""

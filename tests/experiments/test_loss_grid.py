@@ -16,6 +16,7 @@ from fairseq_scl.report.sheets import accuracies, basis, differences
 from fairseq_scl.report.words import verdicts
 from helpers.encoders import toy_encoder, toy_run
 from helpers.noisy import noisy_results
+from helpers.refusals import refused
 from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
 
 LOSSES = """losses:
@@ -186,10 +187,8 @@ def test_a_record_of_another_objective_is_refused(tmp_path):
 )
 def test_a_wrong_loss_gets_one_sentence(tmp_path, old, new, message):
     assert old in LOSSES
-    with pytest.raises(InputError) as error:
+    with refused(message):
         toy(tmp_path, LOSSES.replace(old, new))
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -203,9 +202,8 @@ def test_a_wrong_loss_gets_one_sentence(tmp_path, old, new, message):
 )
 def test_wrong_shares_of_flipped_labels_are_refused(tmp_path, value, message):
     text = TOY_TABLE.replace("tasks:", f"flipped: {value}\ntasks:")
-    with pytest.raises(InputError) as error:
+    with refused(message):
         load_table(str(write_toy_table(tmp_path, text)))
-    assert message in str(error.value)
 
 
 def test_flipped_data_have_folders_of_their_own():

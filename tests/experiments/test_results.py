@@ -24,13 +24,7 @@ from fairseq_scl.experiments.results import (
 from fairseq_scl.experiments.results_folder import METRICS, RECORD
 from fairseq_scl.experiments.selection import select_few_shot, select_full_data
 from fairseq_scl.experiments.statistics import summary
-from helpers.results import (
-    attempts_of,
-    make_record,
-    make_table,
-    runs_of,
-    write_results,
-)
+from helpers.results import attempts_of, make_record, make_table, runs_of, write_results
 
 CE = {
     ("CE", None, None, 0): (150, 300),

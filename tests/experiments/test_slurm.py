@@ -23,7 +23,7 @@ from fairseq_scl.experiments.slurm import Driver, SlurmError, SlurmSettings
 from fairseq_scl.experiments.tables import load_table
 from helpers import ROOT
 from helpers.encoders import toy_encoder
-from helpers.tables import make_toy_samples, write_toy_table
+from helpers.tables import write_toy_table
 
 SBATCH = 'cat "$1" >> "$FAKE/scripts"; echo x >> "$FAKE/submitted"; echo "job 7"'
 SQUEUE = 'echo "$@" >> "$FAKE/asked"; cat "$FAKE/states" 2>/dev/null || true'
@@ -47,15 +47,10 @@ def write_program(path, text):
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_toy_samples(tmp_path_factory.mktemp("data"))
-
-
 @pytest.fixture
-def runs(tmp_path, data):
+def runs(tmp_path, samples):
     table = load_table(str(write_toy_table(tmp_path)))
-    return planned_runs(table, data, dict.fromkeys(table.losses, toy_encoder()))
+    return planned_runs(table, samples, dict.fromkeys(table.losses, toy_encoder()))
 
 
 @pytest.fixture
@@ -247,11 +242,10 @@ def test_jobs_without_means_are_refused(name, value, least):
         SlurmSettings(jobs=1, **{name: value})
 
 
-def test_the_command_line_hands_everything_on(fake, folder, tmp_path, data, capfd):
+def test_the_command_line_hands_everything_on(fake, toy, capfd):
     argv = [
-        *["run", str(write_toy_table(tmp_path)), "--data", str(data)],
-        *["--model", str(toy_encoder()), "--results", str(folder), "--device", "cpu"],
-        *["--executor", "slurm", "--slurm-partition", "gpu", "--jobs", "2"],
+        *[*toy, "--device", "cpu", "--executor", "slurm"],
+        *["--slurm-partition", "gpu", "--jobs", "2"],
         *["--slurm-minutes", "30", "--slurm-option", "account=me"],
     ]
     assert main(argv) == 1

@@ -35,22 +35,13 @@ from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.experiments.statistics import best_validation, result_at_best
 from fairseq_scl.experiments.tables import load_table
 from helpers.encoders import PIECES, make_bert, toy_encoder, toy_run, train_in_fork
-from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_toy_samples(tmp_path_factory.mktemp("it's data"))
+from helpers.tables import TOY_TABLE, write_toy_table
 
 
 @pytest.fixture
-def toy(tmp_path, data):
-    """Return the arguments of ``fairseq-scl run`` for the toy table."""
-    table = write_toy_table(tmp_path)
-    return [
-        *["run", str(table), "--data", str(data), "--model", str(toy_encoder())],
-        *["--results", str(tmp_path / "results"), "--device", "cpu"],
-    ]
+def toy(toy):
+    """Return the arguments of ``fairseq-scl run`` for the toy table on the CPU."""
+    return [*toy, "--device", "cpu"]
 
 
 def records(folder):
@@ -62,9 +53,9 @@ def starts(folder):
     return Counter((folder / "starts").read_text().split())
 
 
-def plan(tmp_path, data):
+def plan(tmp_path, samples):
     table = load_table(str(write_toy_table(tmp_path)))
-    return planned_runs(table, data, dict.fromkeys(table.losses, toy_encoder()))
+    return planned_runs(table, samples, dict.fromkeys(table.losses, toy_encoder()))
 
 
 OBJECTIVES = {
@@ -84,7 +75,7 @@ OBJECTIVES = {
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_in_process_runs_equal_the_printed_command(tmp_path, objective):
     loss = {"criterion": "sentence_prediction_scl", **OBJECTIVES[objective]}
-    run = toy_run(loss=loss, validations=5, keep_checkpoint=False)
+    run = toy_run(loss=loss, updates=15, validations=5, keep_checkpoint=False)
     printed = run_training(run, tmp_path / "printed", train_in_fork)
     here = run_training(run, tmp_path / "here")
     assert here.valid == printed.valid
@@ -126,7 +117,7 @@ def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
 
 
 def test_the_best_model_of_each_loss_is_trained_on(
-    tmp_path, toy, data, capfd, monkeypatch
+    tmp_path, toy, samples, capfd, monkeypatch
 ):
     monkeypatch.setenv("FAIRSEQ_SCL_LOG", "all")  # fairseq tells what it loads
     assert main([*toy, "--only", "lambda=0.9", "--keep-checkpoints"]) == 0
@@ -145,7 +136,7 @@ def test_the_best_model_of_each_loss_is_trained_on(
     assert re.search(r"accuracy on the test set: [\d.]+% \(\d of 8\)", card)
     assert "|lambda:0.0|" in card
     assert "seed" in card
-    argv = ["run", toy[1], "--data", str(data), *models, "--device", "cpu"]
+    argv = ["run", toy[1], "--data", str(samples), *models, "--device", "cpu"]
     argv += ["--results", str(tmp_path / "further"), "--only", "sample=0,lambda=0.5"]
     assert main(argv) == 0
     log = next((tmp_path / "further").glob(f"runs/*CE-sample0/{LOG}")).read_text()
@@ -173,8 +164,8 @@ def test_only_some_and_then_the_rest(tmp_path, toy):
     assert len(records(tmp_path / "results")) == 3
 
 
-def test_a_failed_run_is_told_and_tried_again_on_demand(tmp_path, toy, data, capfd):
-    sample = data / "toy" / "n8-sample1"
+def test_a_failed_run_is_told_and_tried_again_on_demand(tmp_path, toy, samples, capfd):
+    sample = samples / "toy" / "n8-sample1"
     target, listed = sample / "label" / "test.bin", sample / MANIFEST
     content, manifest = target.read_bytes(), listed.read_bytes()
     target.write_bytes(b"")
@@ -206,8 +197,8 @@ def test_dry_run_prints_commands_and_does_nothing(tmp_path, toy, capfd):
     assert len(capfd.readouterr().out.splitlines()) == 1
 
 
-def test_a_held_run_is_left_to_its_holder(tmp_path, data):
-    runs = plan(tmp_path, data)[:2]
+def test_a_held_run_is_left_to_its_holder(tmp_path, samples):
+    runs = plan(tmp_path, samples)[:2]
     with claim(tmp_path, runs[0].name) as mine:
         assert mine
         assert sweep.work(runs, tmp_path) == 1
@@ -216,30 +207,30 @@ def test_a_held_run_is_left_to_its_holder(tmp_path, data):
     assert len(records(tmp_path)) == 2
 
 
-def test_a_worker_that_is_killed_leaves_an_error(tmp_path, data, monkeypatch):
+def test_a_worker_that_is_killed_leaves_an_error(tmp_path, samples, monkeypatch):
     def kill(run, argv, folder):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(sweep, "train_here", kill)
-    tally = sweep.sweep(plan(tmp_path, data)[:1], tmp_path, jobs=1)
+    tally = sweep.sweep(plan(tmp_path, samples)[:1], tmp_path, jobs=1)
     assert (tally.done, tally.failed) == (0, 1)
     error = next(tmp_path.glob(f"runs/*/{ERROR}")).read_text()
     assert "ended with signal 9" in error
 
 
-def test_whatever_a_run_raises_is_left_as_its_error(tmp_path, data, monkeypatch):
+def test_whatever_a_run_raises_is_left_as_its_error(tmp_path, samples, monkeypatch):
     def fail(run, argv, folder):
         raise OSError("the disk is full")
 
     monkeypatch.setattr(sweep, "train_here", fail)
-    sweep.work(plan(tmp_path, data)[:1], tmp_path)
+    sweep.work(plan(tmp_path, samples)[:1], tmp_path)
     error = next(tmp_path.glob(f"runs/*/{ERROR}")).read_text()
     assert error.rstrip().endswith("OSError: the disk is full")
 
 
 @pytest.mark.parametrize("there", ["a file", "a folder"])
-def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, data, there):
-    runs = plan(tmp_path, data)
+def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, samples, there):
+    runs = plan(tmp_path, samples)
     if there == "a file":
         (tmp_path / "locks").write_text("")
     else:
@@ -248,14 +239,14 @@ def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, data, there):
         sweep.sweep(runs[1:], tmp_path, jobs=2)
 
 
-def test_a_full_disk_ends_the_sweep(tmp_path, data, monkeypatch):
+def test_a_full_disk_ends_the_sweep(tmp_path, samples, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(sweep, "train_here", fail)
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(InputError, match=r"cannot write .*No space left on device"):
-        sweep.sweep(plan(tmp_path, data), tmp_path, jobs=2)
+        sweep.sweep(plan(tmp_path, samples), tmp_path, jobs=2)
     monkeypatch.undo()
     assert not records(tmp_path)
     assert not list(tmp_path.rglob(ERROR))  # to be done when there is space
@@ -291,9 +282,9 @@ def test_no_name_leads_out_of_the_results(tmp_path, toy, capfd, loss):
     assert not (tmp_path / "results").exists()
 
 
-def test_changed_data_and_encoders_are_refused(tmp_path, toy, data, capfd):
+def test_changed_data_and_encoders_are_refused(tmp_path, toy, samples, capfd):
     """Flip one byte of each file that training reads, one at a time."""
-    sample = shutil.copytree(data, tmp_path / "data") / "toy" / "n8-sample1"
+    sample = shutil.copytree(samples, tmp_path / "data") / "toy" / "n8-sample1"
     encoder = shutil.copytree(toy_encoder(), tmp_path / "encoder")
     own = [*toy, "--data", str(tmp_path / "data"), "--model", str(encoder)]
     changed = [sample / "input0" / "train.bin", sample / "label" / "test.idx"]
@@ -337,25 +328,25 @@ sweep.sweep(runs, folder, jobs=2)
 """
 
 
-def drive(data, folder, seconds):
+def drive(samples, folder, seconds):
     folder.mkdir(exist_ok=True)
-    sample = data / "toy" / "n8-sample0"
+    sample = samples / "toy" / "n8-sample0"
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(sample), str(toy_encoder()), str(folder)],
         env={**os.environ, "SECONDS": str(seconds)},
     )
 
 
-def test_two_drivers_do_nothing_twice(tmp_path, data):
-    drivers = [drive(data, tmp_path / "r", 0.1) for _ in range(2)]
+def test_two_drivers_do_nothing_twice(tmp_path, samples):
+    drivers = [drive(samples, tmp_path / "r", 0.1) for _ in range(2)]
     assert [driver.wait(120) for driver in drivers] == [0, 0]
     assert len(records(tmp_path / "r")) == 12
     assert set(starts(tmp_path / "r").values()) == {1}
 
 
-def test_a_killed_driver_takes_its_workers_along_and_is_gone_on_from(tmp_path, data):
+def test_a_killed_driver_takes_its_workers_along_and_is_gone_on_from(tmp_path, samples):
     folder = tmp_path / "r"
-    driver = drive(data, folder, 0.3)
+    driver = drive(samples, folder, 0.3)
     while len(records(folder)) < 3:
         time.sleep(0.05)
         assert driver.poll() is None
@@ -367,14 +358,14 @@ def test_a_killed_driver_takes_its_workers_along_and_is_gone_on_from(tmp_path, d
     assert records(folder) == done
     assert len(done) < 12
     before = starts(folder)
-    assert drive(data, folder, 0.0).wait(120) == 0
+    assert drive(samples, folder, 0.0).wait(120) == 0
     assert len(records(folder)) == 12
     again = starts(folder) - before
     assert not set(again) & set(done)  # what had finished was not repeated
     assert all(json.loads(p.read_text()) for p in folder.glob(f"runs/*/{RECORD}"))
 
 
-def test_data_is_checked_before_anything_starts(tmp_path, toy, data, capfd):
+def test_data_is_checked_before_anything_starts(tmp_path, toy, samples, capfd):
     def refused(*more):
         status = main([*toy, *more])
         return status, capfd.readouterr().err
@@ -404,9 +395,9 @@ def test_progress_of_a_resumed_sweep_is_told_run_by_run(monkeypatch, capfd, tmp_
     assert [f"{n}/75" in told for n in (29, 30, 31)] == [True] * 3
 
 
-def test_a_loss_without_a_model_is_refused(tmp_path, data, capfd):
+def test_a_loss_without_a_model_is_refused(tmp_path, samples, capfd):
     table, encoder = write_toy_table(tmp_path), toy_encoder()
-    argv = ["run", str(table), "--data", str(data), "--model", f"CE={encoder}"]
+    argv = ["run", str(table), "--data", str(samples), "--model", f"CE={encoder}"]
     assert main([*argv, "--results", str(tmp_path / "r")]) == 2
     assert "--model is missing for CE+SCL" in capfd.readouterr().err
 
@@ -421,13 +412,13 @@ def test_data_of_another_vocabulary_is_refused(tmp_path, toy, capfd):
 
 @pytest.mark.parametrize("name", ["lr=1e-5/enc", "=", "CE=other"])
 def test_a_folder_with_an_equals_sign_is_a_folder_unless_a_loss_is_named(
-    tmp_path, data, capfd, monkeypatch, name
+    tmp_path, samples, capfd, monkeypatch, name
 ):
     monkeypatch.chdir(tmp_path)
     encoder = Path(name)
     encoder.parent.mkdir(exist_ok=True)
     encoder.symlink_to(toy_encoder(), target_is_directory=True)
-    argv = ["run", str(write_toy_table(tmp_path)), "--data", str(data), "--dry-run"]
+    argv = ["run", str(write_toy_table(tmp_path)), "--data", str(samples), "--dry-run"]
     status = main([*argv, "--device", "cpu", "--model", name])
     printed = capfd.readouterr()
     if name == "CE=other":

@@ -10,6 +10,7 @@ from fairseq_scl.experiments.plan import choose, narrowed, planned_runs
 from fairseq_scl.experiments.results_folder import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.paper import paper_tables
+from helpers.refusals import refused
 from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
 
 MODELS = {"CE": Path("encoder"), "CE+SCL": Path("encoder")}
@@ -132,9 +133,8 @@ def test_a_narrowed_table_stands_for_the_chosen_runs(name, only):
     ],
 )
 def test_only_refuses(only, message):
-    with pytest.raises(InputError) as error:
+    with refused(message):
         choose(plan(), only)
-    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -207,12 +207,8 @@ def test_only_refuses(only, message):
     ],
 )
 def test_a_wrong_file_gets_one_sentence(tmp_path, old, new, words):
-    with pytest.raises(InputError) as error:
+    with refused(tmp_path / "toy.yaml", *words.split("; ")):
         load(tmp_path, old, new)
-    text = str(error.value)
-    assert text.startswith(f"{tmp_path / 'toy.yaml'}")
-    assert all(word in text for word in words.split("; ")), text
-    assert "\n" not in text
 
 
 @pytest.mark.parametrize("text", ["", "3", "- 1", "{}", "null", "a: b"])
@@ -247,10 +243,8 @@ def test_numbers_are_read_as_python_reads_them(tmp_path, text):
     ],
 )
 def test_a_wrong_setting_is_named(setting, words):
-    with pytest.raises(InputError) as error:
+    with refused("--set", setting, *words.split("; ")):
         load_table("table4", [setting])
-    text = str(error.value)
-    assert all(word in text for word in ["--set", setting, *words.split("; ")]), text
 
 
 def test_unknown_tables_and_settings_are_refused(tmp_path):
@@ -313,11 +307,8 @@ def test_a_damaged_folder_of_results_is_refused(tmp_path, change, words):
     found = json.loads(path.read_text())
     change(found)
     path.write_text(json.dumps(found))
-    with pytest.raises(InputError) as error:
+    with refused(path, *words.split("; ")):
         read_table(tmp_path)
-    text = str(error.value)
-    assert text.startswith(str(path))
-    assert all(word in text for word in words.split("; ")), text
 
 
 def test_a_folder_without_a_table_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from fairseq_scl.experiments.results_folder import LOG, RECORD
 from fairseq_scl.experiments.runner import run_training
 from helpers.distributed import free_port, train_and_save
 from helpers.encoders import toy_encoder, toy_run
-from helpers.tables import make_toy_samples, write_toy_table
+from helpers.tables import write_toy_table
 from helpers.training import RESET, command_line, own_weights, run_command, start_fast
 
 pytestmark = pytest.mark.gpu
@@ -37,11 +37,6 @@ def train(device, *arguments):
 
 def weights(folder):
     return own_weights(load_checkpoint(folder / "checkpoint_last.pt")["model"])
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    return make_toy_samples(tmp_path_factory.mktemp("it's samples"))
 
 
 @pytest.mark.parametrize("kind", ["cpu", "device"])

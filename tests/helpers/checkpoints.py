@@ -3,9 +3,7 @@
 import torch
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
-from helpers.training import (
-    own_weights,
-)
+from helpers.training import own_weights
 
 
 def weights(checkpoint):

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from helpers.training import (
-    USER_DIR,
-)
+from helpers.training import USER_DIR
 
 CONFIGURATIONS = Path(USER_DIR, "conf", "hydra")
 

@@ -99,10 +99,7 @@ COMMANDS = [
         "model/**/*",
         "data/**/*",
     ),
-    _command(
-        "noise @/pairs-bt0.7.jsonl --to @/out.csv",
-        "pairs-bt0.7.jsonl",
-    ),
+    _command("noise @/pairs-bt0.7.jsonl --to @/out.csv", "pairs-bt0.7.jsonl"),
     _command(
         "backtranslate --table @/words.tsv --columns text label --forward @/en-de "
         "--backward @/de-en --to @/out --temperature 0.7 --copies 1 --device cpu",

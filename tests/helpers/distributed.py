@@ -5,11 +5,7 @@ import socket
 import torch
 from fairseq.trainer import Trainer
 
-from helpers.training import (
-    command_line,
-    run_command,
-    start_fast,
-)
+from helpers.training import command_line, run_command, start_fast
 
 UPDATES = 6
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 import fairseq_scl
 from fairseq_scl.compat.checkpoints import LAYER_COPY, load_checkpoint
+from helpers import run_process
 
 RESET = ["--reset-optimizer", "--reset-dataloader", "--reset-meters"]
 USER_DIR = str(Path(fairseq_scl.__file__).parent)
@@ -138,20 +139,14 @@ def run_module(
     cwd: Path | None = None,
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``python -m MODULE ARGUMENTS``; return the completed process."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        capture_output=True,
-        text=True,
+    return run_process(
+        *[sys.executable, "-m", module, *arguments],
         env={**os.environ, **(environment or {})},
         cwd=cwd,
-        timeout=300,
-        check=False,
     )
 
 
-def train_fast(
-    arguments: Sequence[str | Path],
-) -> "subprocess.CompletedProcess[str]":
+def train_fast(arguments: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":
     """Like ``train``, in a new process that already has fairseq imported."""
     return run_fast("fairseq_cli.train", command_line(arguments))
 

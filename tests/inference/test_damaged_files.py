@@ -15,7 +15,6 @@ from fairseq_scl.data.binarise import (
 )
 from fairseq_scl.data.folders import verify
 from fairseq_scl.data.outputs import BackTranslationRecord
-from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.geometry import MEASURES
 from fairseq_scl.experiments.plan import _updates
@@ -28,6 +27,7 @@ from fairseq_scl.report.representation_sheets import _before
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import as_type, read_as
+from helpers import refusals
 from helpers.encoders import make_sentences, toy_encoder, toy_model
 
 MISSING = object()
@@ -61,14 +61,9 @@ def edit(path, place, value):
 
 
 def refused(path, words, read, *arguments):
-    """Check that reading is refused with the file and the words, in one sentence."""
-    with pytest.raises(InputError) as error:
+    """Require that reading is refused with the file and the words."""
+    with refusals.refused(path, *words.split("; ")):
         read(*arguments)
-    text = str(error.value)
-    assert str(path) in text
-    assert all(word in text for word in words.split("; ")), text
-    assert "\n" not in text
-    assert len(text) < 600
 
 
 MANIFEST_EDITS = [
@@ -359,13 +354,3 @@ def test_ids_of_no_label_are_refused(data, label):
     path = data / "label" / "train.bin"
     path.write_bytes(label.to_bytes(2, "little") + path.read_bytes()[2:])
     refused(path, f"id {label}; example 1; 4 to 5", read_split_labels, data, "train")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"a 1\na 2\n", b"a\n", b"a b\n", b"\xff\xfe 1\n", b"a 1\n\nb 2\n"],
-)
-def test_damaged_dictionaries_are_refused(data, content):
-    path = data / "input0" / "dict.txt"
-    path.write_bytes(content)
-    refused(path, "", load_dictionary, path)

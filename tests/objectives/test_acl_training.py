@@ -1,7 +1,6 @@
 """Training with ACL: what is logged and saved, resumed runs, fp16, Hydra."""
 
 import json
-import subprocess
 import sys
 from dataclasses import fields
 
@@ -11,65 +10,48 @@ from fairseq.models.roberta import RobertaModel
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
+from helpers import run_process
 from helpers.checkpoints import assert_same_weights
 from helpers.configurations import CONFIGURATIONS, PREDICT, hydra_arguments
 from helpers.packed import HEAD
-from helpers.training import (
-    RESET,
-    make_data,
-    run_fast,
-    stock_checkpoint,
-    toy_model,
-    train_fast,
-)
+from helpers.training import RESET, make_data, run_fast, toy_model, train_fast
 
 ACL = ["--criterion", "sentence_prediction_acl"]
 EMBED, GRAD = [*ACL, "--acl-embed"], [*ACL, "--acl-embed", "--acl-grad"]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("acl") / "bin"
-    return make_data(folder, {"train": 27, "valid": 10, "test": 6}, words=30)
-
-
-@pytest.fixture(scope="module")
-def restored(data, tmp_path_factory):
-    return stock_checkpoint(data, tmp_path_factory.mktemp("restored"))
-
-
-@pytest.fixture(scope="module")
-def run(data, restored, tmp_path_factory):
+def trained(data, stock, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    flags = ["--restore-file", restored, *RESET, "--max-update", "13"]
+    flags = ["--restore-file", stock, *RESET, "--max-update", "13"]
     done = train_fast([data, "--save-dir", folder, *GRAD, *flags, "--max-epoch", "9"])
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
 
-def test_training_logs_what_was_decided(run):
-    lines = [line for line in run[1].splitlines() if "| INFO | train | " in line]
+def test_training_logs_what_was_decided(trained):
+    lines = [line for line in trained[1].splitlines() if "| INFO | train | " in line]
     last = json.loads(lines[-1].rpartition("| ")[2])
     assert 0 <= float(last["train_acl_conflict"]) <= 1
     assert -1 <= float(last["train_acl_cosine"]) <= 1
 
 
-def test_what_the_criterion_learned_is_no_part_of_the_classifier(run, restored, data):
-    state = load_checkpoint(run[0] / "checkpoint_last.pt")
+def test_what_the_criterion_learned_is_no_part_of_the_classifier(trained, stock, data):
+    state = load_checkpoint(trained[0] / "checkpoint_last.pt")
     assert {n: tuple(v.shape) for n, v in state["criterion"].items()} == {
         "label_embeddings": (2, 16)
     }
-    assert state["model"].keys() == load_checkpoint(restored)["model"].keys()
+    assert state["model"].keys() == load_checkpoint(stock)["model"].keys()
     model = RobertaModel.from_pretrained(
-        str(run[0]), "checkpoint_last.pt", str(data), bpe=None
+        str(trained[0]), "checkpoint_last.pt", str(data), bpe=None
     )
     assert model.predict(HEAD, torch.tensor([[0, 4, 2]])).shape == (1, 2)
 
 
-def test_plain_fairseq_loads_the_checkpoint(restored, data, tmp_path):
+def test_plain_fairseq_loads_the_checkpoint(stock, data, tmp_path):
     """By its own task, as every checkpoint names the task that it was trained with."""
     folder = tmp_path / "run"
-    flags = ["--restore-file", restored, *RESET, "--max-update", "2"]
+    flags = ["--restore-file", stock, *RESET, "--max-update", "2"]
     done = train_fast([data, "--save-dir", folder, *EMBED, *flags])
     assert done.returncode == 0, done.stderr
     state = load_checkpoint(folder / "checkpoint_last.pt")
@@ -79,36 +61,32 @@ def test_plain_fairseq_loads_the_checkpoint(restored, data, tmp_path):
     torch.save(state, folder / "checkpoint_last.pt")
     (tmp_path / "predict.py").write_text(PREDICT)
     script = [tmp_path / "predict.py", folder, "checkpoint_last.pt", data]
-    done = subprocess.run(
-        [sys.executable, *script, tmp_path / "result.pt"],
+    done = run_process(
+        *[sys.executable, *script, tmp_path / "result.pt"],
         env={"PATH": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(run, data, restored, tmp_path):
-    flags = ["--restore-file", restored, *RESET, "--max-update", "7"]
+def test_a_resumed_run_ends_as_an_uninterrupted_one(trained, data, stock, tmp_path):
+    flags = ["--restore-file", stock, *RESET, "--max-update", "7"]
     for more in (flags, ["--max-update", "13"]):
         done = train_fast(
             [data, "--save-dir", tmp_path, *GRAD, *more, "--max-epoch", "9"]
         )
         assert done.returncode == 0, done.stderr
-    files = [folder / "checkpoint_last.pt" for folder in (run[0], tmp_path)]
+    files = [folder / "checkpoint_last.pt" for folder in (trained[0], tmp_path)]
     assert_same_weights(*files)
     tables = [load_checkpoint(file)["criterion"]["label_embeddings"] for file in files]
     assert torch.equal(*tables)
 
 
-def test_another_number_of_classes_starts_anew_and_says_so(run, tmp_path, caplog):
+def test_another_number_of_classes_starts_anew_and_says_so(trained, tmp_path, caplog):
     three = make_data(tmp_path / "bin", classes=3)
     toy = toy_model([three, "--num-classes", "3", *EMBED])
     before = toy.criterion.label_embeddings.clone()
-    learned = load_checkpoint(run[0] / "checkpoint_last.pt")["criterion"]
+    learned = load_checkpoint(trained[0] / "checkpoint_last.pt")["criterion"]
     toy.criterion.load_state_dict(learned, strict=True)
     assert torch.equal(toy.criterion.label_embeddings, before)
     assert "the checkpoint has label_embeddings (2, 16)" in caplog.text
@@ -120,7 +98,7 @@ def test_fp16_trains_on_a_cpu(data, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_hydra_trains_with_it(data, restored, tmp_path):
+def test_hydra_trains_with_it(data, stock, tmp_path):
     written = (CONFIGURATIONS / "sentence_prediction_scl.yaml").read_text()
     written = written.replace(
         "criterion:\n  _name: sentence_prediction_scl\n",
@@ -129,7 +107,7 @@ def test_hydra_trains_with_it(data, restored, tmp_path):
         "  gather_features: false\n",
     )
     (tmp_path / "acl.yaml").write_text(written)
-    arguments = hydra_arguments(data, tmp_path, f"checkpoint.restore_file={restored}")
+    arguments = hydra_arguments(data, tmp_path, f"checkpoint.restore_file={stock}")
     arguments[1], arguments[3] = str(tmp_path), "acl"
     done = run_fast("fairseq_cli.hydra_train", arguments)
     assert done.returncode == 0, done.stderr

@@ -15,29 +15,11 @@ from helpers.checkpoints import assert_same_weights
 from helpers.configurations import CONFIGURATIONS, hydra_arguments
 from helpers.encoders import scratch, toy_data, toy_run, train_in_fork
 from helpers.packed import HEAD
-from helpers.training import (
-    RESET,
-    make_data,
-    run_fast,
-    stock_checkpoint,
-    toy_model,
-    train_fast,
-)
+from helpers.training import RESET, run_fast, toy_model, train_fast
 
 CAPCORT = ["--criterion", "sentence_prediction_capcort"]
 ONE = [*CAPCORT, "--capcort-lambda", "1"]
 MLP = ["--capcort-map", "mlp"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("capcort") / "bin"
-    return make_data(folder, {"train": 27, "valid": 10, "test": 6}, words=30)
-
-
-@pytest.fixture(scope="module")
-def encoder(data, tmp_path_factory):
-    return stock_checkpoint(data, tmp_path_factory.mktemp("encoder"))
 
 
 def run_capcort(data, folder, *flags):
@@ -45,21 +27,21 @@ def run_capcort(data, folder, *flags):
 
 
 @pytest.fixture(scope="module", params=["identity", "mlp"])
-def run(request, data, encoder, tmp_path_factory):
+def run(request, data, stock, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"run {request.param}")
     flags = ["--capcort-map", request.param]
-    start = ["--restore-file", encoder, *RESET]
+    start = ["--restore-file", stock, *RESET]
     done = run_capcort(data, folder, *flags, *start, "--max-update", "13")
     assert done.returncode == 0, done.stderr
     return folder, flags, done.stdout
 
 
-def test_training_logs_the_term_and_checkpoints_hold_the_map_apart(run, encoder):
+def test_training_logs_the_term_and_checkpoints_hold_the_map_apart(run, stock):
     folder, flags, output = run
     lines = [line for line in output.splitlines() if "| INFO | train | " in line]
     assert float(json.loads(lines[-1].rpartition("| ")[2])["train_capcort_loss"]) > 0
     state = load_checkpoint(folder / "checkpoint_last.pt")
-    assert state["model"].keys() == load_checkpoint(encoder)["model"].keys()
+    assert state["model"].keys() == load_checkpoint(stock)["model"].keys()
     learned = list(state["criterion"] or {})
     assert learned == (
         ["phi.0.weight", "phi.0.bias", "phi.2.weight", "phi.2.bias"]
@@ -75,10 +57,10 @@ def test_the_classifier_loads_into_fairseq(run, data):
     assert model.predict(HEAD, torch.tensor([[0, 4, 2]])).shape == (1, 2)
 
 
-def test_z_pre_is_that_of_the_restored_encoder(data, encoder, tmp_path):
+def test_z_pre_is_that_of_the_restored_encoder(data, stock, tmp_path):
     """Not of the random weights that the model had before."""
-    flags = ["--restore-file", encoder, *RESET, "--max-update", "3"]
-    for name, more in (("own", []), ("given", ["--capcort-pretrained", encoder])):
+    flags = ["--restore-file", stock, *RESET, "--max-update", "3"]
+    for name, more in (("own", []), ("given", ["--capcort-pretrained", stock])):
         done = run_capcort(data, tmp_path / name, *flags, *more)
         assert done.returncode == 0, done.stderr
     assert_same_weights(
@@ -94,10 +76,10 @@ def test_z_pre_is_that_of_the_restored_encoder(data, encoder, tmp_path):
 
 
 def test_resuming_needs_the_encoder_and_ends_as_an_uninterrupted_run(
-    run, data, encoder, tmp_path
+    run, data, stock, tmp_path
 ):
     folder, flags, _ = run
-    start = ["--restore-file", encoder, *RESET]
+    start = ["--restore-file", stock, *RESET]
     done = run_capcort(data, tmp_path, *flags, *start, "--max-update", "7")
     assert done.returncode == 0, done.stderr
     refused = run_capcort(data, tmp_path, *flags, "--max-update", "13")
@@ -106,7 +88,7 @@ def test_resuming_needs_the_encoder_and_ends_as_an_uninterrupted_run(
         "fairseq-scl: error: the run resumes after 7 updates, but z_pre comes from the "
         "encoder before the first one: pass its checkpoint as --capcort-pretrained"
     )
-    more = ["--capcort-pretrained", encoder, "--max-update", "13"]
+    more = ["--capcort-pretrained", stock, "--max-update", "13"]
     done = run_capcort(data, tmp_path, *flags, *more)
     assert done.returncode == 0, done.stderr
     files = [place / "checkpoint_last.pt" for place in (folder, tmp_path)]
@@ -116,8 +98,8 @@ def test_resuming_needs_the_encoder_and_ends_as_an_uninterrupted_run(
 
 
 @pytest.mark.parametrize("more", [[], ["--fp16", "--memory-efficient-fp16"]])
-def test_the_map_is_trained(data, encoder, tmp_path, more):
-    start = ["--restore-file", encoder, *RESET, *MLP, *more]
+def test_the_map_is_trained(data, stock, tmp_path, more):
+    start = ["--restore-file", stock, *RESET, *MLP, *more]
     found = []
     for updates in ("1", "6"):
         done = run_capcort(data, tmp_path / updates, *start, "--max-update", updates)
@@ -127,7 +109,7 @@ def test_the_map_is_trained(data, encoder, tmp_path, more):
     assert (found[0] - found[1]).abs().max() > 1e-3
 
 
-def test_hydra_trains_with_it(data, encoder, tmp_path):
+def test_hydra_trains_with_it(data, stock, tmp_path):
     written = (CONFIGURATIONS / "sentence_prediction_scl.yaml").read_text()
     head, _, tail = written.partition("  scl_lambda: 0.9\n")
     head = head.replace(
@@ -136,7 +118,7 @@ def test_hydra_trains_with_it(data, encoder, tmp_path):
         "  capcort_map: mlp\n",
     )
     (tmp_path / "capcort.yaml").write_text(head + tail)
-    arguments = hydra_arguments(data, tmp_path, f"checkpoint.restore_file={encoder}")
+    arguments = hydra_arguments(data, tmp_path, f"checkpoint.restore_file={stock}")
     arguments[1], arguments[3] = str(tmp_path), "capcort"
     done = run_fast("fairseq_cli.hydra_train", arguments)
     assert done.returncode == 0, done.stderr
@@ -162,11 +144,11 @@ def test_its_classifier_is_exported_and_predicts(tmp_path, capsys):
     assert "positive" in capsys.readouterr().out
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(data, encoder, tmp_path):
+def test_a_checkpoint_of_another_architecture_is_refused(data, stock, tmp_path):
     toy = toy_model([data, *ONE, "--capcort-pretrained", tmp_path / "none.pt"])
     with pytest.raises(InputError, match="missing checkpoint"):
         toy.criterion.before_update(toy.model, 0)
-    three = ["--encoder-layers", "3", "--capcort-pretrained", encoder]
+    three = ["--encoder-layers", "3", "--capcort-pretrained", stock]
     toy = toy_model([data, *ONE, *three])
     with pytest.raises(InputError, match="has another architecture than --arch"):
         toy.criterion.before_update(toy.model, 0)

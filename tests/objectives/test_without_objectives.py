@@ -11,10 +11,9 @@ To see it with the whole suite, in a copy of the repository::
 
 import os
 import shutil
-import subprocess
 import sys
 
-from helpers import ROOT
+from helpers import ROOT, run_process
 
 SCRIPT = """
 import importlib, pkgutil, sys
@@ -36,13 +35,10 @@ def test_every_module_is_imported_without_the_objectives(tmp_path):
     for folder in (package / "objectives").iterdir():
         if folder.is_dir():
             shutil.rmtree(folder)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+    done = run_process(
+        *[sys.executable, "-c", SCRIPT],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     found = done.stdout.splitlines()[-1].split()

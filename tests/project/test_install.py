@@ -1,11 +1,10 @@
 """``scripts/install.sh`` with a fake Python that records the calls of pip."""
 
 import os
-import subprocess
 
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, run_process
 
 STAND_IN = """#!/usr/bin/env bash
 case "$*" in
@@ -37,15 +36,12 @@ class Installation:
     def run(self, version="3.11.7", **more):
         """Run the script; return exit status, output and pip's last arguments."""
         self.log.write_text("", encoding="utf-8")
-        ended = subprocess.run(
-            [ROOT / "scripts" / "install.sh"],
+        ended = run_process(
+            ROOT / "scripts" / "install.sh",
             env=os.environ
             | {"PYTHON": str(self.python), "VENV": str(self.venv)}
             | {"LOG": str(self.log), "VERSION": version}
             | more,
-            capture_output=True,
-            text=True,
-            check=False,
         )
         asked = [line.split()[-1] for line in self.log.read_text("utf-8").splitlines()]
         return ended.returncode, ended.stdout + ended.stderr, asked

@@ -1,13 +1,12 @@
 """The checks of `make lint`, each as a test that shows the tool's findings."""
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, run_process
 
 MOST_LINES = 350
 
@@ -18,9 +17,7 @@ def run_tool(name, *arguments):
     tool = beside_python or shutil.which(name)
     if tool is None:
         pytest.skip(f"{name} is not installed (it comes with `make test`)")
-    ended = subprocess.run(
-        [tool, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ended = run_process(tool, *arguments, cwd=ROOT)
     assert ended.returncode == 0, f"{name}:\n{ended.stdout}{ended.stderr}"
 
 

@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -15,13 +14,9 @@ from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.report import html as report_html
 from fairseq_scl.report.charts import curves, heat_map, paired_dots, with_prefix
 from fairseq_scl.report.sheets import Sheet
+from helpers import run_process
 from helpers.html import Reader
-from helpers.results import (
-    attempts_of,
-    make_table,
-    random_attempts,
-    write_results,
-)
+from helpers.results import attempts_of, make_table, random_attempts, write_results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 # One transparent pixel.
@@ -227,9 +222,7 @@ addEventListener("message", (message) => { all.push(message.data);
 def browse(folder, *options):
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"]
     command += [f"--user-data-dir={folder / 'profile'}", "--hide-scrollbars", *options]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, cwd=folder
-    ).stdout
+    return run_process(*command, cwd=folder).stdout
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: chromium)")

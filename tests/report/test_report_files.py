@@ -13,13 +13,7 @@ from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.latex import escape, report_as_latex
 from fairseq_scl.report.markdown import report_as_markdown, sheet_as_markdown
 from fairseq_scl.report.sheets import Sheet, sheets
-from helpers.results import (
-    BOTH,
-    attempts_of,
-    make_table,
-    results,
-    write_results,
-)
+from helpers.results import BOTH, attempts_of, make_table, results, write_results
 
 
 def test_markdown_is_a_table_with_its_signs_escaped():

@@ -19,15 +19,7 @@ from fairseq_scl.report.numbers import mean_and_std
 from fairseq_scl.report.sheets import accuracies, basis, differences
 from fairseq_scl.report.signature import table_signature, unlike
 from fairseq_scl.report.words import remarks, verdicts
-from helpers.results import (
-    BOTH,
-    CE,
-    GRID,
-    SCL,
-    attempts_of,
-    make_table,
-    results,
-)
+from helpers.results import BOTH, CE, GRID, SCL, attempts_of, make_table, results
 
 
 def with_records(change):
