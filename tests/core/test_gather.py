@@ -1,6 +1,5 @@
 """Workers that contrast with each other give what one process gives: gloo, on CPUs."""
 
-import json
 import time
 
 import pytest
@@ -21,8 +20,11 @@ from helpers.distributed import (
     train_and_save,
     train_together,
 )
-from helpers.gradients import OFF, PlainOptimizer, build, gradients, weights_of
-from helpers.training import make_data, start_fast, toy_model
+from helpers.gradients import OFF, PlainOptimizer, build, gradients
+from helpers.training import start_fast, toy_model
+
+# Validation: three batches for two workers.
+DATA = {"sizes": {"train": 27, "valid": 20, "test": 10}}
 
 # Examples of each worker; None: a filled-in batch, which is not to count.
 SIZES = {2: [(5, 2), (1, 0), (4, 4)], 3: [(4, 0, 3), (1, 1, 1), (0, 6, 2)]}
@@ -39,13 +41,6 @@ KINDS = {
 }
 KINDS_OF = {2: tuple(KINDS), 3: ("pooled", "both terms")}
 CHUNKS = (0, 3)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gather") / "bin"
-    # Validation: three batches for two workers.
-    return make_data(folder, {"train": 27, "valid": 20, "test": 10}, words=30)
 
 
 def rows_of(count, seed):
@@ -141,19 +136,6 @@ def test_steps_of_workers_are_one_large_step(data, workers, tmp_path):
         logs = [log for _, log, ignored in of_case if not ignored]
         for key in ("loss", "scl_loss", "scl_floor", "scl_anchors", "ncorrect"):
             assert sum(own[key] for own in logs) == pytest.approx(float(log[key])), key
-
-
-def test_workers_with_unlike_numbers_of_batches_train_to_the_end(data, tmp_path):
-    """Three batches for two workers: one gets a filled-in batch in each epoch."""
-    flags = ["--gather-features", "--contrastive-batch", "9", "--chunk", "4"]
-    done = train_together(data, tmp_path, 2, *flags, "--batch-size", "8")
-    for process in done:
-        assert process.returncode == 0, process.stderr[-3000:]
-    first, second = (weights_of(tmp_path / f"rank{rank}") for rank in range(2))
-    for name, weight in first.items():
-        assert torch.equal(second[name], weight), name
-    lines = (tmp_path / "metrics0.jsonl").read_text().splitlines()
-    assert {json.loads(line)["n_total"] for line in lines} == {10, 20}
 
 
 def train_until_memory_is_short(arguments, rank):
