@@ -112,3 +112,21 @@ def run(capfd):
         return status, printed.out, errors[-1] if errors else ""
 
     return call
+
+
+@pytest.fixture(scope="session")
+def fast_commands(tmp_path_factory):
+    """Return the folder of a ``fairseq-scl`` that does not import torch each time."""
+    from helpers.commands import install_fast_command
+
+    folder = tmp_path_factory.mktemp("bin")
+    server = install_fast_command(folder)
+    yield folder
+    server.process.kill()
+    server.process.join()
+
+
+@pytest.fixture
+def fast_path(fast_commands, monkeypatch):
+    """Put the fast ``fairseq-scl`` first on the path."""
+    monkeypatch.setenv("PATH", f"{fast_commands}:{os.environ['PATH']}")

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 
 import pytest
 import sentencepiece
@@ -16,7 +15,7 @@ from fairseq_scl.augment.segment import guess_bpe, load_segmenter
 from fairseq_scl.augment.translation_model import average, export_translation
 from fairseq_scl.cli import main
 from fairseq_scl.errors import InputError
-from helpers import ROOT
+from helpers import ROOT, run_process
 
 SCRIPTS = ROOT / "scripts"
 ENGLISH = ["a", "the", "red", "green", "dog", "cat", "man", "runs", "on", "grass"]
@@ -190,13 +189,9 @@ def test_the_last_checkpoints_are_those_of_most_updates(tmp_path):
 def run(script, *options, **settings):
     if shutil.which("fairseq-scl") is None:
         pytest.skip("fairseq-scl is not on the PATH")
-    return subprocess.run(
-        ["bash", SCRIPTS / script, *options],
+    return run_process(
+        *["bash", SCRIPTS / script, *options],
         env={**os.environ, **{name: str(value) for name, value in settings.items()}},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
     )
 
 
@@ -215,7 +210,7 @@ def toy_run(tmp_path, updates):
     return tmp_path / "en de", done.stdout + done.stderr
 
 
-def test_the_script_goes_from_a_corpus_to_a_published_folder(tmp_path):
+def test_the_script_goes_from_a_corpus_to_a_published_folder(tmp_path, fast_path):
     folder, output = toy_run(tmp_path, 4)
     made = sorted(path.name for path in folder.iterdir())
     parts = ["dict.de.txt", "dict.en.txt", "manifest.json", "model.pt", "spm.model"]

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from random import Random
 
 import pytest
@@ -12,7 +11,7 @@ from fairseq_scl.cli import main
 from fairseq_scl.data.samples import Draw, Source, prepare_samples
 from fairseq_scl.data.tasks import TASKS
 from fairseq_scl.experiments.runner import run_training
-from helpers import ROOT
+from helpers import ROOT, run_process
 from helpers.encoders import toy_encoder, toy_run
 from helpers.tasks import write, write_sst2
 from helpers.translation import toy_models
@@ -104,7 +103,7 @@ def prepared(folder):
     prepare_samples(source, toy_encoder(), data, draw, lambda *_: None)
 
 
-def test_the_script_augments_samples_and_goes_on(tmp_path, models):
+def test_the_script_augments_samples_and_goes_on(tmp_path, models, fast_path):
     if shutil.which("fairseq-scl") is None:
         pytest.skip("fairseq-scl is not on the PATH")
     prepared(tmp_path)
@@ -115,9 +114,7 @@ def test_the_script_augments_samples_and_goes_on(tmp_path, models):
 
     def started(**more):
         environment = {**os.environ, **settings, **more}
-        return subprocess.run(
-            argv, env=environment, capture_output=True, text=True, check=False
-        )
+        return run_process(*argv, env=environment)
 
     missing = started()
     assert missing.returncode == 2

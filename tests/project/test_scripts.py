@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import subprocess
 
 import pytest
 
 from fairseq_scl.cli import main
 from fairseq_scl.data.binarise import read_examples
 from fairseq_scl.data.files import read_json
-from helpers import ROOT
+from helpers import ROOT, run_process
 from helpers.encoders import toy_encoder
 from helpers.outputs import rows_of, write_outputs
 from helpers.tasks import write_sst2
@@ -24,14 +23,10 @@ RESULTS = [path for path in SCRIPTS if path.name not in SETUP]
 def run(script, cwd, *options, **environment):
     if shutil.which("fairseq-scl") is None:
         pytest.skip("fairseq-scl is not on the PATH")
-    return subprocess.run(
-        ["bash", ROOT / "scripts" / script, *options],
+    return run_process(
+        *["bash", ROOT / "scripts" / script, *options],
         cwd=cwd,
         env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
     )
 
 
@@ -96,7 +91,7 @@ def augmented(tmp_path):
     }
 
 
-def test_table5_goes_from_the_samples_to_the_report(tmp_path, augmented):
+def test_table5_goes_from_the_samples_to_the_report(tmp_path, augmented, fast_path):
     done = run(
         *(tmp_path / "scripts" / "table5.sh", tmp_path, "--smoke", "--jobs", "2"),
         *("--device", "cpu", "--only", "temperature=0.9"),
@@ -118,14 +113,14 @@ def test_table5_goes_from_the_samples_to_the_report(tmp_path, augmented):
     assert cells[-2:] == ["– (1 of 4)", "91.7 ± 1.0"]
     data = tmp_path / "data-bin" / "SST-2"
     assert read_json(data / "n100-sample0-bt0.9" / "manifest.json")["examples"] == {
-        **{"train": 400, "valid": 8, "test": 8},
+        **{"train": 400, "valid": 8, "test": 8}
     }
     results = tmp_path / "outputs" / "table5-smoke"
     for name in ("table.md", "table.tex", "table.csv", "runs.csv", "report.html"):
         assert (results / name).stat().st_size > 0
 
 
-def test_compare_goes_from_the_files_to_the_curves(tmp_path):
+def test_compare_goes_from_the_files_to_the_curves(tmp_path, fast_path):
     done = run(
         *("compare.sh", tmp_path, "--smoke", "--jobs", "2", "--device", "cpu"),
         *("--only", "flipped=0.1,loss=CE|CAPCORT-MLP|ACL-Embed+Grad"),
@@ -146,7 +141,7 @@ def test_compare_goes_from_the_files_to_the_curves(tmp_path):
         assert (results / name).stat().st_size > 0
 
 
-def test_table6_shows_sentences_and_their_noise(tmp_path, augmented):
+def test_table6_shows_sentences_and_their_noise(tmp_path, augmented, fast_path):
     script = tmp_path / "scripts" / "table6.sh"
     done = run(script, tmp_path, "--examples", "1", **augmented)
     assert done.returncode == 0, done.stderr
@@ -158,7 +153,7 @@ def test_table6_shows_sentences_and_their_noise(tmp_path, augmented):
 @pytest.mark.parametrize(
     "script", ["table4.sh", "table5.sh", "table6.sh", "compare.sh"]
 )
-def test_missing_encoder_is_named(tmp_path, script):
+def test_missing_encoder_is_named(tmp_path, fast_path, script):
     done = run(script, tmp_path, ENCODER="")
     assert done.returncode != 0
     assert "ENCODER: set it to an encoder folder" in done.stderr
