@@ -2,12 +2,17 @@
 
 import argparse
 import importlib
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 from fairseq import options
-from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
+from fairseq.models import MODEL_REGISTRY
+from fairseq.models.roberta import RobertaModel
+from fairseq.registry import REGISTRIES
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
 import fairseq_scl
 from fairseq_scl.cli import VERBS
@@ -53,24 +58,23 @@ def parser_of(verb):
 
 def training_flags():
     """Return all flags of ``fairseq-train`` with any criterion of our plug-in."""
-    ours = [
+    return set().union(*map(flags_with, own_criterions()))
+
+
+def own_criterions():
+    return [
         name
         for name, criterion in CRITERION_REGISTRY.items()
         if criterion.__module__.startswith("fairseq_scl.")
     ]
-    return set().union(*(flags_with(criterion) for criterion in ours))
 
 
 def flags_with(criterion):
     """Return all flags with a criterion and any architecture."""
     parser = options.get_training_parser()
     chosen = ["data", "--arch", "roberta_multi_exit", "--optimizer", "adam"]
-    chosen += [
-        "--task",
-        "sentence_prediction_scl",
-        "--lr-scheduler",
-        "polynomial_decay",
-    ]
+    chosen += ["--task", "sentence_prediction_scl"]
+    chosen += ["--lr-scheduler", "polynomial_decay"]
     chosen += ["--criterion", criterion, "--num-classes", "2"]
     known = set()
     add = argparse._ActionsContainer._add_action
@@ -137,14 +141,34 @@ def test_training_flags_exist():
             assert flags <= known, f"{page.name}: {sorted(flags - known)}"
 
 
+def model_flags(model):
+    parser = argparse.ArgumentParser(add_help=False)
+    model.add_args(parser)
+    return {flag for action in parser._actions for flag in action.option_strings}
+
+
+def own_flags():
+    """Return the flags that the plug-in adds to those of ``fairseq-train``."""
+    registered = {
+        **{name: CRITERION_DATACLASS_REGISTRY[name] for name in own_criterions()},
+        "task": TASK_DATACLASS_REGISTRY["sentence_prediction_scl"],
+        "optimizer": REGISTRIES["optimizer"]["dataclass_registry"]["fused_adam"],
+    }
+    flags = set()
+    for config in registered.values():
+        added = inspect.get_annotations(config)  # not those of the class it extends
+        flags |= {f"--{name.replace('_', '-')}" for name in added}
+    for model in MODEL_REGISTRY.values():
+        if model.__module__.startswith("fairseq_scl."):
+            flags |= model_flags(model) - model_flags(RobertaModel)
+    return flags
+
+
 def test_every_flag_of_the_plug_in_is_documented():
-    readme = text_of(ROOT / "README.md") if (ROOT / "README.md").is_file() else ""
-    if not readme:
-        pytest.skip("there is no README.md")
-    for flag in ("--scl-lambda", "--scl-temperature", "--scl-features"):
-        assert f"`{flag}`" in readme
-    for flag in ("--scl-reduction", "--batching", "--metrics-file"):
-        assert f"`{flag}`" in readme
+    flags = own_flags()
+    assert {"--scl-lambda", "--batching", "--layer-norm-eps"} <= flags
+    text = " ".join(text_of(page) for page in PAGES if page.name != "CHANGELOG.md")
+    assert sorted(flags - set(FLAG.findall(text))) == []
 
 
 def test_every_verb_is_documented():
