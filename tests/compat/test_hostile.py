@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import struct
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -25,12 +24,13 @@ from fairseq_scl.convert.encoder_weights import read_weights
 from fairseq_scl.data.files import read_json, sha256, write_json
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.texts import Example
-from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import BEST
 from helpers import ROOT
 from helpers.encoders import toy_bert, toy_data, toy_encoder, toy_model, trained
 from helpers.outputs import rows_of, write_outputs
+from helpers.refusals import refused
+from helpers.training import run_fast
 from helpers.translation import toy_models
 
 
@@ -200,12 +200,9 @@ EACH_WAY += [(name, kind) for name in FUNCTIONS for kind in ("attention", "argum
 @pytest.mark.parametrize(("name", "kind"), sorted(set(EACH_WAY)))
 def test_no_way_to_load_an_encoder_gets_past_the_check(tmp_path, marker, kind, name):
     path = poisoned(copied(toy_encoder(), tmp_path / "m"), kind, marker)
-    with pytest.raises(InputError) as caught:
+    with refused(path, REFUSED[kind][1]):
         FUNCTIONS[name](path)
     assert not marker.exists()
-    assert str(path) in str(caught.value)
-    assert REFUSED[kind][1] in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["cutoff", "arguments"])
@@ -223,17 +220,10 @@ def test_stock_fairseq_does_run_these(tmp_path, marker, monkeypatch, kind):
 
 
 def fairseq(module, *words):
-    argv = [sys.executable, "-m", f"fairseq_cli.{module}", toy_data(), "--cpu"]
-    user_dir = ROOT / "fairseq_scl"
-    task = ["--user-dir", user_dir, "--task", "sentence_prediction_scl"]
+    task = ["--user-dir", ROOT / "fairseq_scl", "--task", "sentence_prediction_scl"]
     task += ["--num-classes", 2, "--criterion", "sentence_prediction_scl"]
-    return subprocess.run(
-        [str(word) for word in [*argv, *task, *words]],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    argv = [toy_data(), "--cpu", *task, *words]
+    return run_fast(f"fairseq_cli.{module}", [str(word) for word in argv])
 
 
 @pytest.mark.parametrize("flag", ["--restore-file", "--finetune-from-model", "--path"])
@@ -355,10 +345,8 @@ def little_memory():
 
 
 def refused_cheaply(load, path, *named):
-    with little_memory(), pytest.raises(InputError) as caught:
+    with little_memory(), refused(path, *named):
         load(path)
-    for word in (str(path), *named):
-        assert word in str(caught.value)
 
 
 LOADERS = {"checkpoint": load_checkpoint, "pytorch_model": read_weights}

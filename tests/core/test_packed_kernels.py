@@ -19,15 +19,12 @@ from helpers.encoders import make_sentences
 from helpers.encoders import toy_model as toy_classifier
 from helpers.kernels import Flash, count
 from helpers.packed import HEAD, LENGTH_CASES, assert_same, batch, build, results
-from helpers.training import make_data, toy_model
+from helpers.training import toy_model
+
+DATA = {"words": 60}
 
 CPU = torch.device("cpu")
 LENGTHS_OF_16 = [3, 9, 12, 12, 5, 26, 17, 8, 8, 40, 31, 6, 4, 11, 10, 22]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("kernels") / "toy", words=60)
 
 
 @pytest.fixture
@@ -48,8 +45,9 @@ def like_cuda(flash, monkeypatch):
     return flash
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("head_size", [8, 64])
+@pytest.mark.parametrize(
+    ("dtype", "head_size"), [(torch.float16, 8), (torch.bfloat16, 64)]
+)
 def test_the_check_passes_a_right_kernel(flash, dtype, head_size):
     state = torch.get_rng_state()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
