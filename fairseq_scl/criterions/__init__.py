@@ -1,4 +1,4 @@
-"""The criterion that fairseq registers: Eq. 1 of the paper."""
+"""The criterion registered with fairseq: Eq. 1 of the paper."""
 
 import fairseq  # noqa: F401  (its import registers this package, in order)
 

@@ -13,10 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 def check_settings(cfg: Any, task: Any) -> None:
-    """Refuse values of the contrastive term that cannot be; warn of an idle head.
+    """Check the options of the contrastive term; warn if the head is not trained.
 
     Raises:
-        InputError: names flag, value and what is allowed.
+        InputError: an option is out of its range; names flag, value and what is
+            allowed.
     """
     if not 0 <= cfg.scl_lambda <= 1:
         raise InputError(f"--scl-lambda is {cfg.scl_lambda}: it must be from 0 to 1")
@@ -29,7 +30,7 @@ def check_settings(cfg: Any, task: Any) -> None:
     if cfg.regression_target:
         raise InputError(
             "--regression-target does not go with sentence_prediction_scl: the "
-            "contrastive term needs classes, use --criterion sentence_prediction"
+            "contrastive term needs classes; use --criterion sentence_prediction"
         )
     if cfg.gather_features:
         require_task("--gather-features", task)
@@ -48,10 +49,10 @@ def check_settings(cfg: Any, task: Any) -> None:
 
 
 def check_choice(cfg: Any, name: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a setting that is none of a few words.
+    """Refuse a setting that is not one of the allowed words.
 
-    fairseq's own ``ChoiceEnum`` refuses with a page of usage, under Hydra with a
-    traceback.
+    fairseq's ``ChoiceEnum`` prints a page of usage instead, and a traceback under
+    Hydra.
 
     Raises:
         InputError: names flag, value and what is allowed.

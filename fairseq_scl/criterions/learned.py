@@ -1,7 +1,7 @@
-"""Criterions that learn parameters of their own, besides the model's.
+"""Criterions with trainable parameters of their own.
 
-fairseq trains them with the model's and saves them in the checkpoint under
-``criterion``, apart from ``model``: they are no part of the classifier.
+fairseq trains them with the model's parameters. The checkpoint stores them under
+``criterion``, not under ``model``: they are not part of the classifier.
 """
 
 import logging
@@ -12,22 +12,23 @@ logger = logging.getLogger(__name__)
 
 
 class LearnsParameters:
-    """Stands before a criterion: loads what it learned where a checkpoint has it."""
+    """Mixin that loads a criterion's parameters if the checkpoint has them."""
 
     state_dict: Any
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any] | None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Load the parameters, or say that they are initialized again.
+        """Load the parameters, or keep the initial ones with a warning.
 
-        A published encoder has none, and those of another criterion, or of another
-        number of classes, do not fit. fairseq treats classification heads alike.
+        The checkpoint of a pre-trained encoder does not have them, and those of another
+        criterion or another number of classes do not fit. fairseq does the same for
+        classification heads.
 
         Args:
-            state_dict: the checkpoint's ``criterion``; ``None`` if it has none.
-            args: as for PyTorch's own.
-            kwargs: as for PyTorch's own.
+            state_dict: ``criterion`` of the checkpoint; ``None`` if it is missing.
+            args: passed to PyTorch's ``load_state_dict``.
+            kwargs: passed to PyTorch's ``load_state_dict``.
         """
         wanted = {name: value.shape for name, value in self.state_dict().items()}
         found = {name: value.shape for name, value in (state_dict or {}).items()}

@@ -1,4 +1,4 @@
-"""The stock criterion on logits that were computed before."""
+"""Run the stock criterion on precomputed logits."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class PrecomputedLogits:
-    """Stands in for a model where the stock criterion calls it for its logits.
+    """Takes the place of the model when the stock criterion asks for logits.
 
-    So cross-entropy, its logging and its metrics stay fairseq's own, and the features
-    come from the same forward pass as the logits.
+    Cross-entropy, its logging and its metrics thus remain fairseq's own, while logits
+    and features come from a single forward pass.
     """
 
     def __init__(self, model: nn.Module, logits: Tensor) -> None:

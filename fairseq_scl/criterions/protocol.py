@@ -1,8 +1,8 @@
-"""What the task and a criterion of this package ask of each other, written once.
+"""The interface between the task and the criterions of this package.
 
-Both work with others: the task with any criterion, the criterion with any task of
-classification. An option that needs both sides looks for these protocols, and for
-nothing else. A criterion of your own satisfies the first by subclassing
+The task works with any criterion, and the criterion with any classification task.
+Options that need both sides check for these protocols and nothing else. Your own
+criterion satisfies the first one if it subclasses
 :class:`~fairseq_scl.criterions.sentence_prediction_scl.SentencePredictionSCLCriterion`.
 """
 
@@ -12,46 +12,47 @@ from torch import Tensor, nn
 
 from fairseq_scl.errors import InputError
 
-# What the task adds to a batch. A worker without a batch left computes an old one, so
-# that all workers take the same number of steps: its results are not to count.
+# Keys that the task adds to a batch. A worker that has run out of batches repeats an
+# old one, so that all workers take the same number of steps; its results are ignored.
 IGNORED = "ignored"
-# The input of the examples, their first and their second views, 3N rows.
+# Input of 3N rows: the examples, their first views and their second views.
 WITH_VIEWS = "with_views"
 
 
 @runtime_checkable
 class ContrastiveCriterion(Protocol):
-    """A criterion that separates the pass through the model from the loss.
+    """A criterion that separates the forward pass of the model from the loss.
 
     Attributes:
         scl_views: whether its training batches need :data:`WITH_VIEWS`.
-        reads_parameters: whether the loss reads parameters themselves, besides what
-            ``model_outputs`` returns; ``--chunk`` then takes their gradients too.
+        reads_parameters: whether the loss reads parameters directly, in addition to
+            the results of ``model_outputs``; ``--chunk`` then includes their gradients.
     """
 
     scl_views: bool
     reads_parameters: bool
 
     def before_update(self, model: nn.Module, update: int) -> None:
-        """Do what has to be done once before a training step; called for each step.
+        """Prepare a training step; called before each one.
 
         Args:
-            model: with the weights that were restored, bare or wrapped.
+            model: the model with restored weights, bare or wrapped.
             update: number of updates so far.
         """
 
     def model_outputs(
         self, model: nn.Module, net_input: dict[str, Any]
     ) -> tuple[Tensor, ...]:
-        """Pass a batch, or with ``--chunk`` a part of it, through the model.
+        """Run the model on a batch, or on a part of it with ``--chunk``.
 
         Args:
             model: RoBERTa with the classification head, bare or wrapped.
             net_input: ``sample["net_input"]``.
 
         Returns:
-            logits ``(N, C)``, classification features ``(N, D)``, and what else the
-            loss reads, all with a row for each example and in the dtype of the model.
+            logits ``(N, C)``, classification features ``(N, D)``, and any other tensors
+            that the loss needs, each with one row per example and in the dtype of the
+            model.
         """
 
     def loss_of_outputs(
@@ -62,17 +63,18 @@ class ContrastiveCriterion(Protocol):
         features: Tensor,
         *others: Tensor,
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Compute the loss of a whole batch; with ``model_outputs`` it is ``forward``.
+        """Compute the loss of a whole batch from the results of ``model_outputs``.
 
         Args:
-            model: for its settings and parameters; its outputs are there already.
+            model: the model, for its settings and parameters; it is not called again.
             sample: the batch.
             logits: ``(N, C)``.
             features: ``(N, D)``.
-            others: what else ``model_outputs`` returned.
+            others: any other tensors that ``model_outputs`` returned.
 
         Returns:
-            what ``forward`` returns: the loss summed over the batch, N, sums to log.
+            the same as ``forward``: the loss summed over the batch, N, and sums for
+            logging.
         """
 
 
@@ -91,14 +93,14 @@ class ContrastiveTask(Protocol):
 
 
 def require_task(needs: str, task: Any) -> None:
-    """Refuse a task other than ours.
+    """Refuse any task other than ``sentence_prediction_scl``.
 
     Args:
-        needs: the flag that needs it, with its value.
+        needs: the flag that needs this task, with its value.
         task: the task.
 
     Raises:
-        InputError: names both.
+        InputError: names the flag and the task.
     """
     if not isinstance(task, ContrastiveTask):
         raise InputError(

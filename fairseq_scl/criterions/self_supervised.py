@@ -1,4 +1,4 @@
-"""``--scl-views``: contrast without labels, Eq. 4 of Gunel et al. (2021)."""
+"""``--scl-views``: the self-supervised contrast of Eq. 4, Gunel et al. (2021)."""
 
 from typing import Any
 
@@ -16,20 +16,20 @@ from fairseq_scl.losses import (
 
 
 def check_views(cfg: Any, task: Any, criterion: type, allowed: type) -> None:
-    """Refuse ``--scl-views`` where nothing would give views, or take them.
+    """Refuse ``--scl-views`` with a task or a criterion that does not support it.
 
     Args:
         cfg: the criterion's settings.
         task: the task.
         criterion: the criterion's class.
-        allowed: the class that takes views, without its subclasses.
+        allowed: the class that supports views; its subclasses do not.
 
     Raises:
-        InputError: names the option that does not go with it.
+        InputError: names the option that does not go with ``--scl-views``.
     """
     if criterion is not allowed:
         raise InputError(
-            "--scl-views goes with --criterion sentence_prediction_scl alone, not with "
+            "--scl-views needs --criterion sentence_prediction_scl, not "
             f"{criterion.__name__}"
         )
     require_task("--scl-views", task)
@@ -53,12 +53,14 @@ def loss_with_views(
     Args:
         criterion: ``sentence_prediction_scl``.
         model: as for its ``forward``.
-        sample: a batch of N examples with their views: one pass computes all 3N rows.
+        sample: a batch of N examples with their views; a single forward pass computes
+            all 3N rows.
 
     Returns:
-        what ``forward`` returns, with Eq. 4 summed over the 2N views and halved: N
-        terms, as Eq. 3 has (``paper``: 2N times that, so that Eq. 4 stays summed). What
-        is logged are sums over N examples too.
+        the same as ``forward``, where the contrastive term is the sum of Eq. 4 over the
+        2N views divided by 2, which is on the scale of the N terms of Eq. 3 (``paper``:
+        2N times that, so that Eq. 4 stays summed). The logged sums are on the same
+        scale.
     """
     logits, features = criterion.model_outputs(model, sample[WITH_VIEWS])
     size, tau = len(sample["target"]), criterion.scl_temperature

@@ -1,7 +1,7 @@
 """Cross-entropy with a supervised contrastive term: Eq. 1 of Gunel et al. (2021).
 
-A criterion of your own may subclass this one: override ``model_outputs`` to read more
-of the model, ``contrastive_term`` to change Eq. 3, ``loss_of_outputs`` to add terms,
+Your own criterion can subclass this one: override ``model_outputs`` to get more from
+the model, ``contrastive_term`` to change Eq. 3, ``loss_of_outputs`` to add terms, and
 ``before_update`` to prepare a step (see :mod:`fairseq_scl.criterions.protocol`).
 """
 
@@ -33,7 +33,7 @@ from fairseq_scl.models.features import EXTRA_KEY, classification_features
 
 @dataclass
 class SentencePredictionSCLConfig(SentencePredictionConfig):
-    """The stock criterion's options, and those of the contrastive term."""
+    """The options of the stock criterion and of the contrastive term."""
 
     scl_lambda: float = field(
         default=0.9,
@@ -66,17 +66,17 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
     gather_features: bool = field(
         default=False,
         metadata={
-            "help": "contrast each example with those of all workers, not of its own "
-            "alone: the batch of the contrastive term is that of all workers together"
+            "help": "compute the contrastive term over the batches of all workers "
+            "together, not over each worker's own batch"
         },
     )
     scl_views: bool = field(
         default=False,
         metadata={
-            "help": "contrast without labels: the term is Eq. 4 over two augmented "
-            "views of each training example, which 'fairseq-scl prepare --views' puts "
-            "into the data folder; cross-entropy stays on the example itself. "
-            "Validation has no views: its loss is cross-entropy, its scl_loss is Eq. 3"
+            "help": "self-supervised contrast: the term is Eq. 4 over two augmented "
+            "views of each training example, added to the data folder by 'fairseq-scl "
+            "prepare --views'; cross-entropy still uses the example itself. Validation "
+            "does not use views: its loss is cross-entropy, its scl_loss is Eq. 3"
         },
     )
 
@@ -85,8 +85,8 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
 class SentencePredictionSCLCriterion(SentencePredictionCriterion):
     """L = (1 - λ)·CE + λ·SCL, Eq. 1 of Gunel et al. (2021).
 
-    Cross-entropy, its logging and its metrics are the stock criterion's, from the same
-    forward pass; λ = 0 is that criterion bit for bit.
+    Cross-entropy, its logging and its metrics are the stock criterion's, computed from
+    the same forward pass. With λ = 0 it equals the stock criterion bit for bit.
     """
 
     reads_parameters = False
@@ -97,7 +97,7 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         if cfg.scl_views:
             check_views(cfg, task, type(self), SentencePredictionSCLCriterion)
         super().__init__(cfg, task)
-        note_input_format(task)  # the stock task does not
+        note_input_format(task)  # for the stock task, which does not do it itself
         self.scl_lambda = float(cfg.scl_lambda)
         self.scl_temperature = float(cfg.scl_temperature)
         self.scl_features = str(cfg.scl_features)
@@ -106,7 +106,7 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         self.scl_views = bool(cfg.scl_views)
 
     def before_update(self, model: nn.Module, update: int) -> None:
-        """Prepare a training step; here nothing."""
+        """Prepare a training step; does nothing here."""
 
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
@@ -115,8 +115,8 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
 
         Args:
             model: RoBERTa with the classification head, bare or wrapped.
-            sample: a batch of a sentence prediction task; ``sample["target"]`` holds
-                the class ids, ``(N, 1)`` or ``(N,)`` int64.
+            sample: a batch of a sentence prediction task; ``sample["target"]`` has the
+                class ids, ``(N, 1)`` or ``(N,)`` int64.
             reduce: ignored, as in the stock criterion.
 
         Returns:
@@ -152,11 +152,11 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
     def loss_of_outputs(
         self, model: nn.Module, sample: dict[str, Any], logits: Tensor, features: Tensor
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return what ``forward`` does, from ``model_outputs``: Eq. 1."""
+        """Return Eq. 1 in the form of ``forward``, from the ``model_outputs``."""
         stock = super().forward
         ce_sum, sample_size, log = stock(PrecomputedLogits(model, logits), sample)
         log["ce_loss"] = ce_sum.data
-        # With λ = 0 the term is logged but takes no part in the gradient.
+        # With λ = 0 the term is only logged.
         with torch.set_grad_enabled(self.scl_lambda > 0 and torch.is_grad_enabled()):
             scl_sum, size = self.contrastive_term(model, sample, features, log)
         if self.scl_lambda == 0 or self.scl_views:
@@ -182,9 +182,9 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
             log: gets ``scl_loss``, ``scl_floor`` and ``scl_anchors``.
 
         Returns:
-            a scalar, and the number of examples that were contrasted.
+            a scalar, and the number of examples in the contrasted batch.
         """
-        # Not in validation, where workers may have different numbers of batches.
+        # Never in validation, where workers may have different numbers of batches.
         gathers = self.gather_features and model.training
         rows, labels, anchors = contrastive_batch(features, sample, gathers)
         return self.contrastive_sum(rows, labels, anchors, log), len(labels)
@@ -192,7 +192,7 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
     def contrastive_sum(
         self, features: Tensor, labels: Tensor, anchors: int, log: dict[str, Any]
     ) -> Tensor:
-        """Sum Eq. 3 over the first rows; log it, its floor and its anchors."""
+        """Sum Eq. 3 over the first rows; log the sum, its floor and its anchors."""
         tau = self.scl_temperature
         scl_sum = supervised_contrastive_loss(features, labels, tau, anchors=anchors)
         log["scl_loss"] = scl_sum.data
@@ -205,8 +205,8 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Aggregate the logging outputs of all workers and micro-batches.
 
-        Besides the stock metrics: ``ce_loss``, ``scl_loss`` and ``scl_floor``, averages
-        over examples in nats; ``scl_anchors``, the share of anchors that have a
+        In addition to the stock metrics: ``ce_loss``, ``scl_loss`` and ``scl_floor``,
+        averaged over examples, in nats; ``scl_anchors``, the share of anchors with a
         positive; ``n_correct`` and ``n_total``, exact counts.
         """
         SentencePredictionCriterion.reduce_metrics(logging_outputs)

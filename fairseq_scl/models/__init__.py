@@ -1,4 +1,4 @@
-"""The model hook, and the encoders that fairseq registers."""
+"""The model hook and the encoders registered with fairseq."""
 
 import fairseq  # noqa: F401  (its import registers this package, in order)
 

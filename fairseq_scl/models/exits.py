@@ -1,8 +1,8 @@
-"""Exits of a multi-exit encoder: the names of their classification heads.
+"""Names of the classification heads of a multi-exit encoder.
 
-The head of the top exit has the name of the stock model's, the others that name and
-``_exit`` with the number of their layer. So the stock model loads them all, and uses
-the deepest.
+The head of the top exit is named as in the stock model. The others add ``_exit`` and
+the number of their layer. The stock model can therefore load all of them and uses the
+deepest one.
 """
 
 import re
@@ -16,7 +16,7 @@ def shallow_head(head: str, layer: int) -> str:
 
     Args:
         head: name of the top head.
-        layer: counted from 1.
+        layer: number of the layer, counted from 1.
     """
     return f"{head}_exit{layer}"
 
@@ -25,12 +25,12 @@ def exit_heads(heads: Iterable[str], head: str, layers: int) -> dict[int, str]:
     """Find the exits of a model by the names of its classification heads.
 
     Args:
-        heads: the names.
-        head: name of the top head, which has to be among them.
-        layers: of the encoder.
+        heads: names of all heads.
+        head: name of the top head.
+        layers: number of layers of the encoder.
 
     Returns:
-        name of the head after each layer that has one, from the lowest to the top.
+        the name of the head by layer, from the lowest to the top.
     """
     found = {layers: head}
     for name in heads:

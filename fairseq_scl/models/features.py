@@ -1,4 +1,4 @@
-"""The model hook: a stock RoBERTa hands out the features that its head reads."""
+"""The model hook: get the input of the classification head from a stock RoBERTa."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,29 +18,29 @@ def classification_features(
 ) -> Iterator[None]:
     """Within the block, put Φ(x) into the ``extra`` output of each forward pass.
 
-    ``logits, extra = model(..., classification_head_name=head_name)`` then carries
+    ``logits, extra = model(..., classification_head_name=head_name)`` then returns
     ``extra["classification_features"]``: Φ of section 2, Gunel et al. (2021), of shape
-    ``(N, D)``, from that very pass and attached to its graph. They leave the model
-    through its output, so that DistributedDataParallel sees them. Hooks are removed
-    when the block ends, also by an exception.
+    ``(N, D)``, from the same forward pass and attached to its graph. They are part of
+    the model's output so that DistributedDataParallel sees them. The hooks are removed
+    when the block ends, even after an exception.
 
     Args:
         model: a fairseq ``RobertaModel`` or subclass, bare or wrapped (data parallel).
         head_name: the classification head that the forward pass uses.
-        kind: ``"cls"``, the final hidden state at ``<s>``, the head's input before its
-            dropout; or ``"pooled"``, the input of the head's last projection (after
-            dense, tanh and dropout), both in the dtype of the model; or ``"mean"``, of
-            the final states over the real tokens, ``<s>`` and ``</s>`` among them, in
+        kind: ``"cls"``: the final hidden state at ``<s>``, the head's input before its
+            dropout; ``"pooled"``: the input of the head's last projection (after dense,
+            tanh and dropout), both in the dtype of the model; ``"mean"``: the mean of
+            the final states over the real tokens, including ``<s>`` and ``</s>``, in
             float32 or float64.
-        key: under which ``extra`` carries them.
+        key: key of the features in ``extra``.
     """
     inner = unwrapped(model)
     head = inner.classification_heads[head_name]
     captured: list[Tensor] = []
 
     def start(_: nn.Module, inputs: Any, kwargs: dict[str, Any]) -> Any:
-        captured.clear()  # what a pass that raised may have left
-        if kind == "mean":  # else --packed computes the last layer at <s> alone
+        captured.clear()  # a pass that raised may have left something
+        if kind == "mean":  # otherwise --packed computes the last layer only at <s>
             return inputs, {**kwargs, "return_all_hiddens": True}
         return None
 
@@ -50,7 +50,7 @@ def classification_features(
     def hand_out(
         _: nn.Module, inputs: Any, kwargs: dict[str, Any], output: tuple[Any, Any]
     ) -> Any:
-        if not captured:  # a pass without this head
+        if not captured:  # the pass did not use this head
             return output
         features = captured.pop()
         if kind == "mean":
@@ -76,7 +76,7 @@ def classification_features(
 
 
 def unwrapped(model: Any) -> Any:
-    """Return a module itself where it is wrapped for data parallel workers."""
+    """Return the module inside any data parallel wrappers."""
     while isinstance(getattr(model, "module", None), nn.Module):
         model = model.module
     return model

@@ -1,7 +1,7 @@
-"""``roberta_bert``: fairseq's RoBERTa with the layer norm epsilon of another encoder.
+"""``roberta_bert``: fairseq's RoBERTa with a configurable layer norm epsilon.
 
-The stock model has 1e-5 built in, BERT was trained with 1e-12. The state dict is that
-of the stock model.
+The stock model always uses 1e-5, but BERT was trained with 1e-12. The state dict is the
+same as the stock model's.
 """
 
 import argparse
@@ -20,7 +20,7 @@ BERT_EPS = 1e-12
 
 @register_model("roberta_bert")
 class RobertaBertModel(RobertaModel):
-    """RoBERTa whose layer norms take their epsilon from ``--layer-norm-eps``."""
+    """RoBERTa with layer norms that use ``--layer-norm-eps``."""
 
     @staticmethod
     def add_args(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ class RobertaBertModel(RobertaModel):
             type=float,
             metavar="E",
             help="added to the variance in each layer norm of the encoder (default: "
-            f"that of the architecture, {BERT_EPS} for BERT and 1e-05 for RoBERTa)",
+            f"set by the architecture, {BERT_EPS} for BERT and 1e-05 for RoBERTa)",
         )
 
     @classmethod
@@ -48,11 +48,11 @@ class RobertaBertModel(RobertaModel):
         """
         if not args.layer_norm_eps > 0:
             raise InputError(
-                f"--layer-norm-eps is {args.layer_norm_eps}, allowed: above 0"
+                f"--layer-norm-eps is {args.layer_norm_eps}: it must be above 0"
             )
         model: RobertaBertModel = super().build_model(args, task)
         for module in model.encoder.modules():
-            # Apex's fused layer norm, which fairseq prefers, is not an nn.LayerNorm.
+            # fairseq prefers Apex's fused layer norm, which is not an nn.LayerNorm.
             if isinstance(module, nn.LayerNorm) or "LayerNorm" in type(module).__name__:
                 module.eps = args.layer_norm_eps
         return model
@@ -60,6 +60,6 @@ class RobertaBertModel(RobertaModel):
 
 @register_model_architecture("roberta_bert", "roberta_bert")
 def roberta_bert_architecture(args: Any) -> None:
-    """Fill in what neither a flag nor the checkpoint gives: the shape of BERT-base."""
+    """Set the defaults: BERT-base."""
     args.layer_norm_eps = safe_getattr(args, "layer_norm_eps", BERT_EPS)
     base_architecture(args)

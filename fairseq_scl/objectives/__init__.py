@@ -1,8 +1,8 @@
 """Objectives beyond the paper, one folder each.
 
-A folder registers its criterion, and what else it has, with fairseq when it is
-imported, as a user's own ``--user-dir`` does. Whatever folders are here are imported:
-deleting one takes its objective away and nothing else.
+Importing a folder registers its criterion and model parts with fairseq, in the same way
+as a user's own ``--user-dir``. Every folder found here is imported, so deleting one
+removes its objective and nothing else.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The task that fairseq registers: batching, checks of the data, a metrics file."""
+"""The task registered with fairseq: batching, data checks, a metrics file."""
 
 import fairseq  # noqa: F401  (its import registers this package, in order)
 

@@ -1,4 +1,4 @@
-"""Which examples meet in a batch, where they are contrasted with each other."""
+"""Which examples share a batch and are therefore contrasted with each other."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ def epoch_order(
 
     Args:
         labels: ``(N,)`` int64, the class of each example.
-        balanced: spread every class evenly over the epoch, so that any run of
-            consecutive examples, and thus each batch, holds each class in its share of
-            the training set to within about one example; otherwise uniformly at random.
+        balanced: spread every class evenly over the epoch, so that consecutive
+            examples, and thus each batch, have the class proportions of the training
+            set to within about one example; otherwise draw uniformly at random.
         seed: the run's seed.
-        epoch: number of the epoch; each epoch has an order of its own.
+        epoch: number of the epoch; the order differs in each epoch.
 
     Returns:
         ``(N,)`` int64, a permutation of 0 … N-1, the same for the same arguments.
@@ -32,8 +32,8 @@ def epoch_order(
     order = random.permutation(len(labels))
     if not balanced:
         return order
-    # The j-th of n examples of a class stands at (j + u) / n of the epoch, u drawn
-    # for each class: stratified, and yet random at both scales.
+    # The j-th of n examples of a class goes to (j + u) / n of the epoch, with u drawn
+    # per class: stratified sampling of a shuffled class.
     place = np.empty(len(labels))
     for label in np.unique(labels):
         members = order[labels[order] == label]
@@ -45,8 +45,8 @@ def epoch_order(
 class EpochOrderDataset(BaseWrapperDataset):
     """A dataset whose batches are drawn again in each epoch.
 
-    Stock fairseq shuffles the order of its batches but never what is in them; this one
-    tells fairseq not to reuse batches and gives it a new order of examples.
+    Stock fairseq shuffles the order of its batches but never their contents. This
+    dataset tells fairseq not to reuse batches and returns a new order of examples.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class EpochOrderDataset(BaseWrapperDataset):
         self.epoch = 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Note the epoch that the next order is for."""
+        """Set the epoch of the next order."""
         super().set_epoch(epoch)
         self.epoch = epoch
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
-        """Always false: fairseq must ask for the order of each epoch."""
+        """Always false, so that fairseq asks for the order of each epoch."""
         return False
 
     def ordered_indices(self) -> NDArray[np.int64]:
@@ -78,14 +78,14 @@ class EpochOrderDataset(BaseWrapperDataset):
 
 
 class CountedDataset(BaseWrapperDataset):
-    """Counts tokens where a batch is collated: asking a GPU later would stall it."""
+    """Counts the tokens of a batch on the CPU, which saves a later device sync."""
 
     def __init__(self, dataset: Any, pad: int) -> None:
         super().__init__(dataset)
         self.pad = pad
 
     def collater(self, samples: list[Any]) -> dict[str, Any]:
-        """Collate examples, with the lengths that ``--packed`` asks for."""
+        """Collate examples, with the lengths that ``--packed`` needs."""
         batch: dict[str, Any] = super().collater(samples)
         for key in ("net_input", WITH_VIEWS) if batch else ():
             if key in batch:

@@ -1,4 +1,4 @@
-"""Checks of a prepared data folder, and of a checkpoint against the model."""
+"""Checks of a data folder, and of a checkpoint against the model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,32 +24,33 @@ def check_data_folder(folder: str, num_classes: int) -> None:
     """Refuse a data folder without dictionaries, or a missing ``--num-classes``.
 
     Raises:
-        InputError: says what is missing and how it is made.
+        InputError: says what is missing and how to create it.
     """
     for part in ("input0", "label"):
         file = Path(folder, part, "dict.txt")
         if not file.is_file():
             raise InputError(
-                f"missing dictionary {file}: {folder} is not a prepared data folder, "
-                "'fairseq-scl prepare' makes one"
+                f"missing dictionary {file}: {folder} is not a data folder; create one "
+                "with 'fairseq-scl prepare'"
             )
     if num_classes < 1:
         raise InputError(
-            f"--num-classes is {num_classes}: give the number of classes, at least 2"
+            f"--num-classes is {num_classes}: it must be the number of classes, at "
+            "least 2"
         )
 
 
 def settle_tokens(cfg: Any) -> None:
-    """Set the special tokens as a prepared data folder asks for them.
+    """Set the special tokens that a data folder asks for.
 
     Args:
-        cfg: the task's settings; ``init_token`` and ``separator_token`` are set. With
-            a folder that ``fairseq-preprocess`` made they stay as given, but for an
-            init token that was left out: it is ``<s>``.
+        cfg: the task's settings; ``init_token`` and ``separator_token`` are set. For
+            a folder from ``fairseq-preprocess`` they stay as given, except that
+            ``init_token`` defaults to ``<s>``.
 
     Raises:
-        InputError: a token was given that is not the folder's, or examples are to be
-            cut at random places, where prediction cuts off the end.
+        InputError: a given token differs from the folder's, or examples are to be cut
+            at random places although prediction cuts off the end.
     """
     check_shortening(
         cfg.shorten_method, cfg.shorten_data_split_list, "--shorten-method"
@@ -59,12 +60,12 @@ def settle_tokens(cfg: Any) -> None:
         given = {"init_token": cfg.init_token, "separator_token": cfg.separator_token}
         for name, token in check_tokens(given, manifest, "--{flag}").items():
             setattr(cfg, name, token)
-    elif cfg.init_token is None:  # the head reads <s>, whatever made the data
+    elif cfg.init_token is None:  # the head always reads <s>
         cfg.init_token = BOS
 
 
 def check_split(folder: str, split: str) -> None:
-    """Refuse a split with missing binary files, or with different numbers of lines.
+    """Refuse a split whose binary files are missing or differ in length.
 
     Raises:
         InputError: names the file.
@@ -91,7 +92,7 @@ def _count(folder: str, part: str, split: str) -> int:
 def class_ids(
     dataset: Any, folder: str, split: str, num_classes: int
 ) -> NDArray[np.int64]:
-    """Collect the class ids of a split and check them.
+    """Return the class ids of a split after checking them.
 
     Args:
         dataset: fairseq's nested dataset of the split.
@@ -103,8 +104,8 @@ def class_ids(
         ``(N,)`` int64.
 
     Raises:
-        InputError: a label of several words, or one that the label dictionary does not
-            hold (lines count from 1).
+        InputError: a label has several words or is not in the label dictionary; names
+            the line, counted from 1.
     """
     targets = dataset.defn["target"]
     labels = Path(folder, "label", split)
@@ -113,12 +114,13 @@ def class_ids(
         target = targets[i].tolist()
         if len(target) != 1:
             raise InputError(
-                f"{labels}, line {i + 1}: {len(target)} words, a label is one word"
+                f"{labels}, line {i + 1}: the label has {len(target)} words, it must "
+                "be one word"
             )
         if not 0 <= target[0] < num_classes:
             raise InputError(
-                f"{labels}, line {i + 1}: a label that is not among the {num_classes} "
-                f"of {Path(folder, 'label', 'dict.txt')}"
+                f"{labels}, line {i + 1}: the label is not one of the {num_classes} in "
+                f"{Path(folder, 'label', 'dict.txt')}"
             )
         ids[i] = target[0]
     return ids
@@ -127,17 +129,17 @@ def class_ids(
 def check_sizes(
     dataset: Any, rows: NDArray[np.int64], most: Any, folder: str, split: str
 ) -> None:
-    """Refuse a split with an example that is longer than the model reads.
+    """Refuse a split with an example that is too long for the model.
 
     Args:
-        dataset: of fairseq; its rows are the lines of the split.
-        rows: the rows that are wanted, int64.
-        most: the largest number of tokens, as fairseq gives it.
+        dataset: a fairseq dataset; its rows are the lines of the split.
+        rows: int64, the rows that are used.
+        most: the largest number of tokens, as fairseq passes it.
         folder: the data folder, for the message.
         split: the name of the split, for the message.
 
     Raises:
-        InputError: names the first line that is too long (lines count from 1) and the
+        InputError: names the first line that is too long, counted from 1, and the
             flags that help.
     """
     _, long = dataset.filter_indices_by_size(rows, most)
@@ -145,34 +147,34 @@ def check_sizes(
         row = min(long)
         raise InputError(
             f"{Path(folder, 'input0', split)}, line {row + 1}: {dataset.size(row)} "
-            f"tokens, the model reads {most} ({len(long)} such examples): cut them "
-            "with --shorten-method truncate, or leave them out with "
+            f"tokens, but the model reads at most {most} (examples that are too long: "
+            f"{len(long)}); cut them with --shorten-method truncate, or skip them with "
             "--skip-invalid-size-inputs-valid-test"
         )
 
 
 def check_max_tokens(dataset: Any, most: int, folder: str, split: str) -> None:
-    """Refuse a ``--max-tokens`` that is below the longest example of a split.
+    """Refuse a ``--max-tokens`` below the longest example of a split.
 
     Raises:
-        InputError: names the first line that is too long (lines count from 1).
+        InputError: names the first line that is too long, counted from 1.
     """
     long = [row for row in range(len(dataset)) if dataset.num_tokens(row) > most]
     if long:
         raise InputError(
             f"{Path(folder, 'input0', split)}, line {long[0] + 1}: "
             f"{dataset.num_tokens(long[0])} tokens, but a batch has at most {most} "
-            f"({len(long)} such examples): raise --max-tokens or --max-tokens-valid, "
-            "or shorten the examples with --shorten-method truncate and a lower "
-            "--max-positions"
+            f"(examples that are too long: {len(long)}); raise --max-tokens or "
+            "--max-tokens-valid, or shorten the examples with --shorten-method "
+            "truncate and a lower --max-positions"
         )
 
 
 def refuse_other_checkpoints(model: nn.Module) -> None:
-    """Have ``model.load_state_dict`` refuse other shapes with one clear sentence.
+    """Make ``model.load_state_dict`` report mismatched shapes in one sentence.
 
-    fairseq reports a mismatch as a page of keys; the usual causes are another
-    vocabulary (data prepared with other dictionaries) and another ``--arch``.
+    fairseq prints a page of keys. The usual causes are a different vocabulary (data
+    prepared with other dictionaries) and a different ``--arch``.
     """
     wanted = _shapes(model.state_dict())
 
@@ -191,9 +193,9 @@ def _mismatch(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
     embedding = "encoder.sentence_encoder.embed_tokens.weight"
     if embedding in found and wanted[embedding][0] != found[embedding][0]:
         return (
-            f"the checkpoint of --restore-file has {found[embedding][0]} symbols, the "
-            f"dictionary of the data has {wanted[embedding][0]}: prepare the data with "
-            "the encoder's own dict.txt ('fairseq-scl prepare --encoder')"
+            f"the checkpoint of --restore-file has {found[embedding][0]} symbols, but "
+            f"the dictionary of the data has {wanted[embedding][0]}: prepare the data "
+            "with the encoder's own dict.txt ('fairseq-scl prepare --encoder')"
         )
     encoder = {n for n in wanted if n.startswith("encoder.sentence_encoder.")}
     other = sorted(n for n in encoder & found.keys() if wanted[n] != found[n])
@@ -201,15 +203,15 @@ def _mismatch(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
     if other:
         name = other[0]
         return (
-            "the checkpoint of --restore-file has another architecture than --arch: "
-            f"{name} is {found.get(name, 'absent')} there and "
+            "the checkpoint of --restore-file does not match --arch: the shape of "
+            f"{name} is {found.get(name, 'absent')} in the checkpoint and "
             f"{wanted.get(name, 'absent')} in the model"
         )
     return None
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes, without the copies that fairseq 0.12.2 makes on loading."""
+    """Return the shapes, without the copies that fairseq 0.12.2 creates on loading."""
     return {
         name: tuple(tensor.shape)
         for name, tensor in state.items()

@@ -1,4 +1,4 @@
-"""What a validation answered, whatever the criterion, and whether it is a number."""
+"""Exact counts and finite losses of a validation, for any criterion."""
 
 import json
 import math
@@ -15,16 +15,17 @@ from torch.nn.functional import cross_entropy
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import label_names
 
-# fairseq prints what has no underscore before it.
+# fairseq does not print keys that begin with an underscore.
 ANSWERS = "_answers_"
 CROSS_ENTROPY = "_cross_entropy"
 
 
 class ClassNumbers:
-    """Replaces a criterion's label dictionary: stock fairseq reads names as integers.
+    """Replaces a criterion's label dictionary with one whose names are numbers.
 
-    ``--report-mcc`` and ``--report-acc-and-f1`` need numbers. Labels named 0 and 1 are
-    those; otherwise the class id stands for the name, so that F1 is that of class 1.
+    For ``--report-mcc`` and ``--report-acc-and-f1`` stock fairseq parses label names as
+    integers. Labels named 0 and 1 are kept; any other names are replaced by the class
+    ids, so that F1 is that of class 1.
     """
 
     nspecial = 0
@@ -35,20 +36,20 @@ class ClassNumbers:
             self.numbers = names
 
     def string(self, classes: Tensor) -> str:
-        """Return the numbers of class ids, ``(N,)`` int64, with blanks between."""
+        """Return the numbers of class ids, ``(N,)`` int64, separated by spaces."""
         return " ".join(self.numbers[c] for c in classes.tolist())
 
 
 def number_classes(criterion: Any, label_symbols: list[str]) -> None:
-    """Have a criterion report MCC and F1 of labels with any names.
+    """Make a criterion report MCC and F1 whatever the labels' names.
 
     Raises:
-        InputError: F1 of a number of classes other than two.
+        InputError: F1 is requested, but there are not exactly two classes.
     """
     names = label_names(label_symbols)
     if getattr(criterion, "report_acc_and_f1", False) and len(names) != 2:
         raise InputError(
-            f"--report-acc-and-f1 needs two classes, the data has {len(names)}"
+            f"--report-acc-and-f1 needs two classes, but the data has {len(names)}"
         )
     if hasattr(criterion, "label_dict"):
         criterion.label_dict = ClassNumbers(names)
@@ -58,14 +59,14 @@ def number_classes(criterion: Any, label_symbols: list[str]) -> None:
 def counted_answers(
     model: Any, head: str, target: Tensor, log: dict[str, Any]
 ) -> Iterator[None]:
-    """Count how often each class has the largest logit in the calls of a head.
+    """Within the block, count how often a head predicts each class.
 
     Args:
-        model: whose head is called inside the block, bare or wrapped.
-        head: its name.
+        model: the model that is called in the block, bare or wrapped.
+        head: name of its classification head.
         target: ``(N, 1)`` or ``(N,)``, the class ids of the batch.
-        log: gets ``_answers_0`` and so on, int64 scalars, and the cross-entropy of the
-            latest call on the whole batch, summed, in float32.
+        log: gets ``_answers_0`` and so on, int64 scalars, and the float32 sum of the
+            cross-entropy from the latest call on the whole batch.
     """
     heads = getattr(model, "classification_heads", {})
     if head not in heads:
@@ -89,11 +90,11 @@ def counted_answers(
 
 
 def log_counts(logs: list[dict[str, Any]], counted: Mapping[str, Any]) -> None:
-    """Log exact counts and the cross-entropy that the criterion did not log itself.
+    """Log exact counts and cross-entropy, unless the criterion has logged them.
 
     Args:
-        logs: of all workers and batches.
-        counted: what the criterion has logged.
+        logs: logging outputs of all workers and batches.
+        counted: the metrics that the criterion has logged.
     """
     if "n_correct" not in counted and any("ncorrect" in log for log in logs):
         metrics.log_scalar_sum("n_correct", sum(log.get("ncorrect", 0) for log in logs))
@@ -108,17 +109,17 @@ def log_counts(logs: list[dict[str, Any]], counted: Mapping[str, Any]) -> None:
 
 
 def answers_of(logged: Mapping[str, Any]) -> list[int]:
-    """Return how often each class was the answer in a validation; none if unknown."""
+    """Return how often each class was predicted in a validation; empty if unknown."""
     names = [name for name in logged if name.startswith(ANSWERS)]
     names.sort(key=lambda name: int(name.removeprefix(ANSWERS)))
     answers = [int(logged[name].sum) for name in names]
-    # A criterion may call the head more than once.
+    # The sum differs if a criterion calls the head more than once.
     complete = bool(answers) and sum(answers) == logged["n_total"].sum
     return answers if complete else []
 
 
 def check_validation(logged: Mapping[str, Any], subset: str, update: int) -> None:
-    """Refuse a validation whose loss is not a number.
+    """Refuse a validation with a loss that is not finite.
 
     Raises:
         InputError: names the loss, its value, the subset and the update.
@@ -129,23 +130,23 @@ def check_validation(logged: Mapping[str, Any], subset: str, update: int) -> Non
             if not math.isfinite(value):
                 raise InputError(
                     f"{name} of {subset} is {value} after {update} updates: the model "
-                    "diverged, lower --lr or train without --fp16"
+                    "diverged; lower --lr or train without --fp16"
                 )
 
 
 def check_divergence(update: int) -> None:
-    """End a training that fairseq repeats a step of, to find what is not a number.
+    """Stop training when fairseq repeats a step to find the source of a NaN.
 
     Raises:
-        InputError: this is that repeated step; says what fairseq saw.
+        InputError: this is the repeated step; quotes fairseq's error.
     """
     seen = sys.exc_info()[1]
-    # fairseq raises the same where workers disagree, which is not divergence.
+    # fairseq raises the same error where workers disagree, which is not divergence.
     if isinstance(seen, FloatingPointError) and "workers" not in str(seen):
         reason = str(seen).splitlines()[0].rstrip(".")
         raise InputError(
             f"the loss or its gradient is not finite after {update} updates "
-            f"({reason}): the model diverged, lower --lr or train without --fp16"
+            f"({reason}): the model diverged; lower --lr or train without --fp16"
         )
 
 
@@ -153,9 +154,9 @@ def append_metrics(path: str, logged: Mapping[str, Any], **more: Any) -> None:
     """Append a line of exact counts and unrounded losses to ``--metrics-file``.
 
     Args:
-        path: the file; nothing happens if it is empty.
-        logged: meters of a validation; without them the file is only opened.
-        more: what else the line holds.
+        path: the file; an empty path disables it.
+        logged: meters of a validation; if empty, the file is only opened.
+        more: other entries of the line.
 
     Raises:
         InputError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Sentence prediction with batches for contrast, checks and a metrics file."""
+"""Sentence prediction with contrastive batches, data checks and a metrics file."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +51,7 @@ from fairseq_scl.tasks.views import ViewsDataset, load_views
 
 @dataclass
 class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
-    """The stock task's options, and those of this project."""
+    """The options of the stock task and of this package."""
 
     batching: str = field(
         default="fixed",
@@ -65,30 +65,30 @@ class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
     metrics_file: str = field(
         default="",
         metadata={
-            "help": "append one JSON line for each validation of each subset, with "
-            "exact counts and unrounded losses, to this file"
+            "help": "append one JSON line per validation and subset to this file, with "
+            "exact counts and unrounded losses"
         },
     )
     packed: bool = field(
         default=False,
         metadata={
-            "help": "compute the real tokens of a batch only, no padding, and in the "
-            "last layer only what the head reads: the same results, faster"
+            "help": "skip padding, and in the last layer compute only what the head "
+            "reads: the same results, faster"
         },
     )
     contrastive_batch: Optional[int] = field(  # noqa: UP045  (fairseq reads this form)
         default=None,
         metadata={
-            "help": "examples of a training batch (of each worker), in the place of "
-            "--batch-size, which then counts for validation alone"
+            "help": "number of examples in a training batch (per worker); --batch-size "
+            "then applies only to validation"
         },
     )
     chunk: int = field(
         default=0,
         metadata={
-            "help": "compute a training batch so many examples at a time (gradient "
-            "caching): the same results in the memory of a batch of that size, for a "
-            "second forward pass; 0 = all at once"
+            "help": "gradient caching: compute a training batch in chunks of this many "
+            "examples; same results with the memory of one chunk, at the cost of a "
+            "second forward pass; 0 = off"
         },
     )
     tf32: bool = field(
@@ -102,7 +102,7 @@ class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
 
 @register_task("sentence_prediction_scl", dataclass=SentencePredictionSCLTaskConfig)
 class SentencePredictionSCLTask(SentencePredictionTask):
-    """Sentence (pair) classification whose batches are made to be contrasted."""
+    """Classification of sentences and pairs with contrastive batches."""
 
     cfg: SentencePredictionSCLTaskConfig
     encoder_embed_dim = 0  # see criterions/protocol.py
@@ -111,16 +111,16 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     @classmethod
     @exit_on_input_error()
     def setup_task(cls, cfg: Any, **kwargs: Any) -> "SentencePredictionSCLTask":
-        """Load the dictionaries, after a check that they are there."""
+        """Check the data folder and the settings, then load the dictionaries."""
         check_data_folder(cfg.data, cfg.num_classes)
         check_choice(cfg, "batching", BATCHING)
         _check_batch(cfg.contrastive_batch, cfg.chunk)
         settle_tokens(cfg)
-        for part in ("input0", "label"):  # else fairseq's own errors of them
+        for part in ("input0", "label"):  # our error messages instead of fairseq's
             load_dictionary(Path(cfg.data, part, "dict.txt"))
         allow_tf32("tf32" if cfg.tf32 else "fp32")
         task: SentencePredictionSCLTask = super().setup_task(cfg, **kwargs)
-        if not cfg.regression_target:  # which has no labels, and is not exported
+        if not cfg.regression_target:  # has no labels and cannot be exported
             note_input_format(task)
         return task
 
@@ -128,8 +128,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     def load_dataset(self, split: str, combine: bool = False, **kwargs: Any) -> Any:
         """Load a split and set the order of its examples.
 
-        The training split has it from ``--batching``; others go by length, which
-        spares padding.
+        ``--batching`` sets the order of the training split. Other splits are sorted by
+        length, which reduces padding.
         """
         check_split(self.cfg.data, split)
         for part in sorted(Path(self.cfg.data).glob("input?")):
@@ -139,7 +139,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
             return dataset
         plain = dataset.dataset if isinstance(dataset, SortDataset) else dataset
         labels = class_ids(plain, self.cfg.data, split, self.cfg.num_classes)
-        if split.startswith("train"):  # before hours of training, not after
+        if split.startswith("train"):  # fail before hours of training, not after
             append_metrics(self.cfg.metrics_file, {})
         if split.startswith("train") and self.loads_views:
             views = load_views(self, split, len(plain))
@@ -160,7 +160,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
 
     @exit_on_input_error()
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
-        """Build the model and have it refuse checkpoints that are not its own."""
+        """Build the model and make it refuse checkpoints that do not match."""
         model = super().build_model(cfg, from_checkpoint)
         refuse_other_checkpoints(model)
         self.encoder_embed_dim = int(model.args.encoder_embed_dim)
@@ -174,7 +174,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
 
     @exit_on_input_error()
     def build_criterion(self, cfg: Any) -> Any:
-        """Build the criterion; ``--chunk`` needs one that keeps to the protocol."""
+        """Build the criterion; ``--chunk`` needs a ``ContrastiveCriterion``."""
         criterion = super().build_criterion(cfg)
         if not self.cfg.regression_target:
             number_classes(criterion, self.label_dictionary.symbols)
@@ -189,10 +189,10 @@ class SentencePredictionSCLTask(SentencePredictionTask):
 
     @exit_on_input_error()
     def get_batch_iterator(self, dataset: Any, **kwargs: Any) -> Any:
-        """Cut a split into batches; the training split by ``--contrastive-batch``.
+        """Split a dataset into batches; the training set by ``--contrastive-batch``.
 
-        Every example takes part: stock fairseq leaves out what does not fill a multiple
-        of 8.
+        Every example is used: stock fairseq drops those that do not fill a multiple of
+        8.
         """
         size = self.cfg.contrastive_batch
         kwargs["required_batch_size_multiple"] = 1
@@ -200,7 +200,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
             if kwargs.get("max_tokens") is not None:
                 raise InputError(
                     f"--max-tokens is {kwargs['max_tokens']}: it does not go with "
-                    "--contrastive-batch, which counts examples; give --batch-size for "
+                    "--contrastive-batch, which counts examples; use --batch-size for "
                     "validation"
                 )
             kwargs["max_sentences"] = size
@@ -216,7 +216,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         max_positions: Any = None,
         ignore_invalid_inputs: bool = False,
     ) -> Any:
-        """Refuse examples that are too long by name, or leave them out if asked to."""
+        """Refuse examples that are too long, or skip them if asked to."""
         if not ignore_invalid_inputs and (split := self._split(dataset)):
             check_sizes(dataset, indices, max_positions, self.cfg.data, split)
         return super().filter_indices_by_size(
@@ -233,7 +233,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         update_num: int,
         ignore_grad: bool = False,
     ) -> tuple[Any, Any, dict[str, Any]]:
-        """Do forward and backward of one batch, with ``--chunk`` in parts."""
+        """Run forward and backward for one batch, in chunks with ``--chunk``."""
         chunk = self.cfg.chunk
         cached = 0 < chunk < len(sample["target"])
         if ignore_grad:
@@ -242,7 +242,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         if isinstance(inner := unwrapped(criterion), ContrastiveCriterion):
             inner.before_update(model, update_num)
         if not cached or ignore_grad:
-            if cached:  # its gradient is multiplied by 0: a part will do
+            if cached:  # its gradient is multiplied by 0, so one chunk is enough
                 sample = gradient_cache.first_examples(sample, chunk)
             return super().train_step(
                 sample, model, criterion, optimizer, update_num, ignore_grad
@@ -252,12 +252,12 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         return gradient_cache.cached_step(sample, model, criterion, optimizer, chunk)
 
     def _split(self, dataset: Any) -> str:
-        """Return the name of a split that was loaded, ``""`` for anything else."""
+        """Return the name of a loaded split, ``""`` for any other dataset."""
         known = (s for s, loaded in self.datasets.items() if loaded is dataset)
         return next(known, "")
 
     def valid_step(self, sample: Any, model: Any, criterion: Any) -> Any:
-        """Compute the loss of a validation batch and count the answers."""
+        """Compute the loss of a validation batch and count the predictions."""
         answers: dict[str, Any] = {}
         head = self.cfg.classification_head_name
         with counted_answers(model, head, sample["target"], answers):
@@ -265,19 +265,19 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         return loss, size, log | answers
 
     def reduce_metrics(self, logging_outputs: list[Any], criterion: Any) -> None:
-        """Log what the criterion does, and exact counts of any criterion."""
+        """Log the criterion's metrics and, for any criterion, exact counts."""
         with metrics.aggregate() as counted:
             super().reduce_metrics(logging_outputs, criterion)
         log_counts(logging_outputs, counted)
 
     def dataset(self, split: str) -> Any:
-        """Return a loaded split; fairseq asks for each subset before validating it."""
+        """Return a loaded split and remember it: fairseq validates it next."""
         self._last_asked = split
         return super().dataset(split)
 
     @exit_on_input_error()
     def post_validate(self, model: nn.Module, stats: dict[str, Any], agg: Any) -> None:
-        """Note the answers of a validation, and append it to ``--metrics-file``."""
+        """Store the counts of a validation and append to ``--metrics-file``."""
         subset, update = self._last_asked, int(stats["num_updates"])
         distributed = torch.distributed.is_initialized()
         check_validation(agg, subset, update)
@@ -300,6 +300,6 @@ def _check_batch(contrastive_batch: int | None, chunk: int) -> None:
         raise InputError(f"--chunk is {chunk}: it must be 0 (off) or above")
     if chunk and contrastive_batch is None:
         raise InputError(
-            f"--chunk is {chunk}, but --contrastive-batch is missing: it says how many "
-            "examples a batch has that is computed in chunks"
+            f"--chunk is {chunk}, but --contrastive-batch is missing: set it to the "
+            "number of examples in the batch that is split into chunks"
         )

@@ -21,8 +21,9 @@ from fairseq_scl.rows import VIEWS, open_rows
 class ViewsDataset(BaseWrapperDataset):
     """A training set whose batches carry the views of their examples.
 
-    Besides ``net_input`` with N examples, a batch has ``with_views``, an input of 3N
-    rows for one pass through the model: the examples, their first and second views.
+    In addition to ``net_input`` with N examples, a batch has ``with_views``, an input
+    of 3N rows for a single forward pass: the examples, then their first views, then
+    their second views.
     """
 
     def __init__(self, dataset: Any, views: Sequence[Any], pad: int) -> None:
@@ -35,7 +36,7 @@ class ViewsDataset(BaseWrapperDataset):
         return [self.dataset[index], *(view[index] for view in self.views)]
 
     def collater(self, samples: list[Any]) -> dict[str, Any]:
-        """Collate examples, and examples with views."""
+        """Collate the examples alone and together with their views."""
         examples, *views = zip(*samples, strict=True) if samples else ((),)
         batch: dict[str, Any] = self.dataset.collater(list(examples))
         if batch:
@@ -49,18 +50,19 @@ class ViewsDataset(BaseWrapperDataset):
 
 
 def load_views(task: Any, split: str, examples: int) -> list[Any]:
-    """Load both views of a split, each joined and cut as fairseq does with an example.
+    """Load both views of a split, joined and shortened as fairseq does for examples.
 
     Args:
-        task: the task, with the stock one's settings.
-        split: as ``train``.
-        examples: how many the split has.
+        task: a task with the stock task's settings.
+        split: name of the split, for example ``train``.
+        examples: number of examples in the split.
 
     Returns:
         two datasets of token ids, ``(T,)`` int64.
 
     Raises:
-        InputError: the data folder has no views, or not those of all examples.
+        InputError: the data folder lacks views, or has them for another number of
+            examples.
     """
     cfg, found = task.cfg, []
     width = 2 if Path(cfg.data, "input1").is_dir() else 1
@@ -72,13 +74,13 @@ def load_views(task: Any, split: str, examples: int) -> list[Any]:
             if not path.with_suffix(".idx").is_file():
                 raise InputError(
                     f"--scl-views needs two views of each example, but {path}.idx is "
-                    "missing: 'fairseq-scl prepare --sample … --augmented … --views' "
-                    "makes a data folder with views"
+                    "missing: create a data folder with views with 'fairseq-scl "
+                    "prepare --sample … --augmented … --views'"
                 )
             part = open_rows(path, len(task.source_dictionary))
             if len(part) != examples:
                 raise InputError(
-                    f"{path} has {len(part)} lines, {split} has {examples}"
+                    f"{path} has {len(part)} lines, but {split} has {examples}"
                 )
             parts.append(part if start is None else PrependTokenDataset(part, start))
         tokens = ConcatSentencesDataset(*parts) if width == 2 else parts[0]

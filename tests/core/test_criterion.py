@@ -353,7 +353,7 @@ def test_the_stock_task_gives_the_same_loss(data):
             "regression_target",
             True,
             "--regression-target does not go with sentence_prediction_scl: the "
-            "contrastive term needs classes, use --criterion sentence_prediction",
+            "contrastive term needs classes; use --criterion sentence_prediction",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def test_state_dict_is_that_of_the_stock_model(data):
 
 @pytest.mark.parametrize("value", ["0", "-0.5", "nan"])
 def test_an_epsilon_that_is_not_above_0_is_refused(data, value):
-    with pytest.raises(InputError, match=r"--layer-norm-eps is .*, allowed: above 0"):
+    with pytest.raises(InputError, match=r"--layer-norm-eps is .*: it must be above 0"):
         toy_model([data, "--arch", "roberta_bert", "--layer-norm-eps", value])
 
 

@@ -260,14 +260,14 @@ DICTIONARY = "{folder}/label/dict.txt"
     [
         (
             "unknown label",
-            f"{LABEL_FILE}, line 7: a label that is not among the 2 of {DICTIONARY}",
+            f"{LABEL_FILE}, line 7: the label is not one of the 2 in {DICTIONARY}",
         ),
         (
             "label beyond the dictionary",
-            f"{LABEL_FILE}, line 3: a label that is not among the 2 of {DICTIONARY}",
+            f"{LABEL_FILE}, line 3: the label is not one of the 2 in {DICTIONARY}",
         ),
-        ("label of two words", f"{LABEL_FILE}, line 5: 2 words, a label is one word"),
-        ("empty label", f"{LABEL_FILE}, line 4: 0 words, a label is one word"),
+        ("label of two words", f"{LABEL_FILE}, line 5: the label has 2 words"),
+        ("empty label", f"{LABEL_FILE}, line 4: the label has 0 words"),
         ("fewer labels", f"{LABEL_FILE} has 21 lines, {{folder}}/input0/train has 22"),
         (
             "fewer second sentences",
@@ -287,13 +287,13 @@ DICTIONARY = "{folder}/label/dict.txt"
         ),
         (
             "input0/dict.txt",
-            "missing dictionary {folder}/input0/dict.txt: {folder} is not a prepared "
-            "data folder, 'fairseq-scl prepare' makes one",
+            "missing dictionary {folder}/input0/dict.txt: {folder} is not a data "
+            "folder; create one with 'fairseq-scl prepare'",
         ),
         (
             "label/dict.txt",
-            "missing dictionary {folder}/label/dict.txt: {folder} is not a prepared "
-            "data folder, 'fairseq-scl prepare' makes one",
+            "missing dictionary {folder}/label/dict.txt: {folder} is not a data "
+            "folder; create one with 'fairseq-scl prepare'",
         ),
     ],
 )
@@ -311,8 +311,9 @@ def test_an_example_that_is_too_long_is_named(data):
     first = next(i for i, n in enumerate(lengths) if n > 4)
     count = sum(n > 4 for n in lengths)
     message = (
-        f"input0/valid, line {first + 1}: {lengths[first]} tokens, the model reads 4 "
-        rf"\({count} such examples\): cut them with --shorten-method truncate"
+        f"input0/valid, line {first + 1}: {lengths[first]} tokens, but the model reads "
+        rf"at most 4 \(examples that are too long: {count}\); cut them with "
+        "--shorten-method truncate"
     )
     with pytest.raises(InputError, match=message):
         task.get_batch_iterator(dataset, max_sentences=4, max_positions=4)
@@ -341,22 +342,22 @@ def test_an_unknown_batching_is_named(data):
     [
         (
             ["--encoder-layers", "3"],
-            "another architecture than --arch: encoder.sentence_encoder.layers.2.fc1."
-            "bias is (32,) there and absent in the model",
+            "does not match --arch: the shape of encoder.sentence_encoder.layers.2.fc1."
+            "bias is (32,) in the checkpoint and absent in the model",
         ),
         (
             ["--encoder-layers", "1"],
-            "another architecture than --arch: encoder.sentence_encoder.layers.1.fc1."
-            "bias is absent there and (32,) in the model",
+            "does not match --arch: the shape of encoder.sentence_encoder.layers.1.fc1."
+            "bias is absent in the checkpoint and (32,) in the model",
         ),
         (
             ["--encoder-embed-dim", "32"],
-            "another architecture than --arch: encoder.sentence_encoder.",
+            "does not match --arch: the shape of encoder.sentence_encoder.",
         ),
         (
             ["--max-positions", "16"],
-            "another architecture than --arch: encoder.sentence_encoder.embed_positions"
-            ".weight is (18, 16) there and (34, 16) in the model",
+            "does not match --arch: the shape of encoder.sentence_encoder.embed_"
+            "positions.weight is (18, 16) in the checkpoint and (34, 16) in the model",
         ),
     ],
 )

@@ -371,8 +371,8 @@ RESTORE = ["--reset-optimizer", "--reset-dataloader", "--restore-file"]
         ),
         (
             ["{others}"],
-            "missing dictionary {others}/input0/dict.txt: {others} is not a prepared "
-            "data folder, 'fairseq-scl prepare' makes one",
+            "missing dictionary {others}/input0/dict.txt: {others} is not a data "
+            "folder; create one with 'fairseq-scl prepare'",
         ),
         (
             ["{data}", "--valid-subset", "dev"],
@@ -397,8 +397,8 @@ RESTORE = ["--reset-optimizer", "--reset-dataloader", "--restore-file"]
         ),
         (
             ["{others}/words", *RESTORE, "{checkpoint}"],
-            "the checkpoint of --restore-file has 20 symbols, the dictionary of the "
-            "data has 45: prepare the data with the encoder's own dict.txt "
+            "the checkpoint of --restore-file has 20 symbols, but the dictionary of "
+            "the data has 45: prepare the data with the encoder's own dict.txt "
             "('fairseq-scl prepare --encoder')",
         ),
     ],

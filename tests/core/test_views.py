@@ -199,7 +199,7 @@ def test_a_folder_without_views_is_refused(tmp_path):
     ended = train_fast([folder, *ON, "--save-dir", tmp_path / "out"])
     assert ended.returncode == 2
     (line,) = [s for s in ended.stderr.splitlines() if "--scl-views" in s]
-    assert "view0/input0/train.idx is missing: 'fairseq-scl prepare" in line
+    assert "view0/input0/train.idx is missing: create a data folder" in line
     assert "Traceback" not in ended.stderr
 
 
@@ -207,7 +207,7 @@ def test_views_of_fewer_examples_are_refused(tmp_path):
     folder = add_views(make_data(tmp_path / "bin"))
     dictionary = Dictionary.load(str(folder / "input0" / "dict.txt"))
     write_rows(folder / "view1" / "input0" / "train", [[4]], dictionary)
-    with pytest.raises(InputError, match="has 1 lines, train has 20"):
+    with pytest.raises(InputError, match="has 1 lines, but train has 20"):
         toy_model([folder, *ON]).task.load_dataset("train")
 
 
@@ -233,7 +233,9 @@ def test_criteria_that_stand_on_this_one_take_no_views(data):
 
     toy = toy_model([data])
     cfg = SimpleNamespace(**{**toy.cfg.criterion, "scl_views": True})
-    with pytest.raises(InputError, match="sentence_prediction_scl alone, not with Oth"):
+    with pytest.raises(
+        InputError, match="--criterion sentence_prediction_scl, not Other"
+    ):
         Other(cfg, toy.task)
 
 

@@ -150,5 +150,5 @@ def test_a_checkpoint_of_another_architecture_is_refused(data, stock, tmp_path):
         toy.criterion.before_update(toy.model, 0)
     three = ["--encoder-layers", "3", "--capcort-pretrained", stock]
     toy = toy_model([data, *ONE, *three])
-    with pytest.raises(InputError, match="has another architecture than --arch"):
+    with pytest.raises(InputError, match="does not match --arch"):
         toy.criterion.before_update(toy.model, 0)

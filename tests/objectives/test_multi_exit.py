@@ -145,7 +145,7 @@ def test_other_exit_layers_are_refused(value):
         (["--encoder-normalize-before"], "--encoder-normalize-before does not go"),
         (["--exit-layers", "2,5"], "--exit-layers is '2,5': it must be 'all' or"),
         (["--exit-pooling", "max"], "--exit-pooling is 'max': it must be one of cls,"),
-        (["--layer-norm-eps", "0"], "--layer-norm-eps is 0.0, allowed: above 0"),
+        (["--layer-norm-eps", "0"], "--layer-norm-eps is 0.0: it must be above 0"),
     ],
 )
 def test_what_does_not_go_with_exits_is_refused(data, flags, message):
