@@ -10,7 +10,7 @@ from fairseq_scl.data.folders import HUGGING_FACE, check_replaceable
 from fairseq_scl.data.renames import temporary
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
-from fairseq_scl.experiments.results import best_attempt, collect, summarise
+from fairseq_scl.experiments.results import best_attempt, collect, summarize
 from fairseq_scl.experiments.results_folder import (
     BEST,
     read_record,
@@ -155,7 +155,7 @@ def _best(results: Path, only: str) -> tuple[Path, Path]:
     """Return checkpoint and data folder of the best run."""
     table, data, models = read_table(results)
     chosen = choose(planned_runs(table, data, models), only)
-    cells = summarise(table, collect(results, chosen)).cells
+    cells = summarize(table, collect(results, chosen)).cells
     best = best_attempt([loss for cell in cells for loss in cell.losses.values()])
     if best is None:
         raise InputError(

@@ -9,7 +9,7 @@ from fairseq_scl.data.folders import list_files
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.plan import narrowed, planned_runs
-from fairseq_scl.experiments.results import TableResult, collect, summarise
+from fairseq_scl.experiments.results import TableResult, collect, summarize
 from fairseq_scl.experiments.results_folder import read_table
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
@@ -80,7 +80,7 @@ def write_report(
     """
     table, data, models = read_table(folder)
     attempts = collect(folder, planned_runs(table, data, models))
-    result = summarise(table, attempts)
+    result = summarize(table, attempts)
     found = sheets(result) + representation_sheets(result, folder)
     line = table_signature(table, result.records)
     text = _as_text(result, folder)
@@ -98,7 +98,7 @@ def write_report(
     if only is not None:
         names = {run.name for run in only}
         chosen = [attempt for attempt in attempts if attempt.run.name in names]
-        text = _as_text(summarise(narrowed(table, only), chosen), folder)
+        text = _as_text(summarize(narrowed(table, only), chosen), folder)
     for name, content in files.items():
         with write_then_rename(target / name) as file:
             file.write(content)

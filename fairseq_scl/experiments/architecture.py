@@ -13,15 +13,15 @@ from fairseq_scl.errors import InputError
 
 @functools.cache
 def architecture_flags(encoder: Path, max_positions: int) -> list[str]:
-    """Return the flags with which ``fairseq-train`` builds an encoder's architecture.
+    """Return the ``fairseq-train`` flags that build an encoder's architecture.
 
     Args:
-        encoder: an encoder folder, converted or as published by fairseq.
-        max_positions: longest input; lowered to what the encoder has.
+        encoder: an encoder folder, converted by this package or published by fairseq.
+        max_positions: longest input in tokens; lowered to the encoder's maximum.
 
     Raises:
-        InputError: the folder lacks ``model.pt``, or that is not a RoBERTa of the
-            folder's dictionary.
+        InputError: the folder lacks ``model.pt``, or it is not a RoBERTa model that
+            matches the folder's dictionary.
     """
     state = load_checkpoint(encoder / "model.pt")
     model = vars(state["cfg"]["model"]) if state.get("cfg") else {}
@@ -45,6 +45,6 @@ def architecture_flags(encoder: Path, max_positions: int) -> list[str]:
     ):
         if setting in model:
             flags += [f"--{setting.replace('_', '-')}", str(model[setting])]
-    # Two rows come before the first position: padding and what is below it.
+    # Positions start at padding_idx + 1 = 2, so the first two rows are not positions.
     longest = min(max_positions, positions[0] - 2)
     return [*flags, "--max-positions", str(longest)]

@@ -1,4 +1,4 @@
-"""A run as data, and the ``fairseq-train`` command that does it."""
+"""A run as data, and the equivalent ``fairseq-train`` command."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ RECIPE = (
     *("--optimizer", "fused_adam", "--adam-betas", "(0.9, 0.98)"),
     *("--adam-eps", "1e-06", "--weight-decay", "0.1", "--clip-norm", "0"),
 )
-WARM_UP = 0.06  # share of the updates; the learning rate then falls linearly to 0
+WARM_UP = 0.06  # fraction of the updates; the learning rate then decays linearly to 0
 PRECISION_FLAGS = {
     "fp32": (),
     "tf32": ("--tf32",),
@@ -30,31 +30,31 @@ PRECISION_FLAGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning run; every field but the folders moves the number.
+    """One fine-tuning run; every field except the folders affects the result.
 
     Attributes:
-        name: of the run, unique in its experiment; also the name of its folder.
+        name: unique within an experiment; also the name of the run's folder.
         data: a data folder with ``train``, ``valid`` and ``test``.
         encoder: an encoder folder.
-        loss: ``criterion`` and its options by their names with ``_``, as
-            ``scl_lambda``; what is missing has the criterion's default.
-        seed: of initial head, batches and dropout.
-        updates: budget of parameter updates.
-        validations: how often to validate, evenly along the budget.
+        loss: ``criterion`` and its options, named as in its dataclass
+            (``scl_lambda``); options that are left out have the criterion's default.
+        seed: for the initial head, the batches and dropout.
+        updates: number of parameter updates.
+        validations: number of validations, evenly spaced over the updates.
         batch_size: sentences in a batch, all contrasted with each other.
-        chunk: sentences computed at a time where a batch is larger; ``None`` for all.
-        learning_rate: peak of the schedule.
+        chunk: sentences computed at a time in a larger batch; ``None`` for all.
+        learning_rate: peak learning rate.
         batching: ``fixed``, ``reshuffled`` or ``balanced``.
-        max_positions: longest input in tokens; the rest is cut off.
+        max_positions: longest input in tokens; longer inputs are truncated.
         device: ``cpu`` or ``cuda``.
         keep_checkpoint: keep the best checkpoint after the run.
-        packed: compute real tokens only, see docs/training.md; the same results.
+        packed: skip padding tokens, see docs/training.md; the results are the same.
         precision: ``fp32``, ``tf32``, ``bf16``, or ``fp16`` with loss scaling.
-        max_valid_steps: batches of a validation; ``None`` for all of them.
-        representations: measure the features of the test examples with the best model;
-            in-process training does so, the printed command does not.
+        max_valid_steps: batches per validation; ``None`` for all of them.
+        representations: measure the features of the test examples with the best model.
+            Only in-process training does this, the printed command does not.
         user_dir: folder that registers the criterion; ``None`` for this package.
-        cell: what a table calls the run: task, n, loss and so on.
+        cell: the run's place in its table: task, n, loss and so on.
     """
 
     name: str
@@ -80,22 +80,22 @@ class Run:
 
 
 def command(run: Run, folder: Path) -> list[str]:
-    """Return the ``fairseq-train`` command of a run, as one would type it.
+    """Return the ``fairseq-train`` command of a run.
 
-    Optimization is :data:`RECIPE` with polynomial decay. The command validates on
-    ``valid`` and ``test`` together and keeps the checkpoint that is best on ``valid``.
+    Optimization is :data:`RECIPE` with polynomial decay. The command validates on both
+    ``valid`` and ``test`` and keeps the checkpoint that is best on ``valid``.
     """
     every = max(1, run.updates // run.validations)
     user_dir = run.user_dir or Path(fairseq_scl.__file__).parent
-    # By default fairseq trains one run on all GPUs that it sees.
-    device = ["--distributed-world-size", "1", *PRECISION_FLAGS[run.precision]]
-    device += ["--cpu"] if run.device == "cpu" else []
-    few = run.max_valid_steps
-    valid = [] if few is None else ["--max-valid-steps", str(few)]
-    packed = ["--packed"] if run.packed else []
+    options = ["--packed"] if run.packed else []
     if run.chunk is not None and run.chunk < run.batch_size:
-        packed += ["--contrastive-batch", str(run.batch_size)]
-        packed += ["--chunk", str(run.chunk)]
+        options += ["--contrastive-batch", str(run.batch_size)]
+        options += ["--chunk", str(run.chunk)]
+    if run.max_valid_steps is not None:
+        options += ["--max-valid-steps", str(run.max_valid_steps)]
+    # By default fairseq trains one run on all visible GPUs.
+    options += ["--distributed-world-size", "1", *PRECISION_FLAGS[run.precision]]
+    options += ["--cpu"] if run.device == "cpu" else []
     return [
         *["fairseq-train", str(run.data), "--user-dir", str(user_dir)],
         *["--restore-file", str(run.encoder / "model.pt")],
@@ -116,15 +116,15 @@ def command(run: Run, folder: Path) -> list[str]:
         *["--no-last-checkpoints", "--no-save-optimizer-state"],
         *["--best-checkpoint-metric", "n_correct", "--maximize-best-checkpoint-metric"],
         *["--save-dir", str(folder)],
-        # A loader process would cost more to start each epoch than it saves.
+        # Starting a loader process in each epoch would cost more than it saves.
         *["--num-workers", "0"],
         *["--log-format", "simple", "--log-interval", "10"],
-        *[*packed, *valid, *device],
+        *options,
     ]
 
 
 def loss_flags(loss: Mapping[str, Any]) -> list[str]:
-    """Return the flags of ``fairseq-train`` for a criterion and its options."""
+    """Return the ``fairseq-train`` flags for a criterion and its options."""
     flags = []
     for key, value in loss.items():
         flag = f"--{key.replace('_', '-')}"

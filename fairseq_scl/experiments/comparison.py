@@ -1,4 +1,4 @@
-"""What the paper does not report: pairs of runs, and runs that failed to train.
+"""Statistics beyond the paper: paired comparisons, and runs that failed to learn.
 
 Pure functions of finished runs, in any order.
 """
@@ -18,15 +18,15 @@ from fairseq_scl.experiments.statistics import (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two losses on the same seeds or samples; differences of test accuracy in points.
+    """Differences in test accuracy, in points, of two losses on the same seeds.
 
     Attributes:
         difference: treatment minus baseline, with Student's t interval and p-values.
         bootstrap: percentile bootstrap interval of the same mean.
-        won: pairs in which the treatment was better.
-        lost: pairs in which it was worse.
-        seeds: the pairs, in ascending order.
-        expected: planned pairs.
+        won: number of pairs in which the treatment was better.
+        lost: number of pairs in which it was worse.
+        seeds: the seeds or samples of the pairs, in ascending order.
+        expected: number of planned pairs.
     """
 
     difference: PairedDifference
@@ -45,20 +45,20 @@ def compare(
 ) -> Comparison | None:
     """Compare all finished runs of two losses, paired by seed or sample.
 
-    The top 3 of one loss stand on other samples than the top 3 of the other, so they
-    are no pairs; this takes every seed of which both runs have finished.
+    The top 3 runs of two losses usually come from different samples and cannot be
+    paired, so this uses every seed for which both runs have finished.
 
     Args:
         baseline: runs with CE, in any order.
         treatment: runs with CE + SCL on the same seeds or samples, in any order.
-        expected: planned pairs.
-        level: of both confidence intervals.
+        expected: number of planned pairs.
+        level: confidence level of both intervals.
 
     Returns:
-        the comparison, or ``None`` if there is no pair.
+        the comparison, or ``None`` without a pair.
 
     Raises:
-        ValueError: a seed is there twice, or there are more runs than planned.
+        ValueError: a seed occurs twice, or there are more runs than planned.
     """
     before, after = (
         {run.seed: run.test.accuracy for run in check_runs(runs, expected, name)}
@@ -85,24 +85,24 @@ def degenerate_runs(
     valid_labels: Mapping[str, int],
     test_labels: Mapping[str, int],
 ) -> tuple[Outcome, ...]:
-    """Return the runs that did not beat always naming the most frequent class.
+    """Return the runs that did no better than always predicting the majority class.
 
-    A run counts if its validation or its test accuracy is at or under the share of that
-    class in the subset.
+    A run counts if its validation or test accuracy is at or below the share of the
+    majority class in that subset.
 
     Args:
         runs: finished runs.
-        valid_labels: how many examples of each class the validation set has.
-        test_labels: the same of the test set.
+        valid_labels: number of validation examples per class.
+        test_labels: number of test examples per class.
 
     Raises:
-        ValueError: a run was measured on another number of examples.
+        ValueError: a run was evaluated on a different number of examples.
     """
     return tuple(
         run
         for run in runs
         if _is_at_majority(run.valid, valid_labels, "validation")
-        # Both are looked at, so that either one's wrong counts are found.
+        # | rather than `or`, so that the counts of both subsets are checked.
         | _is_at_majority(run.test, test_labels, "test")
     )
 

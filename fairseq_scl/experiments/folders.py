@@ -1,4 +1,4 @@
-"""Checks of the folders that runs start from, before any of them starts."""
+"""Checks of data and encoder folders before any run starts."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from fairseq_scl.experiments.command import Run
 
 
 def check_folders(runs: Sequence[Run]) -> None:
-    """Refuse what would only fail later, in each of many runs.
+    """Check all folders up front, so that runs do not fail later one by one.
 
     Raises:
-        InputError: data that is not there or has another dictionary than the encoder;
-            a folder with a file that its manifest does not list so.
+        InputError: a data folder is missing or does not match the encoder's dictionary
+            or the model's labels, or a file differs from its folder's manifest.
     """
     pairs = sorted({(run.data, run.encoder) for run in runs})
     for one in sorted({one for pair in pairs for one in pair}):
@@ -23,8 +23,8 @@ def check_folders(runs: Sequence[Run]) -> None:
     for folder, encoder in pairs:
         if not (folder / MANIFEST).is_file():
             raise InputError(
-                f"there is no data folder {folder}: 'fairseq-scl prepare' makes it "
-                "(see scripts/prepare_glue.sh), or leave its runs out with --only"
+                f"there is no data folder {folder}: create it with 'fairseq-scl "
+                "prepare' (see scripts/prepare_glue.sh), or skip its runs with --only"
             )
         for split in ("train", "valid", "test"):
             if not (folder / "label" / f"{split}.idx").is_file():
@@ -34,13 +34,14 @@ def check_folders(runs: Sequence[Run]) -> None:
         theirs = [encoder / "dict.txt", encoder / "input0" / "dict.txt"]
         if any(t.is_file() and sha256(ours) != sha256(t) for t in theirs):
             raise InputError(
-                f"{folder} was prepared with another vocabulary than {encoder} has: "
-                "prepare it anew with --encoder"
+                f"{folder} was prepared with a different vocabulary from that of "
+                f"{encoder}: prepare it again with --encoder {encoder}"
             )
-        if (encoder / LABEL_MAP).is_file():  # a model folder, its head is trained on
+        if (encoder / LABEL_MAP).is_file():  # a model folder; training keeps its head
             names, others = read_labels(folder), read_labels(encoder)
             if names != others:
                 raise InputError(
-                    f"{folder} has the labels {', '.join(names)}, the model {encoder} "
-                    f"has {', '.join(others)}: use an export with --encoder-only"
+                    f"{folder} has the labels {', '.join(names)}, but the model "
+                    f"{encoder} has {', '.join(others)}: export the model again with "
+                    "--encoder-only"
                 )

@@ -1,6 +1,6 @@
-"""What frozen encoders and models make of a data folder: geometry and linear probes.
+"""Frozen encoders and models on a data folder: feature geometry and linear probes.
 
-The same examples before and after fine-tuning, whatever the objective.
+Any objective can be compared, on the same examples before and after fine-tuning.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ ENCODER, MODEL = "encoder", "model"
 
 
 def kind_of(folder: Path) -> str:
-    """Tell an encoder folder from a model folder.
+    """Return whether a folder is an encoder folder or a model folder.
 
     Raises:
         InputError: it is neither.
@@ -33,23 +33,26 @@ def kind_of(folder: Path) -> str:
     if is_encoder_folder(folder):
         return ENCODER
     raise InputError(
-        f"{folder} is no encoder folder (model.pt, dict.txt) and no model folder "
-        f"({SETTINGS}): 'fairseq-scl convert' and 'fairseq-scl export' make these"
+        f"{folder} is neither an encoder folder (model.pt, dict.txt) nor a model "
+        f"folder ({SETTINGS}): create one with 'fairseq-scl convert' or "
+        "'fairseq-scl export'"
     )
 
 
 def load_frozen(folder: Path, data: Path, device: str = "cpu") -> Classifier:
     """Load an encoder or model folder to compute features of a data folder.
 
-    An encoder gets a head that is not used. A model trained on single sentences reads
-    pairs as the data folder joins them.
+    An encoder gets an unused classification head. A model trained on single sentences
+    reads pairs as the data folder joins them.
 
     Raises:
-        InputError: a folder is not what it should be, or their vocabularies differ.
+        InputError: a folder is of the wrong kind, or the vocabularies differ.
     """
     kind = kind_of(folder)
     if not (data / MANIFEST).is_file():
-        raise InputError(f"there is no data folder {data}: 'fairseq-scl prepare'")
+        raise InputError(
+            f"there is no data folder {data}: create it with 'fairseq-scl prepare'"
+        )
     check_vocabulary(data, folder)
     manifest = read_as(data / MANIFEST, Manifest)
     separator = tokens_wanted(manifest)["separator_token"]
@@ -60,7 +63,7 @@ def load_frozen(folder: Path, data: Path, device: str = "cpu") -> Classifier:
 def measured(
     folder: Path, data: Path, split: str, device: str = "cpu", top: int = TOP
 ) -> dict[str, float]:
-    """Measure the features that one folder gives of a split.
+    """Measure the features that an encoder or model folder computes for a split.
 
     Raises:
         InputError: see :func:`load_frozen` and
@@ -75,15 +78,15 @@ def measured(
 
 
 def probed(folder: Path, data: Path, device: str = "cpu") -> Probe:
-    """Fit a linear probe to the features that one folder gives of a data folder.
+    """Fit a linear probe to the features that an encoder or model folder computes.
 
     Raises:
         InputError: see :func:`load_frozen`, or the data folder lacks a split.
     """
     classifier = load_frozen(folder, data, device)
-    splits = ("train", "valid", "test")
-    found = {
-        split: split_features(classifier, data, split, folder).astype(np.float64)
-        for split in splits
-    }
-    return linear_probe(found, {s: read_split_labels(data, s) for s in splits})
+    features, labels = {}, {}
+    for split in ("train", "valid", "test"):
+        found = split_features(classifier, data, split, folder)
+        features[split] = found.astype(np.float64)
+        labels[split] = read_split_labels(data, split)
+    return linear_probe(features, labels)

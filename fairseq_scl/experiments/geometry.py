@@ -1,6 +1,6 @@
-"""What the shape of a representation says: measures of a matrix of features.
+"""Measures of the geometry of representations.
 
-Pure functions of matrices; rows are examples, in float64.
+Pure functions of float64 feature matrices whose rows are examples.
 """
 
 import math
@@ -16,7 +16,7 @@ from fairseq_scl.errors import InputError
 Matrix = NDArray[np.float64]
 ROWS_AT_ONCE = 1024
 TOP = 20
-# Of each measure its heading, and how it is computed, for below a table.
+# The table heading of each measure.
 MEASURES: Mapping[str, str] = {
     "geometric_mean": "GM",
     "harmonic_mean": "HM",
@@ -31,25 +31,25 @@ MEASURES: Mapping[str, str] = {
 def measures(
     features: Matrix, labels: Sequence[str], top: int = TOP
 ) -> dict[str, float]:
-    """Compute every measure of one matrix.
+    """Compute all measures of a feature matrix.
 
     Args:
-        features: ``(N, D)`` as the model gives them, not normalised.
-        labels: the true label of each example, at least two different ones.
-        top: how many of the largest singular values have a mean; lowered to those that
-            a centred matrix of this shape can have.
+        features: ``(N, D)``, the model's output, not normalized.
+        labels: the true label of each example, at least two distinct ones.
+        top: number of largest singular values to average; lowered to the rank that a
+            centered matrix of this shape can have.
 
     Returns:
-        the measures by the names of :data:`MEASURES`.
+        the measures, keyed as in :data:`MEASURES`.
 
     Raises:
-        InputError: fewer than two classes, a class of one example alone, or features
-            that are not numbers or zero.
+        InputError: ``top`` is below 1, there are fewer than two classes or as many
+            classes as examples, or features are not finite, zero or all equal.
     """
     features = np.asarray(features, dtype=np.float64)
     _check(features, labels, top)
     values = singular_values(features)
-    unit = normalised(features)
+    unit = normalized(features)
     return {
         "geometric_mean": float(gmean(values[:top])),
         "harmonic_mean": float(hmean(values[:top])),
@@ -62,43 +62,43 @@ def measures(
 
 
 def singular_values(features: Matrix) -> Matrix:
-    """Return the singular values of the centred features, largest first.
+    """Return the singular values of the centered features, largest first.
 
     Args:
         features: ``(N, D)``.
 
     Returns:
-        ``(min(N - 1, D),)``; centring takes one value away where N ≤ D.
+        ``(min(N - 1, D),)``; centering lowers the rank by one where N ≤ D.
     """
-    centred = features - features.mean(axis=0)
-    values: Matrix = np.linalg.svd(centred, compute_uv=False)
+    centered = features - features.mean(axis=0)
+    values: Matrix = np.linalg.svd(centered, compute_uv=False)
     return values[: min(len(features) - 1, features.shape[1])]
 
 
 def effective_rank(values: Matrix) -> float:
     """Return exp of the entropy of the singular values, Roy and Vetterli (2007).
 
-    From 1 (one direction alone) to the number of values (all alike).
+    It is between 1 (a single direction) and the number of values (all equal).
 
     Args:
-        values: at least one above 0.
+        values: singular values, at least one above 0.
     """
     shares = values[values > 0] / values.sum()
     return math.exp(-float((shares * np.log(shares)).sum()))
 
 
-def normalised(features: Matrix) -> Matrix:
-    """Return rows ``(N, D)`` of length 1."""
+def normalized(features: Matrix) -> Matrix:
+    """Return the rows ``(N, D)`` scaled to length 1."""
     unit: Matrix = features / np.linalg.norm(features, axis=1, keepdims=True)
     return unit
 
 
 def alignment(unit: Matrix, labels: Sequence[str]) -> float:
-    """Return the mean of ‖x - y‖² over pairs of one label, Wang and Isola (2020).
+    """Return the mean of ‖x - y‖² over pairs of equal label, Wang and Isola (2020).
 
     Args:
         unit: ``(N, D)``, rows of length 1.
-        labels: of each row.
+        labels: the label of each row.
     """
     total, pairs = 0.0, 0
     for rows in _by_label(unit, labels).values():
@@ -112,7 +112,7 @@ def alignment(unit: Matrix, labels: Sequence[str]) -> float:
 def uniformity(unit: Matrix) -> float:
     """Return log of the mean of exp(-2 ‖x - y‖²) over pairs, Wang and Isola (2020).
 
-    0 where all are alike; lower is more uniform.
+    It is 0 if all rows are equal; lower is more uniform.
 
     Args:
         unit: ``(N, D)``, rows of length 1.
@@ -121,7 +121,7 @@ def uniformity(unit: Matrix) -> float:
     for start in range(0, count, ROWS_AT_ONCE):
         cosines = unit[start : start + ROWS_AT_ONCE] @ unit.T
         total += float(np.exp(4 * np.minimum(cosines, 1) - 4).sum())
-    # Every pair is there twice, and every row with itself, which gives 1.
+    # The sum has every pair twice and every row with itself, which adds 1.
     return math.log((total - count) / (count * (count - 1)))
 
 
@@ -130,10 +130,11 @@ def class_mean_cosine(unit: Matrix, labels: Sequence[str]) -> float:
 
     Args:
         unit: ``(N, D)``, rows of length 1.
-        labels: of each row, at least two different ones.
+        labels: the label of each row, at least two distinct ones.
     """
     means = [rows.mean(axis=0) for rows in _by_label(unit, labels).values()]
-    cosines = normalised(np.stack(means)) @ normalised(np.stack(means)).T
+    directions = normalized(np.stack(means))
+    cosines = directions @ directions.T
     return float(cosines[np.triu_indices(len(means), 1)].mean())
 
 
@@ -144,13 +145,13 @@ def _by_label(unit: Matrix, labels: Sequence[str]) -> dict[str, Matrix]:
 
 def _check(features: Matrix, labels: Sequence[str], top: int) -> None:
     if top < 1:
-        raise InputError(f"the mean of the top {top} singular values cannot be")
+        raise InputError(f"the mean of the top {top} singular values needs at least 1")
     if len(set(labels)) < 2 or len(set(labels)) == len(labels):
         raise InputError(
-            f"{len(labels)} examples of {len(set(labels))} classes: representations "
-            "are measured with two classes or more, and more examples than classes"
+            f"{len(labels)} examples of {len(set(labels))} classes: measuring "
+            "representations needs at least two classes, and more examples than classes"
         )
     if not np.isfinite(features).all():
-        raise InputError("the model computes features that are not numbers")
+        raise InputError("the model computes features that are NaN or infinite")
     if not (features**2).sum(axis=1).all() or not np.ptp(features, axis=0).any():
-        raise InputError("the model computes features that are 0, or all alike")
+        raise InputError("the model computes features that are zero or all equal")

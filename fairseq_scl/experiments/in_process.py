@@ -1,10 +1,10 @@
-"""In-process training: fairseq's Trainer in a loop of our own, no process per run.
+"""In-process training: our own loop over fairseq's Trainer, without a process per run.
 
-fairseq is imported and the encoder loaded once. The loop does what the printed
-``fairseq-train`` command does to the parameters and gives the same results, which a
-test compares count by count. It differs in what it keeps: the best weights stay in
-memory instead of checkpoint files, and the test set is measured once, with them, not at
-every validation.
+fairseq is imported and the encoder loaded only once. The loop updates the parameters
+exactly as the printed ``fairseq-train`` command does and gives the same results; a test
+compares them count by count. There are two differences: the best weights stay in memory
+instead of in checkpoint files, and the test set is evaluated only once, with the best
+weights, instead of at every validation.
 """
 
 import argparse
@@ -44,19 +44,19 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def encoder_state(path: str) -> dict[str, Any]:
-    """Load an encoder once; processes that fork afterwards share its memory."""
+    """Load an encoder once; processes forked afterwards share its memory."""
     state: dict[str, Any] = checkpoint_utils.load_checkpoint_to_cpu(path)
     return state
 
 
 def train_here(run: Run, argv: list[str], folder: Path) -> int:
-    """Do what a ``fairseq-train`` command does in this process, logging to a file.
+    """Run a ``fairseq-train`` command in this process, logging to a file.
 
     Args:
-        run: what the command does.
+        run: the run of the command.
         argv: the command, from :func:`~fairseq_scl.experiments.command.command`.
-        folder: of the run; gets ``train.log``, the files of the command's
-            ``--metrics-file``, and the best checkpoint of a run that keeps it.
+        folder: the run's folder; gets ``train.log``, the metrics of the command's
+            ``--metrics-file`` and, if the run keeps it, the best checkpoint.
 
     Returns:
         the exit status that the command would have.
@@ -74,7 +74,7 @@ def train_here(run: Run, argv: list[str], folder: Path) -> int:
             traceback.print_exc()
             return 1
         finally:
-            # fairseq's objects hold each other, and with them the model.
+            # fairseq's objects reference each other and keep the model alive.
             gc.collect()
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
@@ -111,9 +111,9 @@ def _train(run: Run, arguments: list[str], folder: Path) -> None:
 
 
 def _parse(arguments: list[str]) -> Any:
-    """Return the configuration that ``fairseq-train`` makes of its arguments."""
+    """Return the configuration that ``fairseq-train`` builds from its arguments."""
     user_dir = arguments[arguments.index("--user-dir") + 1]
-    # Before the parser is made, which lists what is registered.
+    # Must precede the parser, whose choices are the registered classes.
     utils.import_user_module(argparse.Namespace(user_dir=user_dir))
     parser = options.get_training_parser()
     known = options.parse_args_and_arch(parser, input_args=arguments)
@@ -124,7 +124,7 @@ def _parse(arguments: list[str]) -> Any:
 
 @metrics.aggregate("train")
 def _train_epoch(cfg: Any, trainer: "_Trainer", epoch_itr: Any, subset: str) -> None:
-    """Train for an epoch or until the budget is spent; validate where it is due."""
+    """Train for an epoch or until ``max_update``, with validations in between."""
     shuffle = epoch_itr.next_epoch_idx > cfg.dataset.curriculum
     batches = iterators.GroupedIterator(epoch_itr.next_epoch_itr(shuffle=shuffle), 1)
     progress = progress_bar.progress_bar(
@@ -157,7 +157,7 @@ def _train_epoch(cfg: Any, trainer: "_Trainer", epoch_itr: Any, subset: str) -> 
 
 
 class _Trainer(Trainer):
-    """fairseq's Trainer, which also starts from a state and keeps the best weights."""
+    """fairseq's Trainer, but starts from weights in memory and keeps the best ones."""
 
     def __init__(
         self, cfg: Any, task: Any, model: Any, criterion: Any, checkpoint: Path | None
@@ -169,15 +169,15 @@ class _Trainer(Trainer):
         self._best_weights: dict[str, Tensor] = {}
 
     def start_from(self, state: dict[str, Any]) -> None:
-        """Load a checkpoint that is in memory, as ``--restore-file --reset-…`` does."""
-        # A copy: loading takes the dictionary apart, but copies the tensors.
+        """Load a checkpoint from memory, as ``--restore-file --reset-…`` does."""
+        # A shallow copy is enough: loading modifies the dictionary, not the tensors.
         weights = dict(state["model"])
         self.model.load_state_dict(weights, strict=True, model_cfg=self.cfg.model)
         if utils.has_parameters(self.get_criterion()):
             self.get_criterion().load_state_dict(state["criterion"], strict=True)
 
     def keep_if_best(self, score: float, epoch_itr: Any) -> None:
-        """Note the weights if they are the best so far; of equal ones, the later."""
+        """Keep the current weights if their score is the best so far or equal to it."""
         if score < self._best_score:
             return
         self._best_score, self._best_update = score, self.get_num_updates()
@@ -191,24 +191,22 @@ class _Trainer(Trainer):
             self.save_checkpoint(str(self._checkpoint), extra)
 
     def return_to_best(self) -> None:
-        """Put the best weights back into model and criterion."""
+        """Restore the best weights of the model and the criterion."""
         for name, tensor in self._trained().items():
             tensor.copy_(self._best_weights[name])
         self.set_num_updates(self._best_update)
 
     def _trained(self) -> dict[str, Tensor]:
-        """Return what is trained: the model's weights, and what the criterion learns.
-
-        Validation reads both.
-        """
-        of_criterion = self.criterion.state_dict().items()
-        learned = {f"criterion.{name}": tensor for name, tensor in of_criterion}
-        return {**self.model.state_dict(), **learned}
+        """Return the state of the model and of the criterion; validation needs both."""
+        state: dict[str, Tensor] = dict(self.model.state_dict())
+        for name, tensor in self.criterion.state_dict().items():
+            state[f"criterion.{name}"] = tensor
+        return state
 
 
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send what this process and its libraries print to a file."""
+    """Redirect the output of this process and its libraries to a file."""
     logger = logging.getLogger()
     level, handlers = logger.level, logger.handlers[:]
     sys.stdout.flush()

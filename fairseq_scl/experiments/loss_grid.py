@@ -1,4 +1,4 @@
-"""The losses of a table: of each its criterion, and values of its options to try."""
+"""The losses of a table: each names a criterion and the option values to try."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ def parse_loss(loss: str, found: Any, where: str) -> Grid:
     """Read one loss of a table.
 
     Args:
-        loss: its name.
-        found: a mapping of options of the criterion, as its Hydra block has them, to a
-            value or a list of values; ``criterion`` names the criterion, by default
+        loss: the name of the loss.
+        found: maps options of the criterion, named as in its Hydra block, to a value or
+            a list of values; ``criterion`` names the criterion and defaults to
             ``sentence_prediction_scl``.
-        where: the file, for messages.
+        where: the file, for error messages.
 
     Returns:
         the values of each option, in the order in which the criterion declares them.
@@ -39,18 +39,18 @@ def parse_loss(loss: str, found: Any, where: str) -> Grid:
         InputError: names file, key, value and what is allowed.
     """
     name = found.get(CRITERION, CONTRASTIVE) if isinstance(found, dict) else CONTRASTIVE
-    if isinstance(name, (list, tuple)) and len(name) == 1:  # as it was written down
+    if isinstance(name, (list, tuple)) and len(name) == 1:  # from table.json
         name = name[0]
     if not isinstance(name, str) or name not in criterions():
         raise InputError(
-            f"{where}: losses: {loss}: criterion is {name!r}, it must be one of "
+            f"{where}: losses: {loss}: criterion is {name!r}: it must be one of "
             f"{', '.join(criterions())}"
         )
     kinds = _options(name)
     if not isinstance(found, dict) or set(found) - {*kinds, CRITERION} or not found:
         raise InputError(
-            f"{where}: losses: {loss} is {found!r}, it must be a mapping of "
-            f"{', '.join(kinds)} to values"
+            f"{where}: losses: {loss} is {found!r}: it must map options to values; "
+            f"the options are {', '.join(kinds)}"
         )
     grid: Grid = {CRITERION: (name,)} if CRITERION in found else {}
     for key, (kind, _) in kinds.items():
@@ -65,11 +65,11 @@ def import_user_dir(folder: Any, where: str) -> None:
     """Import a folder that registers criterions, as ``--user-dir`` does.
 
     Raises:
-        InputError: it is missing, or importing it fails; says why.
+        InputError: the folder is missing or importing it fails; gives the reason.
     """
     if not isinstance(folder, str) or not Path(folder, "__init__.py").is_file():
         raise InputError(
-            f"{where}: user_dir is {folder!r}, it must be a folder with an __init__.py "
+            f"{where}: user_dir is {folder!r}: it must be a folder with an __init__.py "
             "that registers criterions"
         )
     try:
@@ -83,7 +83,7 @@ def import_user_dir(folder: Any, where: str) -> None:
 
 
 def criterions() -> list[str]:
-    """Return the criterions that a table may name: all but fairseq's own."""
+    """Return the criterions that a table may use: all except fairseq's own."""
     return [
         name
         for name in CRITERION_DATACLASS_REGISTRY
@@ -92,10 +92,10 @@ def criterions() -> list[str]:
 
 
 def varying_options(grid: Grid) -> tuple[str, ...]:
-    """Return the options of a loss that its runs are told apart by.
+    """Return the options that identify a run among those of its loss.
 
-    These are all numbers, for they could be chosen, and words with several values. A
-    loss without the contrastive term has no λ.
+    These are all numeric options and all others with several values. λ is left out for
+    a loss without the contrastive term.
     """
     plain = grid.get("scl_lambda") == (0.0,) and "scl_temperature" not in grid
     return tuple(
@@ -108,7 +108,7 @@ def varying_options(grid: Grid) -> tuple[str, ...]:
 
 
 def default_point(grid: Grid) -> Grid:
-    """Return a grid of one point: the criterion's defaults, else the first values."""
+    """Return a grid of one point: the defaults if listed, else the first values."""
     known = _options(grid.get(CRITERION, (CONTRASTIVE,))[0])
     defaults = {key: default for key, (_, default) in known.items()}
     return {
@@ -121,8 +121,8 @@ def loss_of(point: Mapping[str, Any]) -> dict[str, Any]:
     """Return the loss of a run: ``criterion`` and its options by name.
 
     Args:
-        point: a value of each option that a table gives, and ``criterion`` where it
-            does; λ and τ are the criterion's own by default.
+        point: one value per option of the table's loss, and ``criterion`` if the table
+            names it; missing λ and τ are set to the criterion's defaults.
     """
     name = point.get(CRITERION, CONTRASTIVE)
     known = _options(name)
@@ -131,7 +131,7 @@ def loss_of(point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _options(name: str) -> dict[str, tuple[type, Any]]:
-    """Return type and default of the options that a criterion has beside fairseq's."""
+    """Return type and default of the options that a criterion adds to fairseq's."""
     stock = {field.name for field in fields(SentencePredictionConfig)}
     return {
         field.name: (field.type, field.default)
@@ -146,7 +146,9 @@ def _values(key: str, kind: type, found: Any, where: str) -> tuple[Any, ...]:
     several: Any = tuple[one, ...]
     values = as_type(values, several, where)
     if not values or len(set(values)) < len(values):
-        raise InputError(f"{where} is {list(values)}, it must be values that differ")
+        raise InputError(
+            f"{where} is {list(values)}: it must be one or more distinct values"
+        )
     return tuple(values)
 
 

@@ -1,4 +1,4 @@
-"""The runs that a table stands for, and the choice of some of them."""
+"""Planning: list the runs of a table, and choose some of them."""
 
 import itertools
 import math
@@ -26,44 +26,45 @@ def planned_runs(
     models: Mapping[str, Path],
     shared: Mapping[str, Any] | None = None,
 ) -> list[Run]:
-    """List all runs of a table, whether their data is there or not.
+    """List all runs of a table, whether or not their data exists.
 
     Args:
-        table: what to plan.
-        data: the folder that holds a folder for each task, as ``prepare`` writes.
-        models: of each loss, the encoder or model folder that training starts from.
-        shared: further fields of every :class:`Run`, as ``device``.
+        table: the table to plan.
+        data: folder with one subfolder per task, as written by ``prepare``.
+        models: the encoder or model folder that training starts from, per loss.
+        shared: further fields of every :class:`Run`, such as ``device``.
 
     Returns:
-        runs in the order of the table. Their ``cell`` says which they are: ``task``,
-        ``n`` (examples or ``full``), ``batch_size``, ``flipped`` and ``temperature``
-        (a number or ``original``) where the table has them, ``loss``, ``scl_lambda``,
-        ``scl_temperature`` and other options where the loss has them, and ``seed``
-        (the number of the seed or training sample).
+        the runs in the order of the table. Their ``cell`` identifies them: ``task``,
+        ``n`` (number of examples or ``full``), ``batch_size``, ``flipped`` and
+        ``temperature`` (a number or ``original``) if the table has them, ``loss``,
+        ``scl_lambda``, ``scl_temperature`` and other options if the loss has them, and
+        ``seed`` (the number of the seed or training sample).
     """
     runs = []
     for place, loss in itertools.product(table.places, table.losses):
         grid = table.losses[loss]
-        told = varying_options(grid)
+        varying = varying_options(grid)
         for values in itertools.product(*grid.values()):
             point = dict(zip(grid, values, strict=True))
             for seed in range(table.repetitions):
-                cell = {**place, "loss": loss, **{key: point[key] for key in told}}
+                cell = {**place, "loss": loss, **{key: point[key] for key in varying}}
                 cell["seed"] = seed
                 runs.append(_run(table, cell, data, models[loss], loss_of(point)))
     return [replace(run, **shared) for run in runs] if shared else runs
 
 
 def choose(runs: Sequence[Run], only: str) -> list[Run]:
-    """Choose the runs that ``--only`` describes.
+    """Choose the runs that match ``--only``.
 
     Args:
         runs: from :func:`planned_runs`.
-        only: ``task=SST-2,n=20|100,lambda=0.9,sample=0-2``; empty for all. A run
-            without the key (CE has no ``tau``) is not left out by it.
+        only: for example ``task=SST-2,n=20|100,lambda=0.9,sample=0-2``; empty for all.
+            A condition on a key applies only to runs with that key, so ``tau`` never
+            excludes CE.
 
     Raises:
-        InputError: an unknown key, or nothing left; names what there is.
+        InputError: a key is unknown, or no run matches; lists the alternatives.
     """
     names = {"lambda": "scl_lambda", "tau": "scl_temperature", "batch": "batch_size"}
     names |= {"sample": "seed", "seed": "seed", "task": "task", "n": "n"}
@@ -96,7 +97,7 @@ def choose(runs: Sequence[Run], only: str) -> list[Run]:
 
 
 def narrowed(table: Table, runs: Sequence[Run]) -> Table:
-    """Leave in a table what some of its runs are of: places, losses and their grids."""
+    """Restrict the places, losses and grids of a table to those of some of its runs."""
 
     def there(values: Any, key: str, cells: Sequence[Mapping[str, Any]]) -> Any:
         known = {cell[key] for cell in cells if key in cell}
@@ -115,7 +116,7 @@ def narrowed(table: Table, runs: Sequence[Run]) -> Table:
 
 
 def data_folder(data: Path, cell: Mapping[str, Any]) -> Path:
-    """Return the data folder of a run, as ``fairseq-scl prepare`` names it."""
+    """Return the data folder of a run, named as ``fairseq-scl prepare`` does."""
     n, seed = cell["n"], cell["seed"]
     name = FULL if n == FULL else f"n{n}-sample{seed}"
     return data / cell["task"] / f"{name}{suffixes(cell)}"
@@ -167,16 +168,16 @@ def _name(table: Table, cell: Mapping[str, Any]) -> str:
 
 
 def _updates(folder: Path, batch_size: int, epochs: int) -> int:
-    """Return the updates of some epochs; 0 if the data is not there yet."""
+    """Return the number of updates in some epochs; 0 if the data does not exist yet."""
     if (manifest := read_manifest(folder)) is None:
         return 0
     if "train" not in manifest.examples:
-        raise InputError(f"{folder / MANIFEST}: examples has no train")
+        raise InputError(f"{folder / MANIFEST}: the key 'train' of examples is missing")
     return math.ceil(manifest.examples["train"] / batch_size) * epochs
 
 
 def _spread(value: str, there: set[str]) -> list[str]:
-    """Return which of ``there`` are in ``0-2`` if it is a range; write 0.90 as 0.9."""
+    """Return the values in ``there`` that a range ``0-2`` or a number 0.90 matches."""
     ends = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", value)
     if value not in there and ends:
         low, high = map(int, ends.groups())

@@ -1,4 +1,4 @@
-"""The linear probe: what a frozen encoder tells a logistic regression of a task."""
+"""The linear probe: logistic regression on the features of a frozen encoder."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ ITERATIONS = 5000
 
 @dataclass(frozen=True)
 class Probe:
-    """What a logistic regression on frozen features reached.
+    """Result of a logistic regression on frozen features.
 
     Attributes:
-        strength: C of scikit-learn, the inverse of the penalty, by validation accuracy;
-            of equal ones the smallest, the strongest penalty.
-        valid_correct: right answers in validation.
-        valid_total: examples there.
-        test_correct: right answers in the test.
-        test_total: examples there.
+        strength: scikit-learn's C, the inverse of the penalty, chosen by validation
+            accuracy; ties go to the smallest C, that is, to the strongest penalty.
+        valid_correct: number of correct validation predictions.
+        valid_total: number of validation examples.
+        test_correct: number of correct test predictions.
+        test_total: number of test examples.
     """
 
     strength: float
@@ -45,28 +45,27 @@ class Probe:
 def linear_probe(
     features: Mapping[str, Matrix], labels: Mapping[str, Sequence[str]]
 ) -> Probe:
-    """Fit a logistic regression to frozen features; choose its penalty in validation.
+    """Fit logistic regressions to frozen features and choose the best by validation.
 
-    Each feature is shifted and scaled to mean 0 and variance 1 of the training set. The
-    penalty is the square of the weights (L2), C one of :data:`STRENGTHS`. Nothing in it
-    is random.
+    Features are standardized with the mean and variance of the training set. The
+    penalty is L2, with C from :data:`STRENGTHS`. The result is deterministic.
 
     Args:
-        features: ``(N, D)`` of ``train``, ``valid`` and ``test``, float64.
-        labels: of each row of them.
+        features: ``(N, D)`` for ``train``, ``valid`` and ``test``, float64.
+        labels: the label of each row, per split.
 
     Raises:
-        InputError: the training set has one class only.
+        InputError: the training set has a single class, or a fit does not converge.
     """
     if len(set(labels["train"])) < 2:
         raise InputError("the linear probe needs training examples of two classes")
-    best: Probe | None = None
+    probes = []
     for strength in STRENGTHS:
         model = make_pipeline(
             StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS)
         )
         with warnings.catch_warnings():
-            # A fit that stops early is no fit: better none than a wrong one.
+            # A fit that stopped early would give a misleading accuracy.
             warnings.simplefilter("error", ConvergenceWarning)
             try:
                 model.fit(features["train"], labels["train"])
@@ -75,20 +74,9 @@ def linear_probe(
                     f"the linear probe did not converge in {ITERATIONS} steps at C = "
                     f"{strength:g}"
                 ) from None
-        right = {
-            split: int(
-                (model.predict(features[split]) == np.array(labels[split])).sum()
-            )
-            for split in ("valid", "test")
-        }
-        if best is None or right["valid"] > best.valid_correct:
-            best = Probe(
-                strength,
-                right["valid"],
-                len(labels["valid"]),
-                right["test"],
-                len(labels["test"]),
-            )
-    if best is None:  # never: STRENGTHS is not empty
-        raise InputError("the linear probe has no penalty to try")
-    return best
+        counts = []
+        for split in ("valid", "test"):
+            right = model.predict(features[split]) == np.array(labels[split])
+            counts += [int(right.sum()), len(right)]
+        probes.append(Probe(strength, *counts))
+    return max(probes, key=lambda probe: probe.valid_correct)  # the first of equals

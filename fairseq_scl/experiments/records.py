@@ -1,4 +1,4 @@
-"""What is recorded of a finished run, and where it came from."""
+"""The record of a finished run and its origin."""
 
 import datetime
 import platform
@@ -14,15 +14,15 @@ import fairseq_scl
 from fairseq_scl.compat.versions import installed_version
 from fairseq_scl.typed import Count, Finite, Positive
 
-# What λ of Eq. 1 and τ of Eq. 3 may be.
+# Allowed values of λ in Eq. 1 and τ in Eq. 3.
 Lambda = Annotated[float, Meta(ge=0, le=1)]
 Tau = Annotated[float, Meta(gt=0, le=1e6)]
 
 
 class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one validation measured on one subset; losses are averages in nats.
+    """Result of one validation on one subset; losses are averages in nats.
 
-    ``scl_loss`` is ``None`` where the criterion has no contrastive term.
+    ``scl_loss`` is ``None`` if the criterion lacks a contrastive term.
     """
 
     update: Count
@@ -32,7 +32,7 @@ class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scl_loss: Finite | None = None
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot be."""
+        """Check that the counts are possible."""
         if self.correct > self.total:
             raise ValueError(f"correct is {self.correct}, more than total {self.total}")
 
@@ -43,18 +43,18 @@ class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A finished run: its settings, its curve and where it came from.
+    """A finished run: its settings, its results and its origin.
 
     Attributes:
-        settings: everything that moves the number (loss, λ, τ, seed, sample, …).
-        valid: the validations on the validation set, in order of updates.
-        test: the same on the test set.
-        seconds: wall time of the training command.
+        settings: everything that affects the result (loss, λ, τ, seed, sample, …).
+        valid: results on the validation set, in order of updates.
+        test: results on the test set, in order of updates.
+        seconds: wall time of training.
         argv: the training command.
         origin: versions, commit, machine, GPU (``None`` on the CPU) and its driver,
             time and checksums.
-        representations: measures of the test features of the best model by name, see
-            :mod:`~fairseq_scl.experiments.representations`, where a run took them.
+        representations: measures of the best model's test features by name, see
+            :mod:`~fairseq_scl.experiments.representations`; ``None`` if not measured.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -69,7 +69,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct):
-    """The settings that reports read; a record has more."""
+    """The settings that reports read; records have more."""
 
     seed: Count
     updates: Positive
@@ -80,7 +80,7 @@ class Settings(msgspec.Struct):
 
 
 class Origin(msgspec.Struct):
-    """The origin that reports read; a record has more."""
+    """The fields of an origin that reports read; records have more."""
 
     versions: dict[str, str]
     sha256: dict[str, str]
@@ -90,10 +90,10 @@ class Origin(msgspec.Struct):
 
 
 def origin(checksums: Mapping[str, str]) -> dict[str, Any]:
-    """Describe where a result comes from: versions, commit, machine, time, data."""
+    """Return the origin of a result: versions, commit, machine, time and checksums."""
     names = ("torch", "numpy", "fairseq", "fairseq-fixed")
     versions = {name: v for name in names if (v := installed_version(name))}
-    # Not what is installed, which may be another than what runs.
+    # The version of the running code, which may differ from the installed package.
     versions["fairseq-scl"] = fairseq_scl.__version__
     # An installed package may lie inside another project's repository.
     is_ours = _git(["ls-files", "--error-unmatch", Path(__file__).name]) is not None
@@ -110,7 +110,7 @@ def origin(checksums: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _git(arguments: Sequence[str]) -> str | None:
-    """Ask git about the checkout that this code runs from, ``None`` outside of one."""
+    """Run git in the checkout of this code; return ``None`` outside of a checkout."""
     try:
         done = subprocess.run(
             ["git", *arguments],

@@ -1,4 +1,4 @@
-"""What a model makes of test examples, measured where it was just trained."""
+"""Measure the representations of a model right after training."""
 
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,19 @@ from fairseq_scl.input_format import Manifest
 from fairseq_scl.typed import read_as
 
 
-def measures_of_model(
-    model: Any, task: Any, data: Path, split: str = "test"
-) -> dict[str, float]:
-    """Measure the features at ``<s>`` of a split that the task has loaded.
+def measures_of_model(model: Any, task: Any, data: Path) -> dict[str, float]:
+    """Measure the features at ``<s>`` of the test set, which the task has loaded.
 
     Args:
         model: RoBERTa with a classification head; left in evaluation mode.
-        task: the task that it was trained in.
+        task: the task that it was trained with.
         data: the data folder.
-        split: of it.
 
     Returns:
-        see :func:`~fairseq_scl.experiments.geometry.measures`.
+        the measures of :func:`~fairseq_scl.experiments.geometry.measures`.
 
     Raises:
-        InputError: see there.
+        InputError: as in :func:`~fairseq_scl.experiments.geometry.measures`.
     """
     names, made = read_labels(data), read_as(data / MANIFEST, Manifest)
     classifier = Classifier(
@@ -43,7 +40,7 @@ def measures_of_model(
         max_positions=task.max_positions(),
         exits={},
     )
-    dataset = task.datasets[split]
+    dataset = task.datasets["test"]
     examples = [dataset[number] for number in range(len(dataset))]
     tokens = [example["net_input.src_tokens"] for example in examples]
     labels = [names[int(example["target"])] for example in examples]

@@ -1,7 +1,7 @@
-"""What a folder of results says: of each cell and loss the runs, the choice, the gain.
+"""The results of a table: for each cell and loss, its runs, the selection and the gain.
 
-:func:`collect` reads the folder; the rest is pure. A run that is missing or failed
-stays so: nothing is put in its place.
+:func:`collect` reads a results folder; everything else is a pure function. A missing or
+failed run is never replaced by a number.
 """
 
 from collections.abc import Sequence
@@ -38,13 +38,13 @@ HELPED, HURT, OPEN, UNKNOWN = "helped", "hurt", "open", "unknown"
 
 @dataclass(frozen=True)
 class Attempt:
-    """A planned run and what became of it.
+    """A planned run and its outcome.
 
     Attributes:
-        run: as planned.
-        record: if it has finished.
-        error: the last line of what went wrong, if it failed.
-        floors: the floor of the SCL term at each update, where it was written down.
+        run: the planned run.
+        record: the run's record, if it has finished.
+        error: the last line of the error, if it failed.
+        floors: pairs of an update and the floor of the SCL term there, if recorded.
     """
 
     run: Run
@@ -65,12 +65,12 @@ class LossResult:
     """One loss in one cell of a table.
 
     Attributes:
-        loss: its name.
-        names: the hyper-parameters that tell its combinations apart, in their order.
+        loss: the name of the loss.
+        names: the hyper-parameters that differ between its combinations, in order.
         attempts: all planned runs.
-        selection: by the rule of the table.
-        degenerate: runs of the chosen combination at or under the majority class;
-            ``None`` where a record does not say how many examples a class has.
+        selection: the result of the table's selection rule.
+        degenerate: number of runs of the chosen combination at or below the majority
+            class; ``None`` if a record lacks the number of examples per class.
         comparison: with the first loss, each at its chosen combination; ``None`` for
             the first loss itself, or without a pair.
     """
@@ -83,12 +83,12 @@ class LossResult:
     comparison: Comparison | None = None
 
     def count(self, state: str) -> int:
-        """Return how many runs are ``done``, ``failed`` or ``missing``."""
+        """Return the number of runs in a state: ``done``, ``failed`` or ``missing``."""
         return sum(attempt.state == state for attempt in self.attempts)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The chosen λ and τ by name; empty if nothing is chosen or none is there."""
+        """The chosen hyper-parameters by name; empty if there are none."""
         if self.selection.chosen is None:
             return {}
         values = self.selection.chosen.hyperparameters
@@ -96,7 +96,7 @@ class LossResult:
 
     @property
     def competing(self) -> int:
-        """How many combinations had the runs that the choice is made of."""
+        """The number of combinations with enough runs to be chosen."""
         selection = self.selection
         return len(selection.candidates) - len(selection.passed_over)
 
@@ -115,7 +115,7 @@ class LossResult:
 
 @dataclass(frozen=True)
 class CellResult:
-    """A place of a table, see :attr:`Table.places`, and every loss there."""
+    """A place in a table, see :attr:`Table.places`, and the result of each loss."""
 
     place: dict[str, Any]
     losses: dict[str, LossResult]
@@ -128,7 +128,7 @@ class CellResult:
 
 @dataclass(frozen=True)
 class TableResult:
-    """A table and what was found of it; its cells in the order of the table."""
+    """A table and its results; the cells are in the order of the table."""
 
     table: Table
     cells: tuple[CellResult, ...]
@@ -159,15 +159,15 @@ class TableResult:
 
 
 def collect(folder: Path, runs: Sequence[Run]) -> list[Attempt]:
-    """Read what became of planned runs.
+    """Read the outcome of planned runs.
 
     Args:
-        folder: of results, with a folder ``runs/NAME`` for each run that was begun.
-        runs: as planned.
+        folder: the results folder, with ``runs/NAME`` for each run that was started.
+        runs: the planned runs.
 
     Raises:
-        InputError: a record is damaged, or it is of another run than its folder's.
-            Where it was trained and in which precision may differ.
+        InputError: a record is damaged or belongs to another run. The device and the
+            precision may differ from the plan.
     """
     attempts = []
     for run in runs:
@@ -185,27 +185,27 @@ def collect(folder: Path, runs: Sequence[Run]) -> list[Attempt]:
 
 def _check_of(record: Record, run: Run, path: Path) -> None:
     ignored = ["device", "precision"]
-    if not run.updates:  # counted in epochs of data that is not here
+    if not run.updates:  # planned in epochs, and the data is not on this machine
         ignored += ["updates", "validations"]
     if changed := changed_settings(run, record, ignored):
         key = changed[0]
         planned = record_settings(run)[key]
         raise InputError(
-            f"{path} is the record of another run ({', '.join(changed)}: {key} is "
-            f"{record.settings.get(key)!r}, planned is {planned!r}): delete "
-            "its folder"
+            f"{path} is the record of another run (different: {', '.join(changed)}): "
+            f"{key} is {record.settings.get(key)!r}, but {planned!r} in the plan: "
+            "delete its folder"
         )
 
 
-def summarise(table: Table, attempts: Sequence[Attempt]) -> TableResult:
+def summarize(table: Table, attempts: Sequence[Attempt]) -> TableResult:
     """Apply the table's selection rule, and compare every loss with the first.
 
     Args:
-        table: whose runs they are.
+        table: the table of the runs.
         attempts: all of its planned runs, in any order.
 
     Raises:
-        ValueError: a combination has a seed twice.
+        ValueError: a seed occurs twice in a combination.
     """
     found: dict[tuple[Any, ...], list[Attempt]] = {}
     names = [*table.places[0], "loss"]
@@ -224,15 +224,16 @@ def summarise(table: Table, attempts: Sequence[Attempt]) -> TableResult:
 
 
 def best_attempt(results: Sequence[LossResult]) -> Attempt | None:
-    """Return the run whose model to use: of the chosen combination, the first by rule.
+    """Return the run whose model to use: the best run of the chosen combination.
 
-    Where too few runs are done for a choice, a single combination needs none.
+    If too few runs have finished for a choice, the only combination with finished runs
+    is used.
 
     Args:
-        results: of which one has finished runs.
+        results: results of losses, exactly one of which has finished runs.
 
     Returns:
-        the run, or ``None`` if none can be told to be the best.
+        the run, or ``None`` if the best one cannot be determined.
     """
     begun = [r for r in results if any(c.runs for c in r.selection.candidates)]
     if len(begun) != 1:
@@ -250,12 +251,12 @@ def best_attempt(results: Sequence[LossResult]) -> Attempt | None:
 
 
 def verdict(comparison: Comparison | None) -> str:
-    """Say what a paired difference shows, by the wider of its two 95% intervals.
+    """Return the conclusion that both 95% intervals of a paired difference support.
 
     Returns:
         ``helped`` or ``hurt`` if Student's t and the bootstrap interval are both above
-        or both below 0, ``open`` if one of them contains 0, ``unknown`` without two
-        pairs.
+        or both below 0, ``open`` if one of them contains 0, and ``unknown`` for fewer
+        than two pairs.
     """
     if comparison is None or comparison.difference.count < 2:
         return UNKNOWN
@@ -272,7 +273,7 @@ def _loss_result(
     names = tuple(name for name in table.losses[loss] if name in cell)
     runs: dict[tuple[Any, ...], list[Outcome]] = {}
     for attempt in attempts:
-        # A combination without a finished run is there too, and counts as missing.
+        # A combination without finished runs is kept, and its runs count as missing.
         outcomes = runs.setdefault(_key(attempt.run, names), [])
         if attempt.record:
             outcomes.append(outcome(attempt.record))
@@ -299,7 +300,7 @@ def _count_degenerate(records: Sequence[Record]) -> int | None:
     for record in records:
         classes = record.origin.get("classes")
         if classes is None or record.settings.get("max_valid_steps") is not None:
-            return None  # the counts are not known, or not of what was measured
+            return None  # unknown, or only part of a subset was evaluated
         labels = classes["valid"], classes["test"]
         count += len(degenerate_runs([outcome(record)], *labels))
     return count

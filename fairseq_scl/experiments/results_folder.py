@@ -1,9 +1,9 @@
-"""The folder of results: its files, who reads and writes them, and its locks.
+"""The results folder: its files, reading and writing them, and its locks.
 
-``table.json`` says which table the results are of. ``runs/NAME/`` is the folder of a
-run: ``record.json`` when it is done, ``error.txt`` when it failed, beside them the log,
-the metrics and, where wanted, the best checkpoint. ``locks/NAME.lock`` is held by the
-process that does the run; the kernel releases it when that process dies.
+``table.json`` is the table of the results. ``runs/NAME/`` is the folder of a run. It
+holds ``record.json`` if the run is done or ``error.txt`` if it failed, the log, the
+metrics and, if requested, the best checkpoint. ``locks/NAME.lock`` is locked by the
+process that trains the run; the kernel releases the lock when that process dies.
 """
 
 import contextlib
@@ -34,36 +34,37 @@ LEFT = (METRICS, LOG, ERROR, REPRESENTATIONS, "checkpoint*.pt*", "crash.pt*")
 
 
 def run_folder(folder: Path, name: str) -> Path:
-    """Return the folder of a run by its name."""
+    """Return the folder of a run."""
     return folder / "runs" / name
 
 
 def is_done(folder: Path, name: str) -> bool:
-    """Tell whether the record of a run is there."""
+    """Return whether a run has a record."""
     return (run_folder(folder, name) / RECORD).exists()
 
 
 def is_failed(folder: Path, name: str) -> bool:
-    """Tell whether a run has left its error and no record."""
+    """Return whether a run has an error and no record."""
     return (run_folder(folder, name) / ERROR).exists() and not is_done(folder, name)
 
 
 @contextlib.contextmanager
 def claim(folder: Path, name: str) -> Iterator[bool]:
-    """Hold a run within the block; gives ``False`` if another process does.
+    """Lock a run within the block; yields ``False`` if another process has the lock.
 
     Raises:
-        InputError: the lock cannot be opened, or the disk has no locks.
+        InputError: the lock cannot be opened, or the file system does not support
+            locks.
     """
     with try_lock(folder / "locks" / f"{name}.lock") as mine:
         yield mine
 
 
 def clear_run(place: Path) -> None:
-    """Make the folder of a run, without leftovers of an unfinished attempt.
+    """Create an empty folder for a run, deleting leftovers of an unfinished attempt.
 
     Raises:
-        InputError: it holds something that no run leaves.
+        InputError: the folder holds other files.
     """
     check_holds_only(place, LEFT)
     if place.exists():
@@ -72,7 +73,7 @@ def clear_run(place: Path) -> None:
 
 
 def write_error(place: Path, text: str) -> None:
-    """Note in the folder of a run why it failed."""
+    """Write into the folder of a run why it failed."""
     place.mkdir(parents=True, exist_ok=True)
     with write_then_rename(place / ERROR) as file:
         file.write(text)
@@ -86,13 +87,13 @@ def forget_failures(folder: Path, names: Iterable[str]) -> None:
 
 
 def last_line(path: Path) -> str:
-    """Return the last line of a log that is not blank."""
+    """Return the last nonblank line of a log."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return next((s.strip() for s in reversed(lines) if s.strip()), "no output")
 
 
 def write_record(place: str | Path, record: Record) -> None:
-    """Write a run's record into its folder, whole or not at all."""
+    """Write a run's record into its folder atomically."""
     row = {"schema": Record.SCHEMA, **msgspec.to_builtins(record)}
     write_json(Path(place, RECORD), row)
 
@@ -101,7 +102,7 @@ def read_record(place: str | Path) -> Record | None:
     """Read the record in a run's folder; ``None`` if the run has not finished.
 
     Raises:
-        InputError: the record is damaged or of another version of this format.
+        InputError: the record is damaged or of another format version.
     """
     path = Path(place, RECORD)
     if not os.path.lexists(path):
@@ -113,7 +114,7 @@ def read_record(place: str | Path) -> Record | None:
 
 
 class _MetricsLine(msgspec.Struct):
-    """The keys of a line of ``--metrics-file`` that a record keeps."""
+    """The keys of a metrics line that a record keeps."""
 
     subset: str
     update: int
@@ -124,22 +125,22 @@ class _MetricsLine(msgspec.Struct):
 
 
 def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
-    """Read the file of ``--metrics-file``: validations by subset, in order of updates.
+    """Read a ``--metrics-file``: validations by subset, in order of updates.
 
-    A run that was resumed may have validated an update twice: the later one counts.
+    A resumed run may have validated twice at the same update; the later one counts.
 
     Raises:
-        InputError: a line that is not what the task writes; names file and line.
+        InputError: a line is invalid; names file and line.
     """
     found: dict[str, dict[int, Validation]] = {}
     text = Path(path).read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), start=1):
         where = f"{path}, line {number}"
         try:
-            found_there = json.loads(line)
+            keys = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where} is not a metrics line") from error
-        row = as_type(found_there, _MetricsLine, where)
+        row = as_type(keys, _MetricsLine, where)
         values = {
             "update": row.update,
             "correct": int(row.n_correct),
@@ -153,9 +154,9 @@ def read_metrics(path: str | Path) -> dict[str, list[Validation]]:
 
 
 def read_floors(place: Path) -> tuple[tuple[int, float], ...]:
-    """Read the floor of the SCL term on validation data, by update.
+    """Read pairs of update and floor of the SCL term on validation data.
 
-    Empty where the metrics of the run lack it.
+    The result is empty if the run's metrics lack the floor.
     """
     path = place / METRICS
     if not path.is_file():
@@ -167,18 +168,18 @@ def read_floors(place: Path) -> tuple[tuple[int, float], ...]:
             if row["subset"] == "valid":
                 floors[int(row["update"])] = float(row["scl_floor"])
         except (ValueError, KeyError, TypeError, RecursionError):
-            return ()  # of an older version; the record alone is what counts
+            return ()  # written by an older version
     return tuple(sorted(floors.items()))
 
 
 def read_representations(place: Path) -> dict[str, Finite] | None:
-    """Read what a run measured of its representations; ``None`` if it did not."""
+    """Read a run's measures of its representations; ``None`` if it has none."""
     path = place / REPRESENTATIONS
     return read_as(path, dict[str, Finite]) if path.is_file() else None
 
 
 class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
-    """What a folder of results says of its table."""
+    """The contents of ``table.json``."""
 
     SCHEMA: ClassVar[int] = 1
 
@@ -191,48 +192,54 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
 def write_table(
     folder: Path, table: Table, data: Path, models: Mapping[str, Path]
 ) -> None:
-    """Note in a folder of results which table they are of.
+    """Write ``table.json``, or check that an existing one is of the same table.
 
-    The number of repetitions may change: the runs that are there count for both.
+    The caption and the number of repetitions may change; finished runs stay valid.
 
     Raises:
-        InputError: it holds results of another table, settings or protocol.
+        InputError: the folder holds results of another table, settings or protocol.
     """
     path = folder / TABLE
     if path.exists():
         there, _, _ = read_table(folder)
-        keys = [key for key in Table.__struct_fields__ if key != "repetitions"]
-        changed = [key for key in keys if getattr(there, key) != getattr(table, key)]
+        changed = [
+            key
+            for key in Table.__struct_fields__
+            if key not in ("caption", "repetitions")
+            and getattr(there, key) != getattr(table, key)
+        ]
         if changed:
             raise InputError(
-                f"{path} is of other settings ({', '.join(changed)}): choose another "
+                f"{path} has other settings ({', '.join(changed)}): choose another "
                 "folder or delete it"
             )
     elif (folder / "runs").exists() or (folder / "locks").exists():
         raise InputError(
-            f"{folder} holds runs or locks, but no {TABLE} that says of which table: "
-            "choose another folder"
+            f"{folder} holds runs or locks but lacks {TABLE}, so their table is "
+            "unknown: choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     row = _TableFile(
         msgspec.to_builtins(table, str_keys=True),
         str(data.absolute()),
         {loss: str(model.absolute()) for loss, model in models.items()},
-        list(table.losses),  # files of JSON are sorted, the first loss is one
+        list(
+            table.losses
+        ),  # the order, because JSON files are written with sorted keys
     )
     write_json(path, {"schema": _TableFile.SCHEMA, **msgspec.to_builtins(row)})
 
 
 def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:
-    """Read which table a folder of results is of, and its data and models.
+    """Read the table of a results folder, its data folder and its models by loss.
 
     Raises:
-        InputError: there is none, or it is of another protocol or format.
+        InputError: ``table.json`` is missing, or of another protocol or format.
     """
     path = folder / TABLE
     if not path.exists():
         raise InputError(
-            f"{path} is missing: 'fairseq-scl run' writes it with its results"
+            f"{path} is missing: it must be a results folder of 'fairseq-scl run'"
         )
     row = read_as(path, _TableFile)
     found = dict(row.table)
@@ -242,7 +249,7 @@ def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:
     for key, there in (("order", order), ("models", row.models)):
         if set(there) != set(losses):
             raise InputError(
-                f"{path}: {key} has {', '.join(there)}, it must have the losses "
+                f"{path}: {key} has {', '.join(there)}: it must have the losses "
                 f"{', '.join(losses)}"
             )
     found["losses"] = {loss: losses[loss] for loss in order}

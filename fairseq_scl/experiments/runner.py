@@ -1,4 +1,4 @@
-"""Doing a run: its folder, the training, its record."""
+"""Do a run: prepare its folder, train, and write its record."""
 
 import functools
 import hashlib
@@ -38,20 +38,20 @@ from fairseq_scl.experiments.selection import GRID
 def run_training(
     run: Run, folder: Path, train: Callable[[Run, list[str], Path], int] = train_here
 ) -> Record:
-    """Do a run unless its record is there, and return the record.
+    """Do a run unless it already has a record, and return the record.
 
-    The folder gets ``train.log``, ``metrics.jsonl`` and, last, ``record.json``; a run
-    that failed leaves ``error.txt`` and no record.
+    The folder gets ``train.log``, ``metrics.jsonl`` and finally ``record.json``. A
+    failed run leaves ``error.txt`` and no record.
 
     Args:
-        run: what to do.
-        folder: of this run; leftovers of an unfinished attempt in it are deleted.
-        train: what trains: takes the run, its command and folder, returns the exit
-            status.
+        run: the run to do.
+        folder: the run's folder; leftovers of an unfinished attempt are deleted.
+        train: the training function; takes the run, its command and its folder, and
+            returns an exit status.
 
     Raises:
-        InputError: training failed, there is no such device or it lacks the precision,
-            or the folder holds the record of another run or other files.
+        InputError: training failed, the device is missing or does not support the
+            precision, or the folder holds the record of another run or other files.
     """
     if record := done_record(run, folder):
         return record
@@ -89,13 +89,13 @@ def run_training(
 
 
 def done_record(run: Run, folder: Path) -> Record | None:
-    """Return the record of a run that has been done, ``None`` if it has not.
+    """Return the record of a finished run, ``None`` if the run has not finished.
 
-    Data and encoder folders may have moved since, but not changed; the same holds for
-    the code of a ``user_dir``.
+    Data folder, encoder folder and ``user_dir`` may have moved since then, but their
+    contents must be the same.
 
     Raises:
-        InputError: the folder holds the record of another run; names what differs.
+        InputError: the folder holds the record of another run; names the differences.
     """
     record = read_record(folder)
     if record is None:
@@ -115,10 +115,10 @@ def done_record(run: Run, folder: Path) -> Record | None:
 def changed_settings(
     run: Run, record: Record, ignored: Collection[str] = ()
 ) -> list[str]:
-    """Return the settings in which a record differs from a run, folders left out.
+    """Return the settings in which a record differs from a run, except folders.
 
-    A setting that the record does not know came later, and its default is what was
-    done before.
+    A setting that the record lacks was added in a later version; its default is the
+    earlier behavior.
     """
     defaults = {
         f.name: f.default if f.default_factory is MISSING else f.default_factory()
@@ -135,10 +135,10 @@ def changed_settings(
 
 
 def record_settings(run: Run) -> dict[str, Any]:
-    """Return the settings of a run as its record holds them.
+    """Return the settings of a run in the form of a record.
 
-    Criterion, λ and τ are settings of their own, further options are in ``options``:
-    the form that records have had from the first.
+    Criterion, λ and τ are top-level settings and other options of the loss are in
+    ``options``, as in the first version of the format.
     """
     settings = asdict(run)
     options = settings.pop("loss")

@@ -1,8 +1,7 @@
 """The paper's two selection rules.
 
-Pure functions: runs go in, dataclasses come out, and the order of the runs changes
-nothing. A run that is missing stays missing: each result holds the runs that it stands
-on, and how many there should have been.
+Pure functions of runs, independent of their order. A missing run is never replaced:
+each result holds the runs that it is based on and the number of planned runs.
 """
 
 import math
@@ -24,10 +23,10 @@ GRID = ("scl_lambda", "scl_temperature")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule sees of a finished run.
+    """The part of a finished run that the selection rules use.
 
     Attributes:
-        seed: of the run or, in few-shot learning, the number of its training sample.
+        seed: the run's seed or, in few-shot learning, its training sample's number.
         valid: the best validation, see :func:`best_validation`.
         test: the test result at the same update.
     """
@@ -44,8 +43,8 @@ class Candidate:
     Attributes:
         hyperparameters: the combination, as (λ, τ).
         runs: all of its finished runs, best validation first.
-        scored: those whose mean validation accuracy is its score; empty if there are
-            fewer runs than the rule needs.
+        scored: the runs whose mean validation accuracy is the score; empty if there
+            are fewer runs than the rule needs.
     """
 
     hyperparameters: tuple[Any, ...]
@@ -60,13 +59,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a rule chose, and what it stands on.
+    """The choice of a selection rule and the runs it is based on.
 
     Attributes:
-        chosen: the best combination; ``None`` if none has the runs the rule needs.
-        reported: the runs of it whose test accuracy the paper would report.
-        candidates: every combination, in ascending order.
-        expected: planned runs of each combination.
+        chosen: the best combination; ``None`` if all have too few runs for the rule.
+        reported: its runs whose test accuracy the paper would report.
+        candidates: all combinations, in ascending order.
+        expected: number of planned runs per combination.
     """
 
     chosen: Candidate | None
@@ -76,28 +75,28 @@ class Selection:
 
     @property
     def test(self) -> Summary | None:
-        """Test accuracy in percent of the reported runs, mean and sample std."""
+        """Mean and sample std of the test accuracy of the reported runs, in percent."""
         return _test_summary(self.reported)
 
     @property
     def test_of_all(self) -> Summary | None:
-        """The same of every finished run of the chosen combination."""
+        """The same over all finished runs of the chosen combination."""
         return _test_summary(self.chosen.runs if self.chosen else ())
 
     @property
     def missing(self) -> int:
-        """Planned runs, over all combinations, that have not finished."""
+        """The number of unfinished runs over all combinations."""
         return sum(self.expected - len(c.runs) for c in self.candidates)
 
     @property
     def passed_over(self) -> tuple[Candidate, ...]:
-        """The combinations that did not compete, for want of runs."""
+        """The combinations that did not compete because they have too few runs."""
         most = max((len(c.runs) for c in self.candidates), default=0)
         return tuple(c for c in self.candidates if len(c.runs) < most or not c.scored)
 
 
 def outcome(record: Record) -> Outcome:
-    """Return what the rules see of the record of a finished run."""
+    """Return the outcome of a recorded run."""
     valid = best_validation(record.valid)
     return Outcome(record.settings["seed"], valid, result_at_best(record))
 
@@ -105,19 +104,19 @@ def outcome(record: Record) -> Outcome:
 def select_full_data(
     runs: Mapping[tuple[Any, ...], Sequence[Outcome]], expected: int = 10
 ) -> Selection:
-    """Choose as the paper does with the full training set (Tables 2 and 3).
+    """Select as the paper does for full training sets (Tables 2 and 3).
 
     Section 4.1, Gunel et al. (2021): "We pick the best hyperparameter combination based
     on the average validation accuracy across 10 seeds", and "pick the top model out of
     10 seeds based on validation accuracy and report its corresponding test accuracy".
 
-    The paper is silent about ties and missing runs. Equal validation accuracies are
-    decided by the lower validation cross-entropy, then by the lower seed or combination
-    of hyper-parameters. Only the combinations with the most finished runs compete.
+    The paper does not mention ties or missing runs. Ties in validation accuracy go to
+    the lower validation cross-entropy, then to the lower seed or combination of
+    hyper-parameters. Only the combinations with the most finished runs compete.
 
     Args:
         runs: the finished runs of each combination of hyper-parameters.
-        expected: planned runs of each combination.
+        expected: number of planned runs per combination.
 
     Raises:
         ValueError: a combination has a seed twice, or more runs than planned.
@@ -130,47 +129,47 @@ def select_few_shot(
     expected: int = 10,
     top: int = 3,
 ) -> Selection:
-    """Choose as the paper does with few examples (Tables 4, 5 and 7).
+    """Select as the paper does for few-shot learning (Tables 4, 5 and 7).
 
     Section 4.1, Gunel et al. (2021): "We report the average and the standard deviation
     of the test accuracies of the top 3 models based on their validation accuracies out
     of 10 random training set samples. Best hyperparameter combination is picked based
     on the average validation accuracy of the top 3 models."
 
-    Ties and missing runs as in :func:`select_full_data`; a combination with fewer than
-    ``top`` runs has no score.
+    Ties and missing runs are treated as in :func:`select_full_data`. A combination with
+    fewer than ``top`` runs does not get a score.
 
     Args:
         runs: the finished runs of each combination of hyper-parameters.
-        expected: planned runs (training samples) of each combination.
-        top: how many of them count.
+        expected: number of planned runs (training samples) per combination.
+        top: number of runs that count.
 
     Raises:
         ValueError: a combination has a sample twice, or more runs than planned, or
             ``top`` is not between 1 and ``expected``.
     """
     if not 1 <= top <= expected:
-        raise ValueError(f"the top {top} of {expected} runs cannot be")
+        raise ValueError(f"top is {top}: it must be from 1 to {expected}")
     return _select(runs, expected, scored=top, reported=top)
 
 
 def check_runs(
     runs: Sequence[Outcome], expected: int, name: Hashable
 ) -> Sequence[Outcome]:
-    """Return the runs unless one would count twice.
+    """Return the runs after checking that each seed occurs once.
 
     Args:
         runs: finished runs of one combination.
-        expected: how many were planned.
-        name: of the combination, for the message.
+        expected: number of planned runs.
+        name: name of the combination, for error messages.
 
     Raises:
-        ValueError: a seed is there twice, or there are more runs than planned.
+        ValueError: a seed occurs twice, or there are more runs than planned.
     """
     seeds = [run.seed for run in runs]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:
-        raise ValueError(f"{name}: seed {twice[0]} is there twice")
+        raise ValueError(f"{name}: seed {twice[0]} occurs twice")
     if len(runs) > expected:
         raise ValueError(f"{name}: {len(runs)} runs, but {expected} were planned")
     return runs
@@ -187,7 +186,7 @@ def _select(
         ranked = tuple(sorted(check_runs(runs[key], expected, key), key=rank))
         best = ranked[:scored] if len(ranked) >= reported else ()
         candidates.append(Candidate(key, ranked, best))
-    # A mean over few runs, or the top 3 of fewer than 10, compares with no other.
+    # Means over different numbers of runs, or their top 3, are not comparable.
     most = max((len(c.runs) for c in candidates), default=0)
     competing = [c for c in candidates if c.scored and len(c.runs) == most]
     chosen = min(competing, key=_candidate_rank, default=None)
@@ -196,7 +195,7 @@ def _select(
 
 
 def rank(run: Outcome) -> tuple[Fraction, float, int]:
-    """Return what sorts runs, best validation first; ties by loss, then by seed."""
+    """Return a sort key: best validation accuracy first, ties by loss, then by seed."""
     return -_accuracy(run), _loss(run), run.seed
 
 
@@ -209,7 +208,7 @@ def _candidate_rank(
 
 
 def _accuracy(run: Outcome) -> Fraction:
-    # Exact: of equal means, floats would make one the better by their rounding.
+    # Exact, because rounding could break ties between equal means.
     return Fraction(run.valid.correct, run.valid.total)
 
 
@@ -218,7 +217,7 @@ def _mean_accuracy(runs: Sequence[Outcome]) -> Fraction:
 
 
 def _loss(run: Outcome) -> float:
-    """Validation cross-entropy; not a number, as after overflow, ranks last."""
+    """Validation cross-entropy; NaN, as after an overflow, ranks last."""
     return math.inf if math.isnan(run.valid.ce_loss) else run.valid.ce_loss
 
 

@@ -46,7 +46,7 @@ def test_pairs_are_made_by_seed_and_the_rest_is_left_out():
 def test_no_pair_gives_no_comparison_and_twins_are_refused():
     assert compare([run(0, 50)], [run(1, 50)]) is None
     assert compare([], []) is None
-    with pytest.raises(ValueError, match="treatment: seed 1 is there twice"):
+    with pytest.raises(ValueError, match="treatment: seed 1 occurs twice"):
         compare([run(1, 50)], [run(1, 50), run(1, 60)])
 
 

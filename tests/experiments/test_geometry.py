@@ -13,7 +13,7 @@ from fairseq_scl.experiments.geometry import (
     class_mean_cosine,
     effective_rank,
     measures,
-    normalised,
+    normalized,
     singular_values,
     uniformity,
 )
@@ -56,7 +56,7 @@ def test_effective_rank_counts_directions():
 def test_alignment_is_the_mean_over_pairs_of_one_label():
     rows = np.concatenate([AXES, AXES[:1], AXES[:1]])
     assert alignment(rows, list("aabb")) == pytest.approx(1)  # pairs of 2 and of 0
-    unit, labels = normalised(draw(30)), [("a", "b", "c")[i % 3] for i in range(30)]
+    unit, labels = normalized(draw(30)), [("a", "b", "c")[i % 3] for i in range(30)]
     pairs = [
         ((unit[i] - unit[j]) ** 2).sum()
         for i in range(30)
@@ -70,7 +70,7 @@ def test_uniformity_is_0_where_all_are_alike_and_minus_8_at_opposite_poles(monke
     assert uniformity(np.ones((4, 1))) == pytest.approx(0)
     assert uniformity(np.array([[1.0], [-1.0]])) == pytest.approx(-8)
     monkeypatch.setattr(geometry, "ROWS_AT_ONCE", 7)
-    unit = normalised(draw(30))
+    unit = normalized(draw(30))
     kernel = [
         math.exp(-2 * ((unit[i] - unit[j]) ** 2).sum())
         for i in range(30)
@@ -82,7 +82,7 @@ def test_uniformity_is_0_where_all_are_alike_and_minus_8_at_opposite_poles(monke
 def test_silhouette_compares_the_own_class_with_the_nearest():
     labels = [("a", "b", "c")[i % 3] for i in range(39)] + ["d"]
     features = draw(40)
-    distance = 1 - normalised(features) @ normalised(features).T
+    distance = 1 - normalized(features) @ normalized(features).T
     scores = []
     for row, own in enumerate(labels):
         means = {
@@ -122,11 +122,11 @@ def test_all_measures_do_not_mind_order_and_top_is_lowered():
 @pytest.mark.parametrize(
     ("features", "labels", "message"),
     [
-        (draw(4), "aaaa", "4 examples of 1 classes: representations are measured with"),
+        (draw(4), "aaaa", "4 examples of 1 classes: measuring representations"),
         (draw(2), "ab", "2 examples of 2 classes"),
-        (np.full((4, 2), np.nan), "aabb", "features that are not numbers"),
-        (np.ones((4, 2)), "aabb", "features that are 0, or all alike"),
-        (np.diag([1.0, 1.0, 1.0, 0.0]), "aabb", "features that are 0, or all alike"),
+        (np.full((4, 2), np.nan), "aabb", "features that are NaN"),
+        (np.ones((4, 2)), "aabb", "features that are zero or all equal"),
+        (np.diag([1.0, 1.0, 1.0, 0.0]), "aabb", "features that are zero or all equal"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(features, labels, message):

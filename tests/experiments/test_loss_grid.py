@@ -163,15 +163,15 @@ def test_a_record_of_another_objective_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("_capcort,", "_cap,", "MLP: criterion is 'sentence_prediction_cap', it must"),
+        ("_capcort,", "_cap,", "MLP: criterion is 'sentence_prediction_cap': it must"),
         ("capcort_map", "capcort_phi", "MLP is {'criterion': 'sentence_prediction_cap"),
         (
             "[0.1, 1]",
             "[0.1, one]",
             "capcort_lambda: [1]: expected float, got str, found 'one'",
         ),
-        ("[0.1, 1]", "[0.1, 0.10]", "capcort_lambda is [0.1, 0.1], it must be values"),
-        ("[0.1, 1]", "[]", "capcort_lambda is [], it must be values that differ"),
+        ("[0.1, 1]", "[0.1, 0.10]", "capcort_lambda is [0.1, 0.1]: it must be one or"),
+        ("[0.1, 1]", "[]", "capcort_lambda is []: it must be one or more distinct"),
         (
             "acl_embed: true",
             "acl_embed: 1",
@@ -182,7 +182,7 @@ def test_a_record_of_another_objective_is_refused(tmp_path):
             "features: 1",
             "scl_features: [0]: expected str, got int, found 1",
         ),
-        ("CE: {scl_lambda: 0}", "CE: 0", "losses: CE is 0, it must be a mapping of"),
+        ("CE: {scl_lambda: 0}", "CE: 0", "losses: CE is 0: it must map options to"),
     ],
 )
 def test_a_wrong_loss_gets_one_sentence(tmp_path, old, new, message):

@@ -294,7 +294,7 @@ def test_a_checkpoint_that_was_deleted_is_named(again, capfd):
 def test_other_settings_are_refused_for_the_same_output(again, capfd):
     assert again.run("--scl-lambda", "0.5") == 2
     assert (
-        f"error: {again.output / 'table.json'} is of other settings (losses): choose "
+        f"error: {again.output / 'table.json'} has other settings (losses): choose "
         "another folder or delete it"
     ) in capfd.readouterr().err
     assert again.trained == []

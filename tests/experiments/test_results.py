@@ -18,7 +18,7 @@ from fairseq_scl.experiments.results import (
     UNKNOWN,
     Attempt,
     collect,
-    summarise,
+    summarize,
     verdict,
 )
 from fairseq_scl.experiments.results_folder import METRICS, RECORD
@@ -45,7 +45,7 @@ SCL = {
 
 def results(counts=None, **settings):
     table = make_table(**settings)
-    return summarise(table, attempts_of(table, {**CE, **SCL, **(counts or {})}))
+    return summarize(table, attempts_of(table, {**CE, **SCL, **(counts or {})}))
 
 
 def one_of(result, loss="CE+SCL", **where):
@@ -84,13 +84,13 @@ def test_what_is_planned_is_counted_whether_it_was_run_or_not():
 def test_selection_is_that_of_the_rules_themselves():
     table = make_table()
     attempts = attempts_of(table, {**CE, **SCL})
-    scl = one_of(summarise(table, attempts))
+    scl = one_of(summarize(table, attempts))
     by_hand = {}
     for candidate in scl.selection.candidates:
         by_hand[candidate.hyperparameters] = candidate.runs
     assert scl.selection == select_few_shot(by_hand, 4, 3)
     full = make_table(sizes=["full"], selection="full-data")
-    scl = one_of(summarise(full, attempts_of(full, {**CE, **SCL})), n="full")
+    scl = one_of(summarize(full, attempts_of(full, {**CE, **SCL})), n="full")
     assert scl.selection == select_full_data(by_hand, 4)
 
 
@@ -98,7 +98,7 @@ def test_the_order_of_the_runs_changes_nothing():
     table = make_table()
     attempts = attempts_of(table, {**CE, **SCL})
     first, second = (
-        one_of(summarise(table, order)) for order in (attempts, attempts[::-1])
+        one_of(summarize(table, order)) for order in (attempts, attempts[::-1])
     )
     assert first.selection == second.selection
     assert first.comparison == second.comparison
@@ -137,13 +137,13 @@ def test_degenerate_runs_are_not_counted_where_the_classes_are_not_known():
     for a in attempts:
         if a.record:
             a.record.origin.pop("classes")
-    assert one_of(summarise(table, attempts)).degenerate is None
+    assert one_of(summarize(table, attempts)).degenerate is None
     # Some steps of each validation: the counts are of more than was measured.
     attempts = attempts_of(table, {**CE, **SCL})
     for a in attempts:
         if a.record:
             a.record.settings["max_valid_steps"] = 1
-    assert one_of(summarise(table, attempts)).degenerate is None
+    assert one_of(summarize(table, attempts)).degenerate is None
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_verdicts(gains, expected):
 def test_a_table_of_two_samples_reports_the_two():
     table = make_table(repetitions=2)
     counts = {key: c for key, c in {**CE, **SCL}.items() if key[3] < 2}
-    scl = one_of(summarise(table, attempts_of(table, counts)))
+    scl = one_of(summarize(table, attempts_of(table, counts)))
     assert scl.hyperparameters["scl_lambda"] == 0.5
     assert scl.selection.test.count == 2
 
@@ -185,7 +185,7 @@ def test_a_folder_gives_back_what_was_written(tmp_path):
             other.record and other.record.valid
         )
     assert (
-        summarise(table, found)
+        summarize(table, found)
         .find(task="SST-2", n=20, batch_size=16, loss="CE")
         .selection
         == one_of(results(), "CE").selection
@@ -285,5 +285,5 @@ def test_a_run_that_is_there_twice_is_an_error():
     table = make_table()
     attempts = attempts_of(table, CE)
     twice = replace(attempts[0], run=attempts[0].run)
-    with pytest.raises(ValueError, match="seed 0 is there twice"):
-        summarise(table, [*attempts, twice])
+    with pytest.raises(ValueError, match="seed 0 occurs twice"):
+        summarize(table, [*attempts, twice])

@@ -198,7 +198,7 @@ def test_no_runs_give_no_number(rule, sweep):
 
 @pytest.mark.parametrize("rule", [select_few_shot, select_full_data])
 def test_what_counts_a_run_twice_is_refused(rule):
-    with pytest.raises(ValueError, match=r"\(0\.9,\): seed 0 is there twice"):
+    with pytest.raises(ValueError, match=r"\(0\.9,\): seed 0 occurs twice"):
         rule({(0.9,): [run(0, 80), run(0, 90), run(1, 70)]})
     with pytest.raises(ValueError, match=r"\(0\.9,\): 4 runs, but 3 were planned"):
         rule({(0.9,): runs(1, 2, 3, 4)}, 3)
@@ -206,5 +206,5 @@ def test_what_counts_a_run_twice_is_refused(rule):
 
 @pytest.mark.parametrize("top", [0, 11])
 def test_a_top_that_cannot_be_is_refused(top):
-    with pytest.raises(ValueError, match=f"the top {top} of 10 runs cannot be"):
+    with pytest.raises(ValueError, match=f"top is {top}: it must be from 1 to 10"):
         select_few_shot({}, 10, top)

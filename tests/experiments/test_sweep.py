@@ -407,7 +407,7 @@ def test_data_of_another_vocabulary_is_refused(tmp_path, toy, capfd):
     convert_encoder(bert, tmp_path / "other")
     assert main([*toy, "--model", str(tmp_path / "other")]) == 2
     error = capfd.readouterr().err
-    assert "n8-sample0 was prepared with another vocabulary" in error
+    assert "n8-sample0 was prepared with a different vocabulary" in error
 
 
 @pytest.mark.parametrize("name", ["lr=1e-5/enc", "=", "CE=other"])

@@ -10,7 +10,7 @@ import pytest
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
-from fairseq_scl.experiments.results import Attempt, summarise
+from fairseq_scl.experiments.results import Attempt, summarize
 from fairseq_scl.experiments.results_folder import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
@@ -121,7 +121,7 @@ def results(missing=(), **settings):
         else Attempt(run, make_record(run, 150 + run.seed, correct(run.cell)))
         for run in runs_of(table)
     ]
-    return summarise(table, attempts)
+    return summarize(table, attempts)
 
 
 def test_rows_are_tasks_and_losses_and_columns_temperatures():

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fairseq_scl.errors import InputError
@@ -264,8 +265,10 @@ def test_a_results_folder_keeps_its_table(tmp_path):
     read, data, models = read_table(tmp_path / "r")
     assert (read, data) == (table, tmp_path)
     assert models == {loss: Path("encoder").absolute() for loss in MODELS}
-    write_table(tmp_path / "r", table, tmp_path, MODELS)  # going on
-    with pytest.raises(InputError, match=r"is of other settings \(training\): choose"):
+    reworded = msgspec.structs.replace(table, caption="Reworded", repetitions=12)
+    write_table(tmp_path / "r", reworded, tmp_path, MODELS)
+    assert read_table(tmp_path / "r")[0] == reworded
+    with pytest.raises(InputError, match=r"has other settings \(training\): choose"):
         write_table(tmp_path / "r", load_table("table4"), tmp_path, MODELS)
 
 

@@ -1,6 +1,6 @@
 """Results of a table with flipped labels."""
 
-from fairseq_scl.experiments.results import Attempt, summarise
+from fairseq_scl.experiments.results import Attempt, summarize
 from helpers.results import make_record, make_table, runs_of
 
 
@@ -19,4 +19,4 @@ def noisy_results(**settings):
         bonus = 8 * (run.cell["loss"] == "CAPCORT") + run.cell["seed"]
         right = 300 + bonus - int(100 * run.cell["flipped"])
         attempts.append(Attempt(run, make_record(run, 150 + bonus, right)))
-    return summarise(table, attempts)
+    return summarize(table, attempts)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from fairseq_scl.experiments.command import loss_flags
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.records import Record, Validation
-from fairseq_scl.experiments.results import Attempt, TableResult, summarise
+from fairseq_scl.experiments.results import Attempt, TableResult, summarize
 from fairseq_scl.experiments.results_folder import (
     ERROR,
     run_folder,
@@ -101,7 +101,7 @@ def attempts_of(table, counts) -> list[Attempt]:
 def results(counts=BOTH, **settings) -> TableResult:
     """Return what a report says of a table, see :func:`attempts_of`."""
     table = make_table(**settings)
-    return summarise(table, attempts_of(table, counts))
+    return summarize(table, attempts_of(table, counts))
 
 
 def write_results(folder: Path, table: Table, attempts) -> Path:

@@ -90,7 +90,10 @@ def test_a_model_of_single_sentences_is_probed_on_pairs():
     ("words", "message"),
     [
         (["--model", "x"], "--model 'x': it must be NAME=FOLDER"),
-        (["--model", "x=nowhere"], "nowhere is no encoder folder (model.pt, dict.txt)"),
+        (
+            ["--model", "x=nowhere"],
+            "nowhere is neither an encoder folder (model.pt, dict.txt)",
+        ),
         (["--model", "x=a", "--model", "x=b"], "--model 'x=b': x is given twice"),
         (["--model", "x=a", "--top", "0"], "--top is 0: it must be at least 1"),
         (["--model", "x={encoder}", "--split", "dev"], "has no dev split"),

@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from fairseq_scl.cli import main
-from fairseq_scl.experiments.results import summarise
+from fairseq_scl.experiments.results import summarize
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.report import html as report_html
 from fairseq_scl.report.charts import curves, heat_map, paired_dots, with_prefix
@@ -31,7 +31,7 @@ EVIL = "<script>alert('x')</script> & $x^2$"
 def big():
     """Results like real ones: nine cells, an unfinished grid, failures."""
     table = load_table("table4")
-    return summarise(table, random_attempts(table))
+    return summarize(table, random_attempts(table))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def small(loss="CE+SCL", counts=None, **settings):
     found = {("CE", None, None, s): (150 + s, 300 + s) for s in range(4)}
     found |= {(loss, 0.9, 0.3, s): (160 + s, 312 - s) for s in range(4)}
     found |= {(loss, 0.5, 0.3, s): (150 + s, 300) for s in range(2)}
-    return summarise(table, attempts_of(table, {**found, **(counts or {})}))
+    return summarize(table, attempts_of(table, {**found, **(counts or {})}))
 
 
 def test_the_page_is_whole_and_needs_nothing_else(page):
@@ -113,7 +113,7 @@ def test_everything_is_escaped(tmp_path):
 
 def test_nothing_finished_is_a_page_without_charts(tmp_path):
     table = make_table()
-    read = Reader(report_html.page(summarise(table, attempts_of(table, {})), tmp_path))
+    read = Reader(report_html.page(summarize(table, attempts_of(table, {})), tmp_path))
     assert "svg" not in read.tags
     assert "Unknown, for no sample has finished with both losses" in read.text
     assert "0 of 20 planned runs have finished" in read.text

@@ -12,7 +12,7 @@ from fairseq_scl.experiments.results import (
     OPEN,
     UNKNOWN,
     Attempt,
-    summarise,
+    summarize,
 )
 from fairseq_scl.experiments.statistics import Summary
 from fairseq_scl.report.numbers import mean_and_std
@@ -144,7 +144,7 @@ def test_words_say_what_is_not_known():
 def test_words_name_a_cell_once_where_no_loss_of_it_is_known(known, said):
     losses = {"CE": {"scl_lambda": 0}, "CE+SCL": GRID, "other": GRID}
     table = make_table(losses=losses)
-    *_, (kind, sentence) = verdicts(summarise(table, attempts_of(table, CE | known)))
+    *_, (kind, sentence) = verdicts(summarize(table, attempts_of(table, CE | known)))
     assert kind == UNKNOWN
     assert sentence.endswith(f"both losses: {said}")
 
@@ -155,7 +155,7 @@ def test_failed_and_missing_runs_are_told():
         "where."
     ]
     full = make_table(losses={"CE": {"scl_lambda": 0}})
-    assert remarks(summarise(full, attempts_of(full, CE))) == []
+    assert remarks(summarize(full, attempts_of(full, CE))) == []
 
 
 def test_average_over_the_tasks_of_table_2():
@@ -171,7 +171,7 @@ def test_average_over_the_tasks_of_table_2():
         Attempt(a.run) if a.run.cell["task"] == "RTE" else a
         for a in attempts_of(table, BOTH)
     ]
-    sheet = accuracies(summarise(table, attempts))
+    sheet = accuracies(summarize(table, attempts))
     assert sheet.rows[0][-2:] == ("– (5 of 6)", "89.7")
     sheet = accuracies(results(tasks=tasks[:5], **settings))
     assert sheet.groups[-1] == ("QNLI", 2)
