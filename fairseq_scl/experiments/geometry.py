@@ -47,7 +47,17 @@ def measures(
             classes as examples, or features are not finite, zero or all equal.
     """
     features = np.asarray(features, dtype=np.float64)
-    _check(features, labels, top)
+    if top < 1:
+        raise InputError(f"the mean of the top {top} singular values needs at least 1")
+    if len(set(labels)) < 2 or len(set(labels)) == len(labels):
+        raise InputError(
+            f"{len(labels)} examples of {len(set(labels))} classes: measuring "
+            "representations needs at least two classes, and more examples than classes"
+        )
+    if not np.isfinite(features).all():
+        raise InputError("the model computes features that are NaN or infinite")
+    if not (features**2).sum(axis=1).all() or not np.ptp(features, axis=0).any():
+        raise InputError("the model computes features that are zero or all equal")
     values = singular_values(features)
     unit = normalized(features)
     return {
@@ -141,17 +151,3 @@ def class_mean_cosine(unit: Matrix, labels: Sequence[str]) -> float:
 def _by_label(unit: Matrix, labels: Sequence[str]) -> dict[str, Matrix]:
     names = np.asarray(labels)
     return {name: unit[names == name] for name in sorted(set(labels))}
-
-
-def _check(features: Matrix, labels: Sequence[str], top: int) -> None:
-    if top < 1:
-        raise InputError(f"the mean of the top {top} singular values needs at least 1")
-    if len(set(labels)) < 2 or len(set(labels)) == len(labels):
-        raise InputError(
-            f"{len(labels)} examples of {len(set(labels))} classes: measuring "
-            "representations needs at least two classes, and more examples than classes"
-        )
-    if not np.isfinite(features).all():
-        raise InputError("the model computes features that are NaN or infinite")
-    if not (features**2).sum(axis=1).all() or not np.ptp(features, axis=0).any():
-        raise InputError("the model computes features that are zero or all equal")

@@ -103,7 +103,7 @@ def varying_options(grid: Grid) -> tuple[str, ...]:
         for key, values in grid.items()
         if key != CRITERION
         and not (plain and key == "scl_lambda")
-        and (len(values) > 1 or _is_number(values[0]))
+        and (len(values) > 1 or type(values[0]) in (int, float))
     )
 
 
@@ -150,7 +150,3 @@ def _values(key: str, kind: type, found: Any, where: str) -> tuple[Any, ...]:
             f"{where} is {list(values)}: it must be one or more distinct values"
         )
     return tuple(values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -147,6 +147,9 @@ def record_settings(run: Run) -> dict[str, Any]:
     return {**settings, **own, "options": options}
 
 
+_checksum = functools.cache(sha256)
+
+
 def _checksums(run: Run) -> dict[str, str]:
     files = {"data": run.data / MANIFEST, "encoder": run.encoder / "model.pt"}
     found = {name: _checksum(path) for name, path in files.items()}
@@ -166,8 +169,3 @@ def _explain_failure(argv: list[str], folder: Path, status: int) -> str:
         f"training failed with exit status {status}, see {folder / LOG}: "
         f"{last_line(folder / LOG)}"
     )
-
-
-@functools.cache
-def _checksum(path: Path) -> str:
-    return sha256(path)

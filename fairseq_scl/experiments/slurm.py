@@ -1,9 +1,9 @@
-"""Sweeps on Slurm: an array of jobs, each of them one more driver of the same folder.
+"""Sweeps on Slurm: an array of jobs that all work on the same results folder.
 
-The folder of results is all that jobs share, see
-:mod:`~fairseq_scl.experiments.sweep`: its locks say who does what, its records what is
-done. So jobs may be pre-empted, cancelled or added at any time, and whoever submitted
-them may go away and come back.
+Jobs share nothing but that folder, see :mod:`~fairseq_scl.experiments.sweep`: its locks
+show which runs are taken and its records which are done. Jobs may therefore be
+preempted, cancelled or added at any time, and the submitting process may be stopped and
+started again.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,26 @@ SECONDS_TO_BE_KILLED = 60
 
 
 class SlurmError(RuntimeError):
-    """Jobs end again and again without a run being done; one sentence."""
+    """Jobs keep ending without finishing a run; the message is one sentence."""
 
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What is asked of Slurm.
+    """The resources to request from Slurm.
 
     Attributes:
-        jobs: that run at a time, each with one training run at a time, or
+        jobs: number of concurrent jobs. Each trains one run at a time, or
             ``jobs_per_gpu`` on each of its GPUs.
-        partition: where; ``None`` for the cluster's default.
-        minutes: time limit of a job, in which at least one run must fit.
-        cpus: processors of a job.
-        gpus: of a job.
-        jobs_per_gpu: training runs at a time on each GPU of a job.
-        memory_gb: of a job; ``None`` for the cluster's default.
-        notice_seconds: how long before its time limit a job has itself requeued.
+        partition: the partition; ``None`` for the cluster's default.
+        minutes: time limit per job; at least one run must fit.
+        cpus: processors per job.
+        gpus: GPUs per job.
+        jobs_per_gpu: concurrent training runs on each GPU of a job.
+        memory_gb: memory per job; ``None`` for the cluster's default.
+        notice_seconds: how long before its time limit a job requeues itself.
         requeues: how often a job that reached its time limit is requeued.
-        setup: shell lines run at the start of a job, as ``module load …``.
-        options: further options of ``sbatch``: account, qos, gres, constraint, ….
+        setup: shell lines to run at the start of a job, such as ``module load …``.
+        options: further ``sbatch`` options: account, qos, gres, constraint, ….
     """
 
     jobs: int
@@ -67,12 +67,12 @@ class SlurmSettings:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what no job can have.
+        """Check the minimum of each number.
 
         Raises:
             InputError: names the flag.
         """
-        # Slurm may give notice a minute early; then there would be no time to work.
+        # Slurm may give notice a minute early, so shorter jobs would do no work.
         for flag, value, least in (
             ("minutes", self.minutes, 5),
             ("cpus", self.cpus, 1),
@@ -87,14 +87,14 @@ class SlurmSettings:
 
 @dataclass(frozen=True)
 class Driver:
-    """What a job does: runs, until none is left that nobody else is at."""
+    """The work of a job: do runs until all remaining ones are taken by others."""
 
     runs: tuple[Run, ...]
     folder: Path
     jobs_per_gpu: int = 1
 
     def __call__(self) -> None:
-        """Drive a sweep on the GPUs of a job, or on the CPU; called by submitit."""
+        """Sweep on the GPUs of a job or on the CPU; called by submitit."""
         logging.getLogger().setLevel(logging.WARNING)  # imports lower it
         device = self.runs[0].device
         check_device(device)
@@ -103,19 +103,19 @@ class Driver:
         sweep(self.runs, self.folder, jobs, wait=False, ignored=ignored)
 
     def checkpoint(self) -> Any:
-        """Return what to requeue: the same, for records say what has been done."""
+        """Return the job to requeue: this one, because finished runs are skipped."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def handle_signals() -> tuple[int, ...]:
-    """Act on the signals of Slurm, and return those that workers have to ignore.
+    """Handle the signals of Slurm, and return those that workers must ignore.
 
-    Slurm sends them to every process of a job. A worker that one of them ended would
-    leave an error, though nothing is wrong with its run. Before a time-out, submitit's
-    handler requeues the job; before a pre-emption Slurm does, after SIGTERM and a time
-    of grace in which runs may still end.
+    Slurm sends its signals to every process of a job. A worker killed by one would
+    leave an error although nothing is wrong with its run. Before a timeout, submitit's
+    handler requeues the job. Before a preemption, Slurm requeues it, after SIGTERM and
+    a grace period in which runs may still finish.
     """
     import submitit
 
@@ -132,7 +132,7 @@ def handle_signals() -> tuple[int, ...]:
             os._exit(status % 256)  # sys.exit would wait for the workers
 
     def await_the_end(number: int, frame: Any) -> None:
-        # Workers are killed one by one: meanwhile nobody looks how they ended.
+        # Slurm kills the workers one by one; do not record their deaths as failures.
         time.sleep(SECONDS_TO_BE_KILLED)
 
     signal.signal(warning, leave)
@@ -141,16 +141,16 @@ def handle_signals() -> tuple[int, ...]:
 
 
 def job_name(folder: Path) -> str:
-    """Return the name of the jobs that work on a folder of results."""
+    """Return the name of the jobs that work on a results folder."""
     place = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:8]
     return f"fairseq-scl-{re.sub('[^a-zA-Z0-9._-]', '-', folder.name)}-{place}"
 
 
 def job_states(name: str) -> list[str]:
-    """Return the state of each job of a name that has not ended.
+    """Return the state of each pending or running job with a name.
 
     Raises:
-        SlurmError: Slurm does not answer.
+        SlurmError: ``squeue`` fails.
     """
     command = ["squeue", "--noheader", "--array", "--format=%T", f"--name={name}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -160,13 +160,13 @@ def job_states(name: str) -> list[str]:
 
 
 def submit(driver: Driver, number: int, settings: SlurmSettings) -> None:
-    """Submit jobs that each call a driver, as one array; logs go to ``folder/slurm``.
+    """Submit an array of jobs that each call the driver; logs go to ``folder/slurm``.
 
     Raises:
         InputError: submitit or Slurm is missing, or Slurm refuses the jobs.
     """
     executor = _executor(driver.folder, settings)
-    # Without a limit of its own submitit has at most 256 jobs run at a time.
+    # submitit's default is at most 256 concurrent jobs.
     executor.update_parameters(array_parallelism=number)
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -200,7 +200,7 @@ def _executor(folder: Path, settings: SlurmSettings) -> Any:
         "mem": None if settings.memory_gb is None else f"{settings.memory_gb}GB",
         "signal_delay_s": settings.notice_seconds,
         "setup": list(settings.setup) or None,
-        # Since Slurm 22.05 srun does not take over what sbatch was asked for.
+        # Since Slurm 22.05, srun does not inherit this from sbatch.
         "srun_args": [f"--cpus-per-task={settings.cpus}"],
         "additional_parameters": {"requeue": True, **settings.options},
     }
@@ -215,27 +215,29 @@ def sweep_on_slurm(
     settings: SlurmSettings,
     on_progress: Callable[[Tally], None] = lambda tally: None,
 ) -> Tally:
-    """Have jobs do all runs, follow them, and return how it ended.
+    """Do all runs in Slurm jobs, follow their progress, and return the final tally.
 
-    Jobs of an earlier call that are still there count. When none is left but runs are,
-    jobs are submitted again. Interrupting it does nothing to the jobs.
+    Jobs of an earlier call that still exist count toward ``settings.jobs``. If all jobs
+    have ended and some runs have not, new jobs are submitted. The jobs continue if this
+    function is interrupted.
 
     Args:
-        runs: what to do; those that are done or have failed are left as they are.
-        folder: of the results; all machines must see it, and its file locks.
-        settings: of the jobs.
-        on_progress: called now and then.
+        runs: the runs to do; finished and failed runs are skipped.
+        folder: the results folder; all machines must share it and its file locks.
+        settings: the resources of the jobs.
+        on_progress: called regularly.
 
     Raises:
         InputError: submitit or Slurm is missing, or Slurm refuses the jobs.
-        SlurmError: jobs ended three times in a row without a run being done.
+        SlurmError: jobs ended three times in a row without finishing a run.
     """
     in_vain, ended, is_first = 0, -1, True
     while True:
         states = _states_or_unknown(folder, is_first)
-        tally = _count(runs, folder, states)
-        on_progress(tally)
+        tally = count(runs, folder)
         open_runs = tally.total - tally.done - tally.failed
+        tally = replace(tally, running=min(states.count("RUNNING"), open_runs))
+        on_progress(tally)
         if not open_runs:
             return tally
         if tally.done + tally.failed > ended:
@@ -252,7 +254,7 @@ def sweep_on_slurm(
 
 
 def _states_or_unknown(folder: Path, is_first: bool) -> list[str]:
-    """Return the states of jobs; something that is no state while Slurm is away."""
+    """Return the states of jobs; ``["UNKNOWN"]`` while Slurm does not respond."""
     try:
         return job_states(job_name(folder))
     except SlurmError as error:
@@ -265,15 +267,8 @@ def _states_or_unknown(folder: Path, is_first: bool) -> list[str]:
         ) from error
 
 
-def _count(runs: Sequence[Run], folder: Path, states: Sequence[str]) -> Tally:
-    tally = count(runs, folder)
-    open_runs = tally.total - tally.done - tally.failed
-    running = min(states.count("RUNNING"), open_runs)
-    return Tally(tally.total, tally.done, tally.failed, running)
-
-
 def _any_is_free(runs: Sequence[Run], folder: Path) -> bool:
-    """Tell whether a run is open that no other driver, here or there, is at."""
+    """Return whether any run is open and not locked by another process."""
     for run in runs:
         if not is_done(folder, run.name) and not is_failed(folder, run.name):
             with claim(folder, run.name) as free:
@@ -284,12 +279,12 @@ def _any_is_free(runs: Sequence[Run], folder: Path) -> bool:
 
 def _explain(folder: Path) -> str:
     what = (
-        f"jobs ended {SUBMISSIONS_IN_VAIN} times in a row without a run being done, "
+        f"jobs ended {SUBMISSIONS_IN_VAIN} times in a row without finishing a run, "
         f"see {folder / LOGS}"
     )
     logs = sorted((folder / LOGS).glob("*_log.err"), key=lambda p: p.stat().st_mtime)
     text = logs[-1].read_text(encoding="utf-8", errors="replace") if logs else ""
-    # srun adds that the job has failed.
+    # Skip the lines of srun, which only repeat that the job failed.
     lines = [s for s in text.splitlines() if not s.startswith(("srun:", "slurmstepd:"))]
     return f"{what}: {_last(chr(10).join(lines)) or 'no output'}"
 

@@ -12,7 +12,7 @@ from fairseq_scl.experiments.records import Record, Validation
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and sample standard deviation (n - 1) of n values; NaN where undefined."""
+    """Mean and sample standard deviation (n - 1) of n values; NaN if undefined."""
 
     mean: float
     std: float
@@ -23,9 +23,9 @@ class Summary:
 class PairedDifference:
     """Mean difference of pairs with its confidence interval and p-values.
 
-    The interval is Student's t at ``level``; ``t_p`` is the paired t-test's two-sided
-    p-value, ``wilcoxon_p`` the signed-rank test's (SciPy's default: exact up to 13
-    pairs, and up to 50 without ties). NaN where undefined.
+    The interval is Student's t at ``level``. ``t_p`` is the two-sided p-value of the
+    paired t-test, ``wilcoxon_p`` that of the signed-rank test (SciPy's default: exact
+    up to 13 pairs, and up to 50 without ties). Undefined values are NaN.
     """
 
     mean: float
@@ -39,7 +39,7 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class Interval:
-    """Percentile bootstrap interval of a mean at ``level``; NaN where undefined."""
+    """Percentile bootstrap interval of a mean at ``level``; NaN if undefined."""
 
     low: float
     high: float
@@ -49,19 +49,19 @@ class Interval:
 
 
 def best_validation(validations: Sequence[Validation]) -> Validation:
-    """Return the point of a run that early stopping keeps: most correct answers.
+    """Return the validation with the most correct predictions, as in early stopping.
 
-    Ties go to the later point, as in fairseq's ``checkpoint_best.pt``, so that a
-    record and a kept checkpoint agree.
+    Ties go to the later one, as in fairseq's ``checkpoint_best.pt``, so that a record
+    and a kept checkpoint agree.
 
     Args:
-        validations: of one subset, in order of updates, at least one.
+        validations: at least one validation, all on the same subset.
     """
     return max(validations, key=lambda v: (v.correct, v.update))
 
 
 def result_at_best(record: Record) -> Validation:
-    """Return the test result at the point that :func:`best_validation` chooses."""
+    """Return the test result at the update that :func:`best_validation` chooses."""
     update = best_validation(record.valid).update
     return next(v for v in record.test if v.update == update)
 
@@ -75,12 +75,12 @@ def summary(values: Sequence[float]) -> Summary:
 def pool(groups: Sequence[Summary]) -> Summary:
     """Return mean and sample std of all values of several groups, from their summaries.
 
-    It equals :func:`summary` of the values themselves. So comes out the "Average ±" of
-    Table 5, Gunel et al. (2021): four noise levels with three models each, n - 1 inside
-    a cell and n - 1 over all twelve. The std of a group of one is not looked at.
+    The result equals :func:`summary` of all the values. This reproduces the "Average ±"
+    of Table 5, Gunel et al. (2021): four noise levels with three models each, with
+    n - 1 within each cell and over all twelve. The std of a group of one is ignored.
 
     Raises:
-        ValueError: there is no group.
+        ValueError: there are no groups.
     """
     if not groups:
         raise ValueError("no groups to pool")
@@ -98,14 +98,15 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the percentile bootstrap confidence interval of the mean.
 
-    Assumes no normal distribution, but is too narrow for few values: of normal values,
-    a 95% interval covers the mean in 75% of cases for n = 3 and in 90% for n = 10.
+    It does not assume a normal distribution but is too narrow for few values: for
+    normally distributed values, a 95% interval covers the mean in 75% of cases for
+    n = 3 and in 90% for n = 10.
 
     Args:
-        values: ``(n,)`` for example paired differences; their order does not matter.
-        level: of the confidence interval.
-        resamples: how many times n values are drawn.
-        seed: of the draws.
+        values: ``(n,)``, such as paired differences; their order does not matter.
+        level: confidence level of the interval.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling.
 
     Returns:
         the interval; NaN for fewer than two values.
@@ -114,7 +115,7 @@ def bootstrap_interval(
         ValueError: there are no values.
     """
     if not len(values):
-        raise ValueError("no values to draw from")
+        raise ValueError("no values to resample")
     if len(values) < 2:
         return Interval(math.nan, math.nan, level, resamples, seed)
     found = stats.bootstrap(
@@ -134,23 +135,23 @@ def paired_difference(
     """Compare two losses on the same samples: treatment minus baseline.
 
     Args:
-        baseline: ``(n,)`` values, for example test accuracies with CE.
+        baseline: ``(n,)`` values, such as test accuracies with CE.
         treatment: ``(n,)`` values on the same samples in the same order.
-        level: of the confidence interval.
+        level: confidence level of the interval.
 
     Returns:
         the mean difference with Student's t interval and two p-values; interval and
         p-values are NaN for fewer than two pairs.
 
     Raises:
-        ValueError: the two have unlike lengths or are empty.
+        ValueError: the lengths differ, or there are no values.
     """
     if len(baseline) != len(treatment) or not len(baseline):
         raise ValueError(
-            f"pairs are needed, got {len(baseline)} baseline and {len(treatment)} "
-            "treatment values"
+            f"paired values are needed, got {len(baseline)} baseline and "
+            f"{len(treatment)} treatment values"
         )
-    # Rounded, so that equal gains tie in the signed-rank test as their counts do.
+    # Rounded, so that equal gains in counts are ties in the signed-rank test.
     difference = np.round(np.subtract(treatment, baseline), 9)
     mean, count = float(difference.mean()), len(difference)
     if count < 2:

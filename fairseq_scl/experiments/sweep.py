@@ -1,8 +1,8 @@
-"""Many runs: claimed one by one, by any number of processes on any number of machines.
+"""Sweeps: any number of processes, on any number of machines, claim runs one by one.
 
-A run is done when its record is there, failed when its error is there, and taken while
-somebody holds its lock. The kernel lets go of a lock when its holder dies, so nothing
-stays locked, and whoever comes next starts the run anew.
+A run with a record is done, a run with an error has failed, and a locked run is taken.
+The kernel releases the lock when the process that holds it dies, so the next process
+starts that run again.
 """
 
 import multiprocessing
@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -39,7 +38,7 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 @dataclass(frozen=True)
 class Tally:
-    """How far a sweep is, in runs."""
+    """The progress of a sweep, in runs."""
 
     total: int
     done: int
@@ -53,40 +52,38 @@ def work(
     limit: int | None = None,
     on_claim: Callable[[int], None] = lambda number: None,
 ) -> int:
-    """Do the runs that are open and not taken, one after another, in this process.
+    """Do the open runs one after another in this process.
+
+    An exception is written into the folder of its run, and the next run starts.
 
     Args:
-        runs: of which some may be done, failed or taken by others.
-        folder: of the results.
-        limit: stop after so many.
-        on_claim: called with the number in ``runs`` of each run that is begun.
+        runs: runs, some of which may be done, failed or taken by others.
+        folder: the results folder.
+        limit: stop after this many runs.
+        on_claim: called at the start of each run with its index in ``runs``.
 
     Returns:
-        how many were begun.
+        the number of runs started.
     """
     begun = 0
     for number, run in enumerate(runs):
         if is_done(folder, run.name) or is_failed(folder, run.name):
             continue
         with claim(folder, run.name) as mine:
-            # It may have ended between the look and the lock.
+            # It may have ended between the check above and the lock.
             if not mine or is_done(folder, run.name) or is_failed(folder, run.name):
                 continue
             on_claim(number)
             begun += 1
-            _do(run, run_folder(folder, run.name))
+            place = run_folder(folder, run.name)
+            try:
+                run_training(run, place, train_here)
+            except Exception as error:
+                if not (place / ERROR).exists():
+                    write_error(place, "".join(traceback.format_exception(error)))
         if begun == limit:
             break
     return begun
-
-
-def _do(run: Run, folder: Path) -> None:
-    """Do a run; whatever goes wrong is left in its folder, and the sweep goes on."""
-    try:
-        run_training(run, folder, train_here)
-    except Exception as error:
-        if not (folder / ERROR).exists():
-            write_error(folder, "".join(traceback.format_exception(error)))
 
 
 def sweep(
@@ -97,28 +94,28 @@ def sweep(
     wait: bool = True,
     ignored: Collection[int] = (),
 ) -> Tally:
-    """Do all runs, several at a time, and return how it ended.
+    """Do all runs, several in parallel, and return the final tally.
 
-    For the CPU this process imports fairseq and loads the encoders, and its workers are
-    forks that share that memory; each does one run, so that nothing of it is left to
-    the next. A fork cannot use CUDA once its parent has, so workers for GPUs are
-    processes of their own. They take seconds to start and stay until a run fails.
+    On the CPU, this process imports fairseq and loads the encoders, and its workers are
+    forks that share that memory. Each worker does a single run, so that no state leaks
+    into the next one. A fork cannot use CUDA once its parent has, so workers for GPUs
+    are spawned. They take seconds to start and do run after run until one fails.
 
     Args:
-        runs: what to do; those that are done or have failed are left as they are.
-        folder: of the results.
-        jobs: runs at a time.
-        on_progress: called now and then.
-        wait: wait also for runs that another sweep is at.
+        runs: the runs to do; finished and failed runs are skipped.
+        folder: the results folder.
+        jobs: number of parallel runs.
+        on_progress: called regularly.
+        wait: also wait for runs that other sweeps are doing.
         ignored: signals that workers ignore.
 
     Raises:
-        InputError: there is no such device, or it lacks the precision; a run cannot be
-            claimed or its folder cannot be written.
+        InputError: the device is missing or does not support the precision, or a run
+            cannot be claimed or its folder cannot be written.
     """
     check_device(runs[0].device, runs[0].precision)
     plan = worker_environments(runs[0].device, jobs)
-    # Threads of this process would not be there in its forks.
+    # A fork does not inherit the threads of this process.
     torch.set_num_threads(1)
     if runs[0].device == "cpu":
         for path in sorted({str(run.encoder / "model.pt") for run in runs}):
@@ -137,7 +134,7 @@ def sweep(
                 return tally
             if len(workers) < min(jobs, open_runs) and not (idle and workers):
                 place = next(p for p in range(jobs) if p not in workers)
-                # Ctrl-C reaches them, too; this process ends them.
+                # Workers also get Ctrl-C; they ignore it, and this process kills them.
                 work = (runs, folder, threads, (*ignored, signal.SIGINT))
                 workers[place] = _Worker(*work, plan[place])
             time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -148,7 +145,7 @@ def sweep(
 
 
 def count(runs: Sequence[Run], folder: Path, running: Sequence[int] = ()) -> Tally:
-    """Count runs by their state; ``running`` are the numbers of those at work."""
+    """Count runs by state; ``running`` has the indices that workers are at."""
     done = sum(is_done(folder, run.name) for run in runs)
     failed = sum(is_failed(folder, run.name) for run in runs)
     at_work = sum(
@@ -158,7 +155,7 @@ def count(runs: Sequence[Run], folder: Path, running: Sequence[int] = ()) -> Tal
 
 
 class _Worker:
-    """A process that claims runs: a fork for the CPU, one of its own for a GPU."""
+    """A process that claims runs: forked for the CPU, spawned for a GPU."""
 
     def __init__(
         self,
@@ -178,35 +175,40 @@ class _Worker:
             target=_work_alone,
             args=(runs, folder, threads, ignored, told, os.getpid()),
         )
-        # The environment has to be there before the process imports anything, and the
-        # signals have to wait until it ignores them.
-        with mock.patch.dict(os.environ, environment):
-            signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
+        # The process needs the environment before it imports anything. Signals are
+        # blocked until it ignores them.
+        before = os.environ.copy()
+        os.environ.update(environment)
+        signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
+        try:
             self.process.start()
+        finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
+            os.environ.clear()
+            os.environ.update(before)
 
     @property
     def number(self) -> int:
-        """The run that it was last at, -1 before the first."""
+        """The index of the latest run that it started, -1 before the first."""
         return int(self._number.value)
 
     def ended(self, runs: Sequence[Run], folder: Path) -> bool:
-        """Note why it died, if it did; tell whether it had found nothing to do.
+        """Record its run as failed if it died, and return whether it found no run.
 
         Raises:
-            InputError: no worker could go on, as with a full disk.
+            InputError: no worker can continue, for example because the disk is full.
         """
         if not self._refused.empty():
             raise InputError(self._refused.get())
         status = self.process.exitcode
         if status and status < 0:
-            time.sleep(1)  # whoever killed it may be about to kill this process, too
+            time.sleep(1)  # whoever killed it may also be about to kill this process
         if status and self.number >= 0:
             run = runs[self.number]
             if not is_done(folder, run.name) and not is_failed(folder, run.name):
                 how = f"signal {-status}" if status < 0 else f"exit status {status}"
                 if -status == signal.SIGKILL:
-                    how += ", perhaps out of memory: lower --jobs or --jobs-per-gpu"
+                    how += ", possibly out of memory: lower --jobs or --jobs-per-gpu"
                 text = f"the process that trained it ended with {how}\n"
                 write_error(run_folder(folder, run.name), text)
         return self.number < 0
@@ -232,7 +234,7 @@ def _work_alone(
 
     try:
         while work(runs, folder, 1, note):
-            # After a failed run CUDA may fail in every run that follows here.
+            # After a failed run, CUDA may fail in all later runs of this process.
             if runs[0].device == "cpu" or is_failed(folder, runs[number.value].name):
                 break
     except InputError as error:
@@ -240,7 +242,7 @@ def _work_alone(
 
 
 def _die_with(parent: int) -> None:
-    """End this process soon after its parent, however that ends."""
+    """Exit soon after the parent process has ended for any reason."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)

@@ -1,4 +1,4 @@
-"""A table of the paper as data: what ``conf/tableN.yaml`` may say."""
+"""Tables as data: the format of ``conf/tableN.yaml``."""
 
 import collections
 import itertools
@@ -27,7 +27,7 @@ from fairseq_scl.typed import Name, Positive, as_type
 
 PROTOCOL = 1
 FULL = "full"
-# Each is held in memory; the largest table of the paper has 1,500.
+# All runs are held in memory; the largest table of the paper has 1,500.
 MOST_RUNS = 100_000
 FEW_SHOT, FULL_DATA = "few-shot", "full-data"
 CONF = Path(fairseq_scl.__file__).parent / "conf"
@@ -37,19 +37,19 @@ Temperature = Annotated[float, Meta(gt=0, le=1000)]
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How every run of a table trains; what is a mapping goes by size of the data.
+    """How every run of a table trains; a mapping gives a value per size of the data.
 
     Attributes:
-        learning_rate: peak of the schedule.
-        updates: budget of parameter updates; ``None`` where ``epochs`` gives it.
-        epochs: passes over the training set; ``None`` where ``updates`` is given.
-        validations: how often to validate, evenly along the budget.
+        learning_rate: peak learning rate.
+        updates: number of parameter updates; ``None`` if ``epochs`` is given.
+        epochs: passes over the training set; ``None`` if ``updates`` is given.
+        validations: number of validations, evenly spaced over the updates.
         batching: ``fixed``, ``reshuffled`` or ``balanced``.
         max_positions: longest input in tokens.
-        chunk: sentences computed at a time where a batch is larger (gradient caching);
+        chunk: sentences computed at a time in a larger batch (gradient caching);
             ``None`` for all.
-        max_valid_steps: batches of a validation; ``None`` for all of them.
-        representations: measure what the best model makes of the test examples.
+        max_valid_steps: batches per validation; ``None`` for all of them.
+        representations: measure the test features of the best model.
     """
 
     learning_rate: Rate | dict[Size, Rate] = 1e-5
@@ -63,32 +63,32 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     representations: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse no budget and two of them."""
+        """Check that the budget is given once."""
         if (self.updates is None) == (self.epochs is None):
             raise ValueError("training needs either updates or epochs")
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a YAML file says; the runs of it are made in ``plan.py``.
+    """The contents of a table's YAML file; ``plan.py`` turns it into runs.
 
     Attributes:
-        name: of the file.
-        caption: one line for above the table.
-        selection: the paper's rule, ``few-shot`` or ``full-data``.
-        repetitions: training samples (few-shot) or seeds (full data).
-        tasks: as the paper spells them, or folders of your own data.
-        sizes: examples in a training set, or ``full``.
-        losses: of each loss the options of its criterion, lists of values to try.
-        batch_sizes: sentences in a batch, a row of the table each.
-        temperatures: of the back-translations that are added to a training set, a
-            column of the table each; ``original`` for none added. Empty where nothing
-            is.
+        name: name of the file without its suffix.
+        caption: title of the table, one line.
+        selection: the paper's selection rule, ``few-shot`` or ``full-data``.
+        repetitions: number of training samples (few-shot) or seeds (full data).
+        tasks: tasks as the paper spells them, or folders of your own data.
+        sizes: numbers of training examples, or ``full``.
+        losses: the options of each loss's criterion, with lists of values to try.
+        batch_sizes: sentences in a batch; one row of the table each.
+        temperatures: sampling temperatures of the back-translations added to the
+            training set, one column each; ``original`` adds none. Empty for a table
+            without augmentation.
         user_dir: a folder that registers further criterions, for ``--user-dir``;
-            ``None`` where the losses are those of this package.
-        flipped: shares of the training labels that are wrong on purpose, a column
-            each; 0 for none. Empty where labels are as they are.
-        training: what all runs share.
-        protocol: version of these rules; results of another are not mixed.
+            ``None`` if all losses are from this package.
+        flipped: fractions of the training labels to flip (label noise), one column
+            each; 0 flips none. Empty for a table without label noise.
+        training: settings that all runs share.
+        protocol: version of these rules; results of different versions are not mixed.
     """
 
     name: str
@@ -106,10 +106,10 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     protocol: int
 
     def __post_init__(self) -> None:
-        """Refuse what the type of one field alone cannot."""
+        """Check what the types of single fields cannot express."""
         if self.protocol != PROTOCOL:
             raise ValueError(
-                f"protocol is {self.protocol}, this version of fairseq-scl knows "
+                f"protocol is {self.protocol}: this version of fairseq-scl supports "
                 f"{PROTOCOL}"
             )
         for task in self.tasks:
@@ -120,31 +120,31 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         for key, values in names.items():
             if len(set(values)) < len(values):
                 shown = list(getattr(self, key))
-                raise ValueError(f"{key} is {shown}, each must be there once")
+                raise ValueError(f"{key} is {shown}: its values must differ")
         full = self.selection == FULL_DATA
         if any((size == FULL) != full for size in self.sizes):
             allowed = f"[{FULL}]" if full else "numbers of examples"
             raise ValueError(
-                f"sizes is {list(self.sizes)}, it must be {allowed} where selection is "
+                f"sizes is {list(self.sizes)}: it must be {allowed} if selection is "
                 f"{self.selection}"
             )
         for key in Training.__struct_fields__:
             value = getattr(self.training, key)
             for n in self.sizes:
                 if isinstance(value, dict) and n not in value:
-                    raise ValueError(f"training: {key} has none for the size {n}")
+                    raise ValueError(f"training: {key} lacks a value for the size {n}")
 
     @property
     def repeated(self) -> str:
-        """What a repetition is called."""
+        """The term for one repetition: ``sample`` or ``seed``."""
         return "sample" if self.selection == FEW_SHOT else "seed"
 
     @property
     def places(self) -> list[dict[str, Any]]:
-        """Where the losses are compared, in the order of the table.
+        """The places at which losses are compared, in the order of the table.
 
-        Each has ``task``, ``n``, ``batch_size`` and, in a table that has them,
-        ``flipped`` and ``temperature``.
+        Each has ``task``, ``n``, ``batch_size`` and, if the table has them, ``flipped``
+        and ``temperature``.
         """
         names = ["task", "n", "batch_size"]
         values: list[tuple[Any, ...]] = [self.tasks, self.sizes, self.batch_sizes]
@@ -159,19 +159,21 @@ def load_table(name: str, settings: Sequence[str] = ()) -> Table:
     """Read a table's YAML file.
 
     Args:
-        name: ``table4`` for the one of this package, or the path of your own file.
-        settings: ``key=value`` for keys of ``training``, as ``learning_rate=1e-4`` or
-            ``updates={20: 60, 100: 120}``.
+        name: name of a table in this package (``table4``), or the path of your own.
+        settings: ``key=value`` for keys of ``training``, such as ``learning_rate=1e-4``
+            or ``updates={20: 60, 100: 120}``.
 
     Raises:
-        InputError: no such file, or a key or value in it that cannot be.
+        InputError: the file is missing, or has an invalid key or value.
     """
     path = CONF / f"{name}.yaml"
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in CONF.glob("*.yaml")))
-        raise InputError(f"there is no table {name!r}: choose of {known}, or a file")
+        raise InputError(
+            f"there is no table {name!r}: choose from {known}, or give a YAML file"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (ValueError, OSError) as error:
@@ -189,7 +191,7 @@ def load_table(name: str, settings: Sequence[str] = ()) -> Table:
             )
         where = f"{path} with --set {' '.join(settings)}"
         training = {**training, key: _read_yaml(value, f"--set {setting!r}")}
-        if key in ("updates", "epochs"):  # the one replaces the other
+        if key in ("updates", "epochs"):  # setting one replaces the other
             training["epochs" if key == "updates" else "updates"] = None
     if "training" in found or settings:
         found["training"] = training
@@ -199,19 +201,21 @@ def load_table(name: str, settings: Sequence[str] = ()) -> Table:
 
 
 def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
-    """Make a table of what a file holds, and check it.
+    """Build a table from the contents of a file, and check it.
 
     Args:
-        name: of the table.
+        name: name of the table.
         found: keys and values as in the YAML file.
-        where: the file, for messages.
+        where: the file, for error messages.
 
     Raises:
         InputError: names file, key, value and what is allowed.
     """
     check_name(name, f"{where}: the name of the table")
     if "name" in found:
-        raise InputError(f"{where}: unknown key 'name': a table is named by its file")
+        raise InputError(
+            f"{where}: unknown key 'name': the name of a table is that of its file"
+        )
     if found.get("user_dir") is not None:
         import_user_dir(found["user_dir"], where)
     losses = found.get("losses")
@@ -226,7 +230,7 @@ def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
 
 
 def smoke(table: Table) -> Table:
-    """Return the table with the least work that goes through all of its path."""
+    """Return the table with the least work that still exercises the whole pipeline."""
     training = replace(
         table.training, updates=2, epochs=None, validations=1, max_valid_steps=1
     )
@@ -240,9 +244,10 @@ def for_size(value: Any, n: int | str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML without aliases: with them few bytes stand for any number of values.
+    """Read YAML, but refuse aliases and duplicate keys.
 
-    Or for a list that holds itself.
+    With aliases, a few bytes can expand to any number of values, or to a list that
+    contains itself.
     """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -258,12 +263,12 @@ class _Loader(yaml.SafeLoader):
         for key, times in keys.items():
             if times > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", node.start_mark
+                    None, None, f"the key {key!r} occurs twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 takes 1e-4 for a text and asks for 1.0e-4.
+# YAML 1.1 reads 1e-4 as a string; only 1.0e-4 is a number.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
@@ -277,7 +282,7 @@ def _read_yaml(text: str, where: str) -> Any:
     except RecursionError:
         raise InputError(f"{where} is not YAML: it is too deeply nested") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as e:
-        # A tag with another value, such as !!bool 3, gives errors of all kinds.
+        # A tag that does not match its value, such as !!bool 3, raises various errors.
         raise InputError(f"{where} is not YAML: {' '.join(str(e).split())}") from None
 
 
@@ -288,6 +293,6 @@ def _check_count(table: Table, where: str) -> None:
     runs = math.prod(map(len, lists)) * table.repetitions * sum(points)
     if runs > MOST_RUNS:
         raise InputError(
-            f"{where}: tasks, sizes, losses and the {table.repetitions} repetitions "
-            f"multiply to {runs:,} runs, at most {MOST_RUNS:,} are planned"
+            f"{where}: tasks, sizes, losses and {table.repetitions} repetitions give "
+            f"{runs:,} runs: at most {MOST_RUNS:,} are allowed"
         )

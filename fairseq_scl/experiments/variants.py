@@ -10,19 +10,19 @@ ORIGINAL = "original"
 
 
 def in_short_form(value: Any) -> str:
-    """Format the value of an option for a name or a table: 0.3, not 0.30."""
+    """Format an option's value for a name or a table: 0.3, not 0.30."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way in which data folders are made of that of a sample.
+    """A modification of a sample that has its own data folders.
 
     Attributes:
-        key: of a cell and of ``--only``.
-        setting: of a table, whose values have a column (or a row) each.
-        suffix: of a data folder, with the value after it.
-        plain: the value that stands for the sample as it was drawn.
+        key: its key in a cell and in ``--only``.
+        setting: the table's key for its values, each of which has a column or a row.
+        suffix: suffix of its data folders, followed by the value.
+        plain: the value of the unmodified sample.
     """
 
     key: str
@@ -37,19 +37,19 @@ class Variant:
 
 FLIPPED = Variant("flipped", "flipped", SUFFIX, 0.0)
 AUGMENTED = Variant("temperature", "temperatures", "bt", ORIGINAL)
-# As in the names of data folders: back-translations are made of a sample as it is.
+# In the order of the suffixes of data folders.
 VARIANTS = (FLIPPED, AUGMENTED)
 
 
 def variants_of(table: Any) -> Iterator[tuple[Variant, tuple[Any, ...]]]:
-    """Yield the variants that a table compares, and their values."""
+    """Yield the variants that a table compares, with their values."""
     for variant in VARIANTS:
         if values := getattr(table, variant.setting):
             yield variant, values
 
 
 def suffixes(cell: Mapping[str, Any]) -> str:
-    """Return what follows the name of a sample in that of a run's data folder."""
+    """Return the suffix of a run's data folder after the name of the sample."""
     parts = [
         f"-{variant.name(cell[variant.key])}"
         for variant in VARIANTS

@@ -196,7 +196,7 @@ def test_a_wrong_loss_gets_one_sentence(tmp_path, old, new, message):
     [
         ("[0, 1]", "flipped[1]: expected float < 1.0, found 1"),
         ("[-0.1]", "flipped[0]: expected float >= 0.0, found -0.1"),
-        ("[0.1, 0.10]", "flipped is [0.1, 0.1], each must be there once"),
+        ("[0.1, 0.10]", "flipped is [0.1, 0.1]: its values must differ"),
         ("0.1", "flipped: expected array, got float, found 0.1"),
     ],
 )
@@ -231,7 +231,7 @@ def test_columns_are_shares_of_flipped_labels():
     ]
     said = [sentence for _, sentence in verdicts(noisy_results())]
     assert said[1].startswith(
-        "SST-2, 20% flipped: CAPCORT (capcort_lambda = 0.01, chosen of 2 of 2 "
+        "SST-2, 20% flipped: CAPCORT (capcort_lambda = 0.01, chosen from 2 of 2 "
     )
 
 

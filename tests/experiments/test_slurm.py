@@ -156,7 +156,7 @@ def test_jobs_that_end_in_vain_are_given_up(fake, folder, runs):
     with pytest.raises(SlurmError) as caught:
         slurm.sweep_on_slurm(runs, folder, SlurmSettings(jobs=2))
     assert str(caught.value) == (
-        "jobs ended 3 times in a row without a run being done, see "
+        "jobs ended 3 times in a row without finishing a run, see "
         f"{folder / 'slurm'}: OSError: the disk is full"
     )
     assert submissions(fake) == 3
@@ -249,7 +249,7 @@ def test_the_command_line_hands_everything_on(fake, toy, capfd):
         *["--slurm-minutes", "30", "--slurm-option", "account=me"],
     ]
     assert main(argv) == 1
-    assert "3 times in a row without a run being done" in capfd.readouterr().err
+    assert "3 times in a row without finishing a run" in capfd.readouterr().err
     text = (fake / "scripts").read_text()
     for flag in ("array=0-1%2", "partition=gpu", "time=30", "account=me"):
         assert f"#SBATCH --{flag}\n" in text

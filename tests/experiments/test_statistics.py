@@ -170,7 +170,7 @@ def test_one_pair_has_no_interval():
 
 @pytest.mark.parametrize(("baseline", "treatment"), [([1.0], [1.0, 2.0]), ([], [])])
 def test_values_that_are_no_pairs_are_refused(baseline, treatment):
-    with pytest.raises(ValueError, match="pairs are needed, got"):
+    with pytest.raises(ValueError, match="paired values are needed, got"):
         paired_difference(baseline, treatment)
 
 

@@ -149,12 +149,12 @@ def test_the_best_model_of_each_loss_is_trained_on(
     log = next((tmp_path / "from fresh").glob(f"runs/*CE-sample0/{LOG}")).read_text()
     assert "Overwriting classification_heads" in log
     assert main([*export, str(tmp_path / "x")]) == 2
-    assert "does not tell one best model" in capfd.readouterr().err
+    assert "leaves more than one candidate for the best model" in capfd.readouterr().err
     assert main([*export, str(tmp_path / "x"), "--only", "loss=CE,n=9"]) == 2
     for checkpoint in results.glob("runs/*/checkpoint_best.pt"):
         checkpoint.unlink()
     assert main([*export, str(tmp_path / "x"), "--only", "loss=CE"]) == 2
-    assert "run it again with --keep-checkpoints" in capfd.readouterr().err
+    assert "train the run again with --keep-checkpoints" in capfd.readouterr().err
 
 
 def test_only_some_and_then_the_rest(tmp_path, toy):
@@ -263,7 +263,7 @@ def test_a_folder_of_others_is_not_cleared_for_a_run(tmp_path):
 def test_results_without_a_table_are_left_alone(tmp_path, toy, capfd):
     (tmp_path / "results" / "runs" / "mine").mkdir(parents=True)
     assert main(toy) == 2
-    assert f"{tmp_path}/results holds runs or locks, but no" in capfd.readouterr().err
+    assert f"{tmp_path}/results holds runs or locks but lacks" in capfd.readouterr().err
     assert os.listdir(tmp_path / "results") == ["runs"]
 
 
@@ -378,7 +378,7 @@ def test_data_is_checked_before_anything_starts(tmp_path, toy, samples, capfd):
     status, error = refused("--jobs", "0")
     assert (status, "--jobs is 0: it must be at least 1" in error) == (2, True)
     status, error = refused("--model", "SCL=x")
-    assert (status, "'SCL' is not a loss of toy" in error) == (2, True)
+    assert (status, "'SCL' is not one of the losses of toy" in error) == (2, True)
     assert not (tmp_path / "results").exists()
 
 

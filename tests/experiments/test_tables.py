@@ -144,7 +144,7 @@ def test_only_refuses(only, message):
         ("caption:", "captoin:", "captoin; caption, selection"),
         ("caption: Toy table", "caption: 3", "caption; 3"),
         ("  updates: 6", "  update: 6", "training; update; updates, epochs"),
-        ("protocol: 1", "protocol: 2", "protocol is 2; knows 1"),
+        ("protocol: 1", "protocol: 2", "protocol is 2; supports 1"),
         ("protocol: 1", "protocol: true", "protocol; True"),
         ("protocol: 1", "", "protocol"),
         ("protocol: 1", "protocol: 1\nname: toy", "name"),
@@ -154,7 +154,7 @@ def test_only_refuses(only, message):
         ("tasks: [toy]", 'tasks: [""]', "tasks; ''"),
         ("tasks: [toy]", "tasks: [null]", "tasks[0]; None"),
         ("tasks: [toy]", "tasks: [toy, 3]", "tasks[1]; 3"),
-        ("tasks: [toy]", "tasks: [toy, a, toy]", "tasks; ['toy', 'a', 'toy']; once"),
+        ("tasks: [toy]", "tasks: [toy, a, toy]", "tasks; ['toy', 'a', 'toy']; differ"),
         ("tasks: [toy]", "tasks: toy", "tasks; 'toy'"),
         ("  CE:", '  "a\\0b":', r"losses; 'a\x00b'"),
         ("  CE:", '  "":', "losses; ''"),
@@ -164,7 +164,7 @@ def test_only_refuses(only, message):
         ("protocol: 1", "protocol: 1\nprotocol: 1", "the key 'protocol'; twice"),
         ("few-shot", "best", "selection; 'best'; few-shot, full-data"),
         ("\nsizes: [8]", "\nsizes: [full]", "sizes; ['full']; numbers"),
-        ("\nsizes: [8]", "\nsizes: [8, 8]", "sizes; [8, 8]; once"),
+        ("\nsizes: [8]", "\nsizes: [8, 8]", "sizes; [8, 8]; differ"),
         ("\nsizes: [8]", "\nsizes: [8.5]", "sizes[0]; 8.5"),
         ("\nsizes: [8]", "\nsizes: [most]", "sizes[0]; 'most'; full"),
         ("\nsizes: [8]", "\nsizes: [0x9999999999999999]", "sizes[0]; 110680464"),
@@ -250,7 +250,7 @@ def test_a_wrong_setting_is_named(setting, words):
 
 def test_unknown_tables_and_settings_are_refused(tmp_path):
     with pytest.raises(
-        InputError, match=r"no table 'table9': choose of .*table4, .* or"
+        InputError, match=r"no table 'table9': choose from .*table4, .* or"
     ):
         load_table("table9")
     with pytest.raises(InputError, match="--set 'lr=1': it must be KEY=VALUE with one"):

@@ -171,7 +171,7 @@ def test_sweep_gives_up_if_jobs_keep_failing(start):
     sweep = start("BrokenDriver")
     _, error = sweep.process.communicate(timeout=120)
     assert sweep.process.returncode == 1
-    assert "3 times in a row without a run being done, see" in error
+    assert "3 times in a row without finishing a run, see" in error
     assert error.rstrip().endswith("OSError: the disk is full")
 
 
