@@ -21,13 +21,13 @@ def analysis_sheets(
     probes: Mapping[str, Mapping[str, Probe]],
     top: int = TOP,
 ) -> list[Sheet]:
-    """Lay out measures, one row per model, and probes, one column per data folder.
+    """Return a sheet of measures, one row per model, and one of probes, if any.
 
     Args:
-        split: the one that was measured.
+        split: the split that was measured.
         found: measures by model.
-        probes: by data folder and model.
-        top: how many of the largest singular values have a mean.
+        probes: probes by data folder and model; a column per data folder.
+        top: number of largest singular values that were averaged.
     """
     rows = [
         (name, *(f"{one[key]:.3g}" for key in MEASURES)) for name, one in found.items()
@@ -54,8 +54,8 @@ def analysis_sheets(
                 header=("model", *probes),
                 rows=tuple(by_model),
                 notes=(
-                    "Logistic regression (L2) on the features at <s>, each scaled by "
-                    f"the training set; C of {tried} by validation accuracy.",
+                    "Logistic regression (L2) on the features at <s>, standardized on "
+                    f"the training set; C from {tried} by validation accuracy.",
                 ),
             )
         )
@@ -70,15 +70,15 @@ def write_analysis(
     found: Mapping[str, Mapping[str, float]],
     probes: Mapping[str, Mapping[str, Probe]],
 ) -> str:
-    """Write the sheets as Markdown and the numbers as JSON beside it.
+    """Write the sheets as Markdown and the numbers as JSON.
 
     Args:
-        path: of the Markdown file.
+        path: the Markdown file; the JSON file has the same name.
         sheets: from :func:`analysis_sheets`.
-        made: what else moves the numbers: split, top, checksum of the data.
-        models: folders by name.
+        made: other settings that affect the numbers: split, top, checksum of the data.
+        models: encoder and model folders by name.
         found: measures by model.
-        probes: by data folder and model.
+        probes: probes by data folder and model.
 
     Returns:
         the Markdown.

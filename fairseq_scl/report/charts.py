@@ -1,5 +1,6 @@
-"""Charts of one cell as SVG text, for a page that is light or dark."""
+"""Charts of one cell as SVG text, for light and dark pages."""
 
+import html
 import io
 import re
 from statistics import fmean
@@ -17,7 +18,7 @@ from fairseq_scl.experiments.variants import FLIPPED
 from fairseq_scl.report import layout
 from fairseq_scl.report.figures import COLORS, CURVES, draw_lines, validation_lines
 
-# Stands for the color of text in the page, and is replaced by it.
+# Placeholder that is replaced by the color of the page's text.
 TEXT = "#010203"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -37,14 +38,14 @@ STYLE: dict[Any, Any] = {
     "grid.alpha": 0.15,
     "axes.axisbelow": True,
 }
-# Light enough everywhere for dark digits.
+# Light enough for dark digits everywhere.
 HEAT = LinearSegmentedColormap.from_list("heat", ["#f7e3c5", "#8fc7b5", "#4f9fc4"])
 
 
 def paired_dots(cell: CellResult) -> str:
-    """Draw the test accuracy of each run, with a line between those of one sample.
+    """Draw the test accuracy of each run, with lines between runs of the same sample.
 
-    Filled dots are the runs that the paper's rule reports; the short line is the mean.
+    Filled dots are the runs that the paper's rule reports; short lines are means.
     """
     with mpl.rc_context(STYLE):
         many = len(cell.losses) > 3
@@ -83,9 +84,9 @@ def curves(cell: CellResult, key: str) -> str:
     """Draw one line per run and a thick one for their mean, for each loss.
 
     Args:
-        cell: whose chosen combinations are drawn.
-        key: ``accuracy``, ``ce_loss`` or ``scl_loss``; the last with its floor where
-            that was written down.
+        cell: the cell; runs of its chosen combinations are drawn.
+        key: ``accuracy``, ``ce_loss`` or ``scl_loss``; the last with its floor, if
+            recorded.
     """
     with mpl.rc_context(STYLE):
         figure, axes = _figure()
@@ -94,7 +95,7 @@ def curves(cell: CellResult, key: str) -> str:
             label = one.loss
             tau = records[0].settings.get("scl_temperature") if records else None
             if key == "scl_loss" and tau is not None:
-                label += f", at τ = {tau:g}"  # curves at different τ do not compare
+                label += f", at τ = {tau:g}"  # losses at different τ are not comparable
             draw_lines(axes, validation_lines(records, key), number, label)
             floors = [floor for a in one.chosen_attempts for _, floor in a.floors]
             if key == "scl_loss" and floors:
@@ -111,10 +112,10 @@ def curves(cell: CellResult, key: str) -> str:
 
 
 def heat_map(one: LossResult) -> str | None:
-    """Draw mean validation accuracy over λ and τ, and of how many runs it is.
+    """Draw mean validation accuracy and the number of runs over λ and τ.
 
     Returns:
-        ``None`` unless the loss has both and more than one combination.
+        the SVG, ``None`` unless the loss has λ and τ and more than one combination.
     """
     candidates = one.selection.candidates
     if one.names != ("scl_lambda", "scl_temperature") or len(candidates) < 2:
@@ -154,15 +155,13 @@ def heat_map(one: LossResult) -> str | None:
 
 
 def flip_curves(result: TableResult) -> list[tuple[str, str]]:
-    """Draw test accuracy against the share of training labels that were flipped.
+    """Draw test accuracy against the share of flipped training labels.
 
-    One line per loss: mean ± std over every finished run.
-
-    Each at the options chosen for its share of flipped labels. Lines stand a little
-    beside each other, so that their bars can be told apart.
+    There is one line per loss: mean ± std over all finished runs, with the options
+    chosen for each share. Lines are shifted slightly so that error bars do not overlap.
 
     Returns:
-        title and SVG of each place that is flipped; empty for a table without.
+        title and SVG per place; empty for a table without flipped labels.
     """
     found: list[tuple[str, str]] = []
     shares = result.table.flipped
@@ -176,8 +175,8 @@ def flip_curves(result: TableResult) -> list[tuple[str, str]]:
         keys = [k for k in layout.cell_keys(result.table) if k != FLIPPED.key]
         name = ", ".join(layout.named(key, place[key]) for key in keys)
         title = (
-            f"{name}: test accuracy, mean ± sample std over every "
-            f"{result.table.repeated}, against the share of flipped training labels"
+            f"{name}: test accuracy, mean ± sample std over all "
+            f"{result.table.repeated}s, against the share of flipped training labels"
         )
         if svg := _flip_chart(result, place, title):
             found.append((title, svg))
@@ -237,7 +236,7 @@ def _draw_square(
 
 
 def _svg(figure: Figure, title: str) -> str:
-    """Return the figure as an ``svg`` element that fits the width it is given."""
+    """Return the figure as an ``svg`` element that scales to the available width."""
     file = io.StringIO()
     figure.patch.set_alpha(0)
     for axes in figure.axes:
@@ -247,12 +246,12 @@ def _svg(figure: Figure, title: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\s(width|height)="[\d.]+pt"', "", text, count=2)
-    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    label = html.escape(title)
     text = text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
     return text.replace(TEXT, "currentColor").strip()
 
 
 def with_prefix(svg: str, prefix: str) -> str:
-    """Make the ids of an ``svg`` element unlike those of another on the same page."""
+    """Add a prefix to the ids of an ``svg`` element, to make them unique on a page."""
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     return re.sub(r'(href="|url\()#', rf"\g<1>#{prefix}", svg)

@@ -1,4 +1,4 @@
-"""Results as rows of a CSV file: numbers in full precision, exact counts."""
+"""Results as CSV rows with full precision and exact counts."""
 
 import csv
 import io
@@ -22,10 +22,10 @@ from fairseq_scl.report.representation_sheets import measure_columns
 
 
 def cell_rows(result: TableResult) -> list[dict[str, Any]]:
-    """List one row a cell and loss; a number that is not there is ``None``.
+    """Return one row per cell and loss; missing numbers are ``None``.
 
-    Below, the averages of a table that has them: a row each, in whose column of tasks
-    or temperatures ``average`` stands.
+    If the table has averages, they follow in rows of their own, with ``average`` as
+    their task or temperature.
     """
     cells = [
         _cell_row(result, cell, one)
@@ -42,7 +42,7 @@ def cell_rows(result: TableResult) -> list[dict[str, Any]]:
 
 
 def attempt_rows(result: TableResult) -> list[dict[str, Any]]:
-    """List one row a run that has finished or failed, with exact counts."""
+    """Return one row per finished or failed run, with exact counts."""
     rows = []
     for attempt in result.attempts:
         if attempt.state == MISSING:
@@ -69,7 +69,7 @@ def attempt_rows(result: TableResult) -> list[dict[str, Any]]:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write rows of the same keys as CSV; ``None`` and NaN are empty."""
+    """Format rows with the same keys as CSV; ``None`` and NaN are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if rows:

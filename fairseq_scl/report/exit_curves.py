@@ -1,4 +1,4 @@
-"""Accuracy against speed of multi-exit models: the curves, the table and the files."""
+"""Accuracy against speed of multi-exit models: curves, table and files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,10 +28,10 @@ def write_exits(
 
     Args:
         points: from :func:`~fairseq_scl.inference.exit_speed.measure_exits`.
-        data: the data folder that was measured on.
+        data: the data folder used for the measurement.
         models: the model folders.
-        path: of the PNG file; a PDF, a Markdown and a JSON file come beside it.
-        settings: what else was set, for the JSON file: split, repeats and so on.
+        path: the PNG file; PDF, Markdown and JSON files get the same name.
+        settings: further settings for the JSON file: split, repeats and so on.
 
     Returns:
         the table as Markdown.
@@ -66,9 +66,9 @@ def write_exits(
 
 
 def draw_exits(points: Mapping[str, Sequence[Point]], clock: str) -> Figure:
-    """Draw accuracy against the mean number of layers, and against measured speed.
+    """Draw accuracy against the mean number of layers and against measured speed.
 
-    One line per model, one dot per threshold; the ring is the deepest exit.
+    There is one line per model and one dot per threshold; a ring is the deepest exit.
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = (
@@ -90,7 +90,7 @@ def draw_exits(points: Mapping[str, Sequence[Point]], clock: str) -> Figure:
 
 
 def exits_sheet(points: Mapping[str, Sequence[Point]]) -> Sheet:
-    """Lay out the points of all models, one row per threshold."""
+    """Return a sheet of the points of all models, one row per threshold."""
     rows = []
     for name, of_model in points.items():
         deepest = of_model[-1]

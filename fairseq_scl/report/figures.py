@@ -1,4 +1,4 @@
-"""Pictures: learning curves, and t-SNE of the features that are contrasted."""
+"""Figures: learning curves, and t-SNE of the features of the contrastive loss."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,11 +31,11 @@ CURVES = {
 
 
 def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None:
-    """Draw accuracy, CE and SCL in validation against updates, and their means.
+    """Draw validation accuracy, CE and SCL against updates, per run and their means.
 
     Args:
-        records: of each loss.
-        path: of the PNG file to write.
+        records: the records of each loss.
+        path: the PNG file to write.
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, 3), CURVES.items(), strict=True):
@@ -48,7 +48,7 @@ def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None
 
 
 def validation_lines(records: Iterable[Record], key: str) -> list[dict[int, float]]:
-    """Return the validations of each run that have a measure: update to value."""
+    """Return a measure by update for each run, without validations that lack it."""
     return [
         {v.update: value for v in one.valid if (value := getattr(v, key)) is not None}
         for one in records
@@ -61,10 +61,10 @@ def draw_lines(
     """Draw one thin line per run and a thick one for their mean.
 
     Args:
-        axes: to draw on.
-        lines: of each run values by update.
-        number: of the loss, which tells its color.
-        label: of the mean.
+        axes: the axes to draw on.
+        lines: values by update, per run.
+        number: index of the loss, which determines the color.
+        label: label of the mean.
     """
     color = COLORS[number % len(COLORS)]
     for line in lines:
@@ -90,29 +90,29 @@ def draw_features(
 ) -> dict[tuple[str, str], float]:
     """Draw t-SNE of the features at ``<s>``, one panel per model.
 
-    Writes ``path`` (PNG), the same as PDF, and their silhouette scores as JSON.
+    Writes ``path`` (PNG), a PDF, and the silhouette scores as JSON.
 
     Args:
         data: a data folder.
         models: model folders by the row and column of their panel.
-        split: of the data folder, as ``test``.
-        path: of the PNG file.
-        device: where to compute.
-        seed: of t-SNE.
-        perplexity: of t-SNE; lowered where there are few examples.
+        split: a split of the data folder, such as ``test``.
+        path: the PNG file.
+        device: device to compute features on.
+        seed: seed of t-SNE.
+        perplexity: perplexity of t-SNE; lowered if there are few examples.
 
     Returns:
         the silhouette score of each model, in the order of ``models``.
 
     Raises:
-        InputError: a folder is not what it should be, data and model have
-            different vocabularies, or there are fewer than two classes.
+        InputError: a folder is of the wrong kind, data and model have different
+            vocabularies, or there are fewer than two classes.
     """
     labels = read_split_labels(data, split)
     if not 2 <= len(set(labels)) < len(labels):
         raise InputError(
-            f"{data}: {split} has {len(labels)} examples of {len(set(labels))} classes,"
-            " clusters need two classes and more examples"
+            f"{data}: {split} has {len(labels)} examples of {len(set(labels))} classes:"
+            " the figure needs at least two classes, and more examples than classes"
         )
     matrices = {}
     for place, folder in models.items():
@@ -148,19 +148,19 @@ def tsne_grid(
     perplexity: float = 30.0,
     split: str = "test",
 ) -> dict[tuple[str, str], float]:
-    """Draw t-SNE embeddings of one test set: a row a size, a column a model.
+    """Draw t-SNE embeddings of one test set: one row per size, one column per model.
 
-    As Figures 2 and 3 of Gunel et al. (2021), but with the silhouette score of the
-    features themselves (cosine distance, -1 to 1) above each picture, since t-SNE shows
-    clusters also where there are none.
+    The layout is that of Figures 2 and 3 of Gunel et al. (2021). The title of each
+    panel also has the silhouette score of the features themselves (cosine distance, -1
+    to 1), because t-SNE can show clusters that do not exist.
 
     Args:
-        features: ``(N, D)`` float32 by row and column, in the same order of examples.
-        labels: the true label of each example, at least two different ones.
-        paths: of the files to write, PNG or PDF.
-        seed: of t-SNE.
-        perplexity: of t-SNE; lowered where N is small.
-        split: what the examples are, for the caption.
+        features: ``(N, D)`` float32 by row and column, all of the same examples.
+        labels: the true label of each example, at least two distinct ones.
+        paths: the files to write, PNG or PDF.
+        seed: seed of t-SNE.
+        perplexity: perplexity of t-SNE; lowered if N is small.
+        split: name of the split, for the caption.
 
     Returns:
         the silhouette score of each panel.
@@ -199,7 +199,7 @@ def tsne_grid(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure; the same figure is the same bytes, whenever it is written."""
+    """Write a figure; the same figure always gives the same bytes."""
     picture = io.BytesIO()
     if path.suffix == ".pdf":
         undated = {"CreationDate": None, "Creator": None, "Producer": None}

@@ -1,4 +1,4 @@
-"""One page with everything: it needs no network and no other file."""
+"""A self-contained HTML page with the whole report."""
 
 import base64
 import html
@@ -39,8 +39,8 @@ def page(result: TableResult, folder: Path) -> str:
     """Return a whole report as HTML.
 
     Args:
-        result: what was found of a table.
-        folder: of the results; t-SNE figures are taken from its ``figures/``.
+        result: the results of a table.
+        folder: the results folder; its ``figures/`` has the t-SNE figures to include.
 
     Raises:
         InputError: a figure's JSON file is damaged.
@@ -53,20 +53,24 @@ def page(result: TableResult, folder: Path) -> str:
         _verdicts(result),
         "<h2>Accuracies</h2>",
         sheet_as_html(first),
-        _flips(result),
+        _charts("f", flip_curves(result)),
         _list(remarks(result)),
+        _titled(others),
+        _cells(result),
+        _features(folder),
+        _noise(folder),
+        _failures(result),
+        _made(result),
     ]
-    parts.append(_titled(others))
-    parts += [_cells(result), _features(folder), _noise(folder), _failures(result)]
-    return whole_page(result.table.name, [*parts, _made(result)])
+    return whole_page(result.table.name, parts)
 
 
 def page_of_sheets(title: str, sheets: Sequence[Sheet], line: str) -> str:
-    """Return sheets of one kind as HTML.
+    """Return a page with some sheets as HTML.
 
     Args:
-        title: of the page.
-        sheets: in their order.
+        title: title of the page.
+        sheets: the sheets, in order.
         line: the signature.
     """
     parts = [f"<h1>{_text(title)}</h1>", _titled(sheets)]
@@ -74,7 +78,7 @@ def page_of_sheets(title: str, sheets: Sequence[Sheet], line: str) -> str:
 
 
 def whole_page(title: str, parts: Sequence[str]) -> str:
-    """Put parts of HTML, some of them empty, into a page."""
+    """Join parts of HTML, some of which may be empty, into a page."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -85,7 +89,7 @@ def whole_page(title: str, parts: Sequence[str]) -> str:
 
 
 def sheet_as_html(sheet: Sheet) -> str:
-    """Set a sheet as a table that scrolls where it is wider than the screen."""
+    """Format a sheet as a table that scrolls if it is wider than the screen."""
     rows = []
     if sheet.groups:
         cells = (
@@ -130,13 +134,8 @@ def _verdicts(result: TableResult) -> str:
     return f'<ul class="verdicts">{"".join(items)}</ul>'
 
 
-def _flips(result: TableResult) -> str:
-    """Draw accuracy against flipped labels, a chart for each of the other places."""
-    return _charts("f", flip_curves(result))
-
-
 def _charts(prefix: str, charts: Sequence[tuple[str, str]]) -> str:
-    """Set titles and SVG side by side; ``prefix`` keeps their ids apart."""
+    """Place SVG charts and their titles side by side; ``prefix`` makes ids unique."""
     figures = "\n".join(
         f"<figure>{with_prefix(svg, f'{prefix}{number}-')}"
         f"<figcaption>{_text(title)}</figcaption></figure>"
@@ -150,17 +149,17 @@ def _cells(result: TableResult) -> str:
     if not any(found):
         return ""
     explained = (
-        "Of the chosen combination of each loss. Runs of one "
-        f"{result.table.repeated} are joined by a line; filled dots are the runs that "
-        "the paper's rule reports, the short line is the mean of all. Thin curves are "
-        "runs, thick ones their mean. The SCL term does not go to 0: the dashed line "
-        "is its floor, and values at unlike τ do not compare."
+        "Runs of the chosen combination of each loss. Lines connect runs of the same "
+        f"{result.table.repeated}. Filled dots are the runs that the paper's rule "
+        "reports, and the short line is the mean of all runs. Thin curves are runs, "
+        "thick curves their mean. The SCL term does not go to 0: the dashed line is "
+        "its floor. Values at different τ are not comparable."
     )
     return f'<h2>Runs</h2>\n<p class="soft">{explained}</p>\n' + "\n".join(found)
 
 
 def _cell(result: TableResult, cell: CellResult, number: int) -> str:
-    """Draw a cell, if anything of it has finished."""
+    """Draw a cell, if any of its runs has finished."""
     if not any(one.chosen_attempts for one in cell.losses.values()):
         return ""
     charts = [("test accuracy of each run", paired_dots(cell))]
@@ -170,8 +169,8 @@ def _cell(result: TableResult, cell: CellResult, number: int) -> str:
             title = f"{one.loss}: mean validation accuracy (number of runs)"
             counts = {len(c.runs) for c in one.selection.candidates if c.runs}
             if len(counts) > 1:
-                title += "; means of unlike numbers of runs do not compare"
-            charts.append((f"{title}. Framed: chosen.", drawn))
+                title += "; means of different numbers of runs are not comparable"
+            charts.append((f"{title}. The chosen one is framed.", drawn))
     name = _text(cell_name(result, cell))
     return f"<h3>{name}</h3>\n{_charts(f'c{number}-', charts)}"
 
@@ -200,7 +199,7 @@ class _Panel(msgspec.Struct):
 
 
 class _Picture(msgspec.Struct):
-    """What is read of the file of ``fairseq-scl figure``."""
+    """The part that is read from the JSON file of ``fairseq-scl figure``."""
 
     SCHEMA: ClassVar[int] = 1
 
@@ -216,7 +215,7 @@ def _silhouettes(path: Path) -> str:
 
 
 def _noise(folder: Path) -> str:
-    """Show what ``fairseq-scl noise`` has measured, if it was written here."""
+    """Show the output of ``fairseq-scl noise``, if it is in the results folder."""
     if not (folder / NOISE).is_file():
         return ""
     found, line = read_noise(folder / NOISE)
@@ -243,7 +242,7 @@ def _failures(result: TableResult) -> str:
 
 
 def _made(result: TableResult) -> str:
-    """Say how it was made: a command of each loss, versions, the signature."""
+    """Show how the results were made: commands, versions and the signature."""
     parts = ["<h2>How it was made</h2>"]
     for loss in result.table.losses:
         runs = [r for r in result.records if r.settings["cell"]["loss"] == loss]

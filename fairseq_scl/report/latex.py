@@ -25,17 +25,17 @@ MINUS = re.compile(r"(?<![\w)}$-])-(?=\d)")
 
 
 def escape(text: str) -> str:
-    """Write plain text as LaTeX."""
+    """Escape plain text for LaTeX."""
     escaped = "".join(SIGNS.get(sign, sign) for sign in text)
     return MINUS.sub("$-$", escaped)
 
 
 def report_as_latex(table: str, sheets: Sequence[Sheet], line: str) -> str:
-    r"""Set sheets as floating tables, to be ``\input`` with the package booktabs.
+    r"""Format sheets as floating tables, for ``\input`` with the booktabs package.
 
     Args:
-        table: its name, for labels.
-        sheets: what to set.
+        table: name of the table, for labels.
+        sheets: the sheets to format.
         line: the signature, which becomes a comment.
     """
     head = [r"% needs \usepackage{booktabs}", f"% {' '.join(line.split())}"]
@@ -65,7 +65,7 @@ def _table(table: str, sheet: Sheet) -> str:
 
 
 def _groups(sheet: Sheet) -> list[str]:
-    """Return the row above the header, with a rule under each of its texts."""
+    """Return the row of group headings, with a rule below each of them."""
     if not sheet.groups:
         return []
     cells, rules, column = [], [], 1

@@ -1,4 +1,4 @@
-"""How a table is laid out: what its columns and rows tell apart, and its average."""
+"""The layout of a table: its columns, its rows and its averages."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ NAMES |= {"flipped": "flipped"}
 
 @dataclass(frozen=True)
 class Average:
-    """What stands at the end of a row.
+    """The average at the end of a row.
 
     Attributes:
-        ours: of the runs that the columns report; ``None`` if a column has none.
-        columns: how many of the columns have them.
-        expected: how many columns it is over.
-        paper: as printed, if it is over the same columns.
+        ours: average of the reported runs; ``None`` if any column lacks them.
+        columns: number of columns with reported runs.
+        expected: number of averaged columns.
+        paper: the paper's average, if it is over the same columns.
     """
 
     ours: Summary | None
@@ -41,9 +41,9 @@ class Average:
 
 
 def column_key(table: Table) -> str:
-    """Return what the columns tell apart: ``temperature`` in Table 5, else ``task``.
+    """Return the key of the columns: ``temperature``, else ``flipped``, else ``task``.
 
-    Of a table with flipped labels too, these go before the tasks.
+    Table 5 has temperatures and label-noise tables have flipped labels.
     """
     if table.temperatures:
         return AUGMENTED.key
@@ -51,12 +51,12 @@ def column_key(table: Table) -> str:
 
 
 def columns(table: Table) -> tuple[Any, ...]:
-    """Return the tasks, temperatures or flipped shares that have a column each."""
+    """Return the values of the columns: temperatures, flipped shares or tasks."""
     return table.temperatures or table.flipped or table.tasks
 
 
 def rows(table: Table) -> list[dict[str, Any]]:
-    """Return what tells the rows apart, beside the loss, in the order of the table."""
+    """Return the places of the rows, without the loss, in the order of the table."""
     column = column_key(table)
     found: list[dict[str, Any]] = []
     for place in table.places:
@@ -66,9 +66,9 @@ def rows(table: Table) -> list[dict[str, Any]]:
 
 
 def cell_keys(table: Table) -> list[str]:
-    """Return what is named of a cell: its task, and what the table has several of."""
+    """Return the keys that name a cell: the task, and keys with several values."""
     one_size = len(table.sizes) == 1
-    # A single size is in the caption of Table 5, and full data needs no name.
+    # A single size is in the caption of Table 5, and full data is not named.
     variants = [variant.key for variant, _ in variants_of(table)]
     unnamed = one_size and (table.selection != FEW_SHOT or bool(variants))
     keys = ["task", *([] if unnamed else ["n"])]
@@ -77,23 +77,23 @@ def cell_keys(table: Table) -> list[str]:
 
 
 def options(table: Table) -> list[str]:
-    """Return λ, τ and what else the losses of a table are told apart by."""
-    told = (key for grid in table.losses.values() for key in varying_options(grid))
-    return list(dict.fromkeys([*GRID, *told]))
+    """Return λ, τ and the other varying options of a table's losses."""
+    varying = (key for grid in table.losses.values() for key in varying_options(grid))
+    return list(dict.fromkeys([*GRID, *varying]))
 
 
 def row_keys(table: Table) -> list[str]:
-    """Return what is named of a row, beside its loss."""
+    """Return the keys that name a row, without the loss."""
     return [key for key in cell_keys(table) if key != column_key(table)]
 
 
 def texts(keys: Sequence[str], place: Mapping[str, Any]) -> list[str]:
-    """Return what stands in the columns of these keys."""
+    """Return the texts of a place in the columns of these keys."""
     return [in_short_form(place[key]) for key in keys]
 
 
 def named(key: str, value: Any) -> str:
-    """Return a value with what it is: ``N = 20``, ``T = 0.3``, or a task's name."""
+    """Return a value with its name: ``N = 20``, ``T = 0.3``, or the name of a task."""
     if key == FLIPPED.key:
         return f"{100 * value:g}% flipped"
     if key == "task" or value == ORIGINAL:
@@ -103,10 +103,10 @@ def named(key: str, value: Any) -> str:
 
 
 def averaged(table: Table) -> tuple[Any, ...]:
-    """Return the columns that the average is over; empty if the table has none.
+    """Return the averaged columns; empty if the table does not have an average.
 
-    Of Table 5 these are the augmented ones. An average over tasks stands only where the
-    paper has one, and over all tasks that it is of.
+    In Table 5 these are the augmented columns. Tasks are averaged only if the paper
+    does so, and only if the table has all of the paper's tasks.
     """
     if column_key(table) == FLIPPED.key:
         return ()
@@ -121,14 +121,14 @@ def averaged(table: Table) -> tuple[Any, ...]:
 def average(result: TableResult, row: Mapping[str, Any], loss: str) -> Average:
     """Average a row over the columns of :func:`averaged`.
 
-    Table 5, Gunel et al. (2021): the accuracies of all reported runs of the augmented
-    columns, 4 × 3 of them, pooled, with their sample standard deviation. Table 2: the
-    mean over the tasks; the deviation between tasks is not printed, and is NaN.
+    In Table 5, Gunel et al. (2021), this is the mean and sample standard deviation of
+    all 4 × 3 accuracies reported in the augmented columns. In Table 2 it is the mean
+    over the tasks; the paper does not print a deviation, so the std is NaN.
 
     Args:
-        result: whose table has an average.
-        row: from :func:`rows`.
-        loss: of the row.
+        result: results of a table that has an average.
+        row: a row from :func:`rows`.
+        loss: the loss of the row.
     """
     table, over = result.table, averaged(result.table)
     column = column_key(table)

@@ -6,7 +6,7 @@ from fairseq_scl.report.sheets import Sheet
 
 
 def sheet_as_markdown(sheet: Sheet) -> str:
-    """Set a sheet as a Markdown table, its title above and its notes below."""
+    """Format a sheet as a Markdown table, with its title above and notes below."""
     numbers = len(sheet.header) - sheet.named
     lines = [
         f"**{_escape(sheet.title)}**",
@@ -23,25 +23,25 @@ def sheet_as_markdown(sheet: Sheet) -> str:
 def report_as_markdown(
     sheets: Sequence[Sheet], verdicts: Sequence[str], remarks: Sequence[str], line: str
 ) -> str:
-    """Set a whole report.
+    """Format a whole report.
 
     Args:
-        sheets: the accuracies first.
-        verdicts: a sentence a cell.
-        remarks: what else a reader must know.
+        sheets: the sheets, accuracies first.
+        verdicts: conclusions, one sentence each.
+        remarks: remarks about missing or differing runs.
         line: the signature.
     """
     first, *others = map(sheet_as_markdown, sheets)
-    parts = [first]
-    if verdicts:
-        parts += ["\n".join(f"- {_escape(sentence)}" for sentence in verdicts)]
-    if remarks:
-        parts += ["\n".join(f"- {_escape(sentence)}" for sentence in remarks)]
-    return "\n\n".join([*parts, *others, f"`{line}`"])
+    lists = [
+        "\n".join(f"- {_escape(sentence)}" for sentence in sentences)
+        for sentences in (verdicts, remarks)
+        if sentences
+    ]
+    return "\n\n".join([first, *lists, *others, f"`{line}`"])
 
 
 def flat_header(sheet: Sheet) -> list[str]:
-    """Return the header with what stands above it put into each column."""
+    """Return the header with the group heading prepended to each column."""
     above = [text for text, span in sheet.groups for _ in range(span)]
     if not above:
         return list(sheet.header)
@@ -56,7 +56,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    r"""Keep ``|`` from ending a cell, ``*`` and the like from being markup."""
+    r"""Escape characters with a meaning in Markdown, such as ``|`` and ``*``."""
     for sign in "\\|*_`<[":
         text = text.replace(sign, f"\\{sign}")
     return text

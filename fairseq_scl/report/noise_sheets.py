@@ -20,10 +20,10 @@ SCHEMA = 1
 NAME = re.compile(r"(?P<sample>.+)-bt(?P<temperature>[\d.]+(?:-[\d.]+)?)")
 COSINE = (
     " cosine: mean cosine similarity of sentence embeddings (means over the tokens of "
-    "the encoder's final states) with those of the source, 1 is a copy; to others: with"
-    " those of another example's source, what unrelated sentences have."
+    "the encoder's final states) with those of the source; 1 is a copy. to others: the "
+    "same with the source of another example, as for unrelated sentences."
 )
-# Of a task and temperature, the files by the name of their sample.
+# Files by task, temperature and name of the sample.
 Found = dict[str, dict[str, dict[str, Outputs]]]
 
 
@@ -31,14 +31,16 @@ def read_files(paths: Sequence[Path]) -> Found:
     """Read augmented files.
 
     Args:
-        paths: files ``TASK/NAME-bt0.3.jsonl``, or folders that hold them, deep or not.
+        paths: files ``TASK/NAME-bt0.3.jsonl``, or folders that contain them at any
+            depth.
 
     Returns:
-        by task (the name of the file's folder), temperature as in the file's name, and
-        sample.
+        the outputs by task (the name of the file's folder), temperature (as in the
+        file's name) and sample.
 
     Raises:
-        InputError: no file, one that cannot be read or whose name tells no temperature.
+        InputError: there are no files, or a file cannot be read or its name lacks a
+            temperature.
     """
     files: list[Path] = []
     for path in paths:
@@ -46,14 +48,14 @@ def read_files(paths: Sequence[Path]) -> Found:
             raise InputError(f"there is no file or folder {path}")
         inside = sorted(path.rglob("*-bt*.jsonl")) if path.is_dir() else [path]
         if not inside:
-            raise InputError(f"{path} holds no file NAME-bt….jsonl")
+            raise InputError(f"{path} does not contain files NAME-bt….jsonl")
         files += inside
     found: Found = {}
     for file in files:
         name = NAME.fullmatch(file.stem)
         if name is None:
             raise InputError(
-                f"{file} has no temperature in its name, which must be as "
+                f"{file} lacks a temperature in its name, which must be like "
                 "NAME-bt0.3.jsonl"
             )
         of_task = found.setdefault(file.absolute().parent.name, {})
@@ -69,11 +71,11 @@ def measured(
     embed: Embed | None = None,
     on_done: Callable[[int], object] = lambda _: None,
 ) -> dict[str, dict[str, Noise]]:
-    """Measure the files of each task and temperature together.
+    """Measure the noise of each task and temperature over all of its files.
 
     Args:
         found: from :func:`read_files`.
-        embed: gives sentence embeddings, if meanings are to be compared.
+        embed: computes sentence embeddings, to compare meanings; ``None`` not to.
         on_done: called with 1 after each temperature of a task.
     """
     noise: dict[str, dict[str, Noise]] = {}
@@ -86,7 +88,7 @@ def measured(
 
 
 def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
-    """Lay out the noise of each task and temperature, below that of the sources."""
+    """Return a sheet with the noise per task and temperature, below the sources."""
     rows = []
     meanings = any(found.cosine for of in noise.values() for found in of.values())
     for task, of_task in noise.items():
@@ -115,10 +117,10 @@ def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
         rows=tuple(rows),
         named=2,
         notes=(
-            "unchanged: share that equals its source. chrF, BLEU: against the source; "
-            "100 is a copy, and other case or spacing counts as change. distinct-1 and "
-            "-2: different words and word pairs for each word and pair, over one copy "
-            "of one sample at a time. length: words for each word of the source."
+            "unchanged: share of outputs equal to their source. chrF, BLEU: against the"
+            " source; 100 is a copy, and changes in case or spacing count. distinct-1 "
+            "and -2: distinct words and word pairs divided by all, over one copy of one"
+            " sample at a time. length: number of words divided by that of the source."
             + (COSINE if meanings else ""),
         ),
     )
@@ -127,19 +129,19 @@ def noise_sheet(noise: Mapping[str, Mapping[str, Noise]]) -> Sheet:
 def sentences_sheet(
     found: Found, temperatures: Sequence[str] | None = None, examples: int = 2
 ) -> Sheet:
-    """Lay sentences out as Table 6 of Gunel et al. (2021) does.
+    """Return a sheet of sentences like Table 6 of Gunel et al. (2021).
 
-    Examples stand at equal distances in the first sample that has all temperatures;
-    each is there with its first copy.
+    Examples are evenly spaced over the first sample that has all temperatures, and each
+    is shown with its first copy.
 
     Args:
         found: from :func:`read_files`.
-        temperatures: of the versions beside each original; ``None`` for the lowest
-            and the highest that are there, in the paper 0.3 and 0.9.
-        examples: how many a task.
+        temperatures: temperatures to show; ``None`` for the lowest and the highest
+            available, in the paper 0.3 and 0.9.
+        examples: number of examples per task.
 
     Raises:
-        InputError: no task has a sample at all of these temperatures.
+        InputError: no task has a sample with all of these temperatures.
     """
     if temperatures is None:
         every = sorted({t for of_task in found.values() for t in of_task}, key=_degrees)
@@ -160,15 +162,15 @@ def sentences_sheet(
                 output: Output = file[number][0]
                 if output.sources != original.sources:
                     raise InputError(
-                        f"{output.place}: its source is not that of {original.place}: "
-                        "the files are of unlike samples"
+                        f"{output.place}: its source differs from that of "
+                        f"{original.place}: the files must be of the same sample"
                     )
                 kind = f"Augmented (T={temperature})"
                 rows.append((task, kind, _joined(output.sentences)))
     if not rows:
         raise InputError(
-            f"no sample is there at {' and '.join(temperatures)}: name other "
-            "temperatures with --temperatures"
+            f"--temperatures is {' '.join(temperatures)}: it must be temperatures that "
+            "a sample has files of"
         )
     return Sheet(
         name="sentences",
@@ -177,15 +179,15 @@ def sentences_sheet(
         rows=tuple(rows),
         named=3,
         notes=(
-            "Examples at equal distances in the sample, the first copy of each, none "
-            "chosen by what it says. // parts the sentences of a pair.",
+            "Evenly spaced examples of the sample, not chosen by their content, and the"
+            " first copy of each. // separates the sentences of a pair.",
         ),
         prose=True,
     )
 
 
 def noise_rows(noise: Mapping[str, Mapping[str, Noise]]) -> list[dict[str, Any]]:
-    """List one row a task and temperature, in full precision, for a CSV file."""
+    """Return one CSV row per task and temperature, in full precision."""
     rows = []
     for task, of_task in noise.items():
         for temperature, found in of_task.items():
@@ -207,18 +209,18 @@ class _Noise(msgspec.Struct, forbid_unknown_fields=True):
         for sheet in self.sheets:
             if any(len(row) != len(sheet.header) for row in sheet.rows):
                 raise ValueError(
-                    f"rows of {sheet.name!r} are not as long as its header"
+                    f"rows of {sheet.name!r} must have the length of its header"
                 )
 
 
 def write_noise(path: Path, sheets: Sequence[Sheet], line: str) -> None:
-    """Write sheets and signature so that the page of a table can show them."""
+    """Write sheets and signature, to be shown on the page of a table."""
     found = [asdict(sheet) for sheet in sheets]
     write_json(path, {"schema": SCHEMA, "sheets": found, "signature": line})
 
 
 def read_noise(path: Path) -> tuple[list[Sheet], str]:
-    """Read what :func:`write_noise` wrote.
+    """Read a file written by :func:`write_noise`.
 
     Raises:
         InputError: the file is damaged or of another version.

@@ -1,4 +1,4 @@
-"""How reports write numbers: means, intervals and p-values."""
+"""Number formats of reports: means, intervals and p-values."""
 
 import math
 
@@ -8,10 +8,10 @@ NONE = "–"
 
 
 def mean_and_std(value: Summary | None, mean: str = ".1f", std: str = ".1f") -> str:
-    """Format mean ± std, to one digit as the paper; empty where there is none.
+    """Format mean ± std with one decimal, as in the paper; ``None`` gives ``""``.
 
     Args:
-        value: its std may be NaN, and is left out then.
+        value: the summary; a std of NaN is left out.
         mean: format of the mean.
         std: format of the std.
     """
@@ -22,12 +22,12 @@ def mean_and_std(value: Summary | None, mean: str = ".1f", std: str = ".1f") -> 
 
 
 def interval(low: float, high: float) -> str:
-    """Format a confidence interval of points."""
+    """Format a confidence interval in points."""
     return NONE if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"
 
 
 def p_value(p: float) -> str:
-    """Format a p-value to three digits."""
+    """Format a p-value with three decimals."""
     if math.isnan(p):
         return NONE
     return f"{p:.3f}" if p >= 0.0005 else "<0.001"

@@ -1,4 +1,4 @@
-"""The paper's printed accuracies, to stand beside ours."""
+"""The paper's accuracies, shown next to ours."""
 
 import functools
 import math
@@ -16,12 +16,12 @@ TABLES = Path(__file__).with_name("paper_tables.yaml")
 
 @dataclass(frozen=True)
 class Cell:
-    """A printed accuracy and where it stands.
+    """A printed accuracy and its place.
 
     Attributes:
-        where: what tells it apart, as ``{"task": "SST-2", "loss": "CE", "n": 20}``.
-        value: accuracy in percent, with the number of models that it is the mean of;
-            the std is NaN where none is printed.
+        where: its place, such as ``{"task": "SST-2", "loss": "CE", "n": 20}``.
+        value: accuracy in percent and number of averaged models; the std is NaN if the
+            paper does not print it.
     """
 
     where: dict[str, Any]
@@ -33,11 +33,11 @@ class PaperTable:
     """A table of Gunel et al. (2021), first version.
 
     Attributes:
-        name: as ``table4``.
-        caption: what was trained on, in a few words.
-        model: what was fine-tuned.
+        name: name of the table, such as ``table4``.
+        caption: short description of the training data.
+        model: the fine-tuned model.
         cells: row by row, without the averages.
-        averages: the column "Avg" of Table 2 and "Average" of Table 5, else empty.
+        averages: the columns "Avg" of Table 2 and "Average" of Table 5, else empty.
     """
 
     name: str
@@ -47,21 +47,21 @@ class PaperTable:
     averages: tuple[Cell, ...]
 
     def find(self, **where: Any) -> Summary | None:
-        """Return a printed accuracy, ``None`` if the paper has none there.
+        """Return a printed accuracy, ``None`` if the paper does not have it.
 
         Args:
             where: ``task`` and ``loss``, ``batch_size`` in Table 3, ``n`` in Tables 4
-                and 7, ``temperature`` (a number or ``"original"``) in Table 5; what a
-                table does not tell cells apart by is ignored.
+                and 7, ``temperature`` (a number or ``"original"``) in Table 5. Keys
+                that a table does not have are ignored.
         """
         return _printed(self.cells, where)
 
     def average(self, **where: Any) -> Summary | None:
-        """Return a printed average over a row, ``None`` if the paper has none there.
+        """Return a printed average over a row, ``None`` if the paper does not have it.
 
         Args:
-            where: as for :meth:`find`; of Table 2 ``loss`` counts, of Table 5 ``task``
-                and ``loss``.
+            where: as in :meth:`find`; Table 2 uses ``loss``, Table 5 ``task`` and
+                ``loss``.
         """
         return _printed(self.averages, where)
 
@@ -87,7 +87,7 @@ def _table(name: str, table: dict[str, Any]) -> PaperTable:
             where = {table["columns"]: column, **shared}
             cells.append(Cell(where, _summary(printed, count)))
         if "average" in row:
-            # Of Table 5's columns the first, without augmentation, is not averaged.
+            # The average of Table 5 leaves out the column without augmentation.
             averaged = [column for column in row["cells"] if column != "original"]
             value = _summary(row["average"], count * len(averaged))
             averages.append(Cell(shared, value))

@@ -1,4 +1,4 @@
-"""Columns of a table's report that say what its losses do to representations."""
+"""Measures of representations in a table's report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,26 +17,26 @@ from fairseq_scl.typed import Finite, read_as
 ANALYSIS = "analysis.json"
 MEASURED = (
     "Features are the final states at <s>. GM, HM: geometric and harmonic mean of the "
-    "{top} largest singular values of the centred features. Eff. rank: exp of the "
-    "entropy of the singular values (Roy and Vetterli 2007). Of features scaled to "
-    "length 1: alignment, the mean of ‖x - y‖² over pairs of one class, and "
+    "{top} largest singular values of the centered features. Eff. rank: exp of the "
+    "entropy of the singular values (Roy and Vetterli 2007). For features scaled to "
+    "length 1: alignment, the mean of ‖x - y‖² over pairs within a class, and "
     "uniformity, log of the mean of exp(-2‖x - y‖²) over all pairs (Wang and Isola "
-    "2020); silhouette by cosine distance; class cosine, the cosine of two classes' "
-    "means. Singular values grow with the number of examples and the length of the "
-    "features: compare them on the same examples alone."
+    "2020); silhouette with cosine distance; class cosine, the cosine of the means of "
+    "two classes. Singular values grow with the number of examples and the length of "
+    "the features: compare them only on the same examples."
 )
 
 
 def representation_sheets(result: TableResult, folder: Path) -> list[Sheet]:
-    """Lay out measures of the test features: mean ± std over the runs of a loss.
+    """Return a sheet with measures of the test features, mean ± std per loss.
 
     Args:
-        result: what was found of a table.
-        folder: of the results; encoders that ``fairseq-scl analyze`` has measured into
-            its ``analysis.json`` come first, as they are before fine-tuning.
+        result: the results of a table.
+        folder: the results folder; if it has an ``analysis.json`` of ``fairseq-scl
+            analyze``, the encoders in it come first, as before fine-tuning.
 
     Returns:
-        one sheet, or none where no run has measured its representations.
+        one sheet, or an empty list if no run measured its representations.
 
     Raises:
         InputError: ``analysis.json`` is damaged.
@@ -63,9 +63,9 @@ def representation_sheets(result: TableResult, folder: Path) -> list[Sheet]:
             )
     header = [*(layout.NAMES[key] for key in keys), "loss", f"{table.repeated}s"]
     runs = (
-        f"Mean ± sample std over every {table.repeated} of the chosen combination, "
-        "each at its best validation; without a number of them: an encoder before "
-        "fine-tuning."
+        f"Mean ± sample std over all {table.repeated}s of the chosen combination, "
+        f"each at its best validation. Rows without a number of {table.repeated}s are "
+        "encoders before fine-tuning."
     )
     return [
         Sheet(
@@ -82,7 +82,7 @@ def representation_sheets(result: TableResult, folder: Path) -> list[Sheet]:
 def measures_of(one: LossResult) -> dict[str, Summary]:
     """Return mean and std of each measure over the runs of the chosen combination.
 
-    Empty where no run has measured its representations.
+    The result is empty if no run measured its representations.
     """
     records = [attempt.record for attempt in one.chosen_attempts if attempt.record]
     found = [record.representations for record in records if record.representations]
@@ -92,7 +92,7 @@ def measures_of(one: LossResult) -> dict[str, Summary]:
 
 
 def measure_columns(one: LossResult) -> dict[str, Any]:
-    """Return the columns of a CSV file, ``None`` for what was not measured."""
+    """Return CSV columns with mean and std of each measure, ``None`` if missing."""
     found = measures_of(one)
     row: dict[str, Any] = {}
     for key in MEASURES:
@@ -112,7 +112,7 @@ class _Model(msgspec.Struct):
 
 
 class _Analysis(msgspec.Struct):
-    """What is read of the file of ``fairseq-scl analyze``."""
+    """The part that is read from the JSON file of ``fairseq-scl analyze``."""
 
     SCHEMA: ClassVar[int] = 1
 

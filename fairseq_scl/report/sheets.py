@@ -1,4 +1,4 @@
-"""A table's results as sheets of text: what Markdown, LaTeX and HTML then set."""
+"""Results as sheets of text, to be formatted as Markdown, LaTeX and HTML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ class Sheet:
     """A table of text.
 
     Attributes:
-        name: short, for labels.
-        title: for above it.
-        header: one text a column.
-        rows: of as many texts each.
-        groups: what stands above several columns of the header, and above how many.
-        named: how many columns at the left name the row.
-        notes: sentences for below it.
-        prose: whether the last column holds sentences.
+        name: short name, for labels.
+        title: title above the table.
+        header: one text per column.
+        rows: rows of as many texts.
+        groups: headings above the header, each with the number of columns it spans.
+        named: number of columns on the left that name the row.
+        notes: notes below the table.
+        prose: whether the last column contains sentences.
     """
 
     name: str
@@ -47,16 +47,16 @@ class Sheet:
 
 
 def sheets(result: TableResult) -> list[Sheet]:
-    """Return what a report shows of a table: accuracies, what they stand on, gains."""
+    """Return the sheets of a report: accuracies, their runs, and differences."""
     return [accuracies(result), basis(result), differences(result)]
 
 
 def accuracies(result: TableResult) -> Sheet:
-    """Lay accuracies out as the paper does, its own beside them.
+    """Return our accuracies next to the paper's, in the layout of the paper.
 
-    One row a loss and size (and size of batch), two columns a task; of Table 5 one row
-    a task and loss, two columns a temperature. Ours are of the runs that the paper's
-    rule reports.
+    There is one row per loss, size and batch size, and two columns per task; in Table 5
+    one row per task and loss, and two columns per temperature. Ours are those of the
+    runs that the paper's rule reports.
     """
     table, paper = result.table, paper_tables().get(result.table.name)
     column, keys = layout.column_key(table), layout.row_keys(table)
@@ -91,13 +91,14 @@ def accuracies(result: TableResult) -> Sheet:
 
 
 def basis(result: TableResult) -> Sheet:
-    """Say what each number stands on: the choice made, all runs of it, and the rest."""
+    """Return the basis of each number: the choice, its runs, and run counts."""
     rows = []
     options = layout.options(result.table)
     for cell in result.cells:
         for loss, one in cell.losses.items():
             selection, chosen = one.selection, one.selection.chosen
             known = one.hyperparameters
+            degenerate = "?" if one.degenerate is None else str(one.degenerate)
             rows.append(
                 (
                     *_cell_values(result, cell),
@@ -106,7 +107,7 @@ def basis(result: TableResult) -> Sheet:
                     f"{one.competing} of {len(selection.candidates)}",
                     f"{len(chosen.runs) if chosen else 0} of {selection.expected}",
                     mean_and_std(selection.test_of_all) or NONE,
-                    _count(one.degenerate) if chosen else NONE,
+                    degenerate if chosen else NONE,
                     *(str(one.count(state)) for state in (DONE, FAILED, MISSING)),
                 )
             )
@@ -117,24 +118,24 @@ def basis(result: TableResult) -> Sheet:
     header += ["finished", "failed", "missing"]
     return Sheet(
         name="runs",
-        title="What the numbers stand on",
+        title="Choices and runs behind the accuracies",
         header=tuple(header),
         rows=tuple(rows),
         named=header.index("loss") + 1,
         notes=(
-            f"{', '.join(SIGNS.get(name, name) for name in options)}: chosen among so "
-            "many of the planned combinations; one competes if "
-            f"it has as many finished runs as any. {repeated}, "
-            f"all {repeated}: finished runs of the chosen combination, and mean ± std "
-            "of their test accuracies. Degenerate: of these, validation or test "
-            "accuracy at or under the most frequent class (? where not known). The "
-            "last three columns count the runs of all combinations.",
+            f"{', '.join(SIGNS.get(name, name) for name in options)}: the chosen "
+            "values. combinations: how many of the planned combinations competed; a "
+            "combination competes if none has more finished runs. "
+            f"{repeated}, all {repeated}: number of finished runs of the chosen "
+            "combination, and mean ± std of their test accuracy. degenerate: of these, "
+            "runs with a validation or test accuracy at or below the majority class "
+            "(? if unknown). The last three columns count runs of all combinations.",
         ),
     )
 
 
 def differences(result: TableResult) -> Sheet:
-    """State paired differences of every loss against the first, and what they show."""
+    """Return paired differences of every loss from the first, with conclusions."""
     baseline, *others = result.table.losses
     rows = []
     for cell in result.cells:
@@ -153,20 +154,20 @@ def differences(result: TableResult) -> Sheet:
     header += ["95% t", "95% bootstrap", "p (t)", "p (Wilcoxon)", "won–lost", "shows"]
     return Sheet(
         name="differences",
-        title=f"Paired differences of test accuracy, in points, over every {repeated}",
+        title=f"Paired differences of test accuracy in points, over all {repeated}s",
         header=tuple(header),
         rows=tuple(rows),
         named=header.index("losses") + 1,
         notes=(
-            f"Each loss at its chosen {_options(result)}, on every {repeated} that "
-            f"both have finished, not the reported ones alone.{_searched(result)} "
-            "Nothing is corrected for the number of comparisons.",
+            f"Each loss with its chosen {_options(result)}, on all {repeated}s that "
+            f"both have finished, not only the reported ones.{_searched(result)} "
+            "Intervals and p-values are not corrected for multiple comparisons.",
         ),
     )
 
 
 def reported(one: LossResult) -> str:
-    """Format the number that the paper's rule reports, or why there is none."""
+    """Format the number that the paper's rule reports, or why it is missing."""
     selection = one.selection
     most = max((len(c.runs) for c in selection.candidates), default=0)
     if selection.test is None:
@@ -186,8 +187,8 @@ def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str,
     else:
         rule = f"the one of {count} seeds with the best validation accuracy"
     notes = [
-        f"ours: {rule}. (2 of {count}) stands where so few runs of the combination "
-        f"have finished, {NONE} where they are too few for the rule."
+        f"ours: {rule}. (2 of {count}) means that only 2 runs of the combination have "
+        f"finished, {NONE} that they are too few for the rule."
     ]
     if paper:
         notes.append(
@@ -196,14 +197,14 @@ def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str,
         )
     if table.temperatures and layout.averaged(table):
         notes.append(
-            "average: mean ± sample std of the accuracies that the augmented columns "
-            f"report, all of them together; {ORIGINAL} is left out."
+            "average: mean ± sample std of all accuracies that the augmented columns "
+            f"report, without {ORIGINAL}."
         )
     steps = table.training.max_valid_steps
     if steps is not None:
         notes.append(
             f"Only {steps} {'batch' if steps == 1 else 'batches'} of each validation "
-            "and test set were looked at: these numbers try the path out, no more."
+            "and test set were evaluated: these numbers only test the pipeline."
         )
     return tuple(notes)
 
@@ -224,10 +225,10 @@ def _searched(result: TableResult) -> str:
     if not searched:
         return ""
     if len(others) == 1:
-        return " λ and τ are searched for one loss only, which favours it a little."
+        return " λ and τ are tuned for one loss only, which slightly favors it."
     return (
-        f" Options are searched for {', '.join(searched)} and not for {first}, which "
-        "favours these a little."
+        f" Options are tuned for {', '.join(searched)} and not for {first}, which "
+        "slightly favors the former."
     )
 
 
@@ -257,7 +258,3 @@ def _difference(found: Comparison | None, planned: int) -> tuple[str, ...]:
         p_value(difference.wilcoxon_p),
         f"{found.won}–{found.lost}",
     )
-
-
-def _count(number: int | None) -> str:
-    return "?" if number is None else str(number)

@@ -1,4 +1,4 @@
-"""The signature of a table: one line that says how its numbers were made."""
+"""The signature of a table: one line with everything that its numbers depend on."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,10 +8,10 @@ from fairseq_scl.experiments.tables import Table
 
 
 def table_signature(table: Table, records: Sequence[Record]) -> str:
-    """Return the line for a whole table of the paper.
+    """Return the signature of a whole table.
 
-    Where its runs differ, all values are there with commas between them. ``data`` is
-    the checksum of the only data folder, or one over the checksums of all of them.
+    If its runs differ, all values are listed with commas. ``data`` is the checksum of
+    the data folder, or of the checksums of all data folders.
     """
     parts: dict[str, object] = {
         "table": table.name,
@@ -20,61 +20,40 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
     }
     if not records:
         return _line(parts)
-    parts |= _shared_settings(records)
-    parts["valid"] = _values(r.settings.get("validations") for r in records)
-    parts["precision"] = _precisions(records)
-    parts |= _shared_origin(records)
-    parts["commit"] = _values(_commit(r) for r in records)
-    return _line(parts)
-
-
-def unlike(records: Sequence[Record]) -> list[str]:
-    """List what should be the same in all runs of a table, but is not."""
-    found = {
-        **{
-            name: _values(record.settings.get(name) for record in records)
-            for name in ("device", "batching", "max_positions")
-        },
-        "precision": _precisions(records),
-        **{
-            name: _values(record.origin.get(name) for record in records)
-            for name in ("python", "machine", "gpu", "driver", "threads")
-        },
-        **{
-            name: _values(_version(record, name) for record in records)
-            for name in ("torch", "numpy", "fairseq", "fairseq-scl")
-        },
-        "commit": _values(_commit(record) for record in records),
-    }
-    return [f"{k}: {v.replace(',', ', ')}" for k, v in found.items() if "," in v]
-
-
-def _shared_settings(records: Sequence[Record]) -> dict[str, object]:
     names = {"updates": "updates", "batch": "batch_size", "batching": "batching"}
-    names["lr"] = "learning_rate"
-    return {
-        short: _values(record.settings.get(name) for record in records)
-        for short, name in names.items()
-    }
-
-
-def _precisions(records: Sequence[Record]) -> str:
-    """Join the precisions; a record without one is older than the choice."""
-    return _values(record.settings.get("precision", "fp32") for record in records)
-
-
-def _shared_origin(records: Sequence[Record]) -> dict[str, object]:
-    parts: dict[str, object] = {
-        "device": _values(record.settings.get("device") for record in records)
-    }
+    names |= {"lr": "learning_rate", "valid": "validations"}
+    for short, name in names.items():
+        parts[short] = _values(r.settings.get(name) for r in records)
+    parts["precision"] = _precisions(records)
+    parts["device"] = _values(r.settings.get("device") for r in records)
     for name in ("torch", "fairseq", "fairseq-scl"):
-        parts[name] = _values(_version(record, name) for record in records)
-    data = sorted({record.origin["sha256"]["data"] for record in records})
+        parts[name] = _values(_version(r, name) for r in records)
+    data = sorted({r.origin["sha256"]["data"] for r in records})
     if len(data) > 1:
         data = [hashlib.sha256("\n".join(data).encode()).hexdigest()]
     parts["data"] = data[0][:8]
     parts["encoder"] = _values(r.origin["sha256"]["encoder"][:8] for r in records)
-    return parts
+    parts["commit"] = _values(_commit(r) for r in records)
+    return _line(parts)
+
+
+def mixed_settings(records: Sequence[Record]) -> list[str]:
+    """Return settings and versions that should be the same in all runs but differ."""
+    found = {}
+    for name in ("device", "batching", "max_positions"):
+        found[name] = _values(r.settings.get(name) for r in records)
+    found["precision"] = _precisions(records)
+    for name in ("python", "machine", "gpu", "driver", "threads"):
+        found[name] = _values(r.origin.get(name) for r in records)
+    for name in ("torch", "numpy", "fairseq", "fairseq-scl"):
+        found[name] = _values(_version(r, name) for r in records)
+    found["commit"] = _values(_commit(r) for r in records)
+    return [f"{k}: {v.replace(',', ', ')}" for k, v in found.items() if "," in v]
+
+
+def _precisions(records: Sequence[Record]) -> str:
+    """Join the precisions; records of older versions lack one and are fp32."""
+    return _values(record.settings.get("precision", "fp32") for record in records)
 
 
 def _version(record: Record, name: str) -> str | None:
@@ -85,13 +64,13 @@ def _version(record: Record, name: str) -> str | None:
 
 
 def _commit(record: Record) -> str | None:
-    """Return the commit in 8 digits; + stands for changes that were not committed."""
+    """Return the first 8 digits of the commit, and + if there were local changes."""
     commit = record.origin.get("commit")
     return commit and commit[:8] + ("+" if record.origin.get("changed_files") else "")
 
 
 def _values(values: Iterable[object]) -> str:
-    """Join distinct values by commas, numbers in their order."""
+    """Join distinct values by commas; numbers are in numerical order."""
 
     def rank(value: object) -> tuple[float, str]:
         return (value if isinstance(value, (int, float)) else 0, str(value))

@@ -1,4 +1,4 @@
-"""How the page of a report looks: light and dark, wide and narrow."""
+"""The style sheet of a report's page, for light and dark, wide and narrow screens."""
 
 STYLE = """
 :root { color-scheme: light dark;

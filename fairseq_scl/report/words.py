@@ -1,4 +1,4 @@
-"""Results in words: one sentence a cell, names of cells, numbers with signs."""
+"""Results in words: conclusions, remarks and names of cells."""
 
 from collections import Counter
 
@@ -19,18 +19,17 @@ from fairseq_scl.experiments.results import (
 from fairseq_scl.experiments.variants import in_short_form
 from fairseq_scl.report.layout import cell_keys, named
 from fairseq_scl.report.numbers import interval
-from fairseq_scl.report.signature import unlike
+from fairseq_scl.report.signature import mixed_settings
 
 SIGNS = {"scl_lambda": "λ", "scl_temperature": "τ"}
 
 
 def verdicts(result: TableResult) -> list[tuple[str, str]]:
-    """Say plainly whether the further losses helped.
+    """State for each cell and further loss whether it helped.
 
     Returns:
-        a sentence for each cell and further loss, after its kind as
-        :func:`~fairseq_scl.experiments.results.verdict` has it; one for all those that
-        have no pair of finished runs.
+        pairs of a verdict, as in :func:`~fairseq_scl.experiments.results.verdict`, and
+        a sentence. A single sentence covers all losses without a pair of finished runs.
     """
     first, *others = result.table.losses
     found, without = [], []
@@ -49,42 +48,42 @@ def verdicts(result: TableResult) -> list[tuple[str, str]]:
             all_of_them = unknown == others
             without += [name] if all_of_them else [f"{name}, {u}" for u in unknown]
     if without:
-        sentence = f"Unknown, for no {result.table.repeated} has finished with both "
-        sentence += f"losses: {'; '.join(without)}."
+        sentence = f"Unknown, because no {result.table.repeated} has finished with "
+        sentence += f"both losses: {'; '.join(without)}."
         found.append((UNKNOWN, sentence))
     return found
 
 
 def remarks(result: TableResult) -> list[str]:
-    """Say what of the table is missing or failed, and which runs were made unlike."""
+    """Report missing and failed runs, and settings that differ between runs."""
     lines = []
     counts = Counter(attempt.state for attempt in result.attempts)
     if counts[FAILED] or counts[MISSING]:
         lines.append(
             f"Of {len(result.attempts)} planned runs: {counts[DONE]} finished, "
-            f"{counts[FAILED]} failed, {counts[MISSING]} missing; the columns below "
-            "say where."
+            f"{counts[FAILED]} failed, {counts[MISSING]} missing, as listed by cell "
+            "below."
         )
-    found = unlike(result.records)
+    found = mixed_settings(result.records)
     if found:
-        lines.append(f"Not all runs were made alike: {'; '.join(found)}.")
+        lines.append(f"Runs differ in settings or versions: {'; '.join(found)}.")
     return lines
 
 
 def cell_name(result: TableResult, cell: CellResult) -> str:
-    """Return ``SST-2, N = 20``, as much as tells the cells of the table apart."""
+    """Return the name of a cell within its table, such as ``SST-2, N = 20``."""
     keys = cell_keys(result.table)
     return ", ".join(named(key, cell.place[key]) for key in keys)
 
 
 def in_short(comparison: Comparison | None) -> str:
-    """Say in two words what a comparison shows."""
+    """Return where the intervals of a comparison are relative to 0."""
     words = {HELPED: "above 0", HURT: "below 0", OPEN: "contains 0"}
     return words.get(verdict(comparison), "unknown")
 
 
 def pairs(found: Comparison) -> str:
-    """Say on how many pairs a comparison stands."""
+    """Return the number of finished and planned pairs of a comparison."""
     return f"{found.difference.count} of {found.expected}"
 
 
@@ -95,13 +94,13 @@ def _said(found: Comparison) -> str:
         HURT: f"hurt, {gain}; the 95% intervals are below 0.",
         OPEN: f"shows no clear difference, {gain}; 0 is within the 95% interval, "
         f"{interval(*_widest(found))}.",
-        UNKNOWN: f"is unknown, {gain}; an interval needs two.",
+        UNKNOWN: f"is unknown, {gain}; an interval needs two pairs.",
     }
     return sentences[verdict(found)]
 
 
 def _degenerate(losses: list[LossResult]) -> str:
-    """Say how many runs learned nothing; their difference tells nothing either."""
+    """Warn about runs that learned nothing, since their difference is meaningless."""
     found = [one for one in losses if one.degenerate]
     if not found:
         return ""
@@ -110,7 +109,7 @@ def _degenerate(losses: list[LossResult]) -> str:
         f"runs of {one.loss}"
         for one in found
     )
-    return f" Beware: no better than one answer to everything were {counts}."
+    return f" Caution: {counts} did no better than predicting a single class."
 
 
 def _chosen(one: LossResult) -> str:
@@ -122,11 +121,11 @@ def _chosen(one: LossResult) -> str:
     ]
     combinations = len(one.selection.candidates)
     if combinations > 1:
-        values.append(f"chosen of {one.competing} of {combinations} combinations")
+        values.append(f"chosen from {one.competing} of {combinations} combinations")
     return f" ({', '.join(values)})"
 
 
 def _widest(found: Comparison) -> tuple[float, float]:
-    """Return the span of both intervals; each of them holds the mean."""
+    """Return the span of both intervals, each of which contains the mean."""
     both = (found.difference, found.bootstrap)
     return min(one.low for one in both), max(one.high for one in both)

@@ -75,7 +75,7 @@ def test_the_page_shows_what_there_is(page):
     read = Reader(page)
     for heading in (
         "Did it help?",
-        "What the numbers stand on",
+        "Choices and runs behind the accuracies",
         "Failed runs",
         "Features (t-SNE)",
         "How it was made",
@@ -115,7 +115,7 @@ def test_nothing_finished_is_a_page_without_charts(tmp_path):
     table = make_table()
     read = Reader(report_html.page(summarize(table, attempts_of(table, {})), tmp_path))
     assert "svg" not in read.tags
-    assert "Unknown, for no sample has finished with both losses" in read.text
+    assert "Unknown, because no sample has finished with both losses" in read.text
     assert "0 of 20 planned runs have finished" in read.text
 
 

@@ -275,18 +275,18 @@ def test_bad_input_is_one_sentence(folder, tmp_path, capfd):
 
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "holds no file NAME-bt….jsonl" in refused(empty)
+    assert "does not contain files NAME-bt….jsonl" in refused(empty)
     assert "there is no file or folder" in refused(tmp_path / "none")
     (tmp_path / "a.jsonl").touch()
-    assert "has no temperature in its name" in refused(tmp_path / "a.jsonl")
-    assert f"{folder} is named twice" in refused(folder, folder / ".." / folder.name)
+    assert "lacks a temperature in its name" in refused(tmp_path / "a.jsonl")
+    assert f"{folder} is given twice" in refused(folder, folder / ".." / folder.name)
     assert "--html needs --to" in refused(folder, "--html")
     assert "--examples is 0: it must be at least 1" in refused(folder, "--examples", 0)
     line = refused(folder, "--temperatures", "0.3", "0.7")
-    assert "no sample is there at 0.3 and 0.7: name other" in line
+    assert "--temperatures is 0.3 0.7: it must be temperatures" in line
     other = rows_of(make_sentences(8, seed=5))
     write_outputs(folder / "SST-2" / "n8-sample0-bt0.9.jsonl", other)
-    assert "the files are of unlike samples" in refused(folder)
+    assert "the files must be of the same sample" in refused(folder)
 
 
 def test_outputs_are_read_as_they_were_written(tmp_path):

@@ -17,7 +17,7 @@ from fairseq_scl.experiments.results import (
 from fairseq_scl.experiments.statistics import Summary
 from fairseq_scl.report.numbers import mean_and_std
 from fairseq_scl.report.sheets import accuracies, basis, differences
-from fairseq_scl.report.signature import table_signature, unlike
+from fairseq_scl.report.signature import mixed_settings, table_signature
 from fairseq_scl.report.words import remarks, verdicts
 from helpers.results import BOTH, CE, GRID, SCL, attempts_of, make_table, results
 
@@ -100,7 +100,7 @@ def test_words_say_whether_it_helped(gain, said):
     }
     ((kind, sentence),) = verdicts(results({**CE, **counts}))
     assert kind == {12: HELPED, -12: HURT, 0: OPEN}[gain]
-    start = "SST-2, N = 20: CE+SCL (λ = 0.9, τ = 0.3, chosen of 1 of 4 combinations)"
+    start = "SST-2, N = 20: CE+SCL (λ = 0.9, τ = 0.3, chosen from 1 of 4 combinations)"
     assert sentence.startswith(f"{start} {said}")
 
 
@@ -113,14 +113,14 @@ def test_words_say_how_many_runs_learned_nothing(lost):
     }
     ((_, sentence),) = verdicts(results({**CE, **counts}))
     assert ("3 of 4 runs of CE+SCL" in sentence) == bool(lost)
-    assert ("Beware" in sentence) == bool(lost)
+    assert ("Caution" in sentence) == bool(lost)
 
 
 def test_words_say_what_is_not_known():
     assert verdicts(results(CE, sizes=[20, 100])) == [
         (
             UNKNOWN,
-            "Unknown, for no sample has finished with both losses: SST-2, N = 20; "
+            "Unknown, because no sample has finished with both losses: SST-2, N = 20; "
             "SST-2, N = 100.",
         )
     ]
@@ -151,8 +151,7 @@ def test_words_name_a_cell_once_where_no_loss_of_it_is_known(known, said):
 
 def test_failed_and_missing_runs_are_told():
     assert remarks(results(SCL | {("CE", None, None, 0): "died"})) == [
-        "Of 20 planned runs: 4 finished, 1 failed, 15 missing; the columns below say "
-        "where."
+        "Of 20 planned runs: 4 finished, 1 failed, 15 missing, as listed by cell below."
     ]
     full = make_table(losses={"CE": {"scl_lambda": 0}})
     assert remarks(summarize(full, attempts_of(full, CE))) == []
@@ -218,8 +217,8 @@ def test_signature_shows_what_differs():
     assert "|torch:2.13.0,2.14.0|" in line
     assert "|device:cpu,cuda|" in line
     assert line.endswith("|commit:01234567,01234567+")
-    assert unlike(records) == []
-    assert unlike(mixed) == [
+    assert mixed_settings(records) == []
+    assert mixed_settings(mixed) == [
         "device: cpu, cuda",
         "torch: 2.13.0, 2.14.0",
         "commit: 01234567, 01234567+",
