@@ -1,4 +1,4 @@
-"""``fairseq-scl quickstart``: the table ``conf/quickstart.yaml``, its data included."""
+"""``fairseq-scl quickstart``: run the table ``conf/quickstart.yaml`` end to end."""
 
 import argparse
 import shlex
@@ -36,7 +36,7 @@ BASELINE, TREATMENT = "CE", "CE+SCL"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options; their defaults are those of the table."""
+    """Add the verb's options, with the table's values as defaults."""
     table = load_table("quickstart")
     training, point = table.training, table.losses[TREATMENT]
     parser.add_argument(
@@ -44,22 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("data-bin/quickstart"),
         metavar="FOLDER",
-        help="folder for everything it makes; started again, it resumes there",
+        help="output folder for everything; run the command again to resume",
     )
     parser.add_argument(
         "--cache",
         type=Path,
         default=default_cache(),
         metavar="FOLDER",
-        help="folder of the downloads (86 MB); needed from the network only once",
+        help="folder for downloads (86 MB, downloaded once)",
     )
     for flag, default, help in (
         ("--samples", table.repetitions, "few-shot samples, each trained with both"),
-        ("--size", table.sizes[0], "sentences in a sample"),
-        ("--updates", training.updates, "parameter updates of a run"),
-        ("--validations", training.validations, "validations along a run"),
+        ("--size", table.sizes[0], "sentences per sample"),
+        ("--updates", training.updates, "parameter updates per run"),
+        ("--validations", training.validations, "validations per run"),
         ("--learning-rate", training.learning_rate, "peak learning rate"),
-        ("--scl-lambda", point["scl_lambda"][0], "weight of SCL, above 0 to 1"),
+        ("--scl-lambda", point["scl_lambda"][0], "weight of SCL, above 0 and up to 1"),
         ("--scl-temperature", point["scl_temperature"][0], "temperature of SCL"),
     ):
         parser.add_argument(flag, type=type(default), default=default, help=help)
@@ -67,14 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batching",
         choices=BATCHING,
         default=training.batching,
-        help="which examples share a batch, see docs/training.md",
+        help="how examples are grouped into batches, see docs/training.md",
     )
     add_device(parser, "train")
     add_precision(parser, "train")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prepare, train, and show the table, the pictures and the classifier."""
+    """Prepare the data, train, and write the report, the figures and a classifier."""
     table = _table(arguments)
     check_device(arguments.device, arguments.precision)
     with hold(arguments.output / LOCK, arguments.output):
@@ -93,17 +93,18 @@ def _run(arguments: argparse.Namespace, table: Table) -> int:
     machine = Machine(arguments.device, default_jobs(arguments.device))
     shared = {"device": arguments.device, "precision": arguments.precision}
     runs = planned_runs(table, data, models, {**shared, "keep_checkpoint": True})
-    _say(f"training {len(runs)} runs; one of them, as you would type it:")
+    _say(f"training {len(runs)} runs; the fairseq-train command of one of them:")
     _say(shlex.join(command(runs[-1], run_folder(output, runs[-1].name))))
     if train_table(output, table, data, models, runs, machine, retry_failed=True):
         return 1
     attempts = collect(output, runs)
     print(f"\n{sheet_as_markdown(_by_sample(table, attempts))}\n")
     _draw(output, table, attempts, arguments.device)
-    ranked = [(rank(outcome(a.record)), a.run) for a in attempts if a.record]
-    _, best = min(ranked, key=lambda pair: pair[0])
+    scored = [(rank(outcome(a.record)), a.run) for a in attempts if a.record]
+    ranked = [run for _, run in sorted(scored, key=lambda pair: pair[0])]
     classifier = arguments.output / "classifier"
-    _export(output, best, classifier)
+    _export(output, ranked[0], classifier)
+    _delete_checkpoints(output, ranked)
     print(f"the best model on validation data is in {classifier}; try it:")
     print(
         'echo "a gripping , beautifully acted film" | '
@@ -117,19 +118,19 @@ def _table(arguments: argparse.Namespace) -> Table:
     """Return the table with the values of the options.
 
     Raises:
-        InputError: one is not allowed.
+        InputError: a value is not allowed.
     """
     at_least(1, arguments, "samples", most=MOST_TIMES)
     at_least(1, arguments, "size", "updates", "validations")
     if arguments.validations > arguments.updates:
         raise InputError(
-            f"--validations is {arguments.validations}, more than --updates "
+            f"--validations is {arguments.validations}: it must be at most --updates "
             f"({arguments.updates})"
         )
     if not 0 < arguments.scl_lambda <= 1:
         raise InputError(
             f"--scl-lambda is {arguments.scl_lambda}: it must be above 0 and up to 1 "
-            "(0 is the CE run, which is always made)"
+            "(0 is CE, which is always trained, too)"
         )
     for name in ("learning_rate", "scl_temperature"):
         value = getattr(arguments, name)
@@ -150,7 +151,7 @@ def _table(arguments: argparse.Namespace) -> Table:
 
 
 def _by_sample(table: Table, attempts: list[Attempt]) -> Sheet:
-    """Lay out the test accuracy of every run, a column per sample."""
+    """Return the test accuracy of every run, one column per sample."""
     accuracies = {
         (a.run.cell["loss"], a.run.seed): outcome(a.record).test.accuracy
         for a in attempts
@@ -159,7 +160,7 @@ def _by_sample(table: Table, attempts: list[Attempt]) -> Sheet:
     samples = range(table.repetitions)
     return Sheet(
         "samples",
-        "Test accuracy of each sample in percent, at its best validation",
+        "Test accuracy in percent by sample, at the best validation",
         ("loss", *(f"sample {number}" for number in samples)),
         tuple(
             (loss, *(f"{accuracies[loss, number]:.1f}" for number in samples))
@@ -169,7 +170,7 @@ def _by_sample(table: Table, attempts: list[Attempt]) -> Sheet:
 
 
 def _draw(output: Path, table: Table, attempts: list[Attempt], device: str) -> None:
-    """Draw learning curves, and t-SNE of the test features of sample 0."""
+    """Draw learning curves, and a t-SNE figure of the test features for sample 0."""
     list_files([output / CURVES])
     records = {
         loss: [a.record for a in attempts if a.record and a.run.cell["loss"] == loss]
@@ -186,14 +187,33 @@ def _draw(output: Path, table: Table, attempts: list[Attempt], device: str) -> N
 
 
 def _export(output: Path, run: Run, model: Path) -> None:
-    """Make a model folder of the checkpoint of a run."""
+    """Export the checkpoint of a run to a model folder."""
     checkpoint = run_folder(output, run.name) / BEST
     if not checkpoint.is_file():
         raise InputError(
-            f"{checkpoint} is missing: delete {checkpoint.parent} as well to train it "
+            f"{checkpoint} is missing: delete {checkpoint.parent} to train the run "
             "again"
         )
     export_classifier(checkpoint, run.data, model)
+
+
+def _delete_checkpoints(output: Path, ranked: list[Run]) -> None:
+    """Delete the checkpoints that are neither of sample 0 nor the best of a loss.
+
+    Sample 0 is in the figure, and the best runs are those that can be exported. The
+    best run of the first k samples is kept for every k, since ``--samples`` may change.
+
+    Args:
+        output: the results folder.
+        ranked: the finished runs, the best first.
+    """
+    lowest: dict[str, int] = {}  # lowest sample of the better runs, by loss
+    for run in ranked:
+        loss = run.cell["loss"]
+        if run.seed > lowest.get(loss, run.seed):
+            (run_folder(output, run.name) / BEST).unlink(missing_ok=True)
+        else:
+            lowest[loss] = run.seed
 
 
 def _say(message: str) -> None:

@@ -16,6 +16,7 @@ from fairseq_scl.data.texts import read_split
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import quickstart, sweep
 from fairseq_scl.experiments.results_folder import BEST, read_record
+from fairseq_scl.experiments.selection import outcome, rank
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode, probabilities
@@ -195,8 +196,16 @@ def test_the_classifier_is_the_run_that_is_best_on_validation(first):
 
 def test_models_for_the_picture_are_those_of_the_first_sample(first):
     assert first.files_of("models") == list(LOSSES)
-    for name in RUNS:
-        assert BEST in first.files_of("runs", name)
+
+
+def test_only_checkpoints_that_are_needed_stay(first):
+    found = records(first)
+    needed = set()
+    for zero, one in (RUNS[:2], RUNS[2:]):
+        is_better = rank(outcome(found[one])) < rank(outcome(found[zero]))
+        needed |= {zero, one} if is_better else {zero}
+    left = {path.parent.name for path in first.output.glob(f"runs/*/{BEST}")}
+    assert left == needed
 
 
 def test_the_classifier_answers_as_printed(again, capfd, tmp_path):
@@ -325,12 +334,12 @@ def test_two_at_a_time_into_one_folder_are_refused(again, capfd):
         (["--updates", "-3"], "--updates is -3: it must be at least 1"),
         (
             ["--validations", "9", "--updates", "8"],
-            "--validations is 9, more than --updates (8)",
+            "--validations is 9: it must be at most --updates (8)",
         ),
         (
             ["--scl-lambda", "0"],
-            "--scl-lambda is 0.0: it must be above 0 and up to 1 (0 is the CE run, "
-            "which is always made)",
+            "--scl-lambda is 0.0: it must be above 0 and up to 1 (0 is CE, which "
+            "is always trained, too)",
         ),
         (["--scl-temperature", "nan"], "--scl-temperature is nan: it must be above 0"),
         (["--learning-rate", "inf"], "--learning-rate is inf: it must be above 0"),
