@@ -1,4 +1,4 @@
-"""``fairseq-scl VERB``: one file a verb; parsing and printing only."""
+"""``fairseq-scl VERB``: one file per verb, argument parsing and printing only."""
 
 import argparse
 import importlib
@@ -23,22 +23,22 @@ from fairseq_scl.compat.versions import import_problems, problems
 from fairseq_scl.errors import InputError
 
 VERBS = {
-    "analyze": "measure representations of encoder and model folders, and probe them",
-    "backtranslate": "make new training examples by translating there and back",
-    "convert": "turn a Hugging Face encoder or classifier into a folder for fairseq",
-    "doctor": "print versions and what is wrong with this installation",
-    "download": "fetch the official files of the paper's tasks",
-    "exits": "measure accuracy against speed of multi-exit model folders",
-    "export": "make a model folder, or one for Hugging Face, from a checkpoint",
-    "figure": "draw t-SNE of the features of model folders, as Figures 2 and 3",
+    "analyze": "measure the representations of encoders and models, and probe them",
+    "backtranslate": "generate training examples by back-translation",
+    "convert": "convert a Hugging Face encoder or classifier to a folder for fairseq",
+    "doctor": "print versions and check the installation for problems",
+    "download": "download the official files of the paper's tasks",
+    "exits": "measure accuracy and speed of multi-exit model folders",
+    "export": "create a model folder, or one for Hugging Face, from a checkpoint",
+    "figure": "draw t-SNE of the features of model folders, as in Figures 2 and 3",
     "noise": "measure how far back-translations are from their sources",
     "predict": "label sentences or sentence pairs with a model folder",
-    "prepare": "make a data folder for fairseq-train from labeled text files",
+    "prepare": "create a data folder for fairseq-train from labeled text files",
     "quickstart": "compare CE with CE + SCL on real sentences, end to end",
-    "report": "write the tables and figures of what 'fairseq-scl run' made",
-    "run": "train all runs of a table, or what is missing of them",
+    "report": "write the tables and figures for the results of 'fairseq-scl run'",
+    "run": "train all unfinished runs of a table",
     "translation": "do one step of scripts/train_translation.sh",
-    "user-dir": "print the folder to give to fairseq-train --user-dir",
+    "user-dir": "print the folder for fairseq-train --user-dir",
 }
 WITHOUT_FAIRSEQ = ("doctor", "user-dir")
 
@@ -47,18 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Args:
-        argv: the arguments after ``fairseq-scl``; those of the process by default.
+        argv: the arguments after ``fairseq-scl``; by default those of the process.
 
     Returns:
-        the exit status: 0, 1 (done, but something was found wrong, or a bug), 2 (bad
-        input), 130 (interrupted) or 141 (the reader of the output went away).
+        the exit status: 0, 1 (the verb found a problem, or a bug), 2 (bad input), 130
+        (interrupted) or 141 (the output was closed by its reader).
     """
     open_standard_streams()
     try:
         try:
             return _run(sys.argv[1:] if argv is None else list(argv))
         finally:
-            sys.stdout.flush()  # here, so that a full disk is a sentence, too
+            sys.stdout.flush()  # here, so that a full disk is reported as an error
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except BrokenPipeError:
@@ -90,7 +90,7 @@ def _run(argv: list[str]) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the process at once: imports turn it into errors of their own."""
+    """Exit at once on Ctrl-C, which imports may turn into other errors."""
     handler = signal.getsignal(signal.SIGINT)
     ours = handler is signal.default_int_handler
     ours &= threading.current_thread() is threading.main_thread()
@@ -104,7 +104,7 @@ def _interruptible() -> Iterator[None]:
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show defaults, but not where there is none, as ``(default: None)``."""
+    """Show defaults, except empty ones such as ``(default: None)``."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, "", []):
@@ -129,7 +129,7 @@ def _parse(argv: list[str], verb: str | None) -> argparse.Namespace:
             description=text[0].upper() + text[1:] + ".",
             formatter_class=_HelpFormatter,
         )
-        # Only the chosen verb is imported: doctor must work where the others cannot.
+        # Import only the chosen verb: doctor must work if others cannot be imported.
         if name == verb:
             with _interruptible():
                 module = importlib.import_module(
@@ -141,7 +141,7 @@ def _parse(argv: list[str], verb: str | None) -> argparse.Namespace:
 
 
 def _bad_word(argv: Sequence[str]) -> str | None:
-    """Tell which argument no option can take: an empty one, or one not in UTF-8."""
+    """Return an error message if an argument is empty or not UTF-8."""
     for before, word in zip(["", *argv], argv, strict=False):
         if not word:
             return f"the argument after {before!r} is empty: is a variable not set?"

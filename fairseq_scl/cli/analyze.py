@@ -24,31 +24,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(
         parser,
         done="measured",
-        model="encoder folder (before fine-tuning) or model folder (after), given once "
-        "for each",
-        files="Markdown file to write; a JSON file of that name comes beside it. As "
-        "analysis.md in a folder of results, its encoders stand in the report",
+        model="encoder folder (before fine-tuning) or model folder (after); repeatable",
+        files="Markdown file to write, along with a JSON file of the same name. If it "
+        "is analysis.md in a results folder, the report includes its encoders",
     )
     parser.add_argument(
         "--probe",
         action="append",
         default=[],
         metavar="NAME=FOLDER",
-        help="data folder of another task: a logistic regression on the frozen "
-        "features of each model is trained and tested there",
+        help="data folder of another task on which to train and test a logistic "
+        "regression on the frozen features of each model; repeatable",
     )
     parser.add_argument(
         "--top",
         type=int,
         default=TOP,
         metavar="K",
-        help="largest singular values whose means are taken",
+        help="number of largest singular values to average",
     )
     add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, and print the tables."""
+    """Measure the models, write the files and print the tables."""
     files = files_to_write(arguments.to, ".md", ".json")
     at_least(1, arguments, "top")
     models = named_folders("--model", arguments.model)

@@ -40,7 +40,7 @@ KNOWN = ("outputs", "examples", "copies")
 
 @dataclass(frozen=True)
 class _Input:
-    """What is augmented, under the name of its file."""
+    """Examples to augment, and the name of their output file."""
 
     name: str
     examples: list[Example]
@@ -55,28 +55,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FOLDER",
-        help="data folders that 'fairseq-scl prepare' wrote; their training sentences "
+        help="data folders written by 'fairseq-scl prepare' whose training sentences "
         "are augmented",
     )
     source.add_argument(
         "--table",
         type=Path,
         metavar="FILE",
-        help="your own .tsv, .csv or .jsonl with named columns, needs --columns",
+        help="your own .tsv, .csv or .jsonl with named columns; needs --columns",
     )
     parser.add_argument(
         "--columns",
         nargs="+",
         metavar="NAME",
-        help="with --table: one or two columns of texts, then that of the label",
+        help="with --table: one or two text columns, followed by the label column",
     )
     parser.add_argument(
         "--to",
         required=True,
         type=Path,
         metavar="FOLDER",
-        help="folder of the augmented files, NAME-bt0.3.jsonl with a record beside it; "
-        "a file that is there is not made again",
+        help="output folder for NAME-bt0.3.jsonl and a record of each such file; "
+        "existing files are kept",
     )
     _add_models(parser.add_argument_group("models"))
     _add_sampling(parser.add_argument_group("sampling"))
@@ -89,12 +89,12 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
             f"--{way}",
             required=True,
             metavar="MODEL[:MODEL...]",
-            help=f"models {text}, several as an ensemble: files of fairseq-train, or "
-            "folders as fairseq publishes them (all *.pt, dict.en.txt, dict.de.txt, "
-            "BPE codes), or wmt18 or wmt19, which are downloaded"
+            help=f"models {text}, several as an ensemble: checkpoints of fairseq-train,"
+            " folders as published by fairseq (all *.pt, dict.en.txt, dict.de.txt, BPE "
+            "codes), or wmt18 or wmt19 to download them"
             + (
-                "; no WMT'18 model from German to English was ever published: wmt19's "
-                "single model is the usual one, scripts/train_wmt18_de_en.sh trains one"
+                ". A WMT'18 model from German to English was never published: use "
+                "wmt19's single model, or train one with scripts/train_wmt18_de_en.sh"
                 if way == "backward"
                 else ""
             ),
@@ -103,17 +103,21 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
         "--models-from",
         type=Path,
         metavar="FOLDER",
-        help="for wmt18 and wmt19: where their archives are, instead of downloading",
+        help="folder with the archives of wmt18 and wmt19, instead of a download",
     )
     group.add_argument(
-        "--language", default="en", metavar="LANG", help="of the sentences"
-    )
-    group.add_argument("--pivot", default="de", metavar="LANG", help="other language")
-    group.add_argument(
-        "--tokenizer", choices=TOKENIZERS, help="what cuts words before BPE"
+        "--language", default="en", metavar="LANG", help="language of the sentences"
     )
     group.add_argument(
-        "--bpe", choices=BPES, help="of the models (default: by the files beside them)"
+        "--pivot", default="de", metavar="LANG", help="the other language"
+    )
+    group.add_argument(
+        "--tokenizer", choices=TOKENIZERS, help="word tokenizer to apply before BPE"
+    )
+    group.add_argument(
+        "--bpe",
+        choices=BPES,
+        help="BPE of the models (default: detected from the files beside them)",
     )
 
 
@@ -124,36 +128,41 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
         type=float,
         default=[0.3, 0.5, 0.7, 0.9],
         metavar="T",
-        help="of the sampling, a file for each; the defaults are the paper's",
+        help="sampling temperatures, one file each; the defaults are the paper's",
     )
     group.add_argument(
         "--temperature-backward",
         type=float,
         metavar="T",
-        help="of the way back (default: the same)",
+        help="sampling temperature of the backward models (default: the same)",
     )
     group.add_argument(
-        "--copies", type=int, default=3, metavar="N", help="new examples for each"
+        "--copies", type=int, default=3, metavar="N", help="new examples per example"
     )
-    group.add_argument("--seed", type=int, default=0, help="of all random choices")
+    group.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     choice = group.add_mutually_exclusive_group()
     choice.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="sample among the K best"
+        "--top-k",
+        type=int,
+        default=0,
+        metavar="K",
+        help="sample from the K most likely tokens",
     )
     choice.add_argument(
         "--top-p",
         type=float,
         default=0.0,
         metavar="P",
-        help="sample among the best that together have probability P",
+        help="sample from the most likely tokens whose probabilities add up to P",
     )
     choice.add_argument(
         "--beam",
         type=int,
         default=0,
         metavar="N",
-        help="beam search, no sampling: the copies are its best hypotheses; without "
-        "any of the three the whole distribution is sampled, as in the paper",
+        help="beam search instead of sampling; the copies are its best hypotheses. By "
+        "default, without these three options, the whole distribution is sampled as in "
+        "the paper",
     )
 
 
@@ -163,14 +172,15 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=MAX_TOKENS,
         metavar="N",
-        help="pieces in a batch with padding and copies; does not change the files",
+        help="tokens per batch, including padding and copies; does not affect the "
+        "output",
     )
     add_device(group)
     add_precision(group)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the augmented files, one for each input and temperature."""
+    """Write the augmented files, one per input and temperature."""
     _check(arguments)
     inputs = _inputs(arguments)
     remove_leftovers(arguments.to)
@@ -191,7 +201,7 @@ def run(arguments: argparse.Namespace) -> int:
     left = [item for item in wanted if not finished(item[0], item[1])]
     for target, plan, _ in wanted:
         if finished(target, plan):
-            print(f"{target}: is there already", flush=True)
+            print(f"{target}: already exists", flush=True)
     if not left:
         return 0
     forward, backward = (
@@ -230,13 +240,13 @@ def _check(arguments: argparse.Namespace) -> None:
     for value in temperatures:
         if not 0.01 <= value <= 100:
             raise InputError(
-                f"a temperature is {value:g}: it must be from 0.01 (nearly the best "
-                "piece each time) to 100"
+                f"a temperature is {value:g}: it must be from 0.01 (nearly always the "
+                "most likely token) to 100"
             )
         if float(f"{value:g}") != value:
             raise InputError(
-                f"a temperature is {value!r}: the name of its file has room for six "
-                f"digits, {value:g}"
+                f"a temperature is {value!r}: use at most six digits, as file names "
+                f"do: {value:g}"
             )
     at_least(1, arguments, "copies", most=MOST_TIMES)
     at_least(0, arguments, "beam", most=MOST_TIMES)
@@ -253,14 +263,14 @@ def _inputs(arguments: argparse.Namespace) -> list[_Input]:
         table = own_table(arguments.table, arguments.columns, keep_all=True)
         examples = [example for _, example in table]
         if not examples:
-            raise InputError(f"{arguments.table} has no row")
+            raise InputError(f"{arguments.table} has no rows")
         return [_Input(arguments.table.stem, examples, table.left_out)]
     names = Counter(folder.resolve().name for folder in arguments.sample)
     for name, count in names.items():
         if count > 1:
             raise InputError(
-                f"--sample has {count} folders called {name}, whose files would have "
-                "the same name in --to: augment the tasks one by one"
+                f"--sample has {count} folders named {name}, whose output files would "
+                "have the same name: augment the tasks one by one"
             )
     return [
         _Input(folder.resolve().name, read_examples(folder, "train"), {})
@@ -295,7 +305,7 @@ def _tell(target: Path, record: BackTranslationRecord) -> None:
 
 
 def _name_troubles(record: BackTranslationRecord, given: _Input) -> None:
-    """Name the examples that were not in order, the first few of each kind."""
+    """Print which examples had problems, the first few of each kind."""
     for note, count in given.notes.items():
         print(f"fairseq-scl: {_examples(count)} {note}", file=sys.stderr)
     for trouble, origins in {**record.origins, **record.sources}.items():

@@ -12,9 +12,9 @@ from fairseq_scl.inference.huggingface import convert_classifier
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.epilog = (
-        "Encoders may be BERT-shaped (WordPiece) or RoBERTa-shaped (GPT-2 BPE). Final "
-        "hidden states stay the same. fairseq has no token types: a pair is read with "
-        "all token types 0."
+        "Supports BERT-like encoders (WordPiece) and RoBERTa-like encoders (GPT-2 BPE)."
+        " Final hidden states stay the same. fairseq does not support token types, so "
+        "pairs are read with all token types 0."
     )
     parser.add_argument(
         "--from",
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         default=argparse.SUPPRESS,
         help="Hugging Face folder with config.json, model.safetensors or "
-        "pytorch_model.bin (or the .index.json of their parts), and vocab.txt, or "
+        "pytorch_model.bin (or the .index.json of their shards), and vocab.txt, or "
         "vocab.json and merges.txt, or tokenizer.json; instead of the next three",
     )
     parser.add_argument(
@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FILE",
         default=argparse.SUPPRESS,
-        help="vocab.txt, or vocab.json and merges.txt, or tokenizer.json; settings of "
-        "the tokenizer are read from files beside it",
+        help="vocab.txt, or vocab.json and merges.txt, or tokenizer.json; tokenizer "
+        "settings are read from files in the same folder",
     )
     case = parser.add_mutually_exclusive_group()
     case.add_argument(
@@ -55,15 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="lowercase",
         action="store_false",
         default=argparse.SUPPRESS,
-        help="a WordPiece vocabulary keeps upper case (without --cased and --uncased: "
-        "what tokenizer_config.json or tokenizer.json beside it says)",
+        help="keep upper case in WordPiece (without --cased and --uncased: as set in "
+        "tokenizer_config.json or tokenizer.json in the same folder)",
     )
     case.add_argument(
         "--uncased",
         dest="lowercase",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="text is turned to lower case",
+        help="convert text to lower case",
     )
     parser.add_argument(
         "--to",
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, and print what was written and what fairseq-train needs for it."""
+    """Convert, and print a summary and the flags for fairseq-train."""
     source, lowercase = _source(arguments), getattr(arguments, "lowercase", None)
     if arguments.pair and not arguments.classifier:
         raise InputError("--pair goes with --classifier")
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"symbols, at most {shape.max_positions} tokens"
     )
     if done.unused_rows:
-        print(f"left out: {done.unused_rows} rows of the embedding without a piece")
+        print(f"left out: {done.unused_rows} embedding rows without a token")
     if done.task_head:
         print(
             f"left out: the task head ({', '.join(done.task_head)}); --classifier "
@@ -109,9 +109,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if added := done.tokenizer.settings.added_tokens:
         names = ", ".join(token.content for token in added)
-        print(f"added tokens, which fairseq's own --bpe does not know: {names}")
+        print(f"added tokens, which fairseq's own --bpe does not support: {names}")
     if not done.language_model_head:
-        print("no language model head in the source: lm_head is a placeholder")
+        print("the source lacks a language model head: lm_head is a placeholder")
     flags = {
         "--arch": shape.architecture,
         "--encoder-layers": shape.layers,
@@ -153,7 +153,7 @@ def _source(arguments: argparse.Namespace) -> Path | EncoderFiles:
     given = [f"--{name}" for name in parts if name in found]
     missing = [f"--{name}" for name in parts if name not in found]
     if "source" in found and given:
-        raise InputError(f"--from and {given[0]} exclude each other: give one of them")
+        raise InputError(f"--from and {given[0]} are both given: give one of them")
     if "source" in found:
         return Path(found["source"])
     if missing:

@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print versions and each problem with its remedy; return 1 if there are any."""
+    """Print versions, and problems with their fixes; return 1 if there are any."""
     versions, found = doctor_report()
     width = max(len(name) for name, _ in versions)
     for name, version in versions:
@@ -18,5 +18,5 @@ def run(arguments: argparse.Namespace) -> int:
     for problem in found:
         print(f"problem: {problem}")
     if not found:
-        print("no problem found")
+        print("no problems found")
     return 1 if found else 0

@@ -1,4 +1,4 @@
-"""How a command ends: with its status, or with one sentence about what went wrong."""
+"""How a command ends: with an exit status, or with a one-sentence error message."""
 
 import io
 import os
@@ -11,14 +11,16 @@ REPORT = (
     "this is a bug: please report it to the issue tracker of fairseq-scl, with the "
     "command, the lines above and what 'fairseq-scl doctor' prints"
 )
-OUT_OF_MEMORY = "OutOfMemoryError"  # PyTorch's, known by name: torch may not be loaded
+OUT_OF_MEMORY = (
+    "OutOfMemoryError"  # PyTorch's; by name, because torch may not be loaded
+)
 
 
 def open_standard_streams() -> None:
-    """Make stdout and stderr UTF-8, and open those streams that the caller closed.
+    """Make stdout and stderr UTF-8, and open the streams that the caller closed.
 
-    The next file that is opened would become a stream that was closed. In its place
-    stands one whose use fails, as with ``cat <&-``; what goes to stderr is lost.
+    Otherwise, the next file opened would take the place of a closed stream. Using the
+    replacement fails, as with ``cat <&-``; output to stderr is lost.
     """
     for number, (name, mode) in enumerate(
         (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
@@ -27,7 +29,7 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             wrong = (os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)[number]
-            os.open(os.devnull, wrong)  # gets the lowest number that is free
+            os.open(os.devnull, wrong)  # takes the lowest free number
         if getattr(sys, name) is None:
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
@@ -40,7 +42,7 @@ def open_standard_streams() -> None:
 
 
 def discard_output() -> None:
-    """Let what stdout cannot take go nowhere: Python flushes it once more at exit."""
+    """Discard output that stdout cannot take, since Python flushes it again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -48,18 +50,18 @@ def discard_output() -> None:
 
 
 def fail(message: str, status: int) -> int:
-    """Print a line to stderr, if it is still there, and return the status."""
+    """Print a line to stderr, if that is possible, and return the status."""
     with suppress(OSError):
-        line = " ".join(message.splitlines())  # those of libraries have several
+        line = " ".join(message.splitlines())  # messages of libraries may have several
         print(f"fairseq-scl: {line}", file=sys.stderr, flush=True)
     return status
 
 
 def sentence_of(error: Exception) -> str | None:
-    """Return one sentence about an error that users can cause, ``None`` for a bug.
+    """Return a one-sentence message for a user's error, ``None`` for a bug.
 
     Args:
-        error: what a verb raised.
+        error: the exception that a verb raised.
     """
     if isinstance(error, InputError):
         return str(error)
@@ -73,12 +75,9 @@ def sentence_of(error: Exception) -> str | None:
         where = " -> ".join(names) or "standard input, standard output or a file"
         return f"cannot use {where}: {reason}"
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
-        return str(error)  # of pathlib, before Python 3.13
+        return str(error)  # from pathlib, before Python 3.13
     if isinstance(error, UnicodeDecodeError):
-        return (
-            f"a file that should be text in UTF-8 is not: {error.reason}, "
-            f"byte {error.start + 1}"
-        )
+        return f"a text file is not valid UTF-8: {error.reason}, byte {error.start + 1}"
     if isinstance(error, UnicodeEncodeError):
         bad = error.object[error.start : error.end]
         return f"a text or name cannot be written as {error.encoding}: {bad!a}"
@@ -87,7 +86,7 @@ def sentence_of(error: Exception) -> str | None:
         and ("allocate memory" in str(error) or type(error).__name__ == OUT_OF_MEMORY)
     ):
         return (
-            "not enough memory: give the command less at a time, such as a smaller "
-            "batch, or use a machine that has more"
+            "out of memory: lower the size of a batch or buffer, or use a machine with "
+            "more memory"
         )
     return None

@@ -22,11 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add_split(
         parser,
-        done="labelled",
-        model="model folder of a curve, of a model with several exits; given once for "
-        "each",
-        files="PNG file to write; a PDF, a Markdown and a JSON file of that name come "
-        "beside it",
+        done="labeled",
+        model="model folder with several exits, one curve each; repeatable",
+        files="PNG file to write, along with PDF, Markdown and JSON files of the same "
+        "name",
     )
     parser.add_argument(
         "--thresholds",
@@ -39,21 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=5,
         metavar="N",
-        help="times that everything is measured; medians are shown",
+        help="number of measurements; medians are shown",
     )
     parser.add_argument(
         "--max-tokens",
         type=int,
         default=4096,
         metavar="N",
-        help="tokens in a batch, padding included",
+        help="tokens per batch, including padding",
     )
     parser.add_argument(
         "--clock",
         choices=tuple(CLOCKS),
         default="wall",
-        help="time by the wall, or cpu: the processor time of this process, for a "
-        "machine that is busy with other work",
+        help="wall time, or the processor time of this process (cpu) on a machine that "
+        "is busy with other work",
     )
     add_device(parser)
 
@@ -64,7 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     at_least(1, arguments, "repeats", most=MOST_TIMES)
     at_least(1, arguments, "max_tokens")
     if arguments.clock == "cpu" and arguments.device != "cpu":
-        raise InputError("--clock cpu does not see what a GPU does: use --device cpu")
+        raise InputError(
+            "--clock is cpu, which does not measure work on a GPU: use --device cpu"
+        )
     models = named_folders("--model", arguments.model)
     for folder in {arguments.data, *models.values()}:
         verify(folder)
@@ -96,5 +97,5 @@ def _thresholds(value: str) -> list[float]:
         return [float(word) for word in value.split(",")]
     except ValueError as error:
         raise InputError(
-            f"--thresholds is {value!r}: it must be numbers with commas between them"
+            f"--thresholds is {value!r}: it must be numbers separated by commas"
         ) from error

@@ -31,13 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="checkpoint of fairseq-train, as checkpoint_best.pt; needs --data",
+        help="checkpoint of fairseq-train (checkpoint_best.pt); needs --data",
     )
     source.add_argument(
         "--results",
         type=Path,
         metavar="FOLDER",
-        help="results of 'fairseq-scl run --keep-checkpoints': the best model of them",
+        help="results folder of 'fairseq-scl run --keep-checkpoints'; exports its best "
+        "model",
     )
     source.add_argument(
         "--model",
@@ -56,25 +57,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="with --checkpoint: data folder that it was trained on",
+        help="with --checkpoint: data folder that the model was trained on",
     )
     parser.add_argument(
         "--encoder",
         type=Path,
         metavar="FOLDER",
-        help="with --data from fairseq-preprocess: encoder folder whose tokenizer made "
-        "its text",
+        help="with --data from fairseq-preprocess: encoder folder with the tokenizer "
+        "used for its text",
     )
     parser.add_argument(
         "--only",
         default="",
         metavar="CHOICE",
-        help="with --results: of which cell and loss, as 'task=SST-2,n=20,loss=CE+SCL'",
+        help="with --results: choose cell and loss, 'task=SST-2,n=20,loss=CE+SCL'",
     )
     parser.add_argument(
         "--encoder-only",
         action="store_true",
-        help="write an encoder folder, to train on from with a fresh head",
+        help="write an encoder folder for further training with a new head",
     )
     parser.add_argument(
         "--to",
@@ -99,11 +100,15 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.results is not None:
         if data is not None:
-            raise InputError("--data goes with --checkpoint; --results knows its data")
+            raise InputError(
+                "--data goes with --checkpoint; --results includes its data folder"
+            )
         checkpoint, data = _best(arguments.results, arguments.only)
         print(f"the best run is {checkpoint.parent.name}")
     elif data is None:
-        raise InputError("--checkpoint needs --data, the folder it was trained on")
+        raise InputError(
+            "--checkpoint needs --data, the data folder that it was trained on"
+        )
     elif arguments.only:
         raise InputError(f"--only {arguments.only!r} goes with --results")
     noted = _noted(checkpoint) if arguments.results is not None else {}
@@ -137,7 +142,7 @@ def _warn(remarks: Sequence[str]) -> None:
 
 
 def _noted(checkpoint: Path) -> dict[str, Any]:
-    """Return what the record of a run tells of its training."""
+    """Return settings and results from a run's record, for the model folder."""
     record = read_record(checkpoint.parent)
     if record is None:
         return {}
@@ -152,21 +157,21 @@ def _noted(checkpoint: Path) -> dict[str, Any]:
 
 
 def _best(results: Path, only: str) -> tuple[Path, Path]:
-    """Return checkpoint and data folder of the best run."""
+    """Return the checkpoint and the data folder of the best run."""
     table, data, models = read_table(results)
     chosen = choose(planned_runs(table, data, models), only)
     cells = summarize(table, collect(results, chosen)).cells
     best = best_attempt([loss for cell in cells for loss in cell.losses.values()])
     if best is None:
         raise InputError(
-            f"--only {only!r} does not tell one best model of {results}: name task, n "
-            "and loss of finished runs, and lambda and tau where some of the grid are "
-            "missing"
+            f"--only {only!r} leaves more than one candidate for the best model in "
+            f"{results}, or none: give task, n and loss of finished runs, and lambda "
+            "and tau if part of the grid is missing"
         )
     checkpoint = run_folder(results, best.run.name) / BEST
     if not checkpoint.is_file():
         raise InputError(
-            f"{checkpoint} is missing: delete {checkpoint.parent} and run it again "
-            "with --keep-checkpoints"
+            f"{checkpoint} is missing: delete {checkpoint.parent} and train the run "
+            "again with --keep-checkpoints"
         )
     return checkpoint, best.run.data

@@ -16,17 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(
         parser,
         done="drawn",
-        model="model folder of a panel, given once for each: CE=… and CE+SCL=… side by "
-        "side; 20:CE=…, 100:CE=… one above the other",
-        files="PNG file to write; a PDF and a JSON file of that name come beside it",
+        model="model folder of a panel (repeatable): CE=… and CE+SCL=… are side by "
+        "side, 20:CE=… and 100:CE=… one above the other",
+        files="PNG file to write, along with PDF and JSON files of the same name",
         form="[ROW:]NAME=FOLDER",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of t-SNE")
+    parser.add_argument("--seed", type=int, default=0, help="seed of t-SNE")
     parser.add_argument(
         "--perplexity",
         type=float,
         default=30.0,
-        help="of t-SNE; lowered where there are few examples",
+        help="perplexity of t-SNE; lowered if there are few examples",
     )
     add_device(parser)
 
@@ -60,10 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _models(given: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """Return model folders by row and name; a row that is a number becomes ``N = 20``.
+    """Return model folders by row and name; a numeric row becomes ``N = 20``.
 
     Raises:
-        InputError: one is not ``NAME=FOLDER``, or a panel is given twice.
+        InputError: a value is not ``[ROW:]NAME=FOLDER``, or a panel is given twice.
     """
     models: dict[tuple[str, str], Path] = {}
     for value in given:

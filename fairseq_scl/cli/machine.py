@@ -1,4 +1,4 @@
-"""The options of ``fairseq-scl run`` that say where to train."""
+"""Options of ``fairseq-scl run`` about the machine to train on."""
 
 import argparse
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ class Machine:
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        jobs: runs at a time on this machine, or Slurm jobs at a time.
-        slurm: what to ask of Slurm; ``None`` for this machine.
+        jobs: number of parallel runs on this machine, or of concurrent Slurm jobs.
+        slurm: resources to request from Slurm; ``None`` to train on this machine.
     """
 
     device: str
@@ -42,9 +42,9 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="runs at a time (default: on GPUs their number times --jobs-per-gpu, on "
+        help="parallel runs (default: on GPUs their number times --jobs-per-gpu, on "
         "the CPU one per processor, or processors / OMP_NUM_THREADS if that is set); "
-        "with --executor slurm jobs at a time (default: 1)",
+        "with --executor slurm, concurrent jobs (default: 1)",
     )
     group.add_argument(
         "--jobs-per-gpu",
@@ -53,25 +53,25 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         help="runs that share a GPU (default: 1)",
     )
     add_device(group, "train")
-    parser.set_defaults(device=None)  # on Slurm it depends on what is asked for
+    parser.set_defaults(device=None)  # on Slurm it depends on the requested resources
     add_precision(group, "train")
     group.add_argument(
         "--executor",
         choices=("local", "slurm"),
         default="local",
-        help="processes of this machine, or jobs of a Slurm cluster",
+        help="train in processes on this machine, or in jobs on a Slurm cluster",
     )
     _add_slurm(parser.add_argument_group("with --executor slurm, see docs/slurm.md"))
 
 
 def _add_slurm(group: argparse._ArgumentGroup) -> None:
     default = SlurmSettings(jobs=1)
-    group.add_argument("--slurm-partition", metavar="NAME", help="where jobs go")
+    group.add_argument("--slurm-partition", metavar="NAME", help="partition of jobs")
     for name, what in (
-        ("minutes", "time limit of a job; the longest run must fit"),
-        ("cpus", "processors of a job"),
-        ("gpus", "GPUs of a job"),
-        ("memory_gb", "memory of a job"),
+        ("minutes", "time limit per job; the longest run must fit"),
+        ("cpus", "processors per job"),
+        ("gpus", "GPUs per job"),
+        ("memory_gb", "memory per job"),
     ):
         group.add_argument(
             f"--slurm-{name.replace('_', '-')}",
@@ -85,14 +85,14 @@ def _add_slurm(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="LINE",
-        help="shell line at the start of a job, as 'module load cuda'",
+        help="shell line to run at the start of a job, such as 'module load cuda'",
     )
     group.add_argument(
         "--slurm-option",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="another option of sbatch, as account=me or qos=low",
+        help="further sbatch option, such as account=me or qos=low",
     )
 
 
@@ -100,8 +100,8 @@ def find_machine(arguments: argparse.Namespace) -> Machine:
     """Return where to train, by default on all GPUs if there are any.
 
     Raises:
-        InputError: an option has a value that is not allowed, or does not fit another;
-            there is no such device, or it lacks the precision.
+        InputError: an option has an invalid value or contradicts another, or the device
+            is missing or does not support the precision.
     """
     at_least(1, arguments, "jobs", "jobs_per_gpu", most=MOST_TIMES)
     slurm = _slurm_settings(arguments) if arguments.executor == "slurm" else None
@@ -120,13 +120,13 @@ def find_machine(arguments: argparse.Namespace) -> Machine:
 
 
 def describe(machine: Machine) -> str:
-    """Say in which places runs are trained, one per line."""
+    """Describe where runs are trained, one line per GPU worker."""
     if machine.slurm is not None:
         gpus = machine.slurm.gpus
-        return f"up to {machine.jobs} Slurm jobs, --slurm-gpus of each: {gpus}"
+        return f"up to {machine.jobs} Slurm jobs, GPUs per job: {gpus}"
     if machine.device == "cpu":
         threads = threads_each(machine.jobs)
-        return f"{machine.jobs} workers on the CPU, threads of each: {threads}"
+        return f"{machine.jobs} workers on the CPU, threads per worker: {threads}"
     plan = worker_environments(machine.device, machine.jobs)
     if not plan:
         return "there is no GPU on this machine"
@@ -146,8 +146,8 @@ def _device(given: str | None, slurm: SlurmSettings | None) -> str:
     )
     if given == "cuda" and not asked:
         raise InputError(
-            "--device is cuda, but --slurm-gpus is 0: ask for at least 1, or for a "
-            "kind of GPU with --slurm-option gres=gpu:KIND:1"
+            "--device is cuda, but --slurm-gpus is 0: request at least 1, or a kind of "
+            "GPU with --slurm-option gres=gpu:KIND:1"
         )
     return given or ("cuda" if asked else "cpu")
 

@@ -35,26 +35,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="what 'fairseq-scl backtranslate' wrote (TASK/NAME-bt0.3.jsonl), or "
-        "folders of such files; those of one task and temperature count together",
+        help="output files of 'fairseq-scl backtranslate' (TASK/NAME-bt0.3.jsonl), or "
+        "folders with them; files of the same task and temperature are combined",
     )
     parser.add_argument(
         "--to",
         type=Path,
         metavar="FOLDER",
-        help="write noise.md, noise.csv and noise.json there; the page of a table "
-        "shows what lies in the folder of its results",
+        help="output folder for noise.md, noise.csv and noise.json; the HTML report of "
+        "a table includes those in its results folder",
     )
     parser.add_argument(
         "--html",
         action="store_true",
-        help="with --to: write noise.html too, one page for any browser",
+        help="with --to: also write noise.html, a self-contained page",
     )
     parser.add_argument(
         "--temperatures",
         nargs="+",
         metavar="T",
-        help="of the sentences that are shown beside their originals, as in Table 6 "
+        help="temperatures of the sentences shown with their originals, as in Table 6 "
         "(default: the lowest and the highest)",
     )
     parser.add_argument(
@@ -62,25 +62,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=2,
         metavar="N",
-        help="originals of each task that are shown",
+        help="number of originals shown per task",
     )
     parser.add_argument(
         "--encoder",
         type=Path,
         metavar="FOLDER",
-        help="encoder folder: measure how like the meanings are too, by the cosine of "
-        "sentence embeddings; best one that was trained to compare sentences",
+        help="encoder folder: also measure similarity of meaning by the cosine of "
+        "sentence embeddings, preferably of an encoder trained to compare sentences",
     )
     add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print and write."""
+    """Measure the noise, print the tables and write the files."""
     at_least(1, arguments, "examples")
     if arguments.html and arguments.to is None:
-        raise InputError("--html needs --to, the folder that noise.html goes to")
+        raise InputError("--html needs --to, the folder for noise.html")
     if twice := repeated([str(file.resolve()) for file in arguments.files]):
-        raise InputError(f"{twice} is named twice: its outputs would count twice")
+        raise InputError(f"{twice} is given twice: its outputs would count twice")
     check_files(_paths(arguments))
     found = read_files(arguments.files)
     sentences = sentences_sheet(found, arguments.temperatures, arguments.examples)

@@ -1,4 +1,4 @@
-"""Options that several verbs have."""
+"""Options shared by several verbs."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,51 +9,51 @@ from fairseq_scl.data.folders import check_files
 from fairseq_scl.device import PRECISIONS, visible_gpus
 from fairseq_scl.errors import InputError
 
-# More than any file has rows or batch has tokens; what is repeated is bounded lower.
+# Limits of numeric options: rows or tokens, and repetitions.
 MOST, MOST_TIMES = 10**9, 1000
 
 
 def add_device(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str = "compute"
 ) -> None:
-    """Add ``--device``: a GPU where there is one; ``what`` is done there."""
+    """Add ``--device``, by default a GPU if there is one; ``what`` is for the help."""
     parser.add_argument(
         "--device",
         type=_device,
         choices=("cpu", "cuda"),
         default="auto",
-        help=f"where to {what}; auto = cuda where there is a GPU",
+        help=f"device to {what} on; auto = cuda if there is a GPU",
     )
 
 
 def _device(given: str) -> str:
-    """Replace ``auto``; argparse calls this for a default only if it is needed."""
+    """Resolve ``auto``; argparse calls this for a default only if it is used."""
     return available_device() if given == "auto" else given
 
 
 def available_device() -> str:
-    """Return ``cuda`` where there is a GPU, else ``cpu``."""
+    """Return ``cuda`` if there is a GPU, else ``cpu``."""
     return "cuda" if visible_gpus() else "cpu"
 
 
 def add_split(
     parser: argparse.ArgumentParser, done: str, model: str, files: str, form: str = ""
 ) -> None:
-    """Add ``--data``, ``--split``, ``--model`` and ``--to`` of a verb that measures.
+    """Add ``--data``, ``--split``, ``--model`` and ``--to``.
 
     Args:
-        parser: of the verb.
-        done: what happens to the examples, for the help.
-        model: what ``--model`` names, for the help.
-        files: what is written, for the help.
-        form: of ``--model``, other than ``NAME=FOLDER``.
+        parser: the parser of the verb.
+        done: participle for the help of ``--data``: what is done with the examples.
+        model: help of ``--model``.
+        files: help of ``--to``.
+        form: format of ``--model`` if it is not ``NAME=FOLDER``.
     """
     parser.add_argument(
         "--data",
         required=True,
         type=Path,
         metavar="FOLDER",
-        help=f"data folder whose examples are {done}",
+        help=f"data folder with the examples to be {done}",
     )
     parser.add_argument(
         "--model",
@@ -63,18 +63,18 @@ def add_split(
         help=model,
     )
     parser.add_argument("--to", required=True, type=Path, metavar="FILE", help=files)
-    parser.add_argument("--split", default="test", help="of the data folder")
+    parser.add_argument("--split", default="test", help="split of the data folder")
 
 
 def add_precision(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str = "compute"
 ) -> None:
-    """Add ``--precision``, to be checked with ``check_device``."""
+    """Add ``--precision``; check its value with ``check_device``."""
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help=f"numbers to {what} in; all but fp32 need a GPU, tf32 and bf16 one of "
+        help=f"precision to {what} in; all except fp32 need a GPU, tf32 and bf16 "
         "compute capability 8.0 (Ampere)",
     )
 
@@ -82,16 +82,16 @@ def add_precision(
 def at_least(
     least: int, arguments: argparse.Namespace, *names: str, most: int = MOST
 ) -> None:
-    """Refuse options whose numbers are out of range; one that was not given may stay.
+    """Check that numeric options are in range; ``None`` is accepted.
 
     Args:
-        least: the smallest number that is allowed.
-        arguments: of the verb.
-        names: of the options, as attributes of ``arguments``.
-        most: the largest number that is allowed.
+        least: the smallest allowed number.
+        arguments: the parsed arguments.
+        names: names of the options, as attributes of ``arguments``.
+        most: the largest allowed number.
 
     Raises:
-        InputError: names the option, its value and what is allowed.
+        InputError: names the option, its value and the limit.
     """
     for name in names:
         value = getattr(arguments, name)
@@ -103,15 +103,15 @@ def at_least(
 
 
 def files_to_write(to: Path, *suffixes: str) -> list[Path]:
-    """Return the files of a ``--to`` that names the first of them.
+    """Return the output files of a verb whose ``--to`` names the first of them.
 
     Args:
         to: the value of the option.
-        suffixes: of the files, that of ``to`` first.
+        suffixes: suffixes of the files, that of ``to`` first.
 
     Raises:
-        InputError: ``to`` has another ending, or one of the files is there and no
-            command wrote it.
+        InputError: ``to`` has another suffix, or a file exists that was not written by
+            a command of this package.
     """
     if to.suffix != suffixes[0]:
         raise InputError(f"--to is {str(to)!r}: it must end in {suffixes[0]}")
@@ -121,14 +121,14 @@ def files_to_write(to: Path, *suffixes: str) -> list[Path]:
 
 
 def named_folders(flag: str, given: Sequence[str]) -> dict[str, Path]:
-    """Return the folders of an option ``NAME=FOLDER`` by their names.
+    """Return the folders of a repeatable option ``NAME=FOLDER`` by name.
 
     Args:
-        flag: the option, for messages.
+        flag: the option, for error messages.
         given: its values.
 
     Raises:
-        InputError: one has another form, or a name is given twice.
+        InputError: a value is not ``NAME=FOLDER``, or a name is given twice.
     """
     found: dict[str, Path] = {}
     for value in given:

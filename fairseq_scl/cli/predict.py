@@ -47,34 +47,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="FILE",
         default="-",
-        help="one sentence per line, or two with a tab between them where the model "
-        "was trained on pairs, or a table (--columns); - is standard input",
+        help="one sentence per line (or two separated by a tab, for a model trained on "
+        "pairs), or a table (--columns); - is standard input",
     )
     parser.add_argument(
         "--columns",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="the file is a table: names of the columns with the one or two sentences",
+        help="read a table: names of the columns with one or two sentences",
     )
     parser.add_argument(
         "--input-format",
         choices=FORMATS,
-        help="with --columns: format of the table, by default the file's suffix",
+        help="with --columns: format of the table (default: from the file's suffix)",
     )
     parser.add_argument(
         "--echo",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="print these columns too, before the answer; without --columns, text is "
-        "the line",
+        help="also print these columns before the answer; without --columns, text is "
+        "the whole line",
     )
     parser.add_argument(
         "--format",
         choices=("tsv", "json"),
         default="tsv",
-        help="tsv: label, tab, probability; json: one object per line with the "
+        help="tsv: label, tab, probability; json: one object per line, with the "
         "probabilities of all labels",
     )
     parser.add_argument(
@@ -82,21 +82,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1024,
         metavar="N",
-        help="most lines that are answered at a time; fewer when no more comes",
+        help="maximum number of lines to answer at a time; fewer if the input pauses",
     )
     parser.add_argument(
         "--max-tokens",
         type=int,
         default=4096,
         metavar="N",
-        help="tokens in a batch, padding included",
+        help="tokens per batch, including padding",
     )
     parser.add_argument(
         "--exit-threshold",
         type=float,
         metavar="P",
         help="with a multi-exit model: answer at the first exit whose largest "
-        "probability is at least P; above 1 = the deepest exit",
+        "probability is at least P; above 1 means at the deepest exit",
     )
     parser.add_argument(
         "--exit-patience",
@@ -108,15 +108,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show-exit",
         action="store_true",
-        help="print the layer of the exit too, counted from 1: a further column, or "
-        "exit_layer",
+        help="also print the layer of the exit, counted from 1, as the last column or "
+        "as exit_layer",
     )
     add_device(parser)
     add_precision(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print one line for each line read, in the same order; empty for an empty one."""
+    """Print one line per input line, in order; an empty line gives an empty answer."""
     at_least(1, arguments, "max_tokens", "buffer_size")
     format = _table_format(arguments)
     rule = ExitRule(arguments.exit_threshold, arguments.exit_patience)
@@ -143,11 +143,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _table_format(arguments: argparse.Namespace) -> str:
-    """Return the format of the table, ``""`` where each line is an example."""
+    """Return the format of the table, ``""`` if each line is an example."""
     last = [*arguments.columns[-1:], *arguments.echo[-1:]]
     if arguments.file == "-" and (files := [n for n in last if Path(n).is_file()]):
         raise InputError(
-            f"{files[0]} is taken for the name of a column: name the file before "
+            f"{files[0]} is read as the name of a column: put the file before "
             "--columns and --echo"
         )
     suffix = Path(arguments.file).suffix.lower().removeprefix(".")
@@ -155,25 +155,25 @@ def _table_format(arguments: argparse.Namespace) -> str:
         if suffix in ("csv", "jsonl"):
             print(
                 f"fairseq-scl: note: every line of {arguments.file} is read as a "
-                "sentence; to read it as a table, name its text with --columns",
+                "sentence; to read it as a table, give its text columns with --columns",
                 file=sys.stderr,
             )
         if arguments.input_format:
             raise InputError(
-                f"--input-format {arguments.input_format} needs --columns, which names "
-                "the columns with text"
+                f"--input-format {arguments.input_format} needs --columns, the names "
+                "of the text columns"
             )
         if other := [name for name in arguments.echo if name != "text"]:
             raise InputError(
-                f"--echo {other[0]} names a column of a table, which needs --columns; "
-                "without it there is text"
+                f"--echo {other[0]} is a column of a table and needs --columns; "
+                "without --columns the only column is text"
             )
         return ""
     format = str(arguments.input_format or suffix)
     if format not in FORMATS:
         raise InputError(
-            f"--columns needs --input-format, one of {', '.join(FORMATS)}, since "
-            f"{arguments.file} does not end in one of them"
+            f"--columns needs --input-format, one of {', '.join(FORMATS)}, because "
+            f"{arguments.file} does not end in one of these suffixes"
         )
     if format == "tsv" and is_quoted(Path(arguments.file)):
         return QUOTED_TSV
@@ -183,7 +183,7 @@ def _table_format(arguments: argparse.Namespace) -> str:
 def _opened(file: str) -> BinaryIO:
     if file == "-":
         if sys.stdin is None:
-            raise InputError("standard input is closed: name a file")
+            raise InputError("standard input is closed: give a file")
         return sys.stdin.buffer
     if not Path(file).exists() or Path(file).is_dir():
         raise InputError(f"missing file: {file}")
@@ -194,7 +194,7 @@ def _opened(file: str) -> BinaryIO:
 
 
 def _chunks(read: Iterator[Row | None], size: int) -> Iterator[list[Row]]:
-    """Group rows into blocks, smaller ones when the input pauses."""
+    """Group rows into lists of up to ``size``, fewer when the input pauses."""
     chunk: list[Row] = []
     for row in itertools.chain(read, [None]):
         if row is not None:
@@ -211,11 +211,11 @@ def _predicted(
     notes: Counter[str],
     rule: ExitRule,
 ) -> Iterator[tuple[torch.Tensor | None, int | None]]:
-    """Yield probabilities and exit of each row, ``None`` where there is no text."""
+    """Yield probabilities and exit layer per row, ``None`` for a row without text."""
     texts = [row.sentences for row in chunk if row.sentences is not None]
     encoded, cut = encode(classifier, texts)
     notes[CUT] += cut
-    unk = classifier.dictionary.unk()  # below it are <s>, <pad> and </s>
+    unk = classifier.dictionary.unk()  # lower ids are <s>, <pad> and </s>
     notes[UNKNOWN] += sum(not (row > unk).any() for row in encoded)
     found, layers = early_probabilities(classifier, encoded, rule, max_tokens)
     answers = zip(found, layers.tolist(), strict=True)
@@ -226,8 +226,8 @@ def _predicted(
         answer, layer = next(answers)
         if not torch.isfinite(answer).all():
             raise InputError(
-                f"line {row.number}: the model's answer is not a number, its weights "
-                "are too large"
+                f"line {row.number}: the model's output is NaN or infinite, its "
+                "weights are too large"
             )
         yield answer, layer
 
@@ -239,7 +239,7 @@ def _formatted(
     labels: list[str],
     arguments: argparse.Namespace,
 ) -> str:
-    """Set an answer as a line, with what is echoed and the layer if asked for."""
+    """Format an answer as a line, with echoed columns and the layer if requested."""
     echoed = {}
     for name in arguments.echo:
         if name not in row.fields:
@@ -271,7 +271,7 @@ def _formatted(
 
 
 def _return_memory() -> None:
-    """Give freed memory back: glibc keeps the holes between batches of many lengths."""
+    """Return freed memory to the system; glibc keeps it after batches of many sizes."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

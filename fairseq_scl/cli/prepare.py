@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="with --table: file from which validation and test are drawn, half of it "
-        "for the test; without it they are taken from the table",
+        "for test; without it they are drawn from the table",
     )
     parser.add_argument(
         "--augmented",
@@ -282,7 +282,7 @@ def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
 
 
 def _refuse_strangers(arguments: argparse.Namespace) -> None:
-    """Refuse options that belong to another kind of source, and missing ones."""
+    """Check that the options fit the kind of source and that none is missing."""
     kinds = ("text", "task", "table", "sample")
     kind = next(k for k in kinds if getattr(arguments, k) is not None)
     wanted = {"task": "folder", "table": "columns", "sample": "augmented"}

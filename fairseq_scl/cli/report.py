@@ -29,29 +29,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "table",
         metavar="TABLE",
-        help="name of a table, whose results are in outputs/TABLE, or their folder",
+        help="name of a table with results in outputs/TABLE, or a results folder",
     )
     parser.add_argument(
         "--results",
         type=Path,
         metavar="FOLDER",
-        help="where 'fairseq-scl run' put the records (default: outputs/TABLE)",
+        help="results folder of 'fairseq-scl run' (default: outputs/TABLE)",
     )
     parser.add_argument(
         "--to",
         type=Path,
         metavar="FOLDER",
-        help="folder to write (default: that of the results)",
+        help="output folder (default: the results folder)",
     )
     parser.add_argument(
         "--html",
         action="store_true",
-        help="write report.html too: one page with figures, for any browser",
+        help="also write report.html, a self-contained page with figures",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the report and print it; 1 if no run has finished."""
+    """Write and print the report; return 1 if no run has finished."""
     folder = _results_folder(arguments.table, arguments.results)
     table, _, _ = read_table(folder)
     if arguments.results and table.name not in (
@@ -67,13 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
 def write_report(
     folder: Path, target: Path, as_html: bool, only: Sequence[Run] | None = None
 ) -> int:
-    """Print the table of a folder of results and write its files.
+    """Print the table of a results folder and write its files.
 
     Args:
-        folder: of the results.
-        target: folder to write.
-        as_html: write the page too.
-        only: print what these runs are of; the files have the whole table.
+        folder: the results folder.
+        target: the output folder.
+        as_html: whether to write the page too.
+        only: print only the places and losses of these runs; files have all of them.
 
     Returns:
         1 if no run has finished, else 0.
@@ -116,14 +116,14 @@ def _as_text(result: TableResult, folder: Path) -> str:
 
 
 def _results_folder(name: str, given: Path | None) -> Path:
-    """Return the folder of the results.
+    """Return the results folder.
 
     Raises:
-        InputError: there is none, or no such table.
+        InputError: the folder or the table does not exist.
     """
     if given is not None:
         if not given.is_dir():
-            raise InputError(f"--results {given} is no folder")
+            raise InputError(f"--results {given} is not a folder")
         return given
     named = OUTPUTS / Path(name).stem if name.endswith((".yaml", ".yml")) else None
     for folder in (Path(name), named or OUTPUTS / name):
@@ -131,6 +131,6 @@ def _results_folder(name: str, given: Path | None) -> Path:
             return folder
     load_table(name)
     raise InputError(
-        f"there are no results in {named or OUTPUTS / name}: 'fairseq-scl run "
-        f"{name} …' makes them; name another folder with --results"
+        f"there are no results in {named or OUTPUTS / name}: create them with "
+        f"'fairseq-scl run {name} …', or set another folder with --results"
     )

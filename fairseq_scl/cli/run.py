@@ -21,7 +21,6 @@ from fairseq_scl.experiments.results_folder import (
     ERROR,
     RECORD,
     forget_failures,
-    is_done,
     is_failed,
     last_line,
     read_record,
@@ -34,7 +33,7 @@ from fairseq_scl.experiments.statistics import result_at_best
 from fairseq_scl.experiments.sweep import Tally, sweep
 from fairseq_scl.experiments.tables import Table, load_table, smoke
 
-# Where nobody looks at a terminal.
+# If the output is not a terminal.
 SECONDS_BETWEEN_LINES = 30
 
 
@@ -50,48 +49,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="FOLDER",
-        help="holds a folder for each task, as scripts/prepare_glue.sh makes",
+        help="folder with one subfolder per task, as scripts/prepare_glue.sh writes",
     )
     parser.add_argument(
         "--model",
         required=True,
         action="append",
         metavar="FOLDER",
-        help="encoder folder that training starts from; LOSS=FOLDER for one loss, "
-        "given once for each",
+        help="encoder folder that training starts from; LOSS=FOLDER sets it for one "
+        "loss (repeatable)",
     )
     parser.add_argument(
         "--results",
         type=Path,
         metavar="FOLDER",
-        help="where records go (default: outputs/TABLE); started again, it goes on",
+        help="results folder (default: outputs/TABLE); run the command again to resume",
     )
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="CHOICE",
-        help="the runs to do: 'task=SST-2,n=20|100,lambda=0.9,tau=0.3,sample=0-2'; of "
-        "several, all must hold",
+        help="do only matching runs: 'task=SST-2,n=20|100,lambda=0.9,tau=0.3,"
+        "sample=0-2'; if repeated, all must match",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a key of the table's training: learning_rate=1e-4, updates=60",
+        help="override a key of the table's training: learning_rate=1e-4, updates=60",
     )
     parser.add_argument(
         "--smoke",
         action="store_true",
-        help="the whole path with the least work: 2 updates, 3 repetitions, no grid",
+        help="test the whole pipeline quickly: 2 updates, 3 repetitions, no grid",
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the fairseq-train commands"
+        "--dry-run", action="store_true", help="only print the fairseq-train commands"
     )
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="try failed runs again"
-    )
+    parser.add_argument("--retry-failed", action="store_true", help="retry failed runs")
     parser.add_argument(
         "--keep-checkpoints",
         action="store_true",
@@ -101,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what is missing of a table; 0 if every run is done, 1 if some failed."""
+    """Do the unfinished runs of a table; return 1 if any run failed."""
     table = load_table(arguments.table, arguments.set)
     if arguments.smoke:
         table = smoke(table)
@@ -135,19 +132,19 @@ def train_table(
     machine: Machine,
     retry_failed: bool,
 ) -> int:
-    """Do what is missing of some runs of a table, and write its report.
+    """Do the unfinished ones of some runs of a table, and write its report.
 
     Args:
-        folder: of the results.
-        table: of the runs.
-        data: holds a folder for each task.
-        models: of each loss, the folder that training starts from.
-        runs: those to do.
+        folder: the results folder.
+        table: the table of the runs.
+        data: folder with one subfolder per task.
+        models: the folder that training starts from, per loss.
+        runs: the runs to do.
         machine: where to train.
-        retry_failed: whether failed runs are tried again.
+        retry_failed: whether to retry failed runs.
 
     Returns:
-        the exit status: 0 if every run is done, 1 if some failed.
+        the exit status: 0 if all runs are done, 1 if any failed.
 
     Raises:
         InputError: the folder holds other results or files.
@@ -165,7 +162,7 @@ def train_table(
         return 1
     except KeyboardInterrupt:
         if machine.slurm is not None:
-            print(f"the jobs go on; to end them: scancel --name {job_name(folder)}")
+            print(f"the jobs continue; cancel them: scancel --name {job_name(folder)}")
         raise
     status = _end(tally, runs, folder)
     if status:
@@ -184,8 +181,8 @@ def _models(given: Sequence[str], table: Table) -> dict[str, Path]:
             models |= dict.fromkeys(table.losses, Path(value).absolute())
         else:
             raise InputError(
-                f"--model {value!r}: there is no such folder, and {loss!r} is not a "
-                f"loss of {table.name}, which has {', '.join(table.losses)}"
+                f"--model {value!r}: there is no such folder, and {loss!r} is not one "
+                f"of the losses of {table.name}: {', '.join(table.losses)}"
             )
     missing = [loss for loss in table.losses if loss not in models]
     if missing:
@@ -194,18 +191,18 @@ def _models(given: Sequence[str], table: Table) -> dict[str, Path]:
 
 
 def _follow(runs: Sequence[Run], folder: Path, machine: Machine) -> Tally:
-    """Do the runs under a progress bar."""
-    tqdm.monitor_interval = 0  # its thread would not survive a fork
+    """Do the runs and show a progress bar."""
+    tqdm.monitor_interval = 0  # tqdm's monitor thread would not survive a fork
     start: list[Any] = []
     latest: dict[str, str] = {}
     seconds = 0.5 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
     settings = {"unit": "run", "smoothing": 0, "mininterval": seconds}
-    # By itself tqdm would wait for as many runs as were there at the start.
+    # miniters=0, because tqdm would adapt it to the runs finished before the start.
     with tqdm(total=len(runs), file=sys.stderr, miniters=0, **settings) as bar:
 
         def show(tally: Tally) -> None:
             ended = tally.done + tally.failed
-            if not start:  # what was there before says nothing about the time left
+            if not start:  # leave earlier runs out of the estimate of the time left
                 start.append(ended)
                 bar.initial = bar.n = ended
                 bar.start_t = bar.last_print_t = time.time()
@@ -221,24 +218,20 @@ def _follow(runs: Sequence[Run], folder: Path, machine: Machine) -> Tally:
 
 
 def _latest_accuracy(runs: Sequence[Run], folder: Path) -> dict[str, str]:
-    """Return the test accuracy of the run that ended last, to be shown."""
-    records = [
-        run_folder(folder, run.name) / RECORD
-        for run in runs
-        if is_done(folder, run.name)
-    ]
-    if not records:
+    """Return the test accuracy of the latest finished run for the progress bar."""
+    paths = [run_folder(folder, run.name) / RECORD for run in runs]
+    done = [path for path in paths if path.exists()]
+    if not done:
         return {}
-    latest = max(records, key=lambda path: path.stat().st_mtime).parent
+    latest = max(done, key=lambda path: path.stat().st_mtime).parent
     record = read_record(latest)
     if record is None:
         return {}
-    test = result_at_best(record)
-    return {"latest": f"{100 * test.correct / test.total:.1f}% of {latest.name}"}
+    return {"latest": f"{result_at_best(record).accuracy:.1f}% of {latest.name}"}
 
 
 def _end(tally: Tally, runs: Sequence[Run], folder: Path) -> int:
-    """Print the table, and what failed."""
+    """Write the report and print the failed runs; return the exit status."""
     if tally.done:
         write_report(folder, folder, as_html=True, only=runs)
     print(f"{tally.done} of {tally.total} runs are done, in {folder}")

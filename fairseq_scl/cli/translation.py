@@ -1,4 +1,4 @@
-"""``fairseq-scl translation``: the steps of the scripts that train models."""
+"""``fairseq-scl translation``: steps of the scripts that train translation models."""
 
 import argparse
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's steps and their options."""
     steps = parser.add_subparsers(required=True, metavar="STEP")
 
-    pieces = steps.add_parser("pieces", help="cut a parallel corpus into pieces")
+    pieces = steps.add_parser("pieces", help="split a parallel corpus into subwords")
     _add_corpus(pieces)
     pieces.add_argument("--train", default="train", metavar="NAME")
     pieces.add_argument("--valid", default="valid", metavar="NAME")
@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pieces.set_defaults(step=_pieces)
 
     step = steps.add_parser(
-        "clean", help="leave out pairs that are hardly translations"
+        "clean", help="remove pairs that are unlikely to be translations"
     )
     _add_corpus(step)
     step.set_defaults(step=_clean)
 
     export = steps.add_parser(
-        "export", help="write the folder to translate with, and measure its BLEU"
+        "export", help="write the folder for backtranslate, and measure its BLEU"
     )
     _add_corpus(export)
     export.add_argument("--test", default="test", metavar="NAME")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run one step and print what it made."""
+    """Run one step and print its output."""
     print(arguments.step(arguments))
     return 0
 

@@ -69,7 +69,7 @@ def test_a_table_is_augmented_at_each_temperature(tmp_path, models, capsys):
     assert record["settings"]["input"]["notes"] == {"without a text": 1}
     assert run(*words) == 0
     told = capsys.readouterr().out.splitlines()
-    assert [line.rpartition(": ")[2] for line in told] == ["is there already"] * 2
+    assert [line.rpartition(": ")[2] for line in told] == ["already exists"] * 2
     assert run(*words, "--seed", 1) == 2
     assert "was made with seed = 0, now it is 1" in capsys.readouterr().err
 

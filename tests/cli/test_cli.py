@@ -72,7 +72,7 @@ def test_user_dir_is_the_package(run):
 def test_doctor_finds_nothing_here(run):
     status, out, _ = run("doctor")
     assert status == 0
-    assert out.endswith("no problem found\n")
+    assert out.endswith("no problems found\n")
     rows = dict(line.split(maxsplit=1) for line in out.splitlines()[:-1])
     assert rows["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"torch", "fairseq", "tokenizers", "cuda"} <= rows.keys()

@@ -286,7 +286,7 @@ def test_a_damaged_table_is_refused_by_line(predict, format, content, message):
     [
         (["--columns", "text"], "--columns needs --input-format"),
         (["--input-format", "csv"], "--input-format csv needs --columns"),
-        (["--echo", "id"], "--echo id names a column"),
+        (["--echo", "id"], "--echo id is a column"),
         (["--buffer-size", "0"], "--buffer-size is 0"),
         (["--columns", "a", "b", "--input-format", "csv"], "--columns names 2 columns"),
         (
@@ -368,7 +368,7 @@ def test_an_answer_that_is_not_a_number_is_refused(predict, monkeypatch):
     )
     status, rows, notes = predict(lines("", TEXTS[0]), "--format", "json")
     assert (status, len(rows)) == (2, 1)
-    assert "line 2: the model's answer is not a number" in notes[0]
+    assert "line 2: the model's output is NaN" in notes[0]
 
 
 @pytest.mark.parametrize(

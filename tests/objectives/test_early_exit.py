@@ -398,11 +398,11 @@ def test_exits_draws_accuracy_against_speed(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--thresholds", "a"], "--thresholds is 'a': it must be numbers with commas"),
+        (["--thresholds", "a"], "--thresholds is 'a': it must be numbers separated"),
         (["--thresholds", "0.5,-1"], "--exit-threshold is -1.0: it must be"),
         (
             ["--clock", "cpu", "--device", "cuda"],
-            "--clock cpu does not see what a GPU does",
+            "--clock is cpu, which does not measure work on a GPU",
         ),
         (["--repeats", "0"], "--repeats is 0: it must be at least 1"),
         (["--max-tokens", "0"], "--max-tokens is 0: it must be at least 1"),

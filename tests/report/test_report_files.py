@@ -149,7 +149,9 @@ def test_bad_input_is_one_sentence(folder, tmp_path, monkeypatch, capfd):
     assert "other/table.json is missing" in refused("other")
     assert "there is no table 'table9'" in refused("table9")
     assert "there are no results in outputs/table2" in refused("table2")
-    assert "--results nowhere is no folder" in refused("table4", "--results", "nowhere")
+    assert "--results nowhere is not a folder" in refused(
+        "table4", "--results", "nowhere"
+    )
     line = refused("table2", "--results", folder)
     assert "holds results of 'table4', not of 'table2'" in line
     (record, *_) = sorted(folder.glob("runs/*/record.json"))
