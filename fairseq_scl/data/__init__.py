@@ -1,1 +1,1 @@
-"""Texts, labels, splits, tokenisers and fairseq's binary folders."""
+"""Texts, labels, splits, tokenizers and fairseq's binary format."""

@@ -31,34 +31,33 @@ def add_outputs(
 ) -> dict[str, int]:
     """Write a data folder with a sample's examples and their back-translations.
 
-    ``train`` has the examples of the sample, then the outputs; the files of ``valid``
-    and ``test`` are those of the sample. ``draw.json`` is the sample's with what was
-    added.
+    ``train`` has the examples of the sample, followed by the outputs. ``valid`` and
+    ``test`` are shared with the sample. ``draw.json`` extends that of the sample.
 
     Args:
         sample: a data folder.
-        file: the augmented file that was made from its training set.
+        file: the augmented file created from its training set.
         encoder: the encoder folder that the sample was prepared with.
         target: the folder to write.
-        views: leave ``train`` as it is, and write the first two outputs of each example
-            as ``view0`` and ``view1`` beside ``input0``, for ``--scl-views``.
+        views: keep ``train`` unchanged, and write the first two outputs of each example
+            as ``view0`` and ``view1`` next to ``input0``, for ``--scl-views``.
         max_unknown: the largest share of unknown tokens that a split may have.
 
     Returns:
-        the number of examples of each split.
+        the number of examples in each split.
 
     Raises:
-        InputError: a folder or file that is missing or damaged, a sample without its
-            text, a file that was made from another sample, an encoder with another
-            vocabulary, one output per example where views are wanted.
+        InputError: a folder or file is missing or damaged, the sample has no text, the
+            file was created from another sample, the encoder has another vocabulary,
+            or views need two outputs per example but there is only one.
     """
     sample, file = Path(sample), Path(file)
     examples, outputs = read_examples(sample, "train"), read_outputs(file)
     _check_made_from(sample, examples, file, outputs)
     if views and len(outputs[0]) < len(VIEWS):
         raise InputError(
-            f"{file} has one output per example, two views need at least 2: make them "
-            "with --copies 2"
+            f"{file} has one output per example, but two views need at least 2: create "
+            "them with --copies 2"
         )
     copies = [[_example(group[n]) for group in outputs] for n in range(len(outputs[0]))]
     new = [] if views else [_example(output) for group in outputs for output in group]
@@ -86,14 +85,14 @@ def _check_made_from(
     file: Path,
     outputs: Sequence[Sequence[Output]],
 ) -> None:
-    """Refuse a file whose sources and labels are not the sample's, one by one."""
+    """Refuse a file with a source or label that differs from the sample's."""
     kinds = {1: "sentences", 2: "pairs"}
     found = f"{len(outputs)} {kinds[len(outputs[0][0].sources)]}"
     wanted = f"{len(examples)} {kinds[len(examples[0].sentences)]}"
     if found != wanted:
         raise InputError(
-            f"{file} is of {found}, {sample} has {wanted} in train: it was made from "
-            "another sample"
+            f"{file} was made from another sample: it has {found}, but train of "
+            f"{sample} has {wanted}"
         )
     for example, group in zip(examples, outputs, strict=True):
         for output in group:
@@ -101,16 +100,16 @@ def _check_made_from(
                 same = output.sources == example.sentences
                 what = f"label {output.label!r}" if same else "source"
                 raise InputError(
-                    f"{output.place}: its {what} is not that of example "
-                    f"{output.origin} (from 0) of {sample}: the file was made from "
-                    "another sample"
+                    f"{output.place}: the {what} differs from example {output.origin} "
+                    f"(counted from 0) of {sample}: the file was made from another "
+                    "sample"
                 )
 
 
 def _draw(
     sample: Path, file: Path, outputs: Sequence[Sequence[Output]], views: bool
 ) -> dict[str, Any]:
-    """Return the sample's ``draw.json``, if it has one, with what was added."""
+    """Return the sample's ``draw.json``, if any, with a record of the outputs."""
     draw: dict[str, Any] = {"schema": 1}
     if (sample / DRAW).is_file():
         draw = read_as(sample / DRAW, dict[str, Any])
@@ -126,7 +125,7 @@ def _draw(
         "as_views": views,
     }
     if file.with_suffix(".json").is_file():
-        # The rest of the record is about the machine, not about the bytes.
+        # The rest of the record describes the machine and does not change the bytes.
         record = read_as(file.with_suffix(".json"), BackTranslationRecord)
         added |= {"settings": record.settings, "counts": record.counts}
     return {**draw, "augmented": added}

@@ -1,4 +1,4 @@
-"""From labelled sentences to a data folder that ``fairseq-train`` reads."""
+"""Turn labelled sentences into a data folder for ``fairseq-train``."""
 
 import itertools
 import os
@@ -43,7 +43,7 @@ class _LabelMap(msgspec.Struct, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels is {self.labels}, each must be there once")
+            raise ValueError(f"labels is {self.labels}, each must occur once")
 
 
 def binarise(
@@ -57,39 +57,39 @@ def binarise(
     inputs: Iterable[str | Path] = (),
     views: Sequence[Sequence[Example]] = (),
 ) -> dict[str, int]:
-    """Write a data folder: what ``fairseq-train`` takes as its first argument.
+    """Write a data folder, the first argument of ``fairseq-train``.
 
-    ``input0/``, ``input1/`` (for pairs) and ``label/`` in fairseq's binary format with
-    the encoder's dictionary, the same examples as text in ``text/``, the tokeniser's
-    files, ``label_map.json`` (class id to label) and ``manifest.json`` (counts,
-    checksums, how a pair is joined). Class ids follow the labels' names, whatever their
-    frequencies.
+    It has ``input0/``, ``input1/`` (for pairs) and ``label/`` in fairseq's binary
+    format with the encoder's dictionary, the same examples as text in ``text/``, the
+    tokenizer's files, ``label_map.json`` (class id to label) and ``manifest.json``
+    (counts, checksums, how a pair is joined). Class ids follow the sorted label names,
+    independent of their frequencies.
 
     Args:
-        splits: ``train`` and any of ``valid``, ``test``, not empty. Each is read in
-            blocks, and more than once: a collection, or what can be iterated anew.
-        encoder: an encoder folder (``dict.txt`` and tokeniser files).
-        target: the folder to write; a data folder that was written there is replaced
-            when all of the new one is complete.
-        labels: in the order of their class ids; by default those of ``train``, which is
-            read once more for them.
-        linked: splits that another data folder of the same encoder and labels has
-            already: its files are shared (hard links where the disk can, else copies).
-        draw: called when all splits are read; what it returns is written as
-            ``draw.json``, which tells where the examples are from.
+        splits: ``train`` and optionally ``valid`` and ``test``, not empty. Each is
+            iterated more than once, in blocks.
+        encoder: an encoder folder (``dict.txt`` and tokenizer files).
+        target: the folder to write. An existing data folder there is replaced once the
+            new one is complete.
+        labels: the labels in the order of their class ids. By default those of
+            ``train``, at the cost of one more pass over it.
+        linked: splits to share with another data folder of the same encoder and labels
+            (hard links where the disk supports them, otherwise copies).
+        draw: called after all splits are read; the result is written to ``draw.json``,
+            which records the origin of the examples.
         max_unknown: the largest share of unknown tokens that a split may have.
-        inputs: folders and files of the splits; ``target`` must lie apart from these.
+        inputs: folders and files of the splits; ``target`` must not overlap with them.
         views: two augmented versions of the training examples, for ``--scl-views``;
             they become ``view0/`` and ``view1/``.
 
     Returns:
-        the number of examples of each split.
+        the number of examples in each split.
 
     Raises:
-        InputError: labels that the training set does not have, splits of unlike
-            columns, an encoder folder without its files, a linked folder of another
-            encoder, more unknown tokens than allowed, a target that is no data folder,
-            a disk that is full.
+        InputError: a label does not occur in the training set, splits differ in their
+            columns, the encoder folder is incomplete, a linked folder was prepared with
+            another encoder, there are more unknown tokens than allowed, the target is
+            not a data folder, or the disk is full.
     """
     if labels is None:
         labels = class_names(example.label for example in splits["train"])
@@ -102,8 +102,8 @@ def binarise(
     for split, found_width in widths.items():
         if found_width != width:
             raise InputError(
-                f"{split} has {found_width} sentences per example, train has {width}: "
-                f"give {split}.input1 for both or for neither"
+                f"{split} has {found_width} sentences per example, but train has "
+                f"{width}: provide input1 for all splits or for none"
             )
     tokenizer = load_tokenizer(encoder)
     dictionary = load_dictionary(Path(encoder, "dict.txt"))
@@ -184,21 +184,21 @@ def read_split_labels(folder: str | Path, split: str) -> list[str]:
 
 
 def read_examples(folder: str | Path, split: str) -> list[Example]:
-    """Read the text of a split that a data folder keeps beside its ids.
+    """Read the text of a split, which a data folder stores next to its ids.
 
     Raises:
         InputError: there is no data folder, it was changed after it was written, or it
-            has no text, as those of earlier versions.
+            has no text because an earlier version wrote it.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise InputError(
-            f"there is no data folder {folder}: 'fairseq-scl prepare' makes it"
+            f"there is no data folder {folder}: create it with 'fairseq-scl prepare'"
         )
     if not (folder / TEXT).is_dir():
         raise InputError(
-            f"{folder} lacks {TEXT}/, the text of its examples, which earlier versions "
-            "did not keep: prepare it again with 'fairseq-scl prepare'"
+            f"{folder} lacks {TEXT}/, the text of its examples, since an earlier "
+            "version wrote it: prepare it again with 'fairseq-scl prepare'"
         )
     verify(folder)
     return read_split(folder / TEXT, split)
@@ -215,10 +215,10 @@ def class_counts(folder: str | Path, split: str) -> dict[str, int]:
 
 
 def fairseq_flags(folder: str | Path) -> list[str]:
-    """Return the flags that a data folder asks of ``fairseq-train``.
+    """Return the flags of ``fairseq-train`` that a data folder requires.
 
-    The number of classes, ``<s>`` before the first sentence and, where the encoder was
-    trained so, an additional ``</s>`` before the second.
+    These are the number of classes, ``<s>`` before the first sentence and, if the
+    encoder expects it, an additional ``</s>`` before the second.
     """
     flags = ["--num-classes", str(len(read_labels(folder)))]
     for name, token in tokens_wanted(read_as(Path(folder, MANIFEST), Manifest)).items():
@@ -235,11 +235,11 @@ def _write_split(
     tokenizer: Tokenizer,
     dictionary: Dictionary,
 ) -> tuple[Counter[str], dict[str, int]]:
-    """Write one split, a block of examples in memory at a time.
+    """Write one split, holding one block of examples in memory at a time.
 
     Returns:
-        the number of examples of each class, and of unknown tokens, as
-        :func:`~unknown.count_unknown` counts them.
+        the number of examples of each class, and the counts of
+        :func:`~unknown.count_unknown`.
     """
     inputs = sorted(folder.glob("input?"))
     builders = [_builder(part / split, len(dictionary)) for part in inputs]
@@ -281,8 +281,8 @@ def encoded(
 ) -> list[torch.Tensor]:
     """Return the ids of each text, ``(T,)`` int32, with ``</s>`` at the end.
 
-    Data and prediction both go this way, so that white space counts alike: none at the
-    ends, one blank for each run.
+    Data preparation and prediction both use this function, so that they treat
+    whitespace alike: it is stripped at both ends, and each run becomes one space.
     """
     symbols_of_each = tokenizer.encode_lines([one_line(text) for text in texts])
     rows = ([dictionary.index(s) for s in symbols] for symbols in symbols_of_each)
@@ -290,10 +290,10 @@ def encoded(
 
 
 def rows_of(folder: Path, part: str, split: str) -> Any:
-    """Open what a data folder has of a split: ids by number, ``(T,)`` int32.
+    """Open one part of a split in a data folder: ids by number, ``(T,)`` int32.
 
     Raises:
-        InputError: there is none, it has ids that its dictionary lacks, or the split's
+        InputError: the split does not exist, has ids that its dictionary lacks, or its
             name is a path.
     """
     path = folder / part / split
@@ -301,13 +301,13 @@ def rows_of(folder: Path, part: str, split: str) -> Any:
         raise InputError(f"{split!r} is not the name of a split, such as train or test")
     if not path.with_name(f"{split}.idx").is_file():
         raise InputError(f"{folder} has no {split} split: missing file: {path}.idx")
-    dictionary = path.with_name("dict.txt")  # views have none of their own
+    dictionary = path.with_name("dict.txt")  # missing for views
     symbols = len(load_dictionary(dictionary)) if dictionary.is_file() else None
     return open_rows(path, symbols)
 
 
 def write_rows(path: Path, rows: Iterable[torch.Tensor], vocabulary: int) -> None:
-    """Write ids of each example, ``(T,)`` int32, as ``path.bin`` and ``path.idx``."""
+    """Write the ids of each example, ``(T,)`` int32, to ``path.bin`` and ``.idx``."""
     builder = _builder(path, vocabulary)
     for row in rows:
         builder.add_item(row)
@@ -321,7 +321,7 @@ def _builder(path: Path, vocabulary: int) -> Any:
 
 
 def _link_split(source: Path, folder: Path, split: str) -> None:
-    """Share the files of a split of another data folder."""
+    """Share the files of a split with another data folder."""
     files = []
     for part in [*source.glob("input?"), source / "label"]:
         files += [f"{part.name}/{split}.bin", f"{part.name}/{split}.idx"]
@@ -329,7 +329,7 @@ def _link_split(source: Path, folder: Path, split: str) -> None:
     for name in files:
         try:
             os.link(source / name, folder / name)
-        except OSError:  # another disk, or one without hard links
+        except OSError:  # different disks, or no support for hard links
             shutil.copyfile(source / name, folder / name)
 
 
@@ -341,6 +341,6 @@ def _check_same_encoder(
     wanted = {**tokenizer_files(listed), name: listed.sha256[name]}
     if any(checksums.get(file) != found for file, found in wanted.items()):
         raise InputError(
-            f"{source} was prepared with another vocabulary than {encoder} has: name "
-            "its own encoder with --encoder"
+            f"{source} was prepared with another vocabulary than that of {encoder}: "
+            "pass the encoder it was prepared with as --encoder"
         )

@@ -1,4 +1,4 @@
-"""Fetching the official files of the tasks: checked, resumed, never half there."""
+"""Download the official files of the tasks: verified, resumable, never incomplete."""
 
 import shutil
 import tarfile
@@ -20,26 +20,26 @@ from fairseq_scl.errors import InputError
 RETRIES = 3
 TIMEOUT_SECONDS = 30
 BYTES_AT_ONCE = 1 << 16
-_PAST_THE_END = 416  # what a server answers to a range that starts behind the file
+_PAST_THE_END = 416  # status of a request for a range beyond the end of the file
 ARCHIVES = "archives"
 
 
 def download_task(task: Task, folder: str | Path, progress: bool = False) -> Path:
-    """Fetch the official files of a task and unpack those that the paper uses.
+    """Download the official files of a task and unpack those that the paper uses.
 
-    Archives are kept in ``archives/``, so that a second call fetches nothing.
+    Archives are kept in ``archives/``, so that a second call downloads nothing.
 
     Args:
         task: from the table of tasks.
-        folder: gets a folder of the task, as the official archive makes it.
+        folder: where to create the task's folder, named as in the official archive.
         progress: whether to show a progress bar on standard error.
 
     Returns:
         the folder of the task.
 
     Raises:
-        InputError: the download failed, what came is not the official file, or the disk
-            is full; files that were there stay as they are.
+        InputError: the download failed, the result is not the official file, or the
+            disk is full; existing files are left unchanged.
     """
     target = Path(folder, task.folder)
     for wanted in task.downloads:
@@ -54,15 +54,15 @@ def download_task(task: Task, folder: str | Path, progress: bool = False) -> Pat
 
 
 def fetch_file(wanted: Download, folder: str | Path, progress: bool = False) -> Path:
-    """Fetch one file, or do nothing if it is there and is the right one.
+    """Download one file, or do nothing if it exists and its checksum matches.
 
-    A connection that breaks is taken up again where it broke, by this call or, from
-    the ``.part`` file that it leaves, by a later one.
+    An interrupted download is resumed, by this call or by a later one, from the
+    ``.part`` file that it leaves.
 
     Args:
-        wanted: where the file is, its size and checksum. Where these are not known, the
-            size is what the server says, and a file that is there is the right one.
-        folder: where it goes; made if missing.
+        wanted: URL, size and checksum of the file. If these are unknown, the server
+            gives the size, and any existing file is accepted.
+        folder: where to put it; created if missing.
         progress: whether to show a progress bar on standard error.
 
     Returns:
@@ -85,13 +85,13 @@ def fetch_file(wanted: Download, folder: str | Path, progress: bool = False) -> 
         fetcher.fetch(wanted.name, downloader=_Resuming(wanted, path, progress))
     except requests.exceptions.RequestException as error:
         raise InputError(
-            f"cannot download {wanted.url}: {_short(error)}; what came so far is kept "
-            "and the same command goes on from there"
+            f"cannot download {wanted.url}: {_short(error)}; rerun the same command to "
+            "resume the download"
         ) from error
     except ValueError as error:
         raise InputError(
-            f"{wanted.url} is not the file with sha256 {wanted.sha256} that is "
-            f"expected, so it is not used{' and the old one stays' * path.exists()}"
+            f"{wanted.url} is not the expected file with sha256 {wanted.sha256}: it is "
+            f"not used{', and the existing file is kept' * path.exists()}"
         ) from error
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
@@ -99,11 +99,11 @@ def fetch_file(wanted: Download, folder: str | Path, progress: bool = False) -> 
 
 
 class _BrokenOff(requests.exceptions.ConnectionError):
-    """Fewer bytes came than the file has."""
+    """Fewer bytes arrived than the file has."""
 
 
 class _Resuming:
-    """How pooch fetches a file: into ``.part``, from where an earlier try ended."""
+    """A downloader for pooch that writes to ``.part`` and resumes from it."""
 
     def __init__(self, wanted: Download, path: Path, progress: bool) -> None:
         self._wanted, self._progress = wanted, progress
@@ -115,7 +115,7 @@ class _Resuming:
         if size is not None and have >= size:
             part.unlink()
             have = 0
-        # As it is stored: a length must mean bytes of the file.
+        # No compression, so that lengths are in bytes of the file.
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers["Range"] = f"bytes={have}-"
@@ -124,9 +124,9 @@ class _Resuming:
         ) as answer:
             if size is None and answer.status_code == _PAST_THE_END:
                 part.unlink()
-                raise _BrokenOff("the part was whole, or of another file")
+                raise _BrokenOff("the part was complete, or of another file")
             answer.raise_for_status()
-            # A server that knows no ranges sends everything from the start.
+            # A server without support for ranges sends the whole file.
             start = answer.headers.get("Content-Range", "")
             resumes = answer.status_code == 206 and start.startswith(f"bytes {have}-")
             have = have if resumes else 0
@@ -144,7 +144,7 @@ class _Resuming:
                         break
         if size is not None and have < size:
             raise _BrokenOff(f"{have} of {size} bytes")
-        shutil.move(part, output_file)  # pooch checks it and gives it its name
+        shutil.move(part, output_file)  # pooch verifies and renames it
 
     def _bar(self, have: int, size: int | None) -> "tqdm[Any]":
         return tqdm(
@@ -162,7 +162,7 @@ def _unpack(archive: Path, member: str, target: Path) -> None:
         with _opened(archive, member) as source, write_then_rename(target, "wb") as to:
             shutil.copyfileobj(source, to)
     except (KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error):
-        raise InputError(f"{archive} does not hold {member}") from None
+        raise InputError(f"{archive} does not contain {member}") from None
 
 
 @contextmanager
@@ -180,12 +180,12 @@ def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
 
 
 def _short(error: Exception) -> str:
-    """Say what went wrong without the nest of objects that requests prints."""
+    """Describe an error in a few words, without the nested objects of requests."""
     answer = getattr(error, "response", None)
     if answer is not None:
-        return f"the server answers {answer.status_code}"
+        return f"the server returned status {answer.status_code}"
     if isinstance(error, requests.exceptions.Timeout):
-        return f"no answer within {TIMEOUT_SECONDS} seconds"
+        return f"no response within {TIMEOUT_SECONDS} seconds"
     if isinstance(error, requests.exceptions.ChunkedEncodingError | _BrokenOff):
-        return "the connection broke off"
+        return "the connection was interrupted"
     return "no connection"

@@ -1,4 +1,4 @@
-"""Writing files so that one that exists is complete, and proving what is in them."""
+"""Atomic writes, locks and checksums of files."""
 
 import errno
 import hashlib
@@ -33,14 +33,14 @@ CANNOT_WRITE = {
 
 @contextmanager
 def write_then_rename(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside ``path`` and rename it to ``path`` at the end.
+    """Open a temporary file next to ``path`` and rename it to ``path`` at the end.
 
     Args:
-        path: the file to write; its folder is made if it is missing.
-        mode: ``"w"`` (UTF-8 text, newlines as they are) or ``"wb"``.
+        path: the file to write; its folder is created if missing.
+        mode: ``"w"`` (UTF-8 text, newlines not translated) or ``"wb"``.
 
     Yields:
-        the open temporary file. If the block raises, ``path`` stays as it was.
+        the open temporary file. If the block raises, ``path`` is left unchanged.
 
     Raises:
         InputError: the file cannot be written (disk full, no permission).
@@ -62,7 +62,7 @@ def write_then_rename(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn an error of the block that says ``path`` cannot be written into a sentence.
+    """Within the block, raise an ``InputError`` when ``path`` cannot be written.
 
     Raises:
         InputError: names the path and the reason, such as a full disk.
@@ -70,7 +70,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save answers a full disk with a RuntimeError about its own bookkeeping.
+        # With a full disk torch.save raises a RuntimeError about an internal check.
         cause = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
             raise InputError(f"cannot write {path}: {cause.strerror}") from error
@@ -79,12 +79,12 @@ def explained(path: Path) -> Iterator[None]:
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold a lock file within the block; gives ``False`` if another process does.
+    """Hold a lock file within the block; yield ``False`` if another process has it.
 
-    The kernel drops the lock when its holder dies; the file stays.
+    The kernel releases the lock when the process dies. The file is not deleted.
 
     Raises:
-        InputError: the lock file cannot be opened, or the disk has no locks.
+        InputError: the lock file cannot be opened, or the disk does not support locks.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def hold(path: Path, what: str | Path) -> Iterator[None]:
     """Hold a lock file within the block.
 
     Raises:
-        InputError: another process holds it, which names ``what``; or see
+        InputError: another process has it (the message names ``what``), or as
             :func:`try_lock`.
     """
     with try_lock(path) as mine:
@@ -126,15 +126,15 @@ def hold(path: Path, what: str | Path) -> Iterator[None]:
 
 
 def check_name(name: object, what: str) -> str:
-    """Return a name that becomes part of a path.
+    """Return a name after checking that it can be part of a path.
 
     Args:
-        name: from a user, such as that of a loss.
-        what: it names, with its place, for the message.
+        name: given by a user, such as the name of an objective.
+        what: what it names and where, for the message.
 
     Raises:
-        InputError: it is not a string of 1 to 200 bytes without ``/`` and NUL that
-            does not begin with a dot.
+        InputError: it is not a string of 1 to 200 bytes, has a ``/`` or NUL, or begins
+            with a dot.
     """
     if (
         not isinstance(name, str)
@@ -152,7 +152,7 @@ def check_name(name: object, what: str) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON with sorted keys, by ``write_then_rename``."""
+    """Atomically write ``value`` as indented JSON with sorted keys."""
     with write_then_rename(path) as file:
         json.dump(value, file, indent=2, sort_keys=True, ensure_ascii=False)
         file.write("\n")

@@ -1,4 +1,4 @@
-"""Labels that are wrong on purpose, to see how a loss bears it."""
+"""Label noise: flip a fraction of the training labels."""
 
 import math
 from collections import Counter
@@ -12,34 +12,34 @@ from fairseq_scl.data.readers import Row
 from fairseq_scl.errors import InputError
 
 SUFFIX = "flip"
-# Keeps these draws apart from those of the samples, which begin with the same numbers.
+# Added to the seed, because the samples use the same first numbers.
 STREAM = 71
 Flips = Mapping[str, Mapping[int, str]]
 
 
 def check_share(share: float) -> float:
-    """Return a share of labels to flip.
+    """Return the share of labels to flip after checking it.
 
     Raises:
-        InputError: it is not from 0 up to, but not, 1, or has more digits than the name
-            of its folder.
+        InputError: it is not in [0, 1), or has more digits than fit into the name of
+            its folder.
     """
     if not 0 <= share < 1:
         raise InputError(
-            f"--flip-labels is {share:g}: it must be 0 or a share below 1, as 0.1"
+            f"--flip-labels is {share:g}: it must be 0 or a share below 1, such as 0.1"
         )
     if float(f"{share:g}") != share:
         raise InputError(
-            f"--flip-labels is {share!r}: the name of its folder has room for six "
-            f"digits, {share:g}"
+            f"--flip-labels is {share!r}: use at most six digits, as in the name of "
+            f"its folder, such as {share:g}"
         )
     return share
 
 
 def flipped_folder(name: str, share: float) -> str:
-    """Return the name of the data folder with flipped labels: ``n100-sample0-flip0.1``.
+    """Return the name of a data folder with flipped labels: ``n100-sample0-flip0.1``.
 
-    With none flipped it is that of the sample.
+    A share of 0 gives the name of the sample itself.
     """
     return f"{name}-{SUFFIX}{share:g}" if share else name
 
@@ -47,29 +47,31 @@ def flipped_folder(name: str, share: float) -> str:
 def draw_flips(
     counts: Mapping[str, int], share: float, seed: Sequence[int]
 ) -> dict[str, dict[int, str]]:
-    """Draw which examples get another label, and which.
+    """Draw which examples get a wrong label, and their new labels.
 
-    The same share of each class, rounded to the nearest number of examples, halves up;
-    the new label is drawn uniformly from the other classes. With one seed, what is
-    flipped at 0.1 is flipped at 0.2 too, to the same label.
+    The same share is drawn from each class, rounded to the nearest number of examples
+    (halves up). New labels are drawn uniformly from the other classes. For a fixed
+    seed, the flips at 0.1 are a subset of the flips at 0.2.
 
     Args:
-        counts: number of examples of each class, at least two classes.
-        share: from 0 up to, but not, 1.
-        seed: several numbers; the same ones draw the same flips.
+        counts: number of examples of each class, for at least two classes.
+        share: in [0, 1).
+        seed: several numbers; the same numbers draw the same flips.
 
     Returns:
-        of each class, new labels by the rank of an example in its class (0 is the first
-        of its examples).
+        for each class, the new labels by the rank of an example within its class,
+        counted from 0.
 
     Raises:
-        InputError: a share that cannot be, or one class only.
+        InputError: the share is out of range, or there is only one class.
     """
     check_share(share)
     names = sorted(counts)
     if len(names) < 2:
-        raise InputError(f"--flip-labels needs two classes, there is only {names[0]!r}")
-    # As it is written: 0.35 of 10 is 3.5, which the float of 0.35 does not give.
+        raise InputError(
+            f"--flip-labels needs two classes, but there is only {names[0]!r}"
+        )
+    # Exact decimal arithmetic: 0.35 of 10 is 3.5, but not for the float 0.35.
     exact = Fraction(f"{share:g}")
     flips = {}
     for number, name in enumerate(names):
@@ -83,16 +85,16 @@ def draw_flips(
 
 
 class Flipped:
-    """Rows of a table, a share of them with another label than theirs."""
+    """Rows of a table with a share of their labels flipped."""
 
     def __init__(self, rows: Iterable[Row], share: float, seed: Sequence[int]) -> None:
-        """Take ``rows``, which can be iterated anew; the rest as :func:`draw_flips`."""
+        """Take ``rows``, which can be iterated repeatedly; see :func:`draw_flips`."""
         self._rows, self._share, self._seed = rows, share, seed
         self._flips: Flips | None = None
         self._done: list[dict[str, object]] = []
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield line and example; notes what was flipped."""
+        """Yield line and example, and record the flips."""
         if not self._share:
             yield from self._rows
             return
@@ -111,9 +113,10 @@ class Flipped:
         self._done = done
 
     def describe(self) -> dict[str, object]:
-        """Tell share and rows: number from 0, line in the file, label before and now.
+        """Return the share and the flipped rows, or an empty record for a share of 0.
 
-        Nothing where nothing was to be flipped.
+        Each row has its number from 0, its line in the file, and its label before and
+        after.
         """
         if not self._share:
             return {}

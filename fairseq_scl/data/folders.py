@@ -1,8 +1,8 @@
-"""What commands write into folders: written whole, recognized, verified.
+"""Write folders atomically, recognize and verify them.
 
-A folder that a command writes as a whole holds ``manifest.json``: its kind and the
-SHA-256 of every other file. It is replaced only while it is just that. Commands that
-put a few files into a folder of the user list them in ``.fairseq-scl.json`` there.
+A folder that a command writes as a whole has a ``manifest.json`` with its kind and the
+SHA-256 of every other file. It is replaced only if it still matches this manifest.
+Commands that add a few files to a user's folder list them in ``.fairseq-scl.json``.
 """
 
 import fnmatch
@@ -33,7 +33,7 @@ HUGGING_FACE = "Hugging Face folder"
 
 
 class _Listing(msgspec.Struct):
-    """What the manifest of any folder has."""
+    """The part of ``manifest.json`` that all kinds of folders share."""
 
     sha256: dict[str, Checksum]
     kind: str | None = None
@@ -48,23 +48,23 @@ class _Files(msgspec.Struct):
 def folder_then_rename(
     path: str | Path, kind: str, inputs: Iterable[str | Path] = ()
 ) -> Iterator[Path]:
-    """Make a temporary folder beside ``path`` and rename it to ``path`` at the end.
+    """Create a temporary folder next to ``path`` and rename it to ``path`` at the end.
 
-    It gets ``manifest.json``, unless the block writes one by :func:`manifest`. A folder
-    that was at ``path`` is replaced only after the new one is complete.
+    ``manifest.json`` is added, unless the block writes it with :func:`manifest`. An
+    existing folder is replaced only after the new one is complete.
 
     Args:
-        path: the folder to write; its parent is made if it is missing.
-        kind: of the folder. What is at ``path``, other than an empty folder, is
-            replaced only if it is of this kind and holds nothing else.
-        inputs: files and folders that it is made from.
+        path: the folder to write; its parent is created if missing.
+        kind: kind of the folder. An existing folder at ``path`` is replaced only if it
+            is empty, or is of this kind and contains nothing else.
+        inputs: files and folders that it is created from.
 
     Yields:
         the temporary folder.
 
     Raises:
         InputError: the folder cannot be written (disk full, no permission), ``path``
-            holds something else, or is, holds or lies in one of the inputs.
+            has other content, or it overlaps with one of the inputs.
     """
     path = Path(path)
     with explained(path):
@@ -76,21 +76,21 @@ def folder_then_rename(
             yield new
             if not (new / MANIFEST).exists():
                 write_json(new / MANIFEST, manifest(new, kind))
-        except InputError as error:  # a file inside: name the place that the user gave
+        except InputError as error:  # show the user's path, not the temporary one
             raise InputError(str(error).replace(str(new), str(path))) from error
         check_replaceable(path, kind)  # the block may have taken hours
         take_place(new, path)
 
 
 def manifest(folder: Path, kind: str) -> dict[str, Any]:
-    """Return the manifest of a folder whose other files are all there."""
+    """Return the manifest of a folder that is complete except for the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     checksums = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
     return {"schema": SCHEMA, "kind": kind, "sha256": checksums}
 
 
 def verify(folder: str | Path) -> None:
-    """Compare the files of a folder with its manifest; without one, do nothing.
+    """Compare the files of a folder with its manifest, if it has one.
 
     Raises:
         InputError: names the first file that is missing or was changed.
@@ -101,44 +101,46 @@ def verify(folder: str | Path) -> None:
     for name, expected in sorted(read_as(path, _Listing).sha256.items()):
         file = Path(folder, name)
         if not file.is_file():
-            raise InputError(f"missing file: {file}, which {path} lists: make it again")
+            raise InputError(
+                f"missing file: {file}, which {path} lists: create {folder} again"
+            )
         if sha256(file) != expected:
             raise InputError(
                 f"{file} was changed after {path} was written (its SHA-256 differs): "
-                f"make {folder} again"
+                f"create {folder} again"
             )
 
 
 def check_replaceable(path: Path, kind: str) -> None:
-    """Refuse to replace anything but a folder of this kind as a command wrote it.
+    """Refuse to replace anything but an unchanged folder of this kind.
 
     Raises:
-        InputError: names the path and what is there.
+        InputError: names the path and its content.
     """
     if path.is_symlink():
-        raise InputError(f"{path} is a symbolic link: give the folder itself")
+        raise InputError(f"{path} is a symbolic link: name the folder itself")
     if not path.exists():
         return
     here, real = Path.cwd(), path.resolve()
     if real in (here, *here.parents):
         raise InputError(
-            f"{str(path)!r} is the current folder or holds it: choose a new folder"
+            f"{str(path)!r} is or contains the current folder: choose a new folder"
         )
     if not path.is_dir():
         raise InputError(f"{path} is not a folder: choose another name")
     if reason := _foreign(path, kind):
         raise InputError(
-            f"{path} is not replaced, since {reason}: delete it yourself or choose "
+            f"{path} is not replaced, because {reason}: delete it yourself or choose "
             "another name"
         )
 
 
 def check_holds_only(folder: Path, patterns: Iterable[str]) -> None:
-    """Refuse to clear a folder of unfinished work that holds anything else.
+    """Refuse to clear a folder that contains more than unfinished work.
 
     Args:
-        folder: may be missing.
-        patterns: of the names of all files that the work leaves, as for ``fnmatch``.
+        folder: the folder, which may be missing.
+        patterns: ``fnmatch`` patterns that match the names of all unfinished files.
 
     Raises:
         InputError: names the first file or folder that no pattern matches.
@@ -153,7 +155,7 @@ def check_holds_only(folder: Path, patterns: Iterable[str]) -> None:
             known and entry.is_file(follow_symlinks=False)
         ):
             raise InputError(
-                f"{folder} holds {entry.name}, which no command wrote: delete the "
+                f"{folder} contains {entry.name}, which no command wrote: delete the "
                 "folder yourself or choose another one"
             )
 
@@ -167,13 +169,13 @@ def check_files(paths: Iterable[Path]) -> None:
     for path in paths:
         if os.path.lexists(path) and path.name not in _listed(path.parent):
             raise InputError(
-                f"{path} is not replaced, since {LISTED} does not say that a command "
-                "of fairseq-scl wrote it: delete it yourself or choose another name"
+                f"{path} is not replaced, because {LISTED} does not list it as written "
+                "by fairseq-scl: delete it yourself or choose another name"
             )
 
 
 def list_files(paths: Iterable[Path]) -> None:
-    """Note in their folders that these files, about to be written, are of a command.
+    """List files that a command is about to write in ``.fairseq-scl.json``.
 
     Raises:
         InputError: as :func:`check_files`, or the disk is full.
@@ -196,29 +198,29 @@ def _listed(folder: Path) -> set[str]:
 
 
 def _refuse_overlap(path: Path, inputs: Iterable[str | Path]) -> None:
-    """Refuse to write over what is read; a new folder among a user's texts is fine."""
+    """Refuse to overwrite inputs; a new folder in a user's text folder is fine."""
     target = path.resolve()
     for given in inputs:
         source = Path(given).resolve()
         inside = source in target.parents and (source / MANIFEST).is_file()
         if target == source or target in source.parents or inside:
             raise InputError(
-                f"{str(path)!r} is, holds or lies in {given}, which is read: choose "
-                "another folder to write"
+                f"{str(path)!r} is, contains or lies in the input {given}: choose "
+                "another output folder"
             )
 
 
 def _foreign(path: Path, kind: str) -> str | None:
-    """Say why a folder is not just what a command wrote; ``None`` if it is."""
+    """Return why a folder is not exactly what a command wrote, or ``None``."""
     if all(TEMPORARY.fullmatch(entry.name) for entry in os.scandir(path)):
         return None
     try:
         listing = read_as(path / MANIFEST, _Listing)
     except InputError:
-        return f"it has no {MANIFEST} that lists its files"
+        return f"it lacks a {MANIFEST} that lists its files"
     if listing.kind != kind:
-        named = f"{listing.kind!r}" if listing.kind else "no kind, as earlier versions"
-        return f"its {MANIFEST} says {named}, where {kind!r} is wanted"
+        named = repr(listing.kind) if listing.kind else "missing (an earlier version)"
+        return f"the kind in its {MANIFEST} is {named}, not {kind!r}"
     checksums = listing.sha256
     folders = {parent.as_posix() for name in checksums for parent in Path(name).parents}
     for at, inside, files in os.walk(path):
@@ -230,7 +232,7 @@ def _foreign(path: Path, kind: str) -> str | None:
             if name == MANIFEST or TEMPORARY.fullmatch(entry.name):
                 continue
             if name not in checksums or not entry.is_file() or entry.is_symlink():
-                return f"it holds {name}, which no command wrote"
+                return f"it contains {name}, which no command wrote"
             if sha256(entry) != checksums[name]:
-                return f"{name} in it was changed after it was written"
+                return f"its file {name} was changed after it was written"
     return None

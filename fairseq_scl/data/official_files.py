@@ -21,11 +21,11 @@ def task_table(task: Task, folder: str | Path, part: str) -> TableFile:
 
     Args:
         task: from the table of tasks.
-        folder: holds the task's own folder, as the official archive makes it, or is it.
+        folder: the task's folder as in the official archive, or its parent.
         part: ``train`` or ``held_out``.
 
     Raises:
-        InputError: the file is in neither place.
+        InputError: the file is in neither folder.
     """
     file = task.files[part]
     places = [Path(folder, task.folder), Path(folder)]
@@ -35,19 +35,19 @@ def task_table(task: Task, folder: str | Path, part: str) -> TableFile:
         if task.name == "MRPC" and (place / MRPC_BOTH).is_file():
             return TableFile(place / MRPC_BOTH, task.layout, _in_mrpc(place, part))
     raise InputError(
-        f"there is no {file} of {task.name} in {places[0]} or {places[1]}: get it with "
-        f"'fairseq-scl download --task {task.name} --to {folder}'"
+        f"there is no {file} of {task.name} in {places[0]} or {places[1]}: download it "
+        f"with 'fairseq-scl download --task {task.name} --to {folder}'"
     )
 
 
 def check_size(task: Task, part: str, table: TableFile, found: int) -> None:
-    """Refuse an official file that has not the number of rows that it should have.
+    """Refuse an official file with an unexpected number of rows.
 
     Args:
         task: from the table of tasks.
         part: ``train`` or ``held_out``.
         table: the file.
-        found: the number of its rows, those left out included.
+        found: the number of its rows, including skipped ones.
 
     Raises:
         InputError: names the file and both numbers.
@@ -55,13 +55,13 @@ def check_size(task: Task, part: str, table: TableFile, found: int) -> None:
     if found != task.rows[part]:
         raise InputError(
             f"{table.path} has {found:,} rows, but {task.name} has "
-            f"{task.rows[part]:,}: the file is not complete, or --partial says that a "
-            "part of the task is wanted"
+            f"{task.rows[part]:,}: download the complete file, or use --partial to "
+            "work with a part of the task"
         )
 
 
 def _in_mrpc(folder: Path, part: str) -> Callable[[dict[str, Any]], bool]:
-    """Tell the rows of MRPC's two sets apart by the id list of GLUE."""
+    """Select the rows of one of MRPC's two sets by the id list of GLUE."""
     lines = decoded_lines(folder / MRPC_IDS)
     held_out = {tuple(line.split()) for _, line in lines}
 

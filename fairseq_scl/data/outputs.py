@@ -1,9 +1,9 @@
-"""What back-translation made: augmented files and their records.
+"""Augmented files, the outputs of back-translation, and their records.
 
-``NAME-bt0.3.jsonl`` holds a row per output, in the order of the input and then of the
-copies: the number ``origin`` of its example (from 0), ``copy``, the ``label``, and for
-each sentence ``source0`` and ``input0``, what became of it. ``NAME-bt0.3.json`` beside
-it is the record: how the file was made.
+``NAME-bt0.3.jsonl`` has one row per output, ordered by input example and then by copy:
+``origin`` (the number of the example, from 0), ``copy``, ``label``, and for each
+sentence ``source0`` and its back-translation ``input0``. The record
+``NAME-bt0.3.json`` next to it describes how the file was created.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from fairseq_scl.data.readers import json_rows
 from fairseq_scl.errors import InputError
 from fairseq_scl.typed import Count, as_type
 
-# No NUL, and no half of a surrogate pair, which no file could hold.
+# No NUL and no lone surrogate, which UTF-8 cannot encode.
 Text = Annotated[str, Meta(pattern=r"^[^\x00\ud800-\udfff]*$")]
 
 
@@ -25,12 +25,12 @@ class BackTranslationRecord(msgspec.Struct):
     """The record of an augmented file.
 
     Attributes:
-        settings: all that decides the bytes of the file.
-        counts: examples, outputs, and outputs of each kind of trouble.
-        origins: the numbers of the examples with each kind of trouble.
-        versions: of Python and the packages that made it.
-        threads: of PyTorch.
-        sources: the numbers of the examples whose source has some flaw.
+        settings: every setting that changes the bytes of the file.
+        counts: number of examples, of outputs, and of outputs with each problem.
+        origins: the numbers of the examples with each problem.
+        versions: versions of Python and of the packages.
+        threads: number of PyTorch threads.
+        sources: the numbers of the examples with each problem in their source.
     """
 
     SCHEMA: ClassVar[int] = 1
@@ -53,7 +53,7 @@ class _Row(msgspec.Struct):
 
     def __post_init__(self) -> None:
         if (self.source1 is None) != (self.input1 is None):
-            raise ValueError("of source1 and input1 one is missing")
+            raise ValueError("source1 and input1 must occur together")
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Output:
     """One augmented example.
 
     Attributes:
-        origin: the number of the example that it was made from, from 0.
-        label: copied from there.
-        sources: the sentence or the two of that example.
-        sentences: what became of them.
+        origin: the number of the original example, from 0.
+        label: label of the original example.
+        sources: the one or two sentences of the original example.
+        sentences: their back-translations.
         place: file and line, for messages.
     """
 
@@ -81,11 +81,11 @@ class Output:
 
 
 def read_outputs(path: str | Path) -> list[list[Output]]:
-    """Read an augmented file: the outputs of each example, as many for each.
+    """Read the outputs of each example from an augmented file.
 
     Raises:
-        InputError: a missing file, a line that is not such a row, rows that are out of
-            order, examples with different numbers of outputs.
+        InputError: the file is missing, a line is not an output, rows are out of order,
+            or examples have different numbers of outputs.
     """
     found: list[list[Output]] = []
     for number, values in json_rows(Path(path), ()):
@@ -99,20 +99,22 @@ def read_outputs(path: str | Path) -> list[list[Output]]:
         allowed = [n for n in (len(found) - 1, len(found)) if n >= 0]
         if output.origin not in allowed:
             raise InputError(
-                f"{output.place}: origin is {output.origin}, it must be "
-                f"{' or '.join(map(str, allowed))}: the file is not as 'fairseq-scl "
+                f"{output.place}: origin is {output.origin}, but must be "
+                f"{' or '.join(map(str, allowed))}: use the file as 'fairseq-scl "
                 "backtranslate' writes it"
             )
         if output.origin == len(found):
             found.append([])
         first = found[0][0] if found[0] else output
         if len(output.sentences) != len(first.sentences):
-            raise InputError(f"{output.place}: some rows are pairs and some are not")
+            raise InputError(
+                f"{output.place}: the number of sentences differs from the first row"
+            )
         found[-1].append(output)
     for outputs in found:
         if len(outputs) != len(found[0]):
             raise InputError(
-                f"{outputs[-1].place}: the example {outputs[0].origin} has "
-                f"{len(outputs)} outputs, the first has {len(found[0])}"
+                f"{outputs[-1].place}: example {outputs[0].origin} has "
+                f"{len(outputs)} outputs, but the first has {len(found[0])}"
             )
     return found

@@ -1,4 +1,4 @@
-"""Splits of a user: ``train.input0``, ``train.label``, ``valid.input0`` and so on."""
+"""A user's own splits: ``train.input0``, ``train.label``, ``valid.input0``, etc."""
 
 import itertools
 from collections import Counter
@@ -16,16 +16,16 @@ NAMED_AT_MOST = 5
 def prepare_splits(
     source: str | Path, encoder: str | Path, target: str | Path, checks: Checks
 ) -> dict[str, int]:
-    """Write a data folder of the splits in a folder of text files.
+    """Write a data folder from a folder of text files.
 
     Args:
-        source: the folder, as :func:`read_splits` reads it.
+        source: the folder, in the layout of :func:`read_splits`.
         encoder: an encoder folder.
         target: the data folder to write.
-        checks: what is let through, and who is told of the rest.
+        checks: which findings to accept, and a callback for notes.
 
     Returns:
-        the number of examples of each split.
+        the number of examples in each split.
 
     Raises:
         InputError: see :func:`read_splits`, :func:`~suspects.check_labels` and
@@ -35,10 +35,12 @@ def prepare_splits(
     splits, others = read_splits(source)
     if others:
         checks.note(
-            f"not read in {source}: {_some(others)}; the splits are {', '.join(SPLITS)}"
+            f"ignored in {source}: {_some(others)}; the splits are {', '.join(SPLITS)}"
         )
     if "valid" not in splits:
-        checks.note(f"{source} has no valid.input0: there is nothing to select by")
+        checks.note(
+            f"{source} lacks valid.input0: checkpoints cannot be selected without it"
+        )
     first: dict[str, str] = {}
     for example in splits["train"]:
         first.setdefault(example.label, example.origin)
@@ -55,18 +57,17 @@ def prepare_splits(
 
 
 def read_splits(folder: str | Path) -> tuple[dict[str, list[Example]], list[str]]:
-    """Read the splits of a folder, each as :func:`read_split` does.
+    """Read the splits of a folder, each with :func:`read_split`.
 
     Args:
-        folder: holds ``train`` and any of ``valid`` and ``test``.
+        folder: a folder with ``train`` and optionally ``valid`` and ``test``.
 
     Returns:
-        the examples of each split, and the names of the other files, which were not
-        read.
+        the examples of each split, and the names of the files that were ignored.
 
     Raises:
-        InputError: no training set, a split without all of its files, two splits that
-            are the same; otherwise as :func:`read_split`.
+        InputError: there is no training set, a split lacks a file, two splits are the
+            same, or as :func:`read_split`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -88,8 +89,8 @@ def read_splits(folder: str | Path) -> tuple[dict[str, list[Example]], list[str]
     for one, other in itertools.combinations(splits, 2):
         if rows[one] == rows[other]:
             raise InputError(
-                f"{folder} has the same examples in {one} and {other}: a model must "
-                "not be measured on what it was trained or chosen on"
+                f"{folder} has the same examples in {one} and {other}: use different "
+                "examples for training, validation and test"
             )
     return splits, others
 

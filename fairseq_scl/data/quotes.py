@@ -1,4 +1,4 @@
-"""Telling a ``.tsv`` with quoted fields, as pandas writes it, from one with quotes."""
+"""Detect whether a ``.tsv`` has quoted fields, as pandas writes them."""
 
 import codecs
 import re
@@ -12,18 +12,18 @@ NEEDS_QUOTES = re.compile(rb'""|[\t\n]')
 
 
 def is_quoted(path: Path) -> bool:
-    """Tell whether the fields of a tab-separated file are quoted as in CSV.
+    """Return whether the fields of a tab-separated file are quoted as in CSV.
 
-    A quote is a character like any other in GLUE's files and in most corpora, hence
-    both must hold:
+    In GLUE's files and most corpora a quote is an ordinary character. Therefore both of
+    these conditions must hold:
 
-    - Each quote of the file belongs to a field that begins and ends with one and has
-      the others doubled, and all rows, cut so, have as many fields.
-    - A quoted field has a doubled quote, a tab or a line break inside, or all fields of
+    - Every quote in the file belongs to a field that begins and ends with a quote and
+      doubles the quotes inside, and all rows then have the same number of fields.
+    - A quoted field contains a doubled quote, a tab or a line break, or all fields of
       the first line or of a column are quoted.
 
     Args:
-        path: a file; one that is missing is not quoted.
+        path: a file; ``False`` is returned if it is missing.
     """
     if not path.is_file():
         return False
@@ -38,9 +38,9 @@ def is_quoted(path: Path) -> bool:
             return False
         lines = record.split(b"\n")
         if len(lines) > 1 and all(x.count(b"\t") == len(marks) - 1 for x in lines):
-            return False  # each line is a row by itself
+            return False  # each line is a complete row
         rows += 1
-        if rows <= 2:  # the header counts by itself, the first row begins the columns
+        if rows <= 2:  # the header is judged alone; columns start with the first row
             needed |= rows == 1 and all(marks)
             quoted = marks
         quoted = [a and b for a, b in zip(quoted, marks, strict=True)]

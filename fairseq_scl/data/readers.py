@@ -1,4 +1,4 @@
-"""Reading tables of labelled sentences row by row."""
+"""Read tables of labelled sentences row by row."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ NO_LABEL = "without a label"
 NO_TEXT = "without a text"
 NOT_UTF8 = "not UTF-8"
 LARGEST_FIELD = 1 << 24
-# Yelp-2 has a backslash before a quote, beside doubling it.
+# Yelp-2 escapes a quote with a backslash in addition to doubling it.
 ESCAPED_QUOTE = re.compile(r'\\"+')
 
 Row = tuple[int, Example]
@@ -28,14 +28,14 @@ Row = tuple[int, Example]
 class TableFile:
     """A file of labelled sentences that can be iterated any number of times.
 
-    Only one row is in memory at a time. Runs of white space in a sentence become one
-    blank.
+    Only one row is in memory at a time. Each run of whitespace in a sentence becomes
+    one space.
 
     Attributes:
-        path: of the file.
-        layout: of its rows.
-        left_out: rows left out in the latest iteration, by reason; with ``keep_all``
-            rows that were kept although something is wrong with them.
+        path: path of the file.
+        layout: format of its rows.
+        left_out: number of rows skipped in the latest iteration, by reason; with
+            ``keep_all``, of rows that were kept despite a problem.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class TableFile:
         only: Callable[[dict[str, Any]], bool] | None = None,
         keep_all: bool = False,
     ) -> None:
-        """Name the file; nothing is read yet.
+        """Describe the file without reading it.
 
         Args:
             path: a text file in UTF-8.
-            layout: how its rows are cut.
-            only: which rows belong to the table, where a file holds several.
+            layout: format of its rows.
+            only: selects the rows of this table if the file has several tables.
             keep_all: keep rows with an empty sentence, and read bytes that are not
                 UTF-8 as U+FFFD.
         """
@@ -61,12 +61,12 @@ class TableFile:
         self._keep_all = keep_all
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield the number of the line where each example begins, and the example.
+        """Yield the number of the first line of each example, and the example.
 
         Raises:
-            InputError: a missing or empty file, bytes that are not UTF-8, a column that
-                is not there, too few or too many columns, an unknown label, an empty
-                sentence, an open quote, a line that is no JSON object.
+            InputError: the file is missing, empty or not UTF-8, a column is missing, a
+                row has too few or too many columns, a label is unknown, a sentence is
+                empty, a quote is not closed, or a line is not a JSON object.
         """
         self.left_out = Counter()
         broken: list[int] | None = [] if self._keep_all else None
@@ -122,8 +122,7 @@ class TableFile:
                 self.left_out[NO_TEXT] += 1
                 return None
             raise InputError(
-                f"{origin}: column {' + '.join(columns)} is empty: every row needs a "
-                "text"
+                f"{origin}: column {' + '.join(columns)} is empty: every row needs text"
             )
         if not all(sentences):
             self.left_out[NO_TEXT] += 1
@@ -144,23 +143,24 @@ def own_table(
     """Describe a user's own file.
 
     Args:
-        path: ``.tsv`` or ``.csv`` with a line of column names first, or ``.jsonl``.
-        columns: names of one or two text columns and, last, of the label's.
+        path: ``.tsv`` or ``.csv`` with column names in the first line, or ``.jsonl``.
+        columns: names of one or two text columns, followed by that of the label.
         keep_all: see :class:`TableFile`.
 
     Raises:
-        InputError: another suffix, another number of columns, or one named twice.
+        InputError: the suffix or the number of columns is not allowed, or a column is
+            named twice.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(
-            f"{path} ends in {suffix or 'nothing'!r}, which tells no format: allowed "
+            f"{path} has the suffix {suffix!r}, which does not name a format: allowed "
             f"are {', '.join(SUFFIXES)}"
         )
     if not 2 <= len(columns) <= 3:
         raise InputError(
             f"--columns has {len(columns)} names ({', '.join(columns)}): name one or "
-            "two columns of texts and, last, that of the label"
+            "two text columns, followed by that of the label"
         )
     if twice := repeated(columns):
         raise InputError(f"--columns names {twice!r} twice: name each column once")
@@ -175,12 +175,12 @@ def _rows_of(
     path: Path, lines: Iterator[tuple[int, str]], layout: RowFormat
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield line and values of each row of a table that is not JSON."""
-    if layout.format == "tsv":  # cut at tabs; a quote is a character like any other
+    if layout.format == "tsv":  # split at tabs; a quote is an ordinary character
         for number, line in lines:
             yield number, line.removesuffix("\r").split("\t")
         return
     delimiter = "\t" if layout.format == QUOTED_TSV else ","
-    # The module's limit is the process's; its default is under the longest reviews.
+    # A limit of the whole process; its default is too low for the longest reviews.
     csv.field_size_limit(LARGEST_FIELD)
     ended = (line + "\n" for _, line in lines)
     if layout.escaped:
@@ -194,25 +194,25 @@ def _rows_of(
             start = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{path}, line {start} is no row of quoted CSV ({error}): a quote must be "
-            "closed, and doubled inside a quoted field"
+            f"{path}, line {start} is not a row of quoted CSV ({error}): close every "
+            "quote, and double quotes inside a quoted field"
         ) from None
 
 
 def json_rows(
     path: Path, columns: Iterable[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read JSON lines, each an object.
+    """Read a file with one JSON object per line.
 
     Args:
-        path: of the file.
-        columns: the names that each must have.
+        path: path of the file.
+        columns: names that each object must have.
 
     Yields:
         the number of each line, from 1, and its object.
 
     Raises:
-        InputError: a missing file, a line that is no JSON object or lacks a name.
+        InputError: the file is missing, or a line is not a JSON object or lacks a name.
     """
     return _json_rows(path, decoded_lines(path), columns)
 
@@ -225,27 +225,27 @@ def _json_rows(
         try:
             row = json.loads(line, object_pairs_hook=json_object)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{origin} is no JSON: {error}") from None
+            raise InputError(f"{origin} is not JSON: {error}") from None
         if not isinstance(row, dict):
-            raise InputError(f"{origin} is no JSON object with names and values")
+            raise InputError(f"{origin} is not a JSON object with names and values")
         check_columns(origin, columns, row)
         yield number, row
 
 
 def json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of JSON, as ``object_pairs_hook``.
+    """Build a JSON object; an ``object_pairs_hook`` that refuses repeated names.
 
     Raises:
-        ValueError: a name is there twice.
+        ValueError: a name occurs twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"the name {repeated([n for n, _ in pairs])!r} is there twice")
+        raise ValueError(f"the name {repeated([n for n, _ in pairs])!r} occurs twice")
     return found
 
 
 def repeated(names: Sequence[str]) -> str | None:
-    """Return the first name that is there twice, if any is."""
+    """Return the first name that occurs twice, or ``None``."""
     return next((n for i, n in enumerate(names) if n in names[:i]), None)
 
 
@@ -255,7 +255,7 @@ def check_columns(
     """Refuse a row or header that lacks a column.
 
     Raises:
-        InputError: names ``origin``, the column and those that are there.
+        InputError: names ``origin``, the column and the existing columns.
     """
     for column in wanted:
         if column not in found:
@@ -266,7 +266,7 @@ def check_columns(
 
 
 def check_header(origin: str, wanted: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a first line that lacks a column, or has it twice.
+    """Refuse a first line that lacks a column or repeats it.
 
     Raises:
         InputError: names ``origin`` and the column.
@@ -275,7 +275,7 @@ def check_header(origin: str, wanted: Sequence[str], names: Sequence[str]) -> No
     if len(names) == 1 and (cut := re.search(r"[,;|\t]", names[0])):
         hint = (
             f"; the columns seem to be separated by {cut[0]!r}, but a .tsv needs tabs "
-            "and a .csv commas"
+            "and a .csv needs commas"
         )
     check_columns(origin, wanted, names, hint)
     for column in wanted:
@@ -286,11 +286,11 @@ def check_header(origin: str, wanted: Sequence[str], names: Sequence[str]) -> No
 
 
 def _open_quote(values: Sequence[str]) -> str:
-    """Tell what may have cut a row that has another number of columns."""
+    """Return a hint if an open quote may explain a wrong number of columns."""
     if any(v.startswith('"') and v.count('"') % 2 for v in values):
         return (
             ": the line ends inside a quote, and a .tsv may have line breaks or tabs "
-            "in quotes only if every quote in it is as CSV has them; fix the quotes, "
+            "in quotes only if all its quotes follow the rules of CSV; fix the quotes "
             "or save the file as .csv"
         )
     return ""
@@ -299,26 +299,26 @@ def _open_quote(values: Sequence[str]) -> str:
 def _label_of(row: dict[str, Any], column: str, origin: str) -> str:
     if isinstance(row[column], list | float):
         raise InputError(
-            f"{origin}: the label {column} is {row[column]!r}, expected a text or a "
-            "whole number: regression and several labels per example are not supported"
+            f"{origin}: the label {column} is {row[column]!r}, expected text or an "
+            "integer: regression and several labels per example are not supported"
         )
     return text_of(row, column, origin).strip()
 
 
 def text_of(row: dict[str, Any], column: str, origin: str) -> str:
-    """Return a text, or a label that is a number, of a row.
+    """Return the text, or a label that is an integer, in a column of a row.
 
     Raises:
-        InputError: it is neither, or has what no text has; names ``origin``.
+        InputError: it is neither, or has a NUL or a lone surrogate; names ``origin``.
     """
     value = row[column]
     if isinstance(value, int):  # a label in JSON; true and false are integers too
         value = json.dumps(value)
     if not isinstance(value, str):
-        raise InputError(f"{origin}: {column} is {value!r}, expected a text")
+        raise InputError(f"{origin}: {column} is {value!r}, expected text")
     check_no_nul(value, f"{origin}: {column}")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise InputError(
-            f"{origin}: {column} holds half a surrogate pair, which is no Unicode text"
+            f"{origin}: {column} has half a surrogate pair, which is not valid Unicode"
         )
     return value

@@ -1,7 +1,7 @@
-"""Temporary files and folders that take their name at the end, in one step.
+"""Temporary files and folders that are renamed atomically once they are complete.
 
-A temporary path is locked by the process that writes it. The kernel drops the lock
-when that process dies, however it dies, so a path that can be locked is a leftover.
+The writing process locks its temporary path. The kernel releases the lock whenever the
+process ends, so a temporary path that can be locked is a leftover.
 """
 
 import ctypes
@@ -17,22 +17,22 @@ from pathlib import Path
 
 PREFIX = ".fairseq-scl-tmp-"
 OLD = ".fairseq-scl-old-"
-TEMPORARY = re.compile(re.escape(PREFIX) + r"\w{8}")  # what tempfile makes of it
+TEMPORARY = re.compile(re.escape(PREFIX) + r"\w{8}")  # tempfile adds 8 characters
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
 def temporary(parent: Path, folder: bool = False) -> Iterator[tuple[Path, int]]:
-    """Make a temporary file or folder; remove what is left of it after the block.
+    """Create a temporary file or folder, and delete it after the block.
 
-    What killed processes left in ``parent`` is removed first.
+    Leftovers of killed processes in ``parent`` are deleted first.
 
     Args:
-        parent: where to make it; made if missing.
-        folder: make a folder, not a file.
+        parent: where to create it; created if missing.
+        folder: create a folder instead of a file.
 
     Yields:
-        its path, and a descriptor of it that stays open.
+        its path, and an open file descriptor.
     """
     parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parent)
@@ -52,7 +52,7 @@ def remove_leftovers(parent: Path) -> None:
     for entry in os.scandir(parent) if parent.is_dir() else ():
         if not TEMPORARY.fullmatch(entry.name):
             continue
-        with suppress(OSError):  # not ours to open, or gone by now
+        with suppress(OSError):  # no permission, or deleted in the meantime
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
             descriptor = os.open(entry.path, flags)
             try:
@@ -63,9 +63,9 @@ def remove_leftovers(parent: Path) -> None:
 
 
 def take_place(new: Path, path: Path) -> None:
-    """Give a temporary folder its name; what had that name is then at ``new``."""
+    """Rename a temporary folder to ``path``; an existing folder is moved to ``new``."""
     try:
-        os.replace(new, path)  # onto nothing, or an empty folder
+        os.replace(new, path)  # works if path is missing or empty
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -73,13 +73,13 @@ def take_place(new: Path, path: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder so that nobody sees half of it."""
+    """Delete a folder without ever leaving it incomplete at its path."""
     with temporary(folder.parent, folder=True) as (new, _):
         os.replace(folder, new)
 
 
 def restore(path: Path) -> None:
-    """Finish what a process began that was killed between the renames of a folder."""
+    """Complete a swap of folders that was interrupted between its two renames."""
     old = path.with_name(OLD + path.name)
     if not old.is_dir():
         return
@@ -99,17 +99,17 @@ def _make_locked(parent: Path, folder: bool) -> tuple[Path, int]:
                 continue
         else:
             descriptor, path = tempfile.mkstemp(prefix=PREFIX, dir=parent)
-        # On a disk without locks nothing counts as a leftover.
+        # Without support for locks, nothing is ever deleted as a leftover.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Until now another process could take it for a leftover.
+        # Before it was locked, another process may have deleted it as a leftover.
         if os.path.exists(path):
             return Path(path), descriptor
         os.close(descriptor)
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """Swap two folders: in one step where the system can, else in two."""
+    """Swap two folders atomically, or with two renames if that is not supported."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is not None:
         names = [os.fsencode(one.absolute()) for one in (new, path)]

@@ -1,7 +1,7 @@
 """The paper's splits and few-shot samples, from files of any length.
 
-A file is read row by row: once to count its classes, once for what was drawn. Only
-few-shot samples are ever in memory.
+Each file is read row by row, once to count its classes and once to collect the drawn
+rows. Only few-shot samples are held in memory.
 """
 
 import hashlib
@@ -42,19 +42,19 @@ class Draw:
     """What to draw; the defaults are the paper's (section 4.1).
 
     Attributes:
-        few_shot: sizes of the few-shot samples, in examples of all classes.
-        full: whether the whole training set is prepared.
-        samples: number of few-shot samples of each size.
-        seed: of the split and, with size and number, of each sample.
-        size_valid: examples for validation, or what the test set leaves if that is
-            less.
-        size_test: examples for the test; by default half of the original validation
-            set or, where there is none, as many as for validation.
-        balanced: whether few-shot samples have as many examples of each class;
+        few_shot: sizes of the few-shot samples, over all classes.
+        full: whether to prepare the whole training set.
+        samples: number of few-shot samples per size.
+        seed: seed of the split and, together with size and number, of each sample.
+        size_valid: number of validation examples, or those left by the test set if
+            these are fewer.
+        size_test: number of test examples; by default half of the original validation
+            set or, if there is none, as many as for validation.
+        balanced: whether few-shot samples have the same number of examples per class;
             otherwise they have the label distribution of the training set.
-        partial: whether official files may have fewer rows than they should.
-        flipped: shares of the training labels to flip, a data folder each; 0 for the
-            sample as it was drawn.
+        partial: whether official files may be incomplete.
+        flipped: shares of training labels to flip, each for a data folder of its own; 0
+            keeps the labels.
     """
 
     few_shot: tuple[int, ...] = ()
@@ -73,11 +73,11 @@ class Source:
     """The files that splits and samples are drawn from.
 
     Attributes:
-        name: for the record.
+        name: name of the source in ``draw.json``.
         train: the training set.
-        held_out: the original validation set; without one, validation and test are
-            drawn from ``train`` and taken out of it.
-        task: whose official files they are, if they are.
+        held_out: the original validation set; without one, validation and test sets
+            are drawn and removed from ``train``.
+        task: the task, if these are its official files.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Source:
 
     @classmethod
     def of_task(cls, task: Task, folder: str | Path) -> "Source":
-        """Find the official files of a task below a folder.
+        """Find the official files of a task in a folder.
 
         Raises:
             InputError: a file is missing.
@@ -97,13 +97,13 @@ class Source:
 
     @property
     def files(self) -> dict[str, TableFile]:
-        """The files by their part."""
+        """The files by part."""
         files = {TRAIN: self.train, HELD_OUT: self.held_out}
         return {part: file for part, file in files.items() if file is not None}
 
 
 class Chosen:
-    """The rows of a table whose rank in their class was drawn, or was not."""
+    """The rows of a table whose rank in their class was drawn, or all other rows."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Chosen:
         drawn: Iterable[Ranks],
         invert: bool = False,
     ) -> None:
-        """Choose from ``rows``, which can be iterated anew and have these counts."""
+        """Select from ``rows``, which can be iterated repeatedly."""
         self._rows = rows
         self._masks = {}
         for label, count in counts.items():
@@ -122,7 +122,7 @@ class Chosen:
             self._masks[label] = mask.tobytes()
 
     def __iter__(self) -> Iterator[Row]:
-        """Yield line and example of the chosen rows, in the order of the table."""
+        """Yield line and example of the selected rows, in the order of the table."""
         seen: Counter[str] = Counter()
         for row in self._rows:
             label = row[1].label
@@ -132,10 +132,10 @@ class Chosen:
 
 
 class Split:
-    """The examples of one split; ``index`` has those of the latest pass."""
+    """The examples of one split; ``index`` describes the latest pass."""
 
     def __init__(self, rows: Iterable[Row], file: Path) -> None:
-        """Take ``rows``, which can be iterated anew and come from ``file``."""
+        """Take ``rows`` of ``file``, which can be iterated repeatedly."""
         self._rows, self._file = rows, file
         self.index, self._sha256 = TextIndex(file), ""
 
@@ -149,7 +149,7 @@ class Split:
         self.index, self._sha256 = index, digest.hexdigest()
 
     def describe(self) -> dict[str, object]:
-        """Tell file, lines and checksum of the examples that were last read."""
+        """Return file, lines and checksum of the examples of the latest pass."""
         return {
             "file": self._file.name,
             "examples": len(self.index.lines),
@@ -166,24 +166,24 @@ def prepare_samples(
     on_written: Callable[[Path, Mapping[str, int]], None],
     checks: Checks = DEFAULT,
 ) -> None:
-    """Draw the splits and samples of section 4.1 and write a data folder of each.
+    """Draw the splits and samples of section 4.1 and write a data folder for each.
 
-    ``full/`` has the whole training set, ``n20-sample0/`` the first sample of 20, and
-    ``n20-sample0-flip0.1/`` the same with a tenth of its labels flipped. The validation
-    and test sets are drawn once and are the same files in all of them. ``draw.json`` in
-    each tells files, lines, seeds and checksums.
+    ``full/`` has the whole training set, ``n20-sample0/`` the first sample of 20
+    examples, and ``n20-sample0-flip0.1/`` the same sample with 10% of its labels
+    flipped. The validation and test sets are drawn once and shared by all folders. Each
+    folder's ``draw.json`` records files, lines, seeds and checksums.
 
     Args:
         source: the files to draw from.
         encoder: an encoder folder.
-        target: the folder of the data folders.
+        target: the parent of the data folders.
         draw: what to draw.
         on_written: called with each data folder and its number of examples.
-        checks: what is let through, and who is told of the rest.
+        checks: which findings to accept, and a callback for notes.
 
     Raises:
-        InputError: files that cannot be read or have not the rows that they should,
-            sizes that the data does not allow, a class without an example.
+        InputError: a file cannot be read or has an unexpected number of rows, the data
+            does not allow the sizes, or a class has no example.
     """
     for share in draw.flipped:
         check_share(share)
@@ -191,7 +191,7 @@ def prepare_samples(
     if len({part["sha256"] for part in parts.values()}) < len(parts):
         raise InputError(
             f"{source.train.path} and {source.files[HELD_OUT].path} are the same file: "
-            "a model must not be measured on what it was trained on"
+            "use different examples for training and evaluation"
         )
     labels = class_names(parts[TRAIN]["classes"])
     held_out, pool, pool_counts = _held_out(source, parts, draw)
@@ -208,7 +208,7 @@ def prepare_samples(
     linked: dict[str, Path] = {}
     notes: set[str] = set()
     for (name, rows), share in product(splits.items(), draw.flipped):
-        # Size and number of a sample, by which it was drawn; "full" has none.
+        # Size and number of a sample are part of its seed; "full" has neither.
         numbers = map(int, re.findall(r"\d+", name))
         flipped = Flipped(rows, share, [draw.seed, *numbers])
         every = {"train": Split(flipped, source.train.path), **held_out}
@@ -241,7 +241,7 @@ def _record(
     splits: Mapping[str, Split],
     flipped: Flipped,
 ) -> dict[str, object]:
-    """Tell where the examples of a data folder are from, whatever the encoder."""
+    """Record the origin of a data folder's examples, independent of the encoder."""
     return {
         **flipped.describe(),
         "schema": 1,
@@ -265,7 +265,7 @@ def _read_counts(
         first.setdefault(example.label, example.origin)
     rows = classes.total() + table.left_out.total()
     if rows == 0:
-        raise InputError(f"{table.path} has no row")
+        raise InputError(f"{table.path} has no rows")
     if source.task is not None:
         if not draw.partial:
             check_size(source.task, part, table, rows)
@@ -286,7 +286,7 @@ def _read_counts(
 def _held_out(
     source: Source, parts: Mapping[str, Any], draw: Draw
 ) -> tuple[dict[str, Split], Iterable[Row], Mapping[str, int]]:
-    """Draw test and validation; return them, and rows and classes of what is left."""
+    """Draw the test and validation sets; also return the remaining rows and counts."""
     table = source.train if source.held_out is None else source.held_out
     counts = parts[TRAIN if source.held_out is None else HELD_OUT]["classes"]
     total, size_valid = sum(counts.values()), draw.size_valid
@@ -294,7 +294,7 @@ def _held_out(
         size_test = draw.size_test or size_valid
     else:
         size_test = draw.size_test or (total + 1) // 2
-        # "~ 500": of SST-2, the test set leaves 436.
+        # "~ 500" in the paper; for SST-2, 436 examples remain.
         size_valid = min(size_valid, max(total - size_test, 1))
     sizes, whole = (size_test, size_valid), source.held_out is not None
     try:
@@ -329,7 +329,7 @@ def _collect(rows: Iterable[Row], samples: Mapping[str, Ranks]) -> dict[str, lis
 
 
 def line_ranges(lines: Iterable[int]) -> str:
-    """Write rising numbers as ranges: ``2-4,9`` for 2, 3, 4 and 9."""
+    """Format ascending numbers as ranges: ``2-4,9`` for 2, 3, 4 and 9."""
     ranges: list[list[int]] = []
     for line in lines:
         if ranges and line == ranges[-1][1] + 1:

@@ -18,7 +18,7 @@ MODEL_FILE = "sentencepiece.bpe.model"
 
 
 class SentencePiece:
-    """A sentencepiece model; its symbols are pieces, as of ``--bpe sentencepiece``."""
+    """A SentencePiece model; its symbols are pieces, as for ``--bpe sentencepiece``."""
 
     kind = "sentencepiece"
     file_names: tuple[str, ...] = (MODEL_FILE, SETTINGS)
@@ -28,10 +28,10 @@ class SentencePiece:
 
         Args:
             path: the file.
-            settings: whether pairs are separated.
+            settings: how pairs are separated.
 
         Raises:
-            InputError: the file is missing, unreadable or not a sentencepiece model.
+            InputError: the file is missing, unreadable or not a SentencePiece model.
         """
         self.settings = settings
         self.pair_separator = settings.pair_separator
@@ -44,9 +44,9 @@ class SentencePiece:
         except RuntimeError:
             size = 0
         if not size:
-            raise InputError(f"{path} is not a sentencepiece model")
+            raise InputError(f"{path} is not a SentencePiece model")
         self._pieces = [
-            # fairseq looks up the unknown text itself, which could read </s>.
+            # fairseq looks up the unknown text itself, which could be "</s>".
             "<unk>" if self._processor.is_unknown(number) else piece
             for number, piece in enumerate(self._processor.id_to_piece([*range(size)]))
         ]
@@ -56,7 +56,7 @@ class SentencePiece:
         """Return the pieces of each sentence, ``<unk>`` for text without pieces.
 
         Raises:
-            InputError: a text with half a surrogate pair, which is not Unicode.
+            InputError: a text has half a surrogate pair, which is not valid Unicode.
         """
         check_unicode(sentences)
         rows = self._processor.encode(list(sentences), out_type=int)

@@ -8,11 +8,11 @@ from fairseq_scl.errors import InputError
 
 
 def stratified_sample(labels: Sequence[str], size: int, seed: int) -> list[int]:
-    """Draw a sample that has the label distribution of the whole.
+    """Draw a sample with the label distribution of the whole.
 
     "we sample 10 different training set samples [...] taking the label distribution of
     the original training set into account" (section 4.1). Each class gets its exact
-    share of ``size`` rounded down; what is left goes to the largest remainders, ties to
+    share of ``size`` rounded down; the rest goes to the largest remainders, and ties to
     the class that sorts first.
 
     Args:
@@ -21,10 +21,11 @@ def stratified_sample(labels: Sequence[str], size: int, seed: int) -> list[int]:
         seed: the same seed draws the same examples.
 
     Returns:
-        ``size`` indices in rising order.
+        ``size`` indices in ascending order.
 
     Raises:
-        InputError: a size below 1 or above N, or so small that a class gets no example.
+        InputError: the size is below 1 or above N, or too small to draw an example of
+            each class.
     """
     return stratified_split(labels, [size], seed)[0]
 
@@ -40,10 +41,10 @@ def stratified_split(
         seed: the same seed draws the same samples.
 
     Returns:
-        one list of indices, in rising order, for each size.
+        one list of indices per size, in ascending order.
 
     Raises:
-        InputError: as :func:`stratified_sample`, or sizes that add up to more than N.
+        InputError: as :func:`stratified_sample`, or the sizes add up to more than N.
     """
     classes, class_of = np.unique(np.asarray(labels), return_inverse=True)
     names = [str(name) for name in classes]
@@ -61,24 +62,25 @@ def stratified_ranks(
     seed: int | Sequence[int],
     balanced: bool = False,
 ) -> list[dict[str, np.ndarray]]:
-    """Draw disjoint samples of examples that are known by their place in their class.
+    """Draw disjoint samples of examples, identified by their rank within their class.
 
     This is the rule of :func:`stratified_split` for data that is not in memory: rank 0
-    of a class is its first example, whatever stands between its examples.
+    of a class is its first example in the data.
 
     Args:
         counts: number of examples of each class.
         sizes: the size of each sample.
         seed: one number or several; the same seed draws the same samples.
-        balanced: whether each class gets the same share of a sample; otherwise its
-            share is that of the whole.
+        balanced: whether all classes have the same share of a sample; otherwise they
+            have their share of the whole.
 
     Returns:
-        for each size, the ranks drawn of each class, int64 `(share,)`, in no order.
+        for each size, the ranks drawn from each class, int64 `(share,)`, unordered.
 
     Raises:
-        InputError: as :func:`stratified_split`; a balanced sample whose size the number
-            of classes does not divide, or that has more of a class than there are.
+        InputError: as :func:`stratified_split`, or the size of a balanced sample is not
+            a multiple of the number of classes or needs more examples of a class than
+            there are.
     """
     total = sum(counts.values())
     for size in sizes:
@@ -88,8 +90,8 @@ def stratified_ranks(
             )
         if balanced and size % len(counts):
             raise InputError(
-                f"a balanced sample of {size} examples cannot be: {size} does not "
-                f"divide over {len(counts)} classes"
+                f"a balanced sample of {size} examples is not possible: {size} is not "
+                f"a multiple of the number of classes, {len(counts)}"
             )
     if sum(sizes) > total:
         raise InputError(
@@ -106,7 +108,7 @@ def stratified_ranks(
             name = list(waiting)[int(np.argmax(short))]
             raise InputError(
                 f"a balanced sample of {size} examples needs {size // len(waiting)} of "
-                f"the class {name!r}, but there are {left[np.argmax(short)]}"
+                f"the class {name!r}, but there are only {left[np.argmax(short)]}"
             )
         sample = {}
         shares = _shares(weights, size, left)
@@ -126,29 +128,29 @@ def stratified_ranks(
 def test_and_valid(
     counts: Mapping[str, int], sizes: tuple[int, int], seed: int, whole: bool
 ) -> list[dict[str, np.ndarray]]:
-    """Draw the test and the validation set of a table, by :func:`stratified_ranks`.
+    """Draw the test and validation sets of a table with :func:`stratified_ranks`.
 
     Args:
         counts: number of examples of each class.
-        sizes: of the test and of the validation set.
+        sizes: sizes of the test and of the validation set.
         seed: the same seed draws the same examples.
-        whole: whether they may be the whole table; otherwise some of each class is left
-            to train with.
+        whole: whether they may use the whole table; otherwise examples of each class
+            must remain for training.
 
     Returns:
-        the ranks drawn of each class, for the test and for the validation set.
+        the ranks drawn from each class, for the test and for the validation set.
 
     Raises:
-        InputError: sizes that the table does not allow; names the flags and, if there
-            are any, sizes that it does.
+        InputError: the table does not allow these sizes; the message names the flags
+            and possible sizes, if any.
     """
     try:
         return _with_some_left(counts, sizes, seed, whole)
     except InputError as error:
         usual = "" if whole else " (500 each by default)"
         problem = (
-            f"--size-test and --size-valid{usual} cannot be {sizes[0]} and {sizes[1]}, "
-            f"as {error}"
+            f"--size-test and --size-valid{usual} cannot be {sizes[0]} and {sizes[1]}: "
+            f"{error}"
         )
     total = sum(counts.values())
     for size in (total // 5, total // 4, total // 3, total // 2):
@@ -157,10 +159,9 @@ def test_and_valid(
         except InputError:
             continue
         raise InputError(
-            f"{problem}: {size} and {size} can be, or give splits of your own with "
-            "--text"
+            f"{problem}; use {size} and {size}, or provide your own splits with --text"
         )
-    raise InputError(f"{problem}: give splits of your own with --text")
+    raise InputError(f"{problem}; provide your own splits with --text")
 
 
 def _with_some_left(
@@ -170,15 +171,15 @@ def _with_some_left(
     for name, count in counts.items():
         if not whole and sum(len(ranks[name]) for ranks in drawn) == count:
             raise InputError(
-                f"they leave none of the {count} rows of the class {name!r} to train "
-                "with"
+                f"they use all {count} rows of the class {name!r}, with none left for "
+                "training"
             )
     return drawn
 
 
 def _shares(counts: np.ndarray, size: int, left: np.ndarray) -> np.ndarray:
     """Split ``size`` over classes in proportion to ``counts``, by largest remainder."""
-    # In whole numbers: remainders that are equal must tie, and floats would not.
+    # Integer arithmetic, so that equal remainders are exactly equal.
     whole, remainders = np.divmod(size * counts, counts.sum())
     shares = np.minimum(whole, left)
     order = np.argsort(-remainders, kind="stable")

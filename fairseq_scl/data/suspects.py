@@ -1,4 +1,4 @@
-"""Labels and texts that can be read and are probably not what they were meant to be."""
+"""Detect labels and texts that are readable but probably wrong."""
 
 import functools
 import hashlib
@@ -23,12 +23,13 @@ FEW_CLASSES = 4
 
 @dataclass(frozen=True)
 class Checks:
-    """What is let through, and who is told of the rest.
+    """Which findings to accept, and a callback for notes.
 
     Attributes:
         max_unknown: the largest share of unknown tokens in a split.
-        any_labels: whether labels may look like ratings, lists or spellings of another.
-        note: called with one sentence for each finding that is not refused.
+        any_labels: whether to accept labels that look like ratings, lists or other
+            spellings of a label.
+        note: called with one sentence for each finding that is not an error.
     """
 
     max_unknown: float = MAX_UNKNOWN
@@ -39,16 +40,16 @@ class Checks:
 def check_labels(
     counts: Mapping[str, int], first: Mapping[str, str], checks: Checks
 ) -> None:
-    """Refuse labels that are no classes; note those that occur only once.
+    """Refuse labels that do not look like classes; note labels that occur only once.
 
-    Refused are numbers with fractions, several labels in one, nearly as many labels as
-    examples, and labels that differ only in case, white space, invisible characters,
-    Unicode normalization or the way a number is written.
+    Fractional numbers, several labels in one, and nearly as many labels as examples are
+    refused, as are labels that differ only in case, whitespace, invisible characters,
+    Unicode normalization or the format of a number.
 
     Args:
-        counts: examples of each label of the training set.
-        first: file and line of the first example of each.
-        checks: whether to refuse, and who gets the notes.
+        counts: number of examples of each label in the training set.
+        first: file and line of the first example of each label.
+        checks: whether to refuse, and a callback for notes.
 
     Raises:
         InputError: names file and line, the label, and ``--labels-are-classes``.
@@ -56,21 +57,21 @@ def check_labels(
     once = [label for label, count in counts.items() if count == 1]
     if once and len(counts) > 1:
         checks.note(
-            f"{len(once)} of {len(counts)} labels occur only once, as {once[0]!r} in "
-            f"{first[once[0]]}"
+            f"{len(once)} of {len(counts)} labels occur only once, for example "
+            f"{once[0]!r} in {first[once[0]]}"
         )
     if checks.any_labels:
         return
     for label, problem in _problems(counts):
         raise InputError(
-            f"{first[label]}: the label {label!r} {problem}; a classifier takes one "
-            "class per example: fix the labels, or use --labels-are-classes if each of "
-            "them is a class of its own"
+            f"{first[label]}: the label {label!r} {problem}; each example must have "
+            "one class: fix the labels, or use --labels-are-classes if every label is "
+            "a separate class"
         )
 
 
 def _problems(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
-    """Yield labels and what is wrong with them."""
+    """Yield suspicious labels, each with the problem."""
     numbers = {label: _number(label) for label in counts}
     fractions = [n for n, value in numbers.items() if value is not None and value % 1]
     if 2 * len(fractions) >= len(counts):
@@ -89,7 +90,8 @@ def _problems(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
             yield label, f"is another spelling of {known!a}, written {label!a}"
     total = sum(counts.values())
     if len(counts) > FEW_CLASSES and 2 * len(counts) > total:
-        yield next(iter(counts)), f"is one of {len(counts)} in only {total} examples"
+        count = len(counts)
+        yield next(iter(counts)), f"is one of {count} labels in only {total} examples"
 
 
 def _number(label: str) -> float | None:
@@ -101,12 +103,12 @@ def _number(label: str) -> float | None:
 
 
 def _parts(label: str) -> list[str]:
-    """Cut a label where it may be several."""
+    """Split a label that may consist of several."""
     return label.split() if NUMBERS.fullmatch(label) else SEPARATORS.split(label)
 
 
 def _plain(label: str) -> str:
-    """Return what all spellings of a label have in common."""
+    """Return a form that is the same for all spellings of a label."""
     text = unicodedata.normalize("NFKC", label).casefold()
     return "".join(
         c for c in text if not c.isspace() and unicodedata.category(c) != "Cf"
@@ -114,15 +116,15 @@ def _plain(label: str) -> str:
 
 
 class TextIndex:
-    """Where each text of a split is: 24 bytes per example."""
+    """The line of each text in a split, in 24 bytes per example."""
 
     def __init__(self, file: Path) -> None:
-        """Start without an example; ``file`` is for messages."""
+        """Start without examples; ``file`` is for messages."""
         self.file = file
         self.lines, self.texts, self.labels = array("Q"), array("Q"), array("Q")
 
     def add(self, line: int, example: Example) -> None:
-        """Add the example that was read at ``line``."""
+        """Add the example that was read from ``line``."""
         self.lines.append(line)
         self.texts.append(_hashed("\t".join(example.sentences)))
         self.labels.append(_hashed(example.label))
@@ -135,21 +137,22 @@ class TextIndex:
 def repeated_texts(
     splits: Mapping[str, TextIndex], labels: bool = True
 ) -> Iterable[str]:
-    """Find texts that several splits share, and texts with two labels.
+    """Find texts that occur in several splits, and texts with several labels.
 
     Args:
-        splits: by name.
-        labels: whether to look for two labels, too.
+        splits: the splits by name.
+        labels: whether to look for texts with several labels.
 
     Yields:
-        one sentence per pair of splits and one for the labels, where there are any.
+        one sentence per pair of splits that share texts, and one for texts with several
+        labels.
     """
     for (name, one), (other, two) in combinations(splits.items(), 2):
         shared = np.isin(np.asarray(two.texts), np.asarray(one.texts))
         if shared.any():
             yield (
-                f"{shared.sum():,} of the {len(shared):,} texts of {other} are also in "
-                f"{name}, the first is {two.place(int(shared.argmax()))}"
+                f"{shared.sum():,} of the {len(shared):,} texts in {other} also occur "
+                f"in {name}, the first at {two.place(int(shared.argmax()))}"
             )
     if not labels or not splits:
         return
@@ -165,8 +168,8 @@ def repeated_texts(
         first = pairs[:, pairs[1].argmin()]
         places = [_place(splits, int(number)) for number in first]
         yield (
-            f"{len(np.unique(texts[1:][clash])):,} of the texts of {', '.join(splits)} "
-            f"have different labels, the first in {' and '.join(places)}"
+            f"{len(np.unique(texts[1:][clash])):,} of the texts in {', '.join(splits)} "
+            f"have different labels, the first at {' and '.join(places)}"
         )
 
 

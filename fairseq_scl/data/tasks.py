@@ -1,4 +1,4 @@
-"""The tasks of the paper as data: columns, labels, files, sizes and where they are.
+"""The tasks of the paper as data: columns, labels, files, sizes and downloads.
 
 Sources: Table 1 of Gunel et al. (2021) for the GLUE tasks, Zhang et al. (2015) for
 Amazon-2 and Yelp-2.
@@ -18,22 +18,23 @@ HELD_OUT = "held_out"
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How the rows of a file are cut into sentences and a label.
+    """How to get sentences and a label from the rows of a file.
 
     Attributes:
-        format: ``tsv`` (tabs, a quote is a character like any other), ``csv`` (commas,
-            quoted fields with doubled quotes), ``quoted tsv`` (tabs, quoted as ``csv``)
-            or ``jsonl`` (one object per line).
-        sentences: the columns of each sentence; several are joined by a blank.
+        format: ``tsv`` (tabs, quotes are ordinary characters), ``csv`` (commas, quoted
+            fields with doubled quotes), ``quoted tsv`` (tabs, quoted as ``csv``) or
+            ``jsonl`` (one object per line).
+        sentences: the columns of each sentence; several are joined by a space.
         label: the column of the label.
         header: whether the first line names the columns; otherwise they are numbered
-            from 1 and ``width`` says how many there are.
-        width: see ``header``.
-        labels: the label of each value of the column; empty: the values themselves.
-        no_label: a value that marks rows without a label, which are left out.
-        escaped: whether backslash and n stand for a line break.
-        leave_out_empty: whether rows with an empty sentence are left out; otherwise
-            they are refused.
+            from 1 to ``width``.
+        width: number of columns in a file without header.
+        labels: the label for each value of the label column; if empty, the values
+            themselves.
+        no_label: a value that marks rows without a label, which are skipped.
+        escaped: whether a backslash and ``n`` stand for a line break.
+        leave_out_empty: whether rows with an empty sentence are skipped; otherwise they
+            are refused.
     """
 
     format: str
@@ -49,7 +50,7 @@ class RowFormat:
 
 @dataclass(frozen=True)
 class Download:
-    """One file to fetch: where it is, and what must come (``None``: not known)."""
+    """URL, size and checksum of a file to download; ``None`` if unknown."""
 
     url: str
     bytes: int | None
@@ -66,15 +67,15 @@ class Task:
     """A task of the paper.
 
     Attributes:
-        name: as the paper spells it.
-        layout: of its files.
-        folder: the folder that the official archive makes.
-        files: the file of the training set (``train``) and that of the original
-            validation set (``held_out``), from which validation and test are drawn.
-        rows: how many rows the official files have, without a header.
-        table1: the training set's size as Table 1 prints it.
+        name: the paper's spelling.
+        layout: row format of its files.
+        folder: the folder in the official archive.
+        files: the files of the training set (``train``) and of the original validation
+            set (``held_out``), from which validation and test sets are drawn.
+        rows: number of rows in the official files, without a header.
+        table1: size of the training set as printed in Table 1.
         downloads: the official files.
-        balanced: whether few-shot samples have as many examples of each class;
+        balanced: whether few-shot samples have the same number of examples per class;
             otherwise they have the label distribution of the training set.
     """
 
@@ -126,7 +127,7 @@ def _reviews(
 
 
 ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
-# The official file of MRPC holds both sets; the ids of the second are in a file.
+# The official file of MRPC has both sets; another file lists the ids of the second.
 MRPC_BOTH = "msr_paraphrase_train.txt"
 MRPC_IDS = "mrpc_dev_ids.tsv"
 MRPC_ID_COLUMNS = ("#1 ID", "#2 ID")
@@ -270,7 +271,7 @@ def find_task(name: str) -> Task:
     """Return a task by its name.
 
     Raises:
-        InputError: no task is called so; the message lists those that there are.
+        InputError: there is no task with this name; the message lists all tasks.
     """
     if name not in TASKS:
         raise InputError(f"there is no task {name!r}: choose from {', '.join(TASKS)}")

@@ -1,4 +1,4 @@
-"""Labelled sentences and sentence pairs, and the plain text files that hold them."""
+"""Labelled sentences and sentence pairs, and their plain text files."""
 
 import codecs
 import gzip
@@ -25,15 +25,15 @@ class Example:
 def read_split(folder: str | Path, split: str) -> list[Example]:
     """Read ``<split>.input0``, ``<split>.input1`` (for pairs) and ``<split>.label``.
 
-    UTF-8, one example a line, the layout of fairseq's GLUE recipe.
+    The files are UTF-8 with one example per line, as in fairseq's GLUE recipe.
 
     Args:
-        folder: where the files are.
+        folder: the folder with the files.
         split: ``train``, ``valid`` or ``test``.
 
     Raises:
-        InputError: a missing file, files of unlike length, an empty line, bytes that
-            are not UTF-8; the message names file and line.
+        InputError: a file is missing or not UTF-8, files differ in length, or a line is
+            empty; the message names file and line.
     """
     folder = Path(folder)
     columns = [read_lines(folder / f"{split}.input0")]
@@ -44,8 +44,8 @@ def read_split(folder: str | Path, split: str) -> list[Example]:
     for number, column in enumerate(columns):
         if len(column) != len(labels):
             raise InputError(
-                f"{folder / f'{split}.input{number}'} has {len(column)} lines, "
-                f"{label_file} has {len(labels)}: they must go line by line"
+                f"{folder / f'{split}.input{number}'} has {len(column)} lines, but "
+                f"{label_file} has {len(labels)}: each needs one line per example"
             )
     return [
         Example(tuple(sentences), label, f"{label_file}, line {number}")
@@ -56,20 +56,20 @@ def read_split(folder: str | Path, split: str) -> list[Example]:
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Read a UTF-8 file with one text per line, without the white space around each.
+    """Read a UTF-8 file with one text per line, and strip each text.
 
-    Only a line feed, with or without a carriage return, ends a line; other characters
-    that Unicode calls line breaks belong to the text.
+    Lines end with a line feed, optionally after a carriage return. Other line breaks of
+    Unicode are part of the text.
 
     Raises:
-        InputError: a missing file, an empty line, bytes that are not UTF-8, a NUL.
+        InputError: the file is missing or not UTF-8, or a line is empty or has a NUL.
     """
     texts = []
     for number, line in decoded_lines(path):
         check_no_nul(line, f"{path}, line {number}")
         text = line.strip()
         if not text:
-            raise InputError(f"{path}, line {number} is empty: every line needs a text")
+            raise InputError(f"{path}, line {number} is empty: every line needs text")
         texts.append(text)
     return texts
 
@@ -77,19 +77,19 @@ def read_lines(path: str | Path) -> list[str]:
 def decoded_lines(
     path: str | Path, broken: list[int] | None = None
 ) -> Iterator[tuple[int, str]]:
-    """Read a UTF-8 file, gzipped if it is called ``.gz``, without a byte-order mark.
+    """Read a UTF-8 file without its byte-order mark; ``.gz`` files are decompressed.
 
     Args:
         path: the file.
-        broken: gets the numbers of lines that are not UTF-8, whose wrong bytes become
-            U+FFFD; ``None`` refuses them.
+        broken: gets the numbers of lines that are not UTF-8, whose invalid bytes become
+            U+FFFD; ``None`` refuses such lines.
 
     Yields:
         the number of each line, from 1, and its text without the line feed; a carriage
-        return before it stays.
+        return is kept.
 
     Raises:
-        InputError: a missing or empty file, bytes that are not UTF-8.
+        InputError: the file is missing, empty or not UTF-8.
     """
     path = Path(path)
     if not path.is_file():
@@ -116,20 +116,20 @@ def decoded_lines(
 
 
 def check_no_nul(text: str, origin: str) -> None:
-    """Refuse a NUL character, which UTF-16 that is read as UTF-8 is full of.
+    """Refuse a NUL character, a sign of UTF-16 that was read as UTF-8.
 
     Raises:
         InputError: names ``origin``.
     """
     if "\0" in text:
         raise InputError(
-            f"{origin} has a NUL character, which no text has: if the file is UTF-16, "
-            "convert it to UTF-8, for example with iconv"
+            f"{origin} has a NUL character, which is not allowed in text: if the file "
+            "is UTF-16, convert it to UTF-8, for example with iconv"
         )
 
 
 def write_split(folder: str | Path, split: str, examples: Sequence[Example]) -> None:
-    """Write examples so that :func:`read_split` reads them back."""
+    """Write examples to files that :func:`read_split` can read."""
     for number in range(len(examples[0].sentences)):
         with write_then_rename(Path(folder, f"{split}.input{number}")) as file:
             file.writelines(one_line(e.sentences[number]) + "\n" for e in examples)
@@ -138,7 +138,7 @@ def write_split(folder: str | Path, split: str, examples: Sequence[Example]) -> 
 
 
 def digest(examples: Iterable[Example]) -> str:
-    """Return the SHA-256 of examples as text, as ``draw.json`` has it."""
+    """Return the SHA-256 of examples as text, as in ``draw.json``."""
     found = hashlib.sha256()
     for example in examples:
         found.update(hashed_line(example))
@@ -151,27 +151,27 @@ def hashed_line(example: Example) -> bytes:
 
 
 def one_line(text: str) -> str:
-    """Return a text with every run of white space made one blank."""
+    """Strip a text and replace each run of whitespace by one space."""
     return " ".join(text.split())
 
 
 def class_names(labels: Iterable[str]) -> list[str]:
     """Return the labels of a training set in the order of their class ids.
 
-    The order is that of their names, so that neither class frequencies (by which
-    ``fairseq-preprocess`` sorts) nor the sample drawn changes what a class id means.
+    They are sorted by name, so that class ids depend neither on class frequencies (by
+    which ``fairseq-preprocess`` sorts) nor on the sample.
 
     Args:
-        labels: each label at least once.
+        labels: labels, each at least once.
 
     Raises:
-        InputError: fewer than two labels, one that fairseq's dictionary reserves, or
-            one with white space other than single blanks inside.
+        InputError: there are fewer than two labels, a label is reserved by fairseq's
+            dictionary, or has whitespace other than single spaces inside.
     """
     names = sorted(set(labels))
     if len(names) < 2:
         raise InputError(
-            f"the training set has one label only ({names[0]!r}): a classifier needs "
+            f"the training set has only one label ({names[0]!r}): a classifier needs "
             "at least two"
         )
     reserved = {"<s>", "<pad>", "</s>", "<unk>", "<mask>", "#fairseq:overwrite"}
@@ -182,14 +182,14 @@ def class_names(labels: Iterable[str]) -> list[str]:
             )
         if not label or label != one_line(label):
             raise InputError(
-                f"the label {label!r} must be words with single blanks between them: "
-                "rename it in the data"
+                f"the label {label!r} must be words separated by single spaces: rename "
+                "it in the data"
             )
     return names
 
 
 def check_known_labels(examples: Iterable[Example], labels: Sequence[str]) -> None:
-    """Refuse examples whose label the training set does not have.
+    """Refuse examples with a label that does not occur in the training set.
 
     Raises:
         InputError: names the file and line, the label and the labels allowed.

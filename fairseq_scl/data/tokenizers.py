@@ -1,7 +1,7 @@
-"""Text to symbols of a fairseq dictionary: WordPiece, GPT-2 BPE and SentencePiece.
+"""Turn text into symbols of a fairseq dictionary: WordPiece, GPT-2 BPE, SentencePiece.
 
-Text is text: what looks like a special token (``[SEP]``, ``</s>``, ``<mask>``) is split
-into ordinary pieces, so that no input can forge the end of a sentence.
+Text that looks like a special token (``[SEP]``, ``</s>``, ``<mask>``) is split into
+ordinary pieces, so that no input can fake the end of a sentence.
 """
 
 import json
@@ -35,13 +35,13 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.typed import read_as
 
 LINES_AT_ONCE = 4096
-# The share of a dictionary's symbols that its tokenizer may be unable to make: fairseq
-# itself puts a few into a dictionary that stand for no text.
+# The largest share of a dictionary's symbols that its tokenizer need not produce:
+# fairseq adds a few symbols that do not stand for text.
 FOREIGN_SYMBOLS = 0.05
 
 
 class Tokenizer(Protocol):
-    """What the rest of the package knows of a tokenizer.
+    """The interface of all tokenizers.
 
     Attributes:
         kind: ``"wordpiece"``, ``"gpt2"`` or ``"sentencepiece"``.
@@ -49,7 +49,7 @@ class Tokenizer(Protocol):
             sentence: ``<s> a </s> </s> b </s>`` (RoBERTa) or ``<s> a </s> b </s>``
             (BERT).
         file_names: the files that ``save`` writes.
-        symbols: every symbol that a text can become.
+        symbols: all symbols that the tokenizer can produce.
     """
 
     kind: str
@@ -65,7 +65,7 @@ class Tokenizer(Protocol):
 
 
 class _Subwords:
-    """What WordPiece and GPT-2's BPE share: the library tokenizers computes both."""
+    """The common part of WordPiece and GPT-2's BPE, computed by tokenizers."""
 
     def __init__(
         self, library: tokenizers.Tokenizer, settings: WordPieceSettings | GPT2Settings
@@ -75,7 +75,7 @@ class _Subwords:
         added = msgspec.to_builtins(settings.added_tokens or [])
         library.add_tokens([AddedToken(**token) for token in added])
         self._library = library
-        # Not e.tokens: of an added token that is the text, as the normalizer left it.
+        # For an added token, e.tokens has the normalized text instead.
         self._symbols = {
             number: self.symbol(piece, number)
             for piece, number in library.get_vocab().items()
@@ -83,25 +83,24 @@ class _Subwords:
         self.symbols = frozenset(self._symbols.values())
 
     def symbol(self, piece: str, number: int) -> str:
-        """Return the name in fairseq's dictionaries: the piece itself."""
+        """Return the symbol in fairseq's dictionaries: the piece itself."""
         return piece
 
     def encode_lines(self, sentences: Sequence[str]) -> list[list[str]]:
         """Return the symbols of each sentence.
 
         Args:
-            sentences: any texts, the empty one included.
+            sentences: any texts, including empty ones.
 
         Returns:
-            one list of symbols per sentence. WordPiece has ``[UNK]``, which no fairseq
-            dictionary holds and which therefore becomes ``<unk>``, for a word without
-            pieces.
+            one list of symbols per sentence. WordPiece returns ``[UNK]`` for a word
+            without pieces; fairseq's dictionaries lack it, so it becomes ``<unk>``.
 
         Raises:
-            InputError: a text with half a surrogate pair, which is not Unicode.
+            InputError: a text has half a surrogate pair, which is not valid Unicode.
         """
         rows = []
-        # In blocks: an encoding keeps the offsets of each piece, more than its text.
+        # In blocks, because an encoding also stores the offsets of each piece.
         for start in range(0, len(sentences), LINES_AT_ONCE):
             block = list(sentences[start : start + LINES_AT_ONCE])
             try:
@@ -114,12 +113,12 @@ class _Subwords:
 
 
 class WordPiece(_Subwords):
-    """BERT's tokenizer; its symbols are word pieces, as of fairseq's ``--bpe bert``.
+    """BERT's tokenizer; its symbols are word pieces, as for fairseq's ``--bpe bert``.
 
     Agrees with ``transformers.BertTokenizerFast`` except for special tokens in a text.
-    ``BertTokenizer``, which fairseq uses, also composes characters (NFC) and differs at
-    a Greek word in capitals that ends in sigma, and at accents and punctuation of
-    scripts that came to Unicode after 2015.
+    ``BertTokenizer``, which fairseq uses, also composes characters (NFC) and differs
+    for uppercase Greek words that end in sigma, and for accents and punctuation of
+    scripts added to Unicode after 2015.
     """
 
     kind = "wordpiece"
@@ -154,8 +153,8 @@ class WordPiece(_Subwords):
 class GPT2BPE(_Subwords):
     """GPT-2's byte-level BPE; its symbols are ids as decimal strings.
 
-    The same as ``fairseq.data.encoders.gpt2_bpe.GPT2BPE`` gives; the two may differ at
-    letters and digits added to Unicode since 2025, which libraries learn one by one.
+    Agrees with ``fairseq.data.encoders.gpt2_bpe.GPT2BPE``, except possibly for letters
+    and digits added to Unicode since 2025, which not all libraries know yet.
     """
 
     kind = "gpt2"
@@ -170,10 +169,10 @@ class GPT2BPE(_Subwords):
         """Build the tokenizer.
 
         Args:
-            encoder: the id of each piece; the 256 bytes, what each merge makes and the
-                added tokens must be there.
-            merges: pairs of pieces, the first to be joined first.
-            settings: whether pairs are separated, and the added tokens.
+            encoder: the id of each piece, including the 256 bytes, the result of each
+                merge and the added tokens.
+            merges: pairs of pieces in the order of their priority.
+            settings: how pairs are separated, and the added tokens.
         """
         self.encoder = dict(encoder)
         self.merges = list(merges)
@@ -182,7 +181,7 @@ class GPT2BPE(_Subwords):
         super().__init__(library, settings)
 
     def symbol(self, piece: str, number: int) -> str:
-        """Return the name in fairseq's dictionaries: the id."""
+        """Return the symbol in fairseq's dictionaries: the id."""
         return str(number)
 
     def save(self, folder: str | Path) -> None:
@@ -199,13 +198,13 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Load the tokenizer of an encoder, data or model folder.
 
     Args:
-        folder: one that a tokenizer was saved to, or an encoder as published by
-            fairseq: an XLM-R or CamemBERT, or a RoBERTa to which GPT-2's
-            ``encoder.json`` and ``vocab.bpe`` were added.
+        folder: a folder with a saved tokenizer, or an encoder published by fairseq:
+            XLM-R, CamemBERT, or RoBERTa with GPT-2's ``encoder.json`` and ``vocab.bpe``
+            added.
 
     Raises:
-        InputError: files are missing or are not what a tokenizer saves, or the folder's
-            dictionary belongs to another tokenizer.
+        InputError: files are missing or damaged, or the folder's dictionary belongs to
+            another tokenizer.
     """
     folder = Path(folder)
     own, encoder, merges = (
@@ -218,10 +217,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         settings = SentencePieceSettings(pair_separator=True)
     elif missing := [path.name for path in (encoder, merges) if not path.is_file()]:
         raise InputError(
-            f"{folder} has no tokenizer: neither {SETTINGS}, which 'fairseq-scl "
-            f"convert' writes, nor {MODEL_FILE} (XLM-R, CamemBERT), nor "
-            f"{' and '.join(missing)}, which belong into a RoBERTa folder of fairseq "
-            "(from https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/)"
+            f"{folder} lacks a tokenizer: it has neither {SETTINGS} from 'fairseq-scl "
+            f"convert', nor {MODEL_FILE} (XLM-R, CamemBERT), nor "
+            f"{' and '.join(missing)}; for fairseq's RoBERTa, download these from "
+            "https://dl.fbaipublicfiles.com/fairseq/gpt2_bpe/"
         )
     else:
         settings = GPT2Settings(pair_separator=True)
@@ -240,7 +239,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def _check_dictionary(path: Path, tokenizer: Tokenizer) -> None:
-    """Refuse a dictionary of symbols that the tokenizer does not make."""
+    """Refuse a dictionary of symbols that the tokenizer cannot produce."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     symbols = {
         line.removesuffix(" #fairseq:overwrite").rpartition(" ")[0] for line in lines
@@ -249,7 +248,7 @@ def _check_dictionary(path: Path, tokenizer: Tokenizer) -> None:
     foreign = sorted(symbols - tokenizer.symbols)
     if len(foreign) > FOREIGN_SYMBOLS * len(symbols):
         raise InputError(
-            f"{path} belongs to another tokenizer: {foreign[0]!r} and other symbols, "
-            f"{len(foreign)} of {len(symbols)}, are not made by "
+            f"{path} belongs to another tokenizer: {len(foreign)} of its "
+            f"{len(symbols)} symbols, such as {foreign[0]!r}, cannot be produced with "
             f"{' and '.join(tokenizer.file_names[:-1])}"
         )

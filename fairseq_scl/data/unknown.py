@@ -1,4 +1,4 @@
-"""Tokens that an encoder's dictionary does not have, counted in its data folders."""
+"""Count the tokens of a data folder that the encoder's dictionary lacks."""
 
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -15,12 +15,12 @@ Counts = Mapping[str, int]
 
 
 def count_unknown(counts: MutableMapping[str, int], row: torch.Tensor) -> None:
-    """Count the tokens of a sentence, those that are ``<unk>``, and what they leave.
+    """Add the tokens of a sentence to the counts.
 
     Args:
-        counts: ``tokens`` without the ``</s>`` of each sentence, how many of them are
-            ``unknown``, and the ``sentences`` without a single known token. A pair is
-            two sentences.
+        counts: ``tokens``, without the ``</s>`` of each sentence; ``unknown``, the
+            number of these that are ``<unk>``; and ``sentences``, the number of
+            sentences without a known token. A pair counts as two sentences.
         row: ``(T,)`` int32 ids with ``</s>`` at the end.
     """
     unknown, tokens = int((row == UNKNOWN).sum()), len(row) - 1
@@ -32,12 +32,12 @@ def count_unknown(counts: MutableMapping[str, int], row: torch.Tensor) -> None:
 def check_unknown(
     found: Mapping[str, Counts], encoder: str | Path, most: float = MAX_UNKNOWN
 ) -> None:
-    """Refuse text that the encoder's dictionary does not fit.
+    """Refuse text that does not fit the encoder's dictionary.
 
     Args:
-        found: of each split what :func:`count_unknown` counts.
+        found: the counts of :func:`count_unknown` for each split.
         encoder: the encoder folder, for the message.
-        most: the largest share of unknown tokens that is allowed.
+        most: the largest allowed share of unknown tokens.
 
     Raises:
         InputError: names the split, its share and the flag.
@@ -46,12 +46,12 @@ def check_unknown(
         if (share := share_unknown(counts)) > most:
             raise InputError(
                 f"{share:.1%} of the tokens of {split} ({counts['unknown']:,} of "
-                f"{counts['tokens']:,}) are unknown to {encoder}, --max-unknown allows "
+                f"{counts['tokens']:,}) are unknown to {encoder}, but --max-unknown is "
                 f"{most:.1%}: use an encoder whose dictionary fits the language of the "
                 "text, or raise --max-unknown"
             )
 
 
 def share_unknown(counts: Counts) -> float:
-    """Return unknown tokens per token; 1 for sentences without any token."""
+    """Return the share of unknown tokens; 1 if there are no tokens."""
     return counts["unknown"] / counts["tokens"] if counts["tokens"] else 1.0

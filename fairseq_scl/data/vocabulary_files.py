@@ -1,4 +1,4 @@
-"""The files that tokenizers are made of: settings, word pieces, byte pieces, merges."""
+"""Read the files of tokenizers: settings, word pieces, byte pieces, merges."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ UNKNOWN_PIECE = "[UNK]"
 
 
 class AddedTokenSettings(msgspec.Struct, forbid_unknown_fields=True):
-    """Arguments of ``tokenizers.AddedToken``: a text that is always one token."""
+    """Arguments of ``tokenizers.AddedToken``, a text that is always one token."""
 
     content: Name
     single_word: bool | UnsetType = UNSET
@@ -27,14 +27,14 @@ class AddedTokenSettings(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class WordPieceSettings(msgspec.Struct, tag_field="kind", tag="wordpiece"):
-    """What ``tokenizer_settings.json`` says of BERT's tokenizer.
+    """``tokenizer_settings.json`` for BERT's tokenizer.
 
     Attributes:
-        lowercase: whether text is turned to lower case.
-        strip_accents: whether accents are removed; ``None`` means: with ``lowercase``.
-        split_chinese: whether each Chinese character is a word of its own.
+        lowercase: whether to lowercase text.
+        strip_accents: whether to remove accents; ``None`` means as ``lowercase``.
+        split_chinese: whether each Chinese character is a separate word.
         pair_separator: see :class:`fairseq_scl.data.tokenizers.Tokenizer`.
-        added_tokens: texts that are one token each, whatever the vocabulary says.
+        added_tokens: texts that always become one token.
     """
 
     lowercase: bool
@@ -45,7 +45,7 @@ class WordPieceSettings(msgspec.Struct, tag_field="kind", tag="wordpiece"):
 
 
 class GPT2Settings(msgspec.Struct, tag_field="kind", tag="gpt2"):
-    """What ``tokenizer_settings.json`` says of GPT-2's tokenizer, which is cased."""
+    """``tokenizer_settings.json`` for GPT-2's tokenizer, which is cased."""
 
     pair_separator: bool
     lowercase: bool = False
@@ -53,7 +53,7 @@ class GPT2Settings(msgspec.Struct, tag_field="kind", tag="gpt2"):
 
 
 class SentencePieceSettings(msgspec.Struct, tag_field="kind", tag="sentencepiece"):
-    """What ``tokenizer_settings.json`` says of a sentencepiece model."""
+    """``tokenizer_settings.json`` for a SentencePiece model."""
 
     pair_separator: bool
 
@@ -70,27 +70,30 @@ def check_unicode(sentences: Sequence[str], start: int = 0) -> None:
     for number, text in enumerate(sentences, start=start + 1):
         if re.search("[\ud800-\udfff]", text):
             raise InputError(
-                f"sentence {number} holds half a surrogate pair, which is not Unicode "
-                "text: decode it with errors='replace'"
+                f"sentence {number} has half a surrogate pair, which is not valid "
+                "Unicode: decode it with errors='replace'"
             ) from None
 
 
 def read_word_pieces(path: str | Path) -> list[str]:
-    """Read BERT's ``vocab.txt``, one piece a line.
+    """Read BERT's ``vocab.txt``, one piece per line.
 
     Raises:
-        InputError: the file is missing, not UTF-8, has a piece twice or no ``[UNK]``.
+        InputError: the file is missing or not UTF-8, repeats a piece or lacks
+            ``[UNK]``.
     """
     pieces = _lines(path)
     first: dict[str, int] = {}
     for number, piece in enumerate(pieces, start=1):
         if first.setdefault(piece, number) != number:
             raise InputError(
-                f"{path}, line {number}: the piece {piece!r} stands in line "
-                f"{first[piece]} already, but each may occur once"
+                f"{path}, line {number}: the piece {piece!r} is already in line "
+                f"{first[piece]}, but each may occur only once"
             )
     if UNKNOWN_PIECE not in first:
-        raise InputError(f"{path} has no line {UNKNOWN_PIECE}: no BERT vocabulary")
+        raise InputError(
+            f"{path} lacks the line {UNKNOWN_PIECE}: it is not a BERT vocabulary"
+        )
     return pieces
 
 
@@ -101,20 +104,20 @@ def read_encoder(path: str | Path) -> dict[str, int]:
         InputError: the file is missing or damaged, or a byte has no piece.
     """
     pieces = read_as(path, dict[str, int])
-    # Without its piece a byte would vanish from the text without a word.
+    # A byte without a piece would silently be dropped from the text.
     if missing := [b for b in byte_symbols() if b not in pieces]:
         raise InputError(
-            f"{path} has no id for the byte symbol {missing[0]!r}: GPT-2's BPE has one "
-            "for each of the 256 bytes"
+            f"{path} lacks an id for the byte symbol {missing[0]!r}: GPT-2's BPE has "
+            "one for each of the 256 bytes"
         )
     return pieces
 
 
 def read_merges(path: str | Path) -> list[tuple[str, str]]:
-    """Read ``vocab.bpe`` or ``merges.txt``, one pair of pieces a line.
+    """Read ``vocab.bpe`` or ``merges.txt``, one pair of pieces per line.
 
     Raises:
-        InputError: the file is missing, not UTF-8, or a line has not two pieces.
+        InputError: the file is missing or not UTF-8, or a line is not two pieces.
     """
     lines = _lines(path)
     header = lines[0].startswith("#version")
@@ -123,8 +126,8 @@ def read_merges(path: str | Path) -> list[tuple[str, str]]:
         pair = line.split()
         if len(pair) != 2:
             raise InputError(
-                f"{path}, line {number} is {line!r}: expected two pieces with a blank "
-                "between them"
+                f"{path}, line {number} is {line!r}: expected two pieces separated by "
+                "a space"
             )
         merges.append((pair[0], pair[1]))
     return merges
@@ -133,7 +136,7 @@ def read_merges(path: str | Path) -> list[tuple[str, str]]:
 def check_merges(
     merges: Sequence[tuple[str, str]], encoder: Mapping[str, int], path: str | Path
 ) -> None:
-    """Refuse merges of pieces, or into pieces, that have no id.
+    """Refuse merges whose pieces or results lack an id.
 
     Raises:
         InputError: names the file of the merges and the pair.
@@ -141,16 +144,16 @@ def check_merges(
     for first, second in merges:
         if not {first, second, first + second} <= encoder.keys():
             raise InputError(
-                f"{path} joins {first!r} and {second!r}, but one of them or the result "
-                "has no id: merges and pieces do not belong together"
+                f"{path} merges {first!r} and {second!r}, but one of these or the "
+                "result lacks an id: merges and pieces do not match"
             )
 
 
 def number_pieces(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
     """Number the pieces of a byte-level BPE as GPT-2 does.
 
-    Bytes first, then what each merge makes, then ``<|endoftext|>``: with GPT-2's own
-    merges these are the ids of its ``encoder.json``.
+    The bytes come first, then the result of each merge, then ``<|endoftext|>``. With
+    GPT-2's own merges these are the ids of its ``encoder.json``.
     """
     encoder: dict[str, int] = {}
     for piece in [*byte_symbols(), *(a + b for a, b in merges), "<|endoftext|>"]:
@@ -159,9 +162,9 @@ def number_pieces(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
 
 
 def byte_symbols() -> list[str]:
-    """Return the characters that stand for the 256 bytes, in the order of GPT-2's ids.
+    """Return the characters that represent the 256 bytes, in the order of GPT-2's ids.
 
-    Printable bytes stand for themselves; the others follow as characters from U+0100.
+    Printable bytes represent themselves; the others are characters from U+0100.
     """
     return sorted(ByteLevel.alphabet())
 

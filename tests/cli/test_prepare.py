@@ -38,7 +38,7 @@ def test_reviews_are_balanced_without_being_asked(prepare, tmp_path):
     assert prepare(*argv, "--few-shot", 4)[0] == 0
     status, _, error = prepare(*argv, "--few-shot", 5)
     assert status == 2
-    assert "5 does not divide over 2 classes" in error
+    assert "5 is not a multiple of the number of classes, 2" in error
 
 
 def test_rows_left_out_are_told(prepare, tmp_path):
@@ -154,9 +154,9 @@ def test_what_all_folders_share_is_noted_once(tmp_path, capfd):
     words += ["--size-valid", 8, "--few-shot", 8, "--samples", 2]
     assert main(["prepare", *map(str, words), "--encoder", str(toy_encoder())]) == 0
     notes = capfd.readouterr().err
-    assert notes.count("texts of test are also in valid") == 1
+    assert notes.count("texts in test also occur in valid") == 1
     for name in ("n8-sample0", "n8-sample1"):
-        assert f"texts of test are also in train of {name}" in notes
+        assert f"texts in test also occur in train of {name}" in notes
 
 
 @pytest.mark.parametrize(("rows", "size"), [(30, 6), (9, 2), (7, 1)])
@@ -169,7 +169,7 @@ def test_a_small_table_says_what_is_possible(prepare, tmp_path, rows, size):
     assert f"{table} has {rows} rows: --size-test and --size-valid (500 each" in error
     assert "--text" in error
     if size > 1:
-        assert f"{size} and {size} can be" in error
+        assert f"use {size} and {size}, or" in error
         assert prepare(*argv, "--size-test", size, "--size-valid", size)[0] == 0
 
 

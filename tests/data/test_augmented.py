@@ -155,28 +155,28 @@ def other_source(rows):
 
 
 CHANGES = {
-    "its source is not that of example 1": other_source,
-    "line 5: its label 'negative' is not that of ex": lambda rows: rows[4].update(
+    "the source differs from example 1": other_source,
+    "line 5: the label 'negative' differs from ex": lambda rows: rows[4].update(
         label="negative"
     ),
-    "line 5: its label 'neutral' is not that": lambda rows: rows[4].update(
+    "line 5: the label 'neutral' differs from": lambda rows: rows[4].update(
         label="neutral"
     ),
-    "is of 15 sentences, ": lambda rows: rows.__delitem__(slice(-3, None)),
+    "it has 15 sentences, ": lambda rows: rows.__delitem__(slice(-3, None)),
     "line 5: object missing required field label": lambda rows: rows[4].pop("label"),
-    "line 5: origin is 3, it must be 1 or 2: the": lambda rows: rows[4].update(
+    "line 5: origin is 3, but must be 1 or 2: use": lambda rows: rows[4].update(
         origin=3
     ),
     "line 5: origin: expected int, got str, found '1'": lambda rows: rows[4].update(
         origin="1"
     ),
-    "the example 15 has 2 outputs, the first has 3": lambda rows: rows.pop(),
-    "line 5: of source1 and input1 one is": lambda rows: rows[4].update(input1="x"),
+    "example 15 has 2 outputs, but the first has 3": lambda rows: rows.pop(),
+    "line 5: source1 and input1 must occur": lambda rows: rows[4].update(input1="x"),
     "line 5: input0: expected str, got null": lambda rows: rows[4].update(input0=None),
     r"line 5: input0: expected str matching regex": lambda rows: rows[4].update(
         input0="a\0b"
     ),
-    "line 5: some rows are pairs and some are not": lambda rows: rows[4].update(
+    "line 5: the number of sentences differs": lambda rows: rows[4].update(
         source1="x", input1="x"
     ),
 }
@@ -195,11 +195,11 @@ def test_missing_and_unfit_folders_are_refused(sample, tmp_path):
     folder, examples = sample
     file = file_of(tmp_path, examples)
     out = tmp_path / "out"
-    with pytest.raises(InputError, match=r"there is no data folder .*none: 'fairseq-s"):
+    with pytest.raises(InputError, match=r"there is no data folder .*none: create it"):
         add_outputs(tmp_path / "none", file, toy_encoder(), out)
     with pytest.raises(InputError, match=r"missing file: .*none\.jsonl"):
         add_outputs(folder, tmp_path / "none.jsonl", toy_encoder(), out)
-    with pytest.raises(InputError, match="is, holds or lies in"):
+    with pytest.raises(InputError, match="is, contains or lies in"):
         add_outputs(folder, file, toy_encoder(), folder)
     swapped = shutil.copytree(folder, tmp_path / "swapped")
     names = json.loads((swapped / "label_map.json").read_text("utf-8"))["labels"]
@@ -215,10 +215,12 @@ def test_missing_and_unfit_folders_are_refused(sample, tmp_path):
     with pytest.raises(InputError, match=r"swapped lacks text/, .*: prepare it again"):
         add_outputs(swapped, file, toy_encoder(), out)
     one = file_of(tmp_path, examples, copies=1)
-    with pytest.raises(InputError, match="one output per example, two views need at"):
+    with pytest.raises(InputError, match="one output per example, but two views need"):
         add_outputs(folder, one, toy_encoder(), out, views=True)
     pairs, _ = make_sample(tmp_path / "pairs", make_pairs)
-    with pytest.raises(InputError, match=r"is of 16 sentences, .* has 16 pairs in tr"):
+    with pytest.raises(
+        InputError, match=r"it has 16 sentences, but train of .* has 16 pairs"
+    ):
         add_outputs(pairs, file, toy_encoder(), out)
 
 

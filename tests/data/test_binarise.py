@@ -225,7 +225,7 @@ def test_pairs_in_one_split_and_not_in_another_are_refused(tmp_path):
             2: make_pairs(8),
         }
         splits = {"valid": made[other], "train": made[train]}
-        with refused(f"valid has {other} sentences per example, train has {train}"):
+        with refused(f"valid has {other} sentences per example, but train has {train}"):
             binarise(splits, toy_encoder(), tmp_path / "data")
 
 
@@ -233,7 +233,7 @@ def test_pairs_in_one_split_and_not_in_another_are_refused(tmp_path):
 def test_an_encoder_folder_without_its_files_is_refused_by_name(tmp_path, name):
     encoder = shutil.copytree(toy_encoder(), tmp_path / "encoder")
     (encoder / name).unlink()
-    with pytest.raises(InputError, match=f"(missing|has no).*{name}"):
+    with pytest.raises(InputError, match=f"(missing|has neither).*{name}"):
         binarise(make_splits(), encoder, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 

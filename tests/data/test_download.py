@@ -52,7 +52,9 @@ def test_a_server_without_ranges_starts_again(server, tmp_path):
 def test_a_broken_download_goes_on_in_the_next_call(server, tmp_path):
     wanted = server.wanted("a.zip")
     server.faults = ["truncated"] + [503] * download.RETRIES
-    with refused(f"cannot download {wanted.url}: the server answers 503", "kept"):
+    with refused(
+        f"cannot download {wanted.url}: the server returned status 503", "resume"
+    ):
         fetch_file(wanted, tmp_path)
     assert names(tmp_path) == ["a.zip.part"]
     server.ranges.clear()
@@ -64,7 +66,7 @@ def test_a_connection_that_always_breaks_is_one_sentence(server, tmp_path):
     wanted = server.wanted("a.zip")
     server.faults = ["truncated"] * (download.RETRIES + 1)
     with pytest.raises(
-        InputError, match=r"a\.zip: the connection broke off; what came"
+        InputError, match=r"a\.zip: the connection was interrupted; rerun"
     ):
         fetch_file(wanted, tmp_path)
     assert names(tmp_path) == ["a.zip.part"]
@@ -79,7 +81,7 @@ def test_errors_of_the_server_are_tried_again(server, tmp_path):
 def test_an_error_that_stays_is_one_sentence(server, tmp_path):
     wanted = server.wanted("a.zip")
     server.faults = [500] * (download.RETRIES + 1)
-    with pytest.raises(InputError, match=r"a\.zip: the server answers 500; what came"):
+    with pytest.raises(InputError, match=r"a\.zip: the server returned status 500"):
         fetch_file(wanted, tmp_path)
     assert names(tmp_path) == []
 
@@ -90,7 +92,9 @@ def test_wrong_bytes_are_refused_and_the_old_file_stays(server, tmp_path, served
     wanted = server.wanted("a.zip", served=served)
     if old is not None:
         (tmp_path / "a.zip").write_bytes(old)
-    with refused(wanted.url, wanted.sha256, "" if old is None else "the old one stays"):
+    with refused(
+        wanted.url, wanted.sha256, "" if old is None else "the existing file is kept"
+    ):
         fetch_file(wanted, tmp_path)
     assert names(tmp_path) == ([] if old is None else ["a.zip"])
     if old is not None:
@@ -107,7 +111,7 @@ def test_a_good_file_stays_when_the_server_has_a_wrong_one(server, tmp_path):
 
 def test_nobody_there_is_one_sentence(server, tmp_path):
     wanted = replace(server.wanted("a.zip"), url="http://127.0.0.1:9/a.zip")
-    with pytest.raises(InputError, match=r"a\.zip: no connection; what came so far"):
+    with pytest.raises(InputError, match=r"a\.zip: no connection; rerun the same"):
         fetch_file(wanted, tmp_path)
 
 
@@ -207,6 +211,6 @@ def test_mrpc_comes_as_files(server, tmp_path):
 def test_an_archive_without_the_file_is_refused(server, tmp_path, pack):
     name = "SST-2" if pack is zipped else "Yelp-2"
     task = local_task(server, name, pack({"readme": "empty"}))
-    with pytest.raises(InputError, match=r"does not hold .*/train\.(tsv|csv)$"):
+    with pytest.raises(InputError, match=r"does not contain .*/train\.(tsv|csv)$"):
         download_task(task, tmp_path)
     assert not any(tmp_path.rglob("train.*"))

@@ -61,7 +61,7 @@ def test_flips_are_seeded_and_nested():
         (COUNTS, 1, "--flip-labels is 1: it must be 0 or a share below 1"),
         (COUNTS, -0.1, "--flip-labels is -0.1: it must be 0 or a share below 1"),
         (COUNTS, float("nan"), "--flip-labels is nan: it must be"),
-        ({"a": 3}, 0.1, "--flip-labels needs two classes, there is only 'a'"),
+        ({"a": 3}, 0.1, "--flip-labels needs two classes, but there is only 'a'"),
     ],
 )
 def test_what_cannot_be_flipped_is_refused(counts, share, message):

@@ -207,7 +207,7 @@ def test_what_came_while_the_block_ran_is_not_replaced(tmp_path):
     path = tmp_path / "folder"
     write_folder(path, old="1")
     with (
-        pytest.raises(InputError, match=r"holds notes\.txt"),
+        pytest.raises(InputError, match=r"contains notes\.txt"),
         folder_then_rename(path, KIND),
     ):
         (path / "notes.txt").write_text("mine")
@@ -250,7 +250,7 @@ def test_a_folder_that_is_read_is_not_written(tmp_path, to, given):
     (tmp_path / "a" / "manifest.json").write_text("{}")
     (tmp_path / "link").symlink_to("a")
     before = tree(tmp_path)
-    with pytest.raises(InputError, match=f"{to}' is, holds or lies in .*{given}"):
+    with pytest.raises(InputError, match=f"{to}' is, contains or lies in .*{given}"):
         write_folder(tmp_path / to, [tmp_path / given], new="1")
     assert tree(tmp_path) == before
 
@@ -345,7 +345,9 @@ def test_unfinished_work_is_cleared_only_where_nothing_else_is(tmp_path):
     (tmp_path / f"{renames.PREFIX}abcdefgh").touch()
     check_holds_only(tmp_path, ["b.json", "*.log"])
     (tmp_path / "folder.log").mkdir()
-    with pytest.raises(InputError, match=r"holds folder\.log, which no command wrote"):
+    with pytest.raises(
+        InputError, match=r"contains folder\.log, which no command wrote"
+    ):
         check_holds_only(tmp_path, ["b.json", "*.log"])
 
 

@@ -59,14 +59,14 @@ def test_the_encoding_is_latin_1_and_only_line_feeds_end_a_line(tmp_path):
     "content", [b"one\ttwo\n", b"1\tno number\ttext\n", b"no tabs\n"]
 )
 def test_other_content_is_refused_with_its_line(tmp_path, content):
-    with refused(f"{tmp_path / 'reviews.tar.gz'}: {FILE}, line 2", "with tabs"):
+    with refused(f"{tmp_path / 'reviews.tar.gz'}: {FILE}, line 2", "by tabs"):
         read(tmp_path, b"1\t2.0\tfine\n" + content)
 
 
 @pytest.mark.parametrize("part", ["inner", "file"])
 def test_an_archive_of_another_layout_is_refused(tmp_path, part):
     archive = make_review_archive(tmp_path / "a.tar.gz", [(1, "a")], **{part: "other"})
-    with refused(f"{archive} does not hold {INNER} with {FILE}"):
+    with refused(f"{archive} does not contain {INNER} with {FILE}"):
         read_movie_reviews(archive)
 
 
@@ -75,10 +75,10 @@ def test_a_damaged_archive_is_refused(tmp_path, keep):
     archive = make_review_archive(tmp_path / "a.tar.gz", [(1, "a")])
     content = archive.read_bytes()
     archive.write_bytes(content[:keep])
-    with pytest.raises(InputError, match=r"a\.tar\.gz does not hold "):
+    with pytest.raises(InputError, match=r"a\.tar\.gz does not contain "):
         read_movie_reviews(archive)
     archive.write_bytes(content[:keep] + bytes(30) + content[keep + 30 :])
-    with pytest.raises(InputError, match=r"a\.tar\.gz does not hold "):
+    with pytest.raises(InputError, match=r"a\.tar\.gz does not contain "):
         read_movie_reviews(archive)
 
 

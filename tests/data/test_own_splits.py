@@ -42,7 +42,7 @@ def test_files_that_are_not_read_are_named(prepare):
     assert status == 0
     assert "16 train, 8 test" in out
     assert "README, Test.label, dev.input0, dev.label, train.input0.bak, …" in notes
-    assert "no valid.input0" in notes
+    assert "lacks valid.input0" in notes
 
 
 def test_nothing_is_noted_of_an_ordinary_folder(prepare):
@@ -99,7 +99,7 @@ def test_shared_texts_and_two_labels_are_noted(prepare):
     splits["test"][1] = Example((text,), other)
     status, _, notes = prepare(splits=splits)
     assert status == 0
-    assert "1 of the 8 texts of test are also in train" in notes
+    assert "1 of the 8 texts in test also occur in train" in notes
     assert "train.input0, line 4 and" in notes
     assert "test.input0, line 2" in notes
 
@@ -130,7 +130,7 @@ def test_text_of_another_language_is_refused_unless_a_flag_says_so(
     status, _, error = prepare(lambda _: None, splits)
     assert status == 2
     assert f"% of the tokens of {split} (" in error
-    assert "--max-unknown allows 10.0%" in error
+    assert "--max-unknown is 10.0%" in error
     assert not (tmp_path / "data").exists()
     status, out, notes = prepare(lambda _: None, splits, "--max-unknown", "1")
     assert status == 0

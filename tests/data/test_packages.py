@@ -133,7 +133,9 @@ def test_a_python_without_pip_is_named(pip, tmp_path):
 
 def test_a_file_of_another_name_is_refused(pip, tmp_path):
     pip(file="some_package-1.2.3-py2-none-any.whl")
-    with pytest.raises(InputError, match=r"some-package==1\.2\.3: another file came"):
+    with pytest.raises(
+        InputError, match=r"some-package==1\.2\.3: pip returned another file"
+    ):
         fetch(PACKAGE, tmp_path)
 
 

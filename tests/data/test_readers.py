@@ -145,14 +145,14 @@ def test_a_truncated_csv_is_refused_with_the_line(tmp_path):
     folder = tmp_path / "yelp_review_polarity_csv"
     write(folder / "train.csv", '"1","good"', '"2","cut of', end="")
     found = refusal(task_table(TASKS["Yelp-2"], tmp_path, TRAIN))
-    assert "train.csv, line 2 is no row of quoted CSV" in found
+    assert "train.csv, line 2 is not a row of quoted CSV" in found
 
 
 def test_another_number_of_rows_is_refused(tmp_path):
     write(tmp_path / "train.tsv", "sentence\tlabel", "a\t1")
     table = task_table(TASKS["SST-2"], tmp_path, TRAIN)
     check_size(TASKS["SST-2"], TRAIN, table, 67_349)
-    with pytest.raises(InputError, match=r"has 1 rows, but SST-2 has 67,349: the file"):
+    with pytest.raises(InputError, match=r"has 1 rows, but SST-2 has 67,349: download"):
         check_size(TASKS["SST-2"], TRAIN, table, 1)
 
 
@@ -180,19 +180,19 @@ def test_a_csv_row_of_several_lines_is_known_by_its_first(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2 is no JSON: "),
-        ("[1]", "line 2 is no JSON object with names and values"),
+        ("{", "line 2 is not JSON: "),
+        ("[1]", "line 2 is not a JSON object with names and values"),
         ('{"s": "a"}', "line 2: there is no column 'l', only 's'"),
-        ('{"s": null, "l": "x"}', "line 2: s is None, expected a text"),
-        ('{"s": "a", "l": 0.5}', "line 2: the label l is 0.5, expected a text or"),
+        ('{"s": null, "l": "x"}', "line 2: s is None, expected text"),
+        ('{"s": "a", "l": 0.5}', "line 2: the label l is 0.5, expected text or"),
         ('{"s": "a", "l": ["x", "y"]}', "line 2: the label l is ['x', 'y'], expected"),
         (
             '{"s": "a", "l": "x", "s": "b"}',
-            "line 2 is no JSON: the name 's' is there tw",
+            "line 2 is not JSON: the name 's' occurs tw",
         ),
         ('{"s": "a\\u0000b", "l": "x"}', "line 2: s has a NUL character"),
-        ('{"s": ' + 9999 * "[" + "", "line 2 is no JSON: maximum recursion"),
-        ('{"s": "\\ud83d", "l": "x"}', "line 2: s holds half a surrogate pair"),
+        ('{"s": ' + 9999 * "[" + "", "line 2 is not JSON: maximum recursion"),
+        ('{"s": "\\ud83d", "l": "x"}', "line 2: s has half a surrogate pair"),
         ('{"s": "", "l": "x"}', "line 2: column s is empty"),
         ('{"s": "a", "l": " "}', "line 2: the label is '', allowed: any text"),
     ],
@@ -203,7 +203,7 @@ def test_damaged_json_lines_are_refused(tmp_path, line, message):
 
 
 def test_other_suffixes_and_numbers_of_columns_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"x\.txt ends in '\.txt', which tells no fo"):
+    with pytest.raises(InputError, match=r"x\.txt has the suffix '\.txt', which does"):
         own_table(Path("x.txt"), ["s", "l"])
     with pytest.raises(InputError, match=r"^--columns has 1 names \(s\): name one or"):
         own_table(Path("x.tsv"), ["s"])

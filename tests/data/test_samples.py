@@ -194,25 +194,23 @@ def test_an_own_table_gives_up_its_validation_and_test(tmp_path):
         prepare(source, tmp_path / "o", size_valid=30)
     assert "--size-test and --size-valid (500 each by default)" in str(error.value)
     assert "cannot be 30 and 30" in str(error.value)
-    assert "12 and 12 can be, or give splits of your own with --text" in str(
-        error.value
-    )
+    assert "use 12 and 12, or provide your own splits with --text" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "train.tsv has 60 rows, but SST-2 has 67,349: the file is not complete"),
+        ({}, "train.tsv has 60 rows, but SST-2 has 67,349: download the complete"),
         ({"few_shot": (61,)}, "61 examples were asked for, but there are only 60"),
         ({"few_shot": (0,)}, "a sample of 0 examples: the size must be at least 1"),
         ({"few_shot": (1,)}, "a sample of 1 examples has none of the class 'negative'"),
         (
             {"few_shot": (5,), "balanced": True},
-            "a balanced sample of 5 examples cannot be: 5 does not divide over 2",
+            "a balanced sample of 5 examples is not possible: 5 is not a multiple",
         ),
         (
             {"few_shot": (50,), "balanced": True},
-            "of 50 examples needs 25 of the class 'negative', but there are 20",
+            "of 50 examples needs 25 of the class 'negative', but there are only 20",
         ),
         ({"size_test": 42}, "samples of 42 + 1 examples were asked for"),
     ],

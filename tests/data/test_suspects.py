@@ -35,7 +35,7 @@ def check(labels, any_labels=False):
         (["\ufeffgood", "bad", "good"] * 9, 3, "another spelling"),
         (["go\u200bod", "bad", "good"] * 9, 3, "another spelling"),
         (["1", "2", "1.0"] * 9, 3, "another spelling"),
-        ([f"text {n}" for n in range(9)] + ["text 0"], 1, "one of 9 in only 10"),
+        ([f"text {n}" for n in range(9)] + ["text 0"], 1, "one of 9 labels in only 10"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(labels, line, problem):
@@ -86,8 +86,8 @@ def test_texts_that_splits_share_are_counted_per_pair_of_splits():
     valid = index("v", ("c", "x"), ("b", "y"), ("a", "x"))
     test = index("s", ("d", "x"), ("c", "x"))
     assert list(repeated_texts({"train": train, "valid": valid, "test": test})) == [
-        "2 of the 3 texts of valid are also in train, the first is v, line 3",
-        "1 of the 2 texts of test are also in valid, the first is s, line 3",
+        "2 of the 3 texts in valid also occur in train, the first at v, line 3",
+        "1 of the 2 texts in test also occur in valid, the first at s, line 3",
     ]
 
 
@@ -95,10 +95,10 @@ def test_texts_with_two_labels_are_counted_wherever_they_are():
     train = index("t", ("a", "x"), ("b", "y"), ("a", "x"), ("a", "y"), ("c", "x"))
     valid = index("v", ("e", "x"), ("c", "y"))
     *_, note = repeated_texts({"train": train, "valid": valid})
-    assert note.startswith("2 of the texts of train, valid have different labels")
-    assert note.endswith("the first in t, line 4 and t, line 5")
+    assert note.startswith("2 of the texts in train, valid have different labels")
+    assert note.endswith("the first at t, line 4 and t, line 5")
     _, note = repeated_texts({"valid": valid, "train": index("t", ("c", "z"))})
-    assert note.endswith("the first in v, line 3 and t, line 2")
+    assert note.endswith("the first at v, line 3 and t, line 2")
     assert len(list(repeated_texts({"train": train, "valid": valid}, False))) == 1
 
 

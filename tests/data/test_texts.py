@@ -105,7 +105,7 @@ def test_labels_may_hold_blanks_and_signs(tmp_path, label):
 
 def test_files_of_unlike_length_are_refused_with_both_lengths(tmp_path):
     folder = write(tmp_path / "d", valid_input0="one\ntwo\nthree\n", valid_label="a\nb")
-    with refused(f"{folder}/valid.input0 has 3 lines, {folder}/valid.label has 2"):
+    with refused(f"{folder}/valid.input0 has 3 lines, but {folder}/valid.label has 2"):
         read_split(folder, "valid")
 
 
@@ -151,7 +151,7 @@ def test_class_ids_follow_names_not_frequencies_or_order():
 
 
 def test_one_class_only_is_refused():
-    with pytest.raises(InputError, match=r"one label only \('a'\): .* at least two"):
+    with pytest.raises(InputError, match=r"only one label \('a'\): .* at least two"):
         class_names("aa")
 
 
@@ -167,7 +167,7 @@ def test_labels_that_fairseq_reserves_are_refused(label):
     "label", ["x\ry", "x\ty", "x  y", "x\u2028y", " x", ""], ids=ascii
 )
 def test_labels_that_would_break_a_line_or_a_column_are_refused(label):
-    with refused(f"the label {label!r} must be words with single blanks between them"):
+    with refused(f"the label {label!r} must be words separated by single spaces"):
         class_names(["fine", label])
 
 

@@ -275,7 +275,7 @@ def test_unknown_text_cannot_forge_a_special_symbol_of_sentencepiece(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"spm", b"\n\0"])
 def test_a_damaged_sentencepiece_model_is_refused_by_name(tmp_path, content):
     (tmp_path / "sentencepiece.bpe.model").write_bytes(content)
-    with pytest.raises(InputError, match=r"sentencepiece\.bpe\.model is not a sent"):
+    with pytest.raises(InputError, match=r"sentencepiece\.bpe\.model is not a Sent"):
         load_tokenizer(tmp_path)
 
 
@@ -353,9 +353,9 @@ def test_damaged_settings_are_refused(bpe_files, tmp_path, settings, words):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[UNK]\na\nb\na\n", "line 4: the piece 'a' stands in line 2 already"),
-        ("a\nb\n", r"has no line \[UNK\]"),
-        ("", r"has no line \[UNK\]"),
+        ("[UNK]\na\nb\na\n", "line 4: the piece 'a' is already in line 2"),
+        ("a\nb\n", r"lacks the line \[UNK\]"),
+        ("", r"lacks the line \[UNK\]"),
     ],
 )
 def test_a_bad_word_piece_vocabulary_is_refused(tmp_path, content, message):
@@ -368,9 +368,9 @@ def test_a_bad_word_piece_vocabulary_is_refused(tmp_path, content, message):
     ("name", "content", "message"),
     [
         ("vocab.bpe", "#version: 0.2\nt h\nthe\n", "line 3 is 'the'"),
-        ("vocab.bpe", "#version: 0.2\nq q\n", "'q' and 'q'.*has no id"),
+        ("vocab.bpe", "#version: 0.2\nq q\n", "'q' and 'q'.*lacks an id"),
         ("encoder.json", "[1]", "encoder.json: expected object"),
-        ("encoder.json", '{"a": 1}', "no id for the byte symbol"),
+        ("encoder.json", '{"a": 1}', "lacks an id for the byte symbol"),
         ("encoder.json", "{", "as JSON"),
     ],
 )
@@ -389,5 +389,5 @@ def test_vocabulary_that_is_not_utf8_is_refused(tmp_path):
 
 
 def test_half_a_surrogate_pair_is_refused_by_its_line(bpe_files):
-    with pytest.raises(InputError, match="sentence 2 holds half a surrogate pair"):
+    with pytest.raises(InputError, match="sentence 2 has half a surrogate pair"):
         load_tokenizer(bpe_files).encode_lines(["a", "b\udcff"])

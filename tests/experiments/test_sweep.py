@@ -255,7 +255,9 @@ def test_a_full_disk_ends_the_sweep(tmp_path, samples, monkeypatch):
 def test_a_folder_of_others_is_not_cleared_for_a_run(tmp_path):
     run = toy_run()
     (tmp_path / "run" / "thesis").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"run holds thesis, which no command wrote"):
+    with pytest.raises(
+        InputError, match=r"run contains thesis, which no command wrote"
+    ):
         run_training(run, tmp_path / "run", train=train_in_fork)
     assert os.listdir(tmp_path / "run") == ["thesis"]
 
