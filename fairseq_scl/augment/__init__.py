@@ -1,1 +1,1 @@
-"""Back-translation: more training sentences that say the same in other words."""
+"""Back-translation: augment training sets with paraphrases."""

@@ -1,8 +1,8 @@
 """Back-translation of labelled examples (section 5.2 of Gunel et al. 2021).
 
-Examples in, ``copies`` new examples for each of them out, with their labels: to another
-language and back, each way by sampling. The file is made in chunks, each of which is
-renamed when it is complete, so that a process that is killed loses one chunk at most.
+Each example gives ``copies`` new examples with the same label: it is translated to
+another language and back by sampling. The file is written in chunks, and each complete
+chunk is renamed, so that a killed process loses at most one chunk.
 """
 
 import json
@@ -50,14 +50,14 @@ UNKNOWN_PIECES = "with pieces that the models do not know"
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides the bytes of an augmented file.
+    """Every setting that changes the bytes of an augmented file.
 
     Attributes:
-        seed: of all random streams.
-        copies: new examples for each.
-        forward: how translations are chosen, to the other language.
-        backward: the same for the way back.
-        about: models, precision and input, as they stand in the record.
+        seed: seed of all random streams.
+        copies: number of new examples per example.
+        forward: decoding method for translating to the other language.
+        backward: decoding method for translating back.
+        about: models, precision and input, as in the record.
     """
 
     seed: int
@@ -67,7 +67,7 @@ class Plan:
     about: Mapping[str, Any]
 
     def settings(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+        """Return all settings as plain values."""
         found = {
             "schema": BackTranslationRecord.SCHEMA,
             "seed": self.seed,
@@ -86,10 +86,10 @@ def name_of(name: str, forward: float, backward: float | None = None) -> str:
 
 
 def finished(target: Path, plan: Plan) -> bool:
-    """Tell whether an augmented file is there, made by this plan.
+    """Return whether an augmented file exists and was created with this plan.
 
     Raises:
-        InputError: it, or what a killed process has left of it, was made by another.
+        InputError: it, or the leftover of a killed process, has another plan.
     """
     record, partial = target.with_suffix(".json"), partial_folder(target)
     if record.exists():
@@ -100,14 +100,14 @@ def finished(target: Path, plan: Plan) -> bool:
         _check_same(plan, read_as(partial / SETTINGS, dict[str, Any]), partial)
     if target.exists() and not record.exists() and not partial.exists():
         raise InputError(
-            f"{target} exists without {record.name}, which tells how it was made: "
+            f"{target} exists without {record.name}, which records its settings: "
             "choose another folder or delete it"
         )
     return target.exists() and record.exists() and not partial.exists()
 
 
 def partial_folder(target: Path) -> Path:
-    """Return the folder of the chunks of a file that is not complete."""
+    """Return the folder of the chunks of an incomplete file."""
     return target.with_name(f"{target.name}.partial")
 
 
@@ -121,24 +121,24 @@ def backtranslate(
     at_once: int = EXAMPLES_AT_ONCE,
     on_done: Callable[[int], object] = lambda _: None,
 ) -> BackTranslationRecord:
-    """Write an augmented file and its record, or what is missing of them.
+    """Write an augmented file and its record, resuming an interrupted call.
 
     Args:
         examples: single sentences or pairs.
-        forward: models to the other language.
-        backward: models back.
-        plan: settings.
+        forward: models that translate to the other language.
+        backward: models that translate back.
+        plan: the settings.
         target: the file, ``NAME-bt0.3.jsonl``; its record is ``NAME-bt0.3.json``.
         max_tokens: pieces in a batch; does not change the file.
         at_once: examples in a chunk; does not change the file.
-        on_done: called with the number of translations as they are done.
+        on_done: called with the number of finished translations after each batch.
 
     Returns:
         the record.
 
     Raises:
-        InputError: another file is there, or chunks of one; another process is making
-            it; the disk is full.
+        InputError: there is a file, or chunks of one, with other settings; another
+            process is writing it; or the disk is full.
     """
     partial = partial_folder(target)
     remove_leftovers(target.parent)
@@ -160,7 +160,7 @@ def _write(
     at_once: int,
     on_done: Callable[[int], object],
 ) -> None:
-    """Write the chunks that are missing, then the file, then its record."""
+    """Write the missing chunks, then the file, then its record."""
     partial = partial_folder(target)
     write_json(partial / SETTINGS, plan.settings())
     if not target.exists():
@@ -215,11 +215,11 @@ def backtranslated(
 
     Args:
         examples: single sentences or pairs.
-        names: of their random streams, by :func:`stream_names`.
-        directions: models to the other language and back.
-        plan: settings.
+        names: names of their random streams, from :func:`stream_names`.
+        directions: models that translate to the other language and back.
+        plan: the settings.
         max_tokens: pieces in a batch.
-        on_done: called with the number of translations as they are done.
+        on_done: called with the number of finished translations after each batch.
         first: the number of the first example.
     """
     copies, forward, backward = range(plan.copies), plan.forward, plan.backward
@@ -246,8 +246,8 @@ def backtranslated(
 def stream_names(examples: Sequence[Example], seed: int) -> list[StreamName]:
     """Name the random streams of examples by seed and text.
 
-    The same example has the same outputs wherever it stands in whatever file; one that
-    is there twice has others the second time.
+    An example has the same outputs at any position in any file. If a text occurs
+    several times in a file, each occurrence has its own outputs.
     """
     seen: Counter[tuple[str, ...]] = Counter()
     names: list[StreamName] = []
@@ -260,13 +260,13 @@ def stream_names(examples: Sequence[Example], seed: int) -> list[StreamName]:
 def describe(
     target: Path, plan: Plan, examples: int, sources: dict[str, list[int]]
 ) -> BackTranslationRecord:
-    """Return the record of an augmented file, counted from what is in it.
+    """Return the record of an augmented file, with counts taken from the file.
 
     Args:
         target: the file.
         plan: its settings.
-        examples: how many it was made from.
-        sources: the numbers of the examples whose source has some flaw.
+        examples: number of examples it was created from.
+        sources: the numbers of the examples with each problem in their source.
     """
     counts = Counter(dict.fromkeys(("outputs", "unchanged", *TROUBLES), 0))
     origins: dict[str, list[int]] = {}
@@ -304,7 +304,7 @@ def _row(
     for field, (pivot, output) in enumerate(found):
         source = example.sentences[field]
         kept = pivot.trouble | output.trouble
-        # Nothing to send on, or nothing that came back: the source stays.
+        # Keep the source if there was nothing to translate or no translation.
         text = source if kept & STAYS else output.text
         row[f"source{field}"], row[f"pivot{field}"] = source, pivot.text
         row[f"input{field}"] = text
@@ -322,6 +322,7 @@ def _check_same(plan: Plan, found: Mapping[str, Any], place: Path) -> None:
     for name in sorted({*wanted, *found}):
         if wanted.get(name) != found.get(name):
             raise InputError(
-                f"{place} was made with {name} = {json.dumps(found.get(name))}, now it "
-                f"is {json.dumps(wanted.get(name))}: choose another folder or delete it"
+                f"{place} was made with {name} = {json.dumps(found.get(name))}, but "
+                f"now it is {json.dumps(wanted.get(name))}: choose another folder or "
+                "delete it"
             )

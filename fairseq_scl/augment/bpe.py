@@ -1,9 +1,9 @@
 """BPE of fastBPE and subword-nmt.
 
-Both do what Sennrich et al. (2016) describe: merge, in each word, the pair of symbols
-that was learnt first, wherever it stands, until none is left. fastBPE's files have a
-column more. Its package has to be compiled; where it is missing, subword-nmt, which is
-Python, applies its merges with the same output.
+Both implement Sennrich et al. (2016): in each word, repeatedly merge the pair of
+symbols that was learned first, until there is none left. fastBPE's files have one more
+column. Its package has to be compiled; if it is missing, subword-nmt, which is pure
+Python, applies the merges with the same output.
 """
 
 import importlib
@@ -24,25 +24,27 @@ COLUMNS = {FASTBPE: 3, SUBWORD_NMT: 2}
 
 
 def load_bpe(path: Path, kind: str) -> Callable[[str], str]:
-    """Return what cuts the words of a text into pieces, as ``wo@@ rd``.
+    """Return a function that splits the words of a text into pieces, as ``wo@@ rd``.
 
     Args:
-        path: a file of merges, which fairseq publishes as ``bpecodes``: two symbols and
-            a count per line for fastBPE, two symbols for subword-nmt, after a line with
-            its version; files without that line are of its first version.
+        path: a file of merges, published by fairseq as ``bpecodes``. For fastBPE, each
+            line has two symbols and a count. For subword-nmt, each line has two symbols
+            after a first line with the version; without that line it is version 0.1.
         kind: ``fastbpe`` or ``subword_nmt``.
 
     Raises:
         InputError: the file is missing or is not of this kind.
     """
     lines = _lines(path)
-    version, first = "0.2", 1  # words of fastBPE end as those of subword-nmt 0.2
+    version, first = "0.2", 1  # fastBPE marks the end of a word as subword-nmt 0.2
     if kind == SUBWORD_NMT:
         version = "0.1"
         if lines[0].startswith(VERSION):
             version, first = re.sub(r"(\.0+)*$", "", lines[0].split()[-1]), 2
         if version not in ("0.1", "0.2"):
-            raise InputError(f"{path}, line 1: version is {version!r}, not 0.1 or 0.2")
+            raise InputError(
+                f"{path}, line 1: version is {version!r}, it must be 0.1 or 0.2"
+            )
     merges: dict[str, int] = {}
     for number, line in enumerate(lines[first - 1 :], start=first):
         columns = _columns(line, kind)
@@ -50,12 +52,12 @@ def load_bpe(path: Path, kind: str) -> Callable[[str], str]:
             raise InputError(_wrong_line(path, number, line, kind))
         merge = " ".join(columns[:2])
         if kind == FASTBPE and merge in merges:
-            raise InputError(f"{path}, line {number}: {line!r} is there twice")
-        merges.setdefault(merge, number)  # the first of two counts in subword-nmt
+            raise InputError(f"{path}, line {number}: {line!r} occurs twice")
+        merges.setdefault(merge, number)  # subword-nmt uses the first of two
     if not merges:
-        raise InputError(f"{path} holds no merges")
+        raise InputError(f"{path} has no merges")
     if kind == FASTBPE:
-        # The package ends the whole process at a file that it cannot use.
+        # Checked above because the package exits the process on an invalid file.
         try:
             package: Any = importlib.import_module("fastBPE")
         except ImportError:
@@ -69,7 +71,7 @@ def load_bpe(path: Path, kind: str) -> Callable[[str], str]:
 
 
 def kind_of_bpe(path: Path) -> str | None:
-    """Tell ``fastbpe`` from ``subword_nmt`` by the first line, ``None`` if neither.
+    """Return ``fastbpe`` or ``subword_nmt`` by the first line, ``None`` if neither.
 
     Raises:
         InputError: the file is missing or not UTF-8.
@@ -85,7 +87,7 @@ def _lines(path: Path) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a file of BPE codes: not UTF-8") from error
+        raise InputError(f"{path} is not UTF-8, so not a file of BPE codes") from error
     except OSError as error:
         reason = "missing file" if not path.exists() else "cannot read"
         raise InputError(f"{reason}: {path}") from error
@@ -104,4 +106,4 @@ def _wrong_line(path: Path, number: int, line: str, kind: str) -> str:
     hint = ""
     if number == 1 and kind_of_bpe(path) == other:
         hint = f"; it is a file for --bpe {other}"
-    return f"{path}, line {number}: {line!r}, but {kind} has {columns}{hint}"
+    return f"{path}, line {number} is {line!r}, but {kind} has {columns}{hint}"

@@ -1,4 +1,4 @@
-"""From the names of models, as a user gives them, to what translates one way."""
+"""Find and load the translation models of one direction."""
 
 import sys
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from fairseq_scl.errors import InputError
 
 @dataclass(frozen=True)
 class Models:
-    """Models of one direction that are found, not yet loaded.
+    """Models of one direction that were found but not loaded yet.
 
     Attributes:
         checkpoints: their files.
         source: source language.
         target: target language.
-        tokenizer: what cuts words before BPE, if anything does.
-        bpe: what cuts them into pieces.
+        tokenizer: name of the word tokenizer, if any.
+        bpe: name of the BPE.
     """
 
     checkpoints: list[Path]
@@ -31,7 +31,7 @@ class Models:
     bpe: str
 
     def describe(self) -> dict[str, object]:
-        """Tell which they are, wherever they are."""
+        """Identify the models independent of their paths."""
         return {
             "languages": [self.source, self.target],
             "tokenizer": self.tokenizer,
@@ -40,7 +40,7 @@ class Models:
         }
 
     def load(self, device: str = "cpu", precision: str = "fp32") -> Direction:
-        """Load them.
+        """Load the models.
 
         Args:
             device: a PyTorch device.
@@ -69,16 +69,15 @@ def find_models(
     """Find the models of one direction.
 
     Args:
-        names: checkpoints or folders with colons between them, or names of pre-trained
-            models.
+        names: checkpoints, folders or names of pre-trained models, separated by colons.
         source: source language.
         target: target language.
-        tokenizer: ``moses`` or ``None``; pre-trained models bring theirs.
-        bpe: by default what the files beside the first checkpoint tell.
-        archives: where the archives of pre-trained models are; not downloaded then.
+        tokenizer: ``moses`` or ``None``; pre-trained models set their own.
+        bpe: by default determined from the files next to the first checkpoint.
+        archives: folder with the archives of pre-trained models, instead of downloads.
 
     Raises:
-        InputError: there are no such models, or nothing tells their BPE.
+        InputError: the models do not exist, or their BPE cannot be determined.
     """
     places = []
     for name in names.split(":"):
@@ -95,7 +94,7 @@ def find_models(
     bpe = bpe or guess_bpe(folder)
     if bpe is None:
         raise InputError(
-            f"{folder} has no BPE codes that are known by their name: say with --bpe "
-            f"which they are ({', '.join(BPES)})"
+            f"{folder} has no BPE codes under a known name: set --bpe to one of "
+            f"{', '.join(BPES)}"
         )
     return Models(checkpoints, source, target, tokenizer, bpe)

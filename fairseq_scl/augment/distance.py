@@ -1,6 +1,6 @@
-"""How far back-translations are from their sources.
+"""Distance of back-translations from their sources.
 
-Pure functions of texts. A pair counts as two sentences.
+All functions are pure functions of texts. A pair counts as two sentences.
 """
 
 import itertools
@@ -22,21 +22,21 @@ Embed = Callable[[Sequence[str]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Noise:
-    """What is measured of the outputs at one temperature.
+    """Measurements of the outputs at one temperature.
 
     Attributes:
-        examples: sources.
-        outputs: of all of them together.
-        unchanged: share of the outputs that equal their source.
-        empty: outputs of which a sentence is empty.
+        examples: number of source examples.
+        outputs: total number of outputs.
+        unchanged: share of outputs that equal their source.
+        empty: number of outputs with an empty sentence.
         chrf: chrF2 of the outputs against their sources, from 0 to 100.
-        bleu: BLEU of them, from 0 to 100.
+        bleu: BLEU of the outputs against their sources, from 0 to 100.
         distinct: distinct-1 and distinct-2 of the outputs.
-        source_distinct: the same of the sources.
-        length_ratio: words of the outputs for each word of their sources.
-        cosine: mean cosine similarity of the embeddings of outputs and sources, from -1
-            to 1, and of outputs and the sources of other examples; ``None`` if there is
-            no encoder.
+        source_distinct: distinct-1 and distinct-2 of the sources.
+        length_ratio: words in the outputs per word in their sources.
+        cosine: mean cosine similarity, from -1 to 1, of the embeddings of outputs and
+            their sources, and of outputs and the sources of other examples; ``None``
+            without an encoder.
     """
 
     examples: int
@@ -52,16 +52,17 @@ class Noise:
 
 
 def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
-    """Measure outputs of one temperature.
+    """Measure the outputs at one temperature.
 
-    chrF (Popović, 2015) and BLEU are sacreBLEU's, over all outputs as one corpus.
-    Distinct-n depends on the number of sentences, hence it is taken over one copy of
-    one file at a time, as many sentences as there are sources, and averaged.
+    chrF (Popović, 2015) and BLEU are computed by sacreBLEU over all outputs as one
+    corpus. Distinct-n depends on the number of sentences, so it is computed separately
+    for each copy in each file, which has as many sentences as the sources, and
+    averaged.
 
     Args:
-        files: of each augmented file what
-            :func:`~fairseq_scl.data.outputs.read_outputs` gives.
-        embed: gives sentence embeddings, to compare meanings and not words.
+        files: the result of :func:`~fairseq_scl.data.outputs.read_outputs` for each
+            augmented file.
+        embed: computes sentence embeddings, to compare meaning instead of words.
     """
     every = [output for file in files for group in file for output in group]
     found = list(itertools.chain.from_iterable(o.sentences for o in every))
@@ -71,7 +72,7 @@ def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
     cosine = None
     if embed:
         ours, theirs = embed(found), embed(sources)
-        # Past all sentences that come from one example: the sources of the next.
+        # Shifted by the sentences of one example, to the sources of the next.
         others = np.roll(theirs, sum(len(o.sources) for o in files[0][0]), axis=0)
         cosine = (mean_cosine(ours, theirs), mean_cosine(ours, others))
     return Noise(
@@ -93,23 +94,23 @@ def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
 def noise_signature() -> str:
     """Return sacreBLEU's signatures of both metrics."""
     bleu, chrf = BLEU(), CHRF()
-    for metric in (bleu, chrf):  # which has a signature once it has seen references
+    for metric in (bleu, chrf):  # the signature needs references to be set
         metric.corpus_score(["a"], [["a"]])
     return f"BLEU: {bleu.get_signature()} chrF2: {chrf.get_signature()}"
 
 
 def distinct(sentences: Iterable[str], n: int) -> float:
-    """Return distinct-n: different n-grams of words for each n-gram.
+    """Return distinct-n, the number of different word n-grams over all n-grams.
 
     Li et al. (2016), "A Diversity-Promoting Objective Function for Neural Conversation
-    Models". Words are what blanks separate; case counts.
+    Models". Words are separated by whitespace and case-sensitive.
 
     Args:
-        sentences: of one set; the larger it is, the lower the value.
+        sentences: one set of sentences; larger sets give lower values.
         n: at least 1.
 
     Returns:
-        from 0 to 1; NaN if no sentence has n words.
+        a value from 0 to 1; NaN if no sentence has n words.
     """
     grams = []
     for sentence in sentences:
@@ -119,7 +120,7 @@ def distinct(sentences: Iterable[str], n: int) -> float:
 
 
 def length_ratio(sentences: Sequence[str], sources: Sequence[str]) -> float:
-    """Return words of the sentences for each word of the sources; NaN without one."""
+    """Return words in the sentences per word in the sources; NaN without words."""
     words = sum(len(source.split()) for source in sources)
     if not words:
         return math.nan

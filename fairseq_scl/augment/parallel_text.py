@@ -1,4 +1,4 @@
-"""A parallel corpus in pieces: what ``fairseq-preprocess`` takes, by sentencepiece."""
+"""Prepare a parallel corpus for ``fairseq-preprocess`` with SentencePiece."""
 
 import io
 import zlib
@@ -25,25 +25,26 @@ def make_pieces(
     pieces: int,
     folder: Path,
 ) -> dict[str, int]:
-    """Learn one vocabulary of both languages and cut every split into its pieces.
+    """Learn a joint vocabulary of both languages and encode every split with it.
 
-    The vocabulary is sentencepiece's BPE, as of Kudo and Richardson (2018), learnt from
-    the training split alone. Pairs with an empty side are left out of ``train``, and of
-    no other split.
+    The vocabulary is SentencePiece's BPE (Kudo and Richardson 2018), learned from the
+    training split alone. Pairs with an empty side are dropped from ``train`` only.
 
     Args:
-        corpus: holds ``NAME.LANGUAGE``, or ``NAME.LANGUAGE.gz``, one sentence a line.
-        splits: the name in ``corpus`` of each split; ``train`` must be among them.
-        languages: source and target, as the files spell them.
+        corpus: a folder with ``NAME.LANGUAGE`` or ``NAME.LANGUAGE.gz``, one sentence
+            per line.
+        splits: the name of each split in ``corpus``; ``train`` is required.
+        languages: source and target, as in the names of the files.
         pieces: size of the vocabulary.
-        folder: gets ``SPLIT.LANGUAGE`` and ``spm.model``; complete when it exists.
+        folder: where to write ``SPLIT.LANGUAGE`` and ``spm.model``; complete when it
+            exists.
 
     Returns:
-        how many pairs each split has.
+        the number of pairs in each split.
 
     Raises:
-        InputError: a file is missing, is not UTF-8, its lines are not as many as those
-            of the other language, or the text is too little for the vocabulary.
+        InputError: a file is missing, is not UTF-8 or differs in length from the other
+            language, or there is too little text for the vocabulary.
     """
     pairs = {s: read_pairs(corpus, name, languages) for s, name in splits.items()}
     pairs[TRAIN] = [p for p in pairs[TRAIN] if all(side.strip() for side in p)]
@@ -81,7 +82,7 @@ def read_pairs(
 
     Args:
         corpus: the folder.
-        name: of the split; the files are ``NAME.LANGUAGE`` with or without ``.gz``.
+        name: name of the files ``NAME.LANGUAGE``, with or without ``.gz``.
         languages: source and target.
 
     Raises:
@@ -96,8 +97,8 @@ def read_pairs(
     source, target = (read_lines(path) for path in paths)
     if len(source) != len(target):
         raise InputError(
-            f"{paths[0]} has {len(source)} lines and {paths[1]} has {len(target)}: "
-            "line by line they must be translations"
+            f"{paths[0]} has {len(source)} lines, but {paths[1]} has {len(target)}: "
+            "each line must be the translation of the same line in the other file"
         )
     return list(zip(source, target, strict=True))
 
@@ -122,24 +123,24 @@ def clean(
     ratio: float = 1.5,
     valid_every: int = 100,
 ) -> dict[str, int]:
-    """Leave out pairs that can hardly be translations, and set some aside.
+    """Drop pairs that are unlikely to be translations, and split off a validation set.
 
-    What Moses' ``clean-corpus-n`` does, with the limits that fairseq's examples give
-    it: each side has 1 to ``longest`` pieces, neither ``ratio`` times the other.
+    Works like Moses' ``clean-corpus-n`` with the limits of fairseq's examples: each
+    side has 1 to ``longest`` pieces and at most ``ratio`` times as many as the other.
 
     Args:
-        corpus: holds ``train.LANGUAGE``, pieces with blanks between them.
+        corpus: a folder with ``train.LANGUAGE``, pieces separated by spaces.
         languages: source and target.
-        folder: gets ``train.LANGUAGE`` and ``valid.LANGUAGE``.
-        longest: see above.
-        ratio: see above.
-        valid_every: each pair with a number that this divides goes to ``valid``.
+        folder: where to write ``train.LANGUAGE`` and ``valid.LANGUAGE``.
+        longest: the largest number of pieces.
+        ratio: the largest ratio of the lengths of both sides.
+        valid_every: every how many pairs one goes to ``valid``.
 
     Returns:
-        how many pairs each split has, and how many were left out.
+        the number of pairs in each split, and of dropped pairs.
 
     Raises:
-        InputError: a file is missing, or has more lines than the other.
+        InputError: a file is missing, or the files differ in length.
     """
     paths = [corpus / f"{TRAIN}.{language}" for language in languages]
     for path in paths:
@@ -157,7 +158,9 @@ def clean(
         }
         for number, pair in enumerate(zip_longest(*texts), start=1):
             if None in pair:
-                raise InputError(f"{paths[0]} and {paths[1]} differ in their lines")
+                raise InputError(
+                    f"{paths[0]} and {paths[1]} have different numbers of lines"
+                )
             sizes = [len(side.split()) for side in pair]
             split = VALID if number % valid_every == 0 else TRAIN
             if not 1 <= min(sizes) <= max(sizes) <= min(longest, ratio * min(sizes)):

@@ -1,9 +1,9 @@
-"""The translation models of WMT'18 and WMT'19 that fairseq's authors published.
+"""The WMT'18 and WMT'19 translation models published by fairseq's authors.
 
-``wmt18`` is the ensemble of Edunov et al. (2018), which Gunel et al. (2021) name for
-their augmentation; ``wmt19`` are the single models of Ng et al. (2019). Addresses are
-those of fairseq's own table. No checksum of the archives was ever published: what came
-is checked by its length, by the checksum inside gzip and by what it must hold.
+``wmt18`` is the ensemble of Edunov et al. (2018), which Gunel et al. (2021) use for
+augmentation; ``wmt19`` are the single models of Ng et al. (2019). The URLs come from
+fairseq's own table. There are no published checksums of the archives, so a download is
+verified by its length, gzip's checksum and the expected files.
 """
 
 import fnmatch
@@ -27,7 +27,7 @@ FOLDER = "translation"
 SUFFIX = ".tar.gz"
 DEFAULT = "wmt19"
 TOKENIZER = "moses"
-# Weights hardly pack at all, text to a third.
+# Limits against decompression bombs: weights hardly compress, text to a third.
 MOST_PACKED, SLACK = 20, 1 << 26
 
 
@@ -36,8 +36,8 @@ class PretrainedModel:
     """One archive.
 
     Attributes:
-        hub_name: in fairseq's table of models.
-        checkpoints: which files of the archive are the model.
+        hub_name: name in fairseq's table of models.
+        checkpoints: pattern of the checkpoints in the archive.
     """
 
     hub_name: str
@@ -45,13 +45,13 @@ class PretrainedModel:
 
     @property
     def url(self) -> str:
-        """Where fairseq says that it is."""
+        """The URL in fairseq's table."""
         path: str = TransformerModel.hub_models()[self.hub_name]["path"]
         return path
 
 
-# Of the six checkpoints of wmt18, fairseq's own example takes these five. The archive
-# has one more model in a folder of its own, which mends what an ensemble only copies.
+# The five of six wmt18 checkpoints that fairseq's example uses. The archive has another
+# model in a separate folder, which corrects outputs that merely copy the source.
 MODELS = {
     ("wmt18", "en", "de"): PretrainedModel(
         "transformer.wmt18.en-de", "wmt18.model[1-5].pt"
@@ -74,24 +74,24 @@ def resolve(
     folder: Path | None = None,
     progress: bool = False,
 ) -> Path:
-    """Return the folder of a pre-trained model, after downloading it if need be.
+    """Return the folder of a pre-trained model, downloading it if necessary.
 
     Args:
         name: ``wmt18`` or ``wmt19``.
-        source: language that it translates.
-        target: language that it translates into.
-        cache: where models are kept; the cache of the project by default.
-        folder: holds the archive, or what is in it under the archive's name without
-            ``.tar.gz``; nothing is downloaded then.
+        source: source language.
+        target: target language.
+        cache: cache folder; the project's by default.
+        folder: a folder with the archive, or with its unpacked content in a folder
+            named as the archive without ``.tar.gz``; nothing is downloaded then.
         progress: whether to show a progress bar on standard error.
 
     Returns:
         a folder with the checkpoints, ``dict.LANGUAGE.txt`` and ``bpecodes`` or
-        ``code``; it is complete when it exists.
+        ``code``; complete when it exists.
 
     Raises:
         InputError: there is no such model, the download failed, or the archive is
-            missing, damaged or holds no model.
+            missing, damaged or does not contain the model.
     """
     model = _find(name, source, target)
     cache = (cache or default_cache()) / FOLDER
@@ -101,11 +101,11 @@ def resolve(
         given = folder / archive.name.removesuffix(SUFFIX)
         if given.is_dir():
             if missing := _missing(given, model, (source, target)):
-                raise InputError(f"{given} holds no {', no '.join(missing)}")
+                raise InputError(f"{given} lacks {', '.join(missing)}")
             return given
         if not archive.is_file():
             raise InputError(
-                f"{folder} holds neither {archive.name} nor a folder {given.name}"
+                f"{folder} has neither {archive.name} nor a folder {given.name}"
             )
     if unpacked.is_dir():
         return unpacked
@@ -115,26 +115,26 @@ def resolve(
         )
     unpack(archive, unpacked, model, (source, target))
     if folder is None:
-        archive.unlink()  # gigabytes that are in the folder now
+        archive.unlink()  # several gigabytes
     return unpacked
 
 
 def unpack(
     archive: Path, folder: Path, model: PretrainedModel, languages: tuple[str, str]
 ) -> None:
-    """Take the model out of an archive, and nothing else.
+    """Extract only the model from an archive.
 
-    Only plain files of known names are written, under these names: no path and no link
-    of the archive is followed.
+    Only regular files with known names are written, under these names. Paths and links
+    in the archive are ignored.
 
     Args:
         archive: a gzipped tar file.
-        folder: gets the files; a temporary folder beside it is renamed at the end.
-        model: what the archive is.
+        folder: where to write the files; renamed from a temporary folder at the end.
+        model: the model in the archive.
         languages: source and target.
 
     Raises:
-        InputError: the archive is damaged or holds no model.
+        InputError: the archive is damaged or does not contain the model.
     """
     names = [f"dict.{language}.txt" for language in languages]
     names += [*CODES_FILES, model.checkpoints]
@@ -143,14 +143,14 @@ def unpack(
             parts = _take(archive, names, new)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise InputError(
-                f"{archive} is damaged or is no gzipped tar file: delete it and get it "
-                "again"
+                f"{archive} is damaged or not a gzipped tar file: delete it and "
+                "download it again"
             ) from error
         whole = [part for part in parts if not _missing(part, model, languages)]
         if len(whole) != 1:
             raise InputError(
                 f"{archive} has {len(whole)} folders with {', '.join(names[:2])}, "
-                f"{' or '.join(CODES_FILES)} and {model.checkpoints}: one is needed"
+                f"{' or '.join(CODES_FILES)} and {model.checkpoints}: it must have one"
             )
         for path in sorted(whole[0].iterdir()):
             path.rename(new / path.name)
@@ -159,7 +159,7 @@ def unpack(
 
 
 def _take(archive: Path, names: list[str], to: Path) -> list[Path]:
-    """Copy the plain files whose name fits one of ``names``, one folder a folder."""
+    """Copy regular files whose names match ``names``, keeping folders separate."""
     parts: dict[PurePosixPath, Path] = {}
     size = 0
     with tarfile.open(archive, "r:gz") as tar:
@@ -173,8 +173,8 @@ def _take(archive: Path, names: list[str], to: Path) -> list[Path]:
             size += member.size
             if size > SLACK + MOST_PACKED * archive.stat().st_size:
                 raise InputError(
-                    f"{archive} was not unpacked: {member.name} and what comes before "
-                    f"it have {size:,} bytes, too many for what is packed there"
+                    f"{archive} was not unpacked: up to {member.name} it expands to "
+                    f"{size:,} bytes, too many for the size of the archive"
                 )
             part = parts.setdefault(path.parent, to / f"part{len(parts)}")
             part.mkdir(exist_ok=True)
@@ -189,8 +189,8 @@ def _find(name: str, source: str, target: str) -> PretrainedModel:
     found = MODELS.get((name, source, target))
     if found is None and (name, source, target) == ("wmt18", "de", "en"):
         raise InputError(
-            "no WMT'18 model from German to English was ever published: take wmt19, "
-            "the default, or train one with scripts/train_wmt18_de_en.sh"
+            "there is no published WMT'18 model from German to English: use wmt19, the "
+            "default, or train one with scripts/train_wmt18_de_en.sh"
         )
     if found is None:
         pairs = [f"{s}-{t}" for n, s, t in MODELS if n == name]

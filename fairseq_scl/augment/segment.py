@@ -1,7 +1,7 @@
-"""Text to the pieces of a translation model's dictionary, and back.
+"""Convert text to the pieces of a translation model's dictionary, and back.
 
-Does what fairseq's encoders ``moses``, ``fastbpe``, ``subword_nmt`` and
-``sentencepiece`` do, with which pre-trained models were trained.
+Equivalent to fairseq's encoders ``moses``, ``fastbpe``, ``subword_nmt`` and
+``sentencepiece``, which the pre-trained models were trained with.
 """
 
 from argparse import Namespace
@@ -25,32 +25,31 @@ SENTENCEPIECE = "sentencepiece"
 MOSES = "moses"
 BPES = (FASTBPE, SUBWORD_NMT, SENTENCEPIECE)
 TOKENIZERS = (MOSES,)
-# The names that fairseq's hub looks for; spm.model is what sentencepiece calls its own.
+# The names that fairseq's hub looks for, and SentencePiece's own name spm.model.
 CODES_FILES = ("bpecodes", "code")
 SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spm.model")
 
 
 class Segmenter:
-    """One language's way from text to pieces and back."""
+    """Converts text of one language to pieces and back."""
 
     def __init__(
         self, cut: Callable[[str], str], join: Callable[[str], str], moses: Any = None
     ) -> None:
-        """Take what to do.
+        """Set up the conversion.
 
         Args:
-            cut: from text to pieces with blanks between them.
-            join: the other way.
-            moses: fairseq's Moses tokenizer, which comes first, and last on the way
-                back.
+            cut: converts text to pieces separated by spaces.
+            join: the inverse of ``cut``.
+            moses: fairseq's Moses tokenizer, applied before ``cut`` and after ``join``.
         """
         self._cut, self._join, self._moses = cut, join, moses
 
     def encode(self, text: str) -> list[str]:
-        """Cut a text into pieces as they stand in ``dict.txt``; none for no text."""
+        """Split a text into pieces of ``dict.txt``; an empty text has none."""
         if self._moses:
             text = self._moses.encode(text)
-        # As fairseq's dictionary does it, for which every white space ends a piece.
+        # As in fairseq's dictionary, where any whitespace ends a piece.
         pieces: list[str] = tokenize_line(self._cut(text))
         return pieces
 
@@ -63,17 +62,18 @@ class Segmenter:
 def load_segmenter(
     tokenizer: str | None, bpe: str, language: str, folder: Path
 ) -> Segmenter:
-    """Read what a model's folder holds for its text.
+    """Load the segmenter from a model's folder.
 
     Args:
-        tokenizer: ``moses``, or ``None`` for text as it is.
+        tokenizer: ``moses``, or ``None`` for raw text.
         bpe: ``fastbpe``, ``subword_nmt`` or ``sentencepiece``.
-        language: of the text, as ``en``; Moses has rules for it.
-        folder: holds ``bpecodes``, or ``sentencepiece.bpe.model`` or ``spm.model``.
+        language: language of the text, such as ``en``, for the rules of Moses.
+        folder: a folder with ``bpecodes`` or ``code``, or ``sentencepiece.bpe.model``
+            or ``spm.model``.
 
     Raises:
-        InputError: another name, a missing package, or a file that is missing or is
-            of another kind.
+        InputError: a name is unknown, a package is missing, or a file is missing or of
+            another kind.
     """
     if tokenizer not in (None, *TOKENIZERS):
         raise InputError(
@@ -87,14 +87,14 @@ def load_segmenter(
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         raise InputError(
-            f"{folder} holds no {' and no '.join(names)}: --bpe {bpe} needs it"
+            f"{folder} has neither {' nor '.join(names)}: --bpe {bpe} needs one of them"
         )
     if bpe == SENTENCEPIECE:
         wanted = Namespace(bpe=bpe, sentencepiece_model=str(path))
         try:
             pieces = encoders.build_bpe(wanted)
         except (RuntimeError, OSError) as error:
-            raise InputError(f"{path} is not a sentencepiece model") from error
+            raise InputError(f"{path} is not a SentencePiece model") from error
         return Segmenter(pieces.encode, pieces.decode, moses)
     return Segmenter(
         load_bpe(path, bpe),
@@ -104,14 +104,13 @@ def load_segmenter(
 
 
 def guess_bpe(folder: Path) -> str | None:
-    """Tell by its files which ``--bpe`` a model's folder needs.
+    """Determine ``--bpe`` from the files in a model's folder.
 
     Args:
-        folder: as fairseq publishes it.
+        folder: a folder as published by fairseq.
 
     Returns:
-        ``fastbpe``, ``subword_nmt`` or ``sentencepiece``; ``None`` if there is nothing
-        to tell by.
+        ``fastbpe``, ``subword_nmt`` or ``sentencepiece``; ``None`` if unknown.
 
     Raises:
         InputError: there are files of both kinds, or one that cannot be read.
@@ -120,7 +119,7 @@ def guess_bpe(folder: Path) -> str | None:
     models = [name for name in SENTENCEPIECE_FILES if (folder / name).is_file()]
     if codes and models:
         raise InputError(
-            f"{folder} holds {codes[0].name} and {models[0]}: say which with --bpe"
+            f"{folder} has both {codes[0].name} and {models[0]}: choose one with --bpe"
         )
     if models:
         return SENTENCEPIECE

@@ -1,4 +1,4 @@
-"""Translating texts: pieces in and out, and what to do with texts that do not fit."""
+"""Translate texts, and handle those that are too long or cannot be translated."""
 
 import html
 import re
@@ -27,7 +27,7 @@ StreamName = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Direction:
-    """Models of one direction, and how texts of both languages are cut."""
+    """The models of one direction with the segmenters of both languages."""
 
     translator: Translator
     source: Segmenter
@@ -36,7 +36,7 @@ class Direction:
 
 @dataclass(frozen=True)
 class Translation:
-    """A text, and what was not in order with it (of ``TROUBLES``)."""
+    """A text with its problems, members of ``TROUBLES``."""
 
     text: str
     trouble: frozenset[str] = frozenset()
@@ -44,7 +44,7 @@ class Translation:
 
 @dataclass(frozen=True)
 class _Part:
-    """What is translated at once of a text."""
+    """A part of a text that is translated as a whole."""
 
     text: str
     tokens: tuple[int, ...]
@@ -59,23 +59,23 @@ def translate_texts(
     max_tokens: int = MAX_TOKENS,
     on_done: Callable[[int], object] = lambda _: None,
 ) -> list[list[Translation]]:
-    """Translate texts, each as often as it has names of random streams.
+    """Translate each text once per named random stream.
 
-    A text that is longer than the models' positions is split at the ends of its
-    sentences, and a sentence that is still too long is truncated. What has no
-    translation stays as it is, and so does what cannot be read: a text with unknown
-    pieces of whose known ones none has a letter.
+    Texts longer than the models' positions are split at the ends of sentences, and
+    sentences that are still too long are truncated. A text without a translation is
+    kept as it is. So is an unreadable one, which has unknown pieces and no letter in
+    the known ones.
 
     Args:
         direction: models and segmenters.
-        texts: to translate, without line feeds.
-        names: for each text the names of its streams, the same number for all.
-        method: how outputs are chosen.
+        texts: the texts, without line feeds.
+        names: names of the streams for each text, the same number for all.
+        method: the decoding method.
         max_tokens: pieces in a batch.
-        on_done: called with the number of translations as they are done.
+        on_done: called with the number of finished translations after each batch.
 
     Returns:
-        for each text its translations.
+        the translations of each text.
     """
     parts = [_parts(direction, text) for text in texts]
     requests = [
@@ -127,7 +127,7 @@ def _text(direction: Direction, part: _Part, output: Hypothesis) -> Translation:
 
 
 def _parts(direction: Direction, text: str) -> list[_Part]:
-    """Cut a text so that each part fits; no part of a text that has no pieces."""
+    """Split a text into parts that fit; a text without pieces has no parts."""
     pieces = _encode(direction, text)
     if pieces is None:
         return []
@@ -160,21 +160,21 @@ def _encode(direction: Direction, text: str) -> _Part | None:
         return None
     tokens = (*(dictionary.index(piece) for piece in pieces), dictionary.eos())
     known = [p for p in pieces if dictionary.index(p) != dictionary.unk()]
-    # Moses writes a quote as &quot;, whose letters are not a word.
+    # Moses escapes a quote as &quot;, whose letters do not count.
     letters = any(map(str.isalpha, html.unescape(" ".join(known))))
     unreadable = len(known) < len(pieces) and not letters
     return _Part(text, tokens, frozenset({UNKNOWN} if unreadable else ()))
 
 
 def has_unknown_pieces(direction: Direction, text: str) -> bool:
-    """Tell whether a text has pieces that the models do not know."""
+    """Return whether a text has pieces that are unknown to the models."""
     unk = direction.translator.source.unk()
     part = _encode(direction, text)
     return part is not None and unk in part.tokens
 
 
 def has_entities(text: str) -> bool:
-    """Tell whether a text has HTML entities, as ``&#39;`` or ``&amp;``."""
+    """Return whether a text has HTML entities, such as ``&#39;`` or ``&amp;``."""
     return any(html.unescape(found) != found for found in ENTITY.findall(text))
 
 

@@ -1,4 +1,4 @@
-"""From a training run to the folder of a translation model, and its BLEU."""
+"""Export the folder of a translation model from a training run, and measure BLEU."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.folders import TRANSLATION, folder_then_rename
 from fairseq_scl.errors import InputError
 
-# What is needed to translate; the rest says where and how the model was trained.
+# Settings needed to translate; the others describe the training.
 SECTIONS = ("bpe", "common", "dataset", "generation", "model", "task", "tokenizer")
 CHECKPOINT = ("cfg", "model", "optimizer_history", "extra_state")
 BLEU = "bleu.json"
@@ -29,14 +29,14 @@ INTERVAL = re.compile(r"checkpoint_\d+_(\d+)\.pt")
 
 @dataclass(frozen=True)
 class BleuTest:
-    """How BLEU is measured.
+    """A test set for BLEU and the settings of the beam search.
 
     Attributes:
         corpus: folder of the test set, see :func:`~.parallel_text.read_pairs`.
-        name: of the test set in that folder.
+        name: name of the test set in that folder.
         languages: source and target.
-        tokenizer: ``moses``, or ``None`` for text as it is.
-        beam: size of the beam.
+        tokenizer: ``moses``, or ``None`` for raw text.
+        beam: beam size.
     """
 
     corpus: Path
@@ -54,30 +54,30 @@ def export_translation(
     folder: Path,
     test: BleuTest | None = None,
 ) -> list[str]:
-    """Average the last checkpoints of a run and write the folder to translate with.
+    """Average the last checkpoints of a run and write a translation model folder.
 
     Args:
-        checkpoints: a checkpoint, or ``--save-dir`` of a fairseq-train that was given
+        checkpoints: a checkpoint, or the ``--save-dir`` of a run with
             ``--save-interval-updates`` and ``--keep-interval-updates``.
-        last: how many checkpoints of the folder, by updates; all if there are fewer.
-            Where a run was too short for any, its ``checkpoint_last.pt``.
-        data: what fairseq-preprocess wrote, with ``dict.LANGUAGE.txt``.
-        pieces: the sentencepiece model or the BPE codes, which keep their name.
-        folder: gets ``model.pt``, the dictionaries, the pieces and, of the test set,
-            the translations (``test.LANGUAGE``) and ``bleu.json``; replaced if it was
-            written by this function.
+        last: number of checkpoints to average, the latest by updates; all if there are
+            fewer, or ``checkpoint_last.pt`` if the run was too short for any.
+        data: output of fairseq-preprocess, with ``dict.LANGUAGE.txt``.
+        pieces: the SentencePiece model or the BPE codes, copied under the same name.
+        folder: where to write ``model.pt``, the dictionaries, the pieces and, with a
+            test set, ``test.LANGUAGE`` (the translations) and ``bleu.json``. Replaced
+            if it was written by this function.
         test: a test set to measure BLEU on.
 
     Returns:
-        the names of the checkpoints.
+        the names of the averaged checkpoints.
 
     Raises:
-        InputError: there is no checkpoint or dictionary, or a file cannot be read.
+        InputError: a checkpoint or dictionary is missing, or a file cannot be read.
     """
     chosen = _choose(checkpoints, last)
     dictionaries = sorted(data.glob("dict.*.txt"))
     if not dictionaries:
-        raise InputError(f"{data} holds no dict.LANGUAGE.txt")
+        raise InputError(f"{data} lacks dict.LANGUAGE.txt")
     state = average(chosen)
     inputs = [checkpoints, data, pieces]
     with folder_then_rename(folder, TRANSLATION, inputs) as new:
@@ -103,29 +103,31 @@ def _choose(checkpoints: Path, last: int) -> list[Path]:
 
 
 def average(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return one checkpoint without optimizer state, of the mean of the weights.
+    """Return a checkpoint with averaged weights and without optimizer state.
 
-    Means are taken in double precision and kept in single. Vaswani et al. (2017),
-    section 6.1, average the last checkpoints so.
+    The mean is computed in float64 and stored in float32. Averaging the last
+    checkpoints follows Vaswani et al. (2017), section 6.1.
 
     Args:
-        paths: checkpoints of one run, in order; settings are those of the last one.
+        paths: checkpoints of one run, in order; settings are taken from the last one.
 
     Raises:
-        InputError: a checkpoint cannot be read, or has other weights than the others.
+        InputError: a checkpoint cannot be read, or its weights differ in name or shape.
     """
     total: dict[str, Tensor] = {}
     for path in paths:
         state = load_checkpoint(path)
         missing = [key for key in CHECKPOINT if not state.get(key)]
         if missing:
-            raise InputError(f"{path} is not a training checkpoint: no {missing[0]!r}")
+            raise InputError(
+                f"{path} is not a training checkpoint: it lacks {missing[0]!r}"
+            )
         weights = {name: w.double() for name, w in state["model"].items()}
         check_finite(weights, path)
         if total and {n: w.shape for n, w in total.items()} != {
             n: w.shape for n, w in weights.items()
         }:
-            raise InputError(f"{path} has not the weights of {paths[0]}")
+            raise InputError(f"{path} and {paths[0]} have different weights")
         total = {n: total[n] + w if total else w for n, w in weights.items()}
     config = {name: state["cfg"][name] for name in SECTIONS}
     config["task"] = {**config["task"], "data": "."}
@@ -145,8 +147,8 @@ def _measure_bleu(folder: Path, test: BleuTest, pieces: Path) -> None:
     sources, references = map(list, zip(*pairs, strict=True))
     bpe = guess_bpe(folder)
     if bpe is None:
-        raise InputError(f"{pieces} holds no BPE codes and no sentencepiece model")
-    # fairseq takes what starts with "." for a folder inside the model's.
+        raise InputError(f"{pieces} has neither BPE codes nor a SentencePiece model")
+    # fairseq would look for a path that starts with "." inside the model's folder.
     place = str(folder.resolve())
     model = TransformerModel.from_pretrained(
         place,

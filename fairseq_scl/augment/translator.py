@@ -1,4 +1,4 @@
-"""Loading translation models: one checkpoint, or several as an ensemble."""
+"""Load translation models: one checkpoint, or several as an ensemble."""
 
 import copy
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ SIDES = ("source", "target")
 
 @dataclass
 class Translator:
-    """Translation models that work together.
+    """An ensemble of one or more translation models.
 
     Attributes:
-        models: in evaluation mode, on the device, in the precision asked for.
+        models: in evaluation mode, on the device, in the requested precision.
         exact: the same models in float32, for decisions that are too close to call.
         source: dictionary of the source language.
         target: dictionary of the target language.
         languages: source and target language.
         left_pad: whether sources are padded on the left, as in training.
-        max_source: longest source in pieces, with the one that ends it.
-        max_target: longest output in pieces, without the one that ends it.
+        max_source: maximum number of pieces in a source, including ``</s>``.
+        max_target: maximum number of pieces in an output, excluding ``</s>``.
         checkpoints: the files.
-        folder: of the first checkpoint, where dictionaries and BPE codes are.
-        precision: of ``models``, see ``fairseq_scl.device``.
+        folder: folder of the first checkpoint, with dictionaries and BPE codes.
+        precision: precision of ``models``, see ``fairseq_scl.device``.
     """
 
     models: list[FairseqEncoderDecoderModel]
@@ -62,17 +62,17 @@ class Translator:
 
 
 def checkpoints_of(names: Sequence[str | Path]) -> list[Path]:
-    """Return the checkpoints of files and of folders, whose ``*.pt`` are an ensemble.
+    """Return the given checkpoint files, and all ``*.pt`` of the given folders.
 
     Raises:
-        InputError: there is no such file or folder, or no checkpoint in the folder.
+        InputError: a file or folder does not exist, or a folder has no checkpoint.
     """
     found: list[Path] = []
     for name in map(Path, names):
         if name.is_dir():
             files = sorted(name.glob("*.pt"))
             if not files:
-                raise InputError(f"{name} has no checkpoint: a *.pt file is needed")
+                raise InputError(f"{name} has no checkpoint: it needs a *.pt file")
             found += files
         elif name.is_file():
             found.append(name)
@@ -91,16 +91,16 @@ def load_translator(
     """Load fairseq translation models.
 
     Args:
-        names: checkpoint files, or folders whose ``*.pt`` are taken together.
+        names: checkpoint files, or folders whose ``*.pt`` form an ensemble.
         source: source language, as in the names of the dictionaries.
         target: target language.
         device: a PyTorch device.
         precision: ``fp32``, or on a GPU ``tf32``, ``fp16`` or ``bf16``.
 
     Raises:
-        InputError: a file is missing or is no translation model with an encoder and an
-            incremental decoder, languages or dictionaries do not fit, there is no such
-            device.
+        InputError: a file is missing or is not a translation model with an encoder and
+            an incremental decoder, languages or dictionaries do not match, or the
+            device does not exist.
     """
     check_device(device, precision)
     allow_tf32(precision)
@@ -109,7 +109,7 @@ def load_translator(
     for path in paths:
         task, model = _load(path, source, target)
         if first is None:
-            # A flag is stored as text, too.
+            # Some checkpoints store this flag as a string.
             left_pad = str(getattr(task.cfg, "left_pad_source", True)) == "True"
             first = Translator(
                 models=[],
@@ -128,9 +128,8 @@ def load_translator(
             theirs: Dictionary = getattr(task, f"{side}_dictionary")
             if getattr(first, side).symbols != theirs.symbols:
                 raise InputError(
-                    f"{path} has another {side} dictionary than "
-                    f"{first.checkpoints[0]}: the models of an ensemble must share "
-                    "theirs"
+                    f"{path} and {first.checkpoints[0]} have different {side} "
+                    "dictionaries: the models of an ensemble must share one"
                 )
         first.max_source = min(first.max_source, int(model.encoder.max_positions()))
         first.max_target = min(first.max_target, int(model.decoder.max_positions()) - 1)
@@ -146,7 +145,7 @@ def load_translator(
 
 
 def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
-    """Return task and model of a checkpoint, with the dictionaries beside it."""
+    """Return task and model of a checkpoint, with the dictionaries in its folder."""
     state = checkpoint_utils.load_checkpoint_to_cpu(
         str(path), {"data": str(path.parent)}
     )
@@ -154,13 +153,13 @@ def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
     names = [getattr(cfg and cfg.task, f"{side}_lang", None) for side in SIDES]
     if None in names or "model" not in state:
         raise InputError(
-            f"{path} is no translation model: a checkpoint of fairseq-train with "
-            "--task translation and both languages is needed"
+            f"{path} is not a translation model: use a checkpoint of fairseq-train "
+            "with --task translation and both languages"
         )
     if names != [source, target]:
         raise InputError(
-            f"{path} translates {names[0]} to {names[1]}, but {source} to {target} is "
-            "needed"
+            f"{path} translates {names[0]} to {names[1]}, but a model from {source} to "
+            f"{target} is needed"
         )
     for language in names:
         load_dictionary(path.parent / f"dict.{language}.txt")
@@ -171,7 +170,7 @@ def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
         )
     except RuntimeError as error:  # fairseq's for weights of another shape
         raise InputError(
-            f"{path} does not fit the dictionaries in {path.parent}, which have "
+            f"{path} does not match the dictionaries in {path.parent}, which have "
             f"{len(task.source_dictionary)} and {len(task.target_dictionary)} pieces: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
@@ -181,7 +180,7 @@ def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
         model.decoder, FairseqIncrementalDecoder
     ):
         raise InputError(
-            f"{path} is a {type(model).__name__}: an encoder with a decoder that "
-            "decodes step by step is needed"
+            f"{path} is a {type(model).__name__}: a model with an encoder and an "
+            "incremental decoder is needed"
         )
     return task, model

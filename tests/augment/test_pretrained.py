@@ -119,7 +119,7 @@ def test_a_part_that_is_whole_already_is_fetched_anew(hub, tmp_path):
 
 def test_a_server_that_does_not_answer_is_one_sentence(hub, tmp_path):
     hub.faults = [404] * 9
-    with pytest.raises(InputError, match=r"single_model\.tar\.gz: the server answers"):
+    with pytest.raises(InputError, match=r"single_model\.tar\.gz: the server returned"):
         resolve("wmt19", "en", "de", tmp_path)
 
 
@@ -201,6 +201,6 @@ def test_a_damaged_archive_is_one_sentence(hub, tmp_path, content):
         resolve("wmt19", "en", "de", tmp_path)
     kept = tmp_path / "translation" / "archives" / name
     assert str(error.value) == (
-        f"{kept} is damaged or is no gzipped tar file: delete it and get it again"
+        f"{kept} is damaged or not a gzipped tar file: delete it and download it again"
     )
     assert names(tmp_path / "translation") == ["archives"]

@@ -210,7 +210,7 @@ def test_the_kind_is_told_by_the_files(tmp_path):
     for name in segment.SENTENCEPIECE_FILES:
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(
-            InputError, match=r"holds code and .*: say which with --bpe"
+            InputError, match=r"has both code and .*: choose one with --bpe"
         ):
             guess_bpe(tmp_path)
         (tmp_path / "code").rename(tmp_path / "aside")
@@ -227,26 +227,35 @@ def test_the_kind_is_told_by_the_files(tmp_path):
         (
             "fastbpe",
             b"#version: 0.2\na b\n",
-            "line 1: '#version: 0.2', but fastbpe has two symbols and a count; it is a "
-            "file for --bpe subword_nmt",
+            "line 1 is '#version: 0.2', but fastbpe has two symbols and a count; it is "
+            "a file for --bpe subword_nmt",
         ),
         (
             "subword_nmt",
             b"a b 3\n",
-            "line 1: 'a b 3', but subword_nmt has two symbols; it is a file for --bpe "
+            "line 1 is 'a b 3', but subword_nmt has two symbols; it is a file for "
+            "--bpe "
             "fastbpe",
         ),
         (
             "fastbpe",
             b"a b 3\nc d\n",
-            "line 2: 'c d', but fastbpe has two symbols and a",
+            "line 2 is 'c d', but fastbpe has two symbols and a",
         ),
-        ("fastbpe", b"a b 3\na b 2\n", "line 2: 'a b 2' is there twice"),
-        ("subword_nmt", b"#version: 0.2\na\n", "line 2: 'a', but subword_nmt has two"),
-        ("subword_nmt", b"#version: 3.0\n", "line 1: version is '3', not 0.1 or 0.2"),
-        ("subword_nmt", b"#version: 0.2\n", " holds no merges"),
-        ("fastbpe", b"\xff\xfe", "is not a file of BPE codes: not UTF-8"),
-        ("fastbpe", b"", "line 1: '', but fastbpe has two symbols and a count"),
+        ("fastbpe", b"a b 3\na b 2\n", "line 2: 'a b 2' occurs twice"),
+        (
+            "subword_nmt",
+            b"#version: 0.2\na\n",
+            "line 2 is 'a', but subword_nmt has two",
+        ),
+        (
+            "subword_nmt",
+            b"#version: 3.0\n",
+            "line 1: version is '3', it must be 0.1 or 0.2",
+        ),
+        ("subword_nmt", b"#version: 0.2\n", " has no merges"),
+        ("fastbpe", b"\xff\xfe", "is not UTF-8, so not a file of BPE codes"),
+        ("fastbpe", b"", "line 1 is '', but fastbpe has two symbols and a count"),
     ],
 )
 def test_a_wrong_file_of_codes_is_one_sentence(tmp_path, bpe, content, message):
@@ -260,11 +269,11 @@ def test_what_is_missing_is_named(tmp_path):
     with refused(tmp_path, "no bpecodes and no code", "--bpe fastbpe"):
         load_segmenter("moses", "fastbpe", "en", tmp_path)
     with pytest.raises(
-        InputError, match=r"no sentencepiece\.bpe\.model and no spm\.mo"
+        InputError, match=r"neither sentencepiece\.bpe\.model nor spm\.mo"
     ):
         load_segmenter(None, "sentencepiece", "en", tmp_path)
     (tmp_path / "spm.model").write_bytes(b"no model")
-    with pytest.raises(InputError, match=r"spm\.model is not a sentencepiece model"):
+    with pytest.raises(InputError, match=r"spm\.model is not a SentencePiece model"):
         load_segmenter(None, "sentencepiece", "en", tmp_path)
     with pytest.raises(InputError, match="--tokenizer is 'space': choose from moses"):
         load_segmenter("space", "fastbpe", "en", tmp_path)

@@ -49,7 +49,7 @@ def test_missing_files_are_named(folder, tmp_path):
     with pytest.raises(InputError, match=r"missing translation model: .*nowhere"):
         load_translator([tmp_path / "nowhere"], "en", "de")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty has no checkpoint: a \*\.pt"):
+    with pytest.raises(InputError, match=r"empty has no checkpoint: it needs a \*\.pt"):
         load_translator([tmp_path / "empty"], "en", "de")
     (folder / "dict.de.txt").unlink()
     with pytest.raises(InputError, match=r"missing dictionary: .*dict\.de\.txt"):
@@ -64,13 +64,15 @@ def test_a_damaged_dictionary_is_named(folder, content):
 
 
 def test_the_wrong_direction_is_refused(folder):
-    with pytest.raises(InputError, match="translates en to de, but de to en is needed"):
+    with pytest.raises(
+        InputError, match="translates en to de, but a model from de to en is needed"
+    ):
         load_translator([folder], "de", "en")
 
 
 def test_other_checkpoints_are_refused(folder, tmp_path):
     shutil.copy(toy_encoder() / "model.pt", folder / "model.pt")
-    with pytest.raises(InputError, match=r"model\.pt is no translation model"):
+    with pytest.raises(InputError, match=r"model\.pt is not a translation model"):
         load_translator([folder], "en", "de")
     torch.save({"weights": 1}, folder / "model.pt")
     with pytest.raises(InputError, match=r"model\.pt is"):
@@ -86,10 +88,12 @@ def test_dictionaries_that_do_not_fit_are_refused(folder, tmp_path):
         text = (name / "dict.de.txt").read_text()
         (name / "dict.de.txt").write_text(text.replace("A ", "Ä "))
         break
-    with pytest.raises(InputError, match=r"another target dictionary than .*model\.pt"):
+    with pytest.raises(
+        InputError, match=r"model\.pt have different target dictionaries"
+    ):
         load_translator([folder, other], "en", "de")
     (other / "dict.de.txt").write_text("A 1\n")
-    with pytest.raises(InputError, match="does not fit the dictionaries in"):
+    with pytest.raises(InputError, match="does not match the dictionaries in"):
         load_translator([other], "en", "de")
 
 

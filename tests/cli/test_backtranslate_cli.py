@@ -71,7 +71,7 @@ def test_a_table_is_augmented_at_each_temperature(tmp_path, models, capsys):
     told = capsys.readouterr().out.splitlines()
     assert [line.rpartition(": ")[2] for line in told] == ["already exists"] * 2
     assert run(*words, "--seed", 1) == 2
-    assert "was made with seed = 0, now it is 1" in capsys.readouterr().err
+    assert "was made with seed = 0, but now it is 1" in capsys.readouterr().err
 
 
 def test_sources_that_models_cannot_read_are_named(tmp_path, models, capsys):
@@ -185,7 +185,7 @@ def test_samples_need_their_text(tmp_path, models, capsys):
         (("--top-p", "2"), "--top-p is 2: it must be from 0 to 1"),
         (("--forward", "nowhere"), "missing translation model: nowhere"),
         (("--precision", "tf32"), "--precision is tf32, which needs a GPU"),
-        (("--pivot", "fr"), "translates en to de, but en to fr is needed"),
+        (("--pivot", "fr"), "translates en to de, but a model from en to fr is needed"),
     ],
 )
 def test_bad_flags_are_refused(tmp_path, models, capsys, words, message):

@@ -1,9 +1,9 @@
-"""Sampling translations from the whole distribution (Edunov et al. 2018).
+"""Sample translations from the whole distribution (Edunov et al. 2018).
 
-The loop over batches and steps, see ``fairseq_scl.augment.sampler``. Where the best two
-pieces are closer than ``TOLERANCES`` (in logits, far above what rounding does), that
-row's decision is made again alone: source and whole output so far in one pass of
-fairseq's own model, a batch of 1, float32.
+This is the loop over batches and steps, see ``fairseq_scl.augment.sampler``. If the
+best two pieces are closer than ``TOLERANCES`` (in logits, far above rounding errors),
+the decision for that row is repeated alone: one pass of fairseq's own model over the
+source and the output so far, in float32 with a batch of 1.
 """
 
 import math
@@ -29,12 +29,12 @@ from fairseq_scl.augment.sampler.philox import ExponentialNoise, exponentials
 from fairseq_scl.augment.translator import Translator
 from fairseq_scl.device import without_tf32
 
-# In logits. Rounding moved them by 7e-6, 0.007 and 0.06 where it was measured.
+# In logits. Measured rounding errors were 7e-6, 0.007 and 0.06.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.8}
 MAX_TOKENS = 8192
-# Short sources are many in a batch: their scores must fit into memory, here 1 GiB.
+# Limits the scores of a batch to 1 GiB, since short sources make large batches.
 MOST_SCORES = 1 << 28
-# Rows that have finished are taken out when they are this share of a batch.
+# Finished rows are removed when they reach this share of a batch.
 FINISHED_SHARE = 0.1
 
 
@@ -43,8 +43,8 @@ class Request:
     """A source to translate, once per stream.
 
     Attributes:
-        tokens: ids of its pieces, the one that ends it included.
-        streams: for each copy the key of its random stream.
+        tokens: ids of its pieces, including ``</s>``.
+        streams: the key of the random stream for each copy.
     """
 
     tokens: tuple[int, ...]
@@ -53,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A translation: ids of its pieces; ``cut``: it reached the maximum length."""
+    """The ids of a translation's pieces, and whether it reached the maximum length."""
 
     tokens: tuple[int, ...]
     cut: bool = False
@@ -61,7 +61,7 @@ class Hypothesis:
 
 @dataclass
 class DecisionCounts:
-    """How many pieces were sampled, and how many of them again alone."""
+    """The number of sampled pieces, and of those that were sampled again alone."""
 
     pieces: int = 0
     again: int = 0
@@ -76,19 +76,19 @@ def translate(
     on_done: Callable[[int], object] = lambda _: None,
     counts: DecisionCounts | None = None,
 ) -> list[list[Hypothesis]]:
-    """Translate sources, each as often as it has streams.
+    """Translate each source once per stream.
 
     Args:
         translator: the models.
         requests: the sources, all with the same number of streams.
-        method: how outputs are chosen.
-        max_tokens: pieces of the sources in a batch, padding and copies included.
+        method: the decoding method.
+        max_tokens: source pieces in a batch, including padding and copies.
         on_done: called with the number of outputs after each batch.
-        counts: counts the sampled pieces, if given.
+        counts: if given, counts the sampled pieces.
 
     Returns:
-        for each request its outputs, in the order of its streams. Neither
-        ``max_tokens`` nor the other requests change them.
+        the outputs of each request, in the order of its streams. They depend neither on
+        ``max_tokens`` nor on the other requests.
     """
     found: dict[int, list[Hypothesis]] = {}
     counts = counts or DecisionCounts()
@@ -110,9 +110,10 @@ def _batches(
     method: DecodingMethod,
     max_tokens: int,
 ) -> Iterator[list[int]]:
-    """Yield numbers of requests, longest first; one at a time for a beam search.
+    """Yield numbers of requests, longest first.
 
-    Its rounding cannot be kept out of its result.
+    A beam search gets one request at a time, because its result would depend on the
+    rounding of a larger batch.
     """
     waiting = sorted(range(len(requests)), key=lambda n: -len(requests[n].tokens))
     room = MOST_SCORES // (len(translator.target) * len(translator.models))
@@ -139,7 +140,7 @@ class _Batch:
         self._counts = counts
         self._device = translator.device
         self._copies = len(requests[0].streams)
-        # TF32 keeps as many bits as float16.
+        # TF32 has as many mantissa bits as float16.
         is_tf32 = translator.precision == "tf32"
         dtype = torch.float16 if is_tf32 else translator.dtype
         self._tolerance = counts.tolerances[dtype] / method.temperature
@@ -206,7 +207,7 @@ class _Batch:
 
     def _allowed(self, scores: Tensor, step: int) -> Tensor:
         scores = scores.index_fill_(1, self._forbidden, float("-inf"))
-        if step == 0:  # as fairseq's --min-len 1
+        if step == 0:  # like fairseq's --min-len 1
             scores[:, self._translator.target.eos()] = float("-inf")
         return scores
 
@@ -218,7 +219,7 @@ class _Batch:
         running: Tensor,
         previous: Tensor,
     ) -> Tensor:
-        """Sample a piece per row; rows too close to call are decided alone."""
+        """Sample a piece per row; decide rows that are too close to call alone."""
         picked, close = gumbel_max(scores, noise, self._method, self._tolerance)
         close &= running
         self._counts.pieces += int(running.sum())
@@ -233,7 +234,7 @@ class _Batch:
         return picked
 
     def _scores_alone(self, number: int, previous: Tensor) -> Tensor:
-        """Compute one row's scores from nothing but its source and output so far."""
+        """Compute one row's scores from only its source and its output so far."""
         source = number // self._copies
         models: list[Any] = list(self._translator.exact)
         if source not in self._exact:
@@ -254,10 +255,10 @@ def averaged(scores: Sequence[Tensor]) -> Tensor:
     """Average the probabilities of an ensemble, as fairseq's EnsembleModel does.
 
     Args:
-        scores: ``(R, V)`` of each model, not necessarily normalised.
+        scores: ``(R, V)`` for each model, not necessarily normalized.
 
     Returns:
-        ``(R, V)`` log-probabilities; of a single model its scores as they are.
+        ``(R, V)`` log-probabilities; for a single model, its unchanged scores.
     """
     if len(scores) == 1:
         return scores[0]
@@ -266,10 +267,10 @@ def averaged(scores: Sequence[Tensor]) -> Tensor:
 
 
 def forbidden_pieces(translator: Translator) -> Tensor:
-    """Return the ids ``(N,)`` int64 of what no text can have.
+    """Return the ids ``(N,)`` int64 of pieces that cannot be part of a text.
 
-    fairseq never samples padding; here neither the unknown piece, nor the start, nor
-    what fills a dictionary up.
+    fairseq only excludes padding. Here the unknown piece, the start of a sentence and
+    the filler symbols of a dictionary are excluded, too.
     """
     target = translator.target
     fill = [n for n, s in enumerate(target.symbols) if s.startswith("madeupword")]
@@ -279,13 +280,13 @@ def forbidden_pieces(translator: Translator) -> Tensor:
 def longest_output(
     translator: Translator, request: Request, method: DecodingMethod
 ) -> int:
-    """Return the largest number of pieces of an output, as fairseq-generate does."""
+    """Return the largest number of pieces in an output, as in fairseq-generate."""
     length = int(method.max_len_a * len(request.tokens) + method.max_len_b)
     return max(1, min(length, translator.max_target))
 
 
 def padded(rows: Sequence[tuple[int, ...]], translator: Translator) -> Tensor:
-    """Return sources as ``(S, L)`` int64, padded on the side the models know."""
+    """Return sources as ``(S, L)`` int64, padded on the side used in training."""
     width, pad = max(map(len, rows)), translator.source.pad()
     blank = [[pad] * (width - len(row)) for row in rows]
     if translator.left_pad:
@@ -296,7 +297,7 @@ def padded(rows: Sequence[tuple[int, ...]], translator: Translator) -> Tensor:
 def _beam_search(
     translator: Translator, request: Request, method: DecodingMethod
 ) -> list[Hypothesis]:
-    """Return the best hypotheses of fairseq's own beam search."""
+    """Return the best hypotheses of fairseq's beam search."""
     device, copies = translator.device, len(request.streams)
     search = SequenceGenerator(
         translator.models,

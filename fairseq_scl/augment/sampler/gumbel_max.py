@@ -23,13 +23,13 @@ class DecodingMethod:
     """How outputs are chosen: sampling or beam search.
 
     Attributes:
-        temperature: what logits are divided by, above 0.
-        top_k: sample among the k best pieces only; 0: among all.
-        top_p: sample among the fewest pieces that together have this probability; 0:
-            among all.
-        beam: size of the beam of a beam search instead of sampling; 0: sample.
-        max_len_a: longest output in pieces is ``max_len_a`` times that of the source,
-            its end included, plus ``max_len_b``; the defaults are fairseq's.
+        temperature: divisor of the logits, above 0.
+        top_k: sample only from the k best pieces; 0 for all pieces.
+        top_p: sample from the smallest set of pieces with at least this probability; 0
+            for all pieces.
+        beam: beam size of a beam search instead of sampling; 0 for sampling.
+        max_len_a: the maximum number of output pieces is ``max_len_a`` times that of
+            the source, including its end, plus ``max_len_b``; defaults as in fairseq.
         max_len_b: see ``max_len_a``.
     """
 
@@ -42,7 +42,7 @@ class DecodingMethod:
 
 
 def numbers_needed(pieces: int) -> int:
-    """Return how many random numbers sampling one of that many pieces takes."""
+    """Return how many random numbers are needed to sample from this many pieces."""
     return -(-pieces // BLOCK) + BLOCK
 
 
@@ -52,15 +52,15 @@ def gumbel_max(
     """Sample one piece per row.
 
     Args:
-        scores: ``(R, V)`` logits at the temperature, of which one at least is finite;
-            used up.
+        scores: ``(R, V)`` logits divided by the temperature, at least one finite per
+            row; overwritten.
         noise: ``(R, numbers_needed(V))`` float32 from the exponential distribution.
-        method: its ``top_k`` and ``top_p`` leave pieces out.
+        method: ``top_k`` and ``top_p`` restrict the pieces.
         tolerance: the smallest safe gap between the best two, in units of ``scores``.
 
     Returns:
-        the pieces ``(R,)`` int64, and ``(R,)`` bool: whether another rounding of the
-        scores, within the tolerance, could have chosen otherwise.
+        the pieces ``(R,)`` int64, and ``(R,)`` bool: whether rounding of the scores
+        within the tolerance could change the result.
     """
     scores = scores.float()
     close = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
@@ -89,14 +89,14 @@ def _largest(masses: Tensor, noise: Tensor, reach: float) -> tuple[Tensor, Tenso
 def _narrowed(
     scores: Tensor, method: DecodingMethod, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """Leave out pieces by ``top_k`` or ``top_p``; tell whether the border is close."""
+    """Apply ``top_k`` or ``top_p``; also return whether the cutoff is close."""
     best, order = scores.sort(dim=1, descending=True, stable=True)
     if method.top_k:
         size = min(method.top_k, scores.shape[1])
         count = torch.full((len(scores), 1), size, device=scores.device)
     else:
         before = best.softmax(dim=1).cumsum(dim=1)
-        # The piece that reaches the probability is in.
+        # Includes the piece that reaches the probability.
         count = (before < method.top_p).sum(dim=1, keepdim=True) + 1
     ranks = torch.arange(scores.shape[1], device=scores.device)
     kept = torch.where(ranks < count, best, float("-inf"))
@@ -105,6 +105,6 @@ def _narrowed(
     close = (inside - outside < tolerance) & (count < best.shape[1])
     close = close.view(-1)
     if method.top_p:
-        # A sum of probabilities moves by a quarter of what its logits do, at most.
+        # A sum of probabilities changes by at most a quarter of a change in logits.
         close |= ((before - method.top_p).abs() < tolerance / 4).any(dim=1)
     return torch.empty_like(scores).scatter_(1, order, kept), close

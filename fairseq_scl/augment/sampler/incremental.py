@@ -1,10 +1,10 @@
-"""Incremental decoding: one step for many rows at once, on cached keys and values.
+"""Incremental decoding of a batch of rows with cached keys and values.
 
-``StockIncrementalDecoder`` calls the model's own incremental decoder and serves every
-fairseq encoder-decoder. ``FastIncrementalDecoder`` computes the same for the standard
-Transformer in less time: no attention weights to return, one product for query, key and
-value, caches that are written in place, and source keys that all copies of a source
-share.
+``StockIncrementalDecoder`` calls the model's own incremental decoder and works with
+every fairseq encoder-decoder. ``FastIncrementalDecoder`` computes the same for the
+standard Transformer, but faster: it does not return attention weights, computes query,
+key and value in one product, updates caches in place, and shares the source keys
+between all copies of a source.
 """
 
 from typing import Any, Protocol
@@ -29,27 +29,27 @@ class IncrementalDecoder(Protocol):
         Args:
             previous: ``(R, step + 1)`` int64, each row's output so far.
             step: number of this step, from 0.
-            temperature: what scores are divided by.
+            temperature: divisor of the scores.
 
         Returns:
-            ``(R, V)``, whose softmax is the distribution.
+            ``(R, V)``; the softmax gives the distribution.
         """
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these: ``(R',)`` int64, in rising order."""
+        """Keep only these rows: ``(R',)`` int64, in ascending order."""
 
 
 def start_decoding(
     model: Any, tokens: Tensor, lengths: Tensor, copies: int, limit: int
 ) -> IncrementalDecoder:
-    """Encode sources once and begin to decode ``copies`` rows of each.
+    """Encode sources once and start decoding ``copies`` rows for each.
 
     Args:
         model: a fairseq encoder-decoder.
         tokens: ``(S, L)`` int64 sources with padding.
-        lengths: ``(S,)`` int64, falling.
-        copies: rows of each source; row ``s * copies + c`` is copy c of source s.
-        limit: number of steps at most.
+        lengths: ``(S,)`` int64, in descending order.
+        copies: rows per source; row ``s * copies + c`` is copy c of source s.
+        limit: maximum number of steps.
     """
     encoded = model.encoder(tokens, src_lengths=lengths)
     if unsupported(model) is None:
@@ -94,14 +94,14 @@ def normalised(model: Any, output: Any, temperature: float) -> Tensor:
 
 
 def unsupported(model: Any) -> str | None:
-    """Say why ``FastIncrementalDecoder`` cannot run a model; ``None`` if it can."""
+    """Return why ``FastIncrementalDecoder`` cannot run a model, or ``None``."""
     decoder = model.decoder
     if type(decoder) not in (TransformerDecoder, TransformerDecoderBase):
         return f"a decoder of type {type(decoder).__name__}"
     if type(decoder.output_projection) is not nn.Linear:
-        return "an output that is no single projection"
+        return "an output that is not a single projection"
     if decoder.quant_noise or decoder.cross_self_attention or decoder.project_in_dim:
-        return "quantisation, cross-self-attention or a projection of the input"
+        return "quantization, cross-self-attention or a projection of the input"
     for layer in decoder.layers:
         if type(layer) not in (TransformerDecoderLayer, TransformerDecoderLayerBase):
             return f"a layer of type {type(layer).__name__}"
@@ -115,15 +115,15 @@ def unsupported(model: Any) -> str | None:
                 return "attention with additional keys"
         linear = (layer.fc1, layer.fc2, layer.self_attn.q_proj)
         if any(type(part) is not nn.Linear for part in linear):
-            return "a layer that is quantised"
+            return "a layer that is quantized"
     return None
 
 
 class FastIncrementalDecoder:
-    """The standard Transformer decoder of fairseq, step by step."""
+    """A fast incremental version of fairseq's standard Transformer decoder."""
 
     def __init__(self, decoder: Any, encoded: Any, copies: int, limit: int) -> None:
-        """Compute keys and values of the sources, for all layers."""
+        """Compute keys and values of the sources for all layers."""
         states = encoded["encoder_out"][0].transpose(0, 1)  # (S, L, D)
         padding = encoded["encoder_padding_mask"][0]
         mask = None
@@ -144,7 +144,7 @@ class FastIncrementalDecoder:
         if decoder.embed_positions is not None:
             x = x + decoder.embed_positions(
                 previous[:1],
-                incremental_state={},  # asked only whether there is one
+                incremental_state={},  # only checked for None
             ).view(1, -1)
         if decoder.layernorm_embedding is not None:
             x = decoder.layernorm_embedding(x)
@@ -154,25 +154,25 @@ class FastIncrementalDecoder:
             x = decoder.layer_norm(x)
         if decoder.project_out_dim is not None:
             x = decoder.project_out_dim(x)
-        # Scaled before the projection: fewer numbers.
+        # Scaled before the projection, where there are fewer numbers.
         return F.linear(x / temperature, decoder.output_projection.weight)
 
     def keep(self, rows: Tensor) -> None:
-        """Move the caches of these rows together."""
+        """Keep the caches of these rows."""
         sources = self._grid.keep(rows)
         for layer in self._layers:
             layer.keep(rows, sources)
 
 
 class _Grid:
-    """Which copy of which source each row is: its place in sources times copies."""
+    """Maps each row to its place in a grid of sources times copies."""
 
     def __init__(self, sources: int, copies: int, device: torch.device) -> None:
         self.sources, self.copies = sources, copies
         self.places = torch.arange(sources * copies, device=device)
 
     def keep(self, rows: Tensor) -> Tensor | None:
-        """Keep rows; return the sources that are left, ``None`` if all of them are."""
+        """Keep rows; return the remaining sources, or ``None`` if all remain."""
         self.places = self.places[rows]
         source = self.places // self.copies
         left, number = source.unique_consecutive(return_inverse=True)
@@ -183,7 +183,7 @@ class _Grid:
         return left
 
     def spread(self, queries: Tensor) -> Tensor:
-        """Turn ``(R, D)`` into ``(S, C, D)``, zeros where a copy has finished."""
+        """Turn ``(R, D)`` into ``(S, C, D)``, with zeros for finished copies."""
         size = self.sources * self.copies
         if len(queries) < size:
             empty = queries.new_zeros(size, queries.shape[1])
@@ -218,7 +218,7 @@ class _Layer:
         self._mask = None if mask is None else mask[:, None, None, :]
 
     def __call__(self, x: Tensor, step: int, grid: _Grid) -> Tensor:
-        """Compute ``(R, D)`` of the next layer."""
+        """Compute the output of the layer, ``(R, D)``."""
         layer, first = self._layer, self._layer.normalize_before
         residual = x
         x = layer.self_attn_layer_norm(x) if first else x
@@ -267,7 +267,7 @@ class _Layer:
         return x.view(*x.shape[:2], self._heads, self._size).transpose(1, 2)
 
     def _grow(self, step: int) -> None:
-        """Make room for twice as many steps, not at once for all that there may be."""
+        """Double the capacity of the caches, up to the maximum number of steps."""
         room = min(max(16, 2 * step), self._limit) - self._keys.shape[2]
         for name in ("_keys", "_values"):
             cache: Tensor = getattr(self, name)

@@ -1,8 +1,8 @@
-"""Philox: random numbers that depend on the example alone, not on its batch.
+"""Philox: random numbers that depend only on the example, not on its batch.
 
-Each output has a stream of its own, identified by a 64-bit key. A number is a function
-of key, step and place (a counter-based generator), so neither the order of computation
-nor the batch size can change it.
+Each output has its own stream, identified by a 64-bit key. Philox is a counter-based
+generator: a number is a function of key, step and position, independent of the order of
+computation and of the batch size.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ AT_ONCE = 1 << 16
 
 
 def stream_key(*parts: int | str) -> int:
-    """Return the key of a stream: 64 bits, as a signed number, of what names it."""
+    """Return the key of a stream, a signed 64-bit hash of its name."""
     name = "\0".join(f"{type(part).__name__}:{part}" for part in parts)
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8)
     return int.from_bytes(digest.digest(), "little", signed=True)
@@ -28,8 +28,8 @@ def philox(counters: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> list[Ten
     """Compute Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers").
 
     Args:
-        counters: four int64 tensors of 32-bit numbers that broadcast together.
-        key: two of them.
+        counters: four int64 tensors with 32-bit numbers that broadcast together.
+        key: two such tensors.
 
     Returns:
         four int64 tensors of random 32-bit numbers.
@@ -37,7 +37,8 @@ def philox(counters: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> list[Ten
     a, b, c, d = counters
     first, second = key
     for _ in range(ROUNDS):
-        # The product of two 32-bit numbers wraps around in int64; its bits are right.
+        # A product of two 32-bit numbers may wrap around in int64, but its bits are
+        # correct.
         left, right = a * MULTIPLIERS[0], c * MULTIPLIERS[1]
         a, b, c, d = (
             (right >> 32) & LOW ^ b ^ first,
@@ -54,12 +55,12 @@ def exponentials(keys: Tensor, first: int, steps: int, count: int) -> Tensor:
 
     Args:
         keys: ``(R,)`` int64, the stream of each row.
-        first: number of the first step of decoding.
-        steps: how many steps.
-        count: how many numbers per row and step.
+        first: number of the first decoding step.
+        steps: number of steps.
+        count: numbers per row and step.
 
     Returns:
-        ``(R, steps, count)`` float32, above 0; now and then (one of 2^24) infinite.
+        ``(R, steps, count)`` float32, above 0; about one in 2^24 is infinite.
     """
     places = torch.arange((count + 3) // 4, device=keys.device)
     times = torch.arange(first, first + steps, device=keys.device)[:, None]
@@ -67,16 +68,16 @@ def exponentials(keys: Tensor, first: int, steps: int, count: int) -> Tensor:
     keys = keys[:, None, None]
     words = philox((places, times, zero, zero), (keys & LOW, (keys >> 32) & LOW))
     numbers = torch.stack(words, dim=-1).flatten(2)[:, :, :count]
-    # Small numbers decide the argmax: -log(1 - u) keeps all their bits, u near 0.
+    # The argmax depends on small numbers, and -log(1 - u) is accurate for small u.
     uniform = numbers.to(torch.float32).add_(0.5).mul_(2.0**-32)
     return uniform.neg_().log1p_().neg_()
 
 
 class ExponentialNoise:
-    """Exponential noise for the rows of a batch, computed some steps ahead."""
+    """Exponential noise for the rows of a batch, computed several steps ahead."""
 
     def __init__(self, keys: Tensor, count: int) -> None:
-        """Take the streams ``(R,)`` int64 and how many numbers each step needs."""
+        """Take the streams, ``(R,)`` int64, and the count of numbers per step."""
         self._keys, self._count = keys, count
         self._first = 0
         self._drawn = torch.empty(len(keys), 0, count, device=keys.device)
@@ -84,12 +85,12 @@ class ExponentialNoise:
     def at(self, step: int) -> Tensor:
         """Return the numbers of a step: ``(R, count)`` float32."""
         if step >= self._first + self._drawn.shape[1]:
-            # A few rows cost as much as one: what counts is the number of calls.
+            # The cost is mostly per call, so compute several steps at once.
             steps = max(1, min(16, AT_ONCE // (len(self._keys) * self._count)))
             self._drawn = exponentials(self._keys, step, steps, self._count)
             self._first = step
         return self._drawn[:, step - self._first]
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
+        """Keep only these rows."""
         self._keys, self._drawn = self._keys[rows], self._drawn[rows]
