@@ -1,1 +1,1 @@
-"""Model folders: a fine-tuned classifier with everything that it needs to be used."""
+"""Model folders of fine-tuned classifiers, prediction and early exit."""

@@ -1,4 +1,4 @@
-"""The examples of a data folder as a model reads them, and its features of them."""
+"""Read the examples of a data folder for a model, and compute their features."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from fairseq_scl.typed import read_as
 
 
 def check_vocabulary(data: Path, folder: Path) -> None:
-    """Refuse an encoder or model folder of another vocabulary than the data's.
+    """Refuse an encoder or model folder with another vocabulary than the data.
 
     Raises:
         InputError: names both folders.
@@ -26,27 +26,31 @@ def check_vocabulary(data: Path, folder: Path) -> None:
         dictionary = folder / "input0" / "dict.txt"
     if sha256(data / "input0" / "dict.txt") != sha256(dictionary):
         raise InputError(
-            f"{data} was prepared with another vocabulary than that of {folder}"
+            f"{data} was prepared with another vocabulary than that of {folder}: use a "
+            "data folder prepared with the model's encoder"
         )
 
 
 def read_split_tokens(data: Path, split: str, classifier: Classifier) -> list[Tensor]:
-    """Return the token ids of each example as the model was trained to read them.
+    """Return the token ids of each example in the format the model was trained with.
 
     Args:
-        data: a data folder of the classifier's vocabulary.
-        split: of it.
-        classifier: says how a pair is joined, and how long an input may be.
+        data: a data folder with the classifier's vocabulary.
+        split: name of the split.
+        classifier: determines how pairs are joined and the maximum length.
 
     Returns:
         a ``(T,)`` int64 tensor for each example.
 
     Raises:
-        InputError: there is no such split, or only one of data and model has pairs.
+        InputError: the split does not exist, or only one of data and model has pairs.
     """
     if read_as(data / MANIFEST, Manifest).pair != classifier.pair:
-        there = "single sentences" if classifier.pair else "pairs"
-        raise InputError(f"{data} has {there}, the model was not trained on such")
+        kinds = ("single sentences", "pairs")
+        raise InputError(
+            f"{data} has {kinds[not classifier.pair]}, but the model was trained on "
+            f"{kinds[classifier.pair]}"
+        )
     datasets = [
         rows_of(data, part, split)
         for part in ("input0", "input1")[: 1 + classifier.pair]
@@ -62,14 +66,14 @@ def split_features(
 
     Args:
         classifier: loaded from ``folder``.
-        data: a data folder of its vocabulary.
-        split: of it.
-        folder: names the model in the message.
+        data: a data folder with its vocabulary.
+        split: name of the split.
+        folder: the model's folder, for the message.
 
     Raises:
         InputError: as :func:`read_split_tokens`, or the features are not finite.
     """
     found = features(classifier, read_split_tokens(data, split, classifier)).numpy()
     if not np.isfinite(found).all():
-        raise InputError(f"{folder} computes features that are not numbers")
+        raise InputError(f"{folder} computes features that are not finite")
     return found

@@ -1,9 +1,9 @@
-"""Early exit: each sentence leaves the encoder as soon as an exit is sure enough.
+"""Early exit: each sentence leaves the encoder at the first exit that is sure enough.
 
-Sentences that are done are taken out of the packed batch. At an exit the keys and
-values of all tokens are computed, then only the ``<s>`` rows, which the head reads. The
-other rows of this layer are computed for the sentences that stay: one that leaves at
-layer l costs l - 1 layers and little more.
+Finished sentences are removed from the packed batch. At an exit, the keys and values of
+all tokens are computed, but of the layer's output only the ``<s>`` rows, which the head
+reads. The other rows are computed only for the sentences that remain. A sentence that
+leaves at layer l therefore costs little more than l - 1 layers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,13 +30,14 @@ Leaves = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ExitRule:
-    """When a sentence leaves below the top; one of the two, or none: never.
+    """The condition for leaving below the top exit; without either attribute, never.
 
     Attributes:
-        threshold: the largest class probability reaches it. Above 1: never.
-        patience: so many exits in a row, this one among them, predict the same label.
-            1 is the first exit. (The patience of Zhou et al. 2020, PABEE, counts
-            repetitions: theirs plus 1 is this one.)
+        threshold: leave when the largest class probability is at least this; above 1
+            means never.
+        patience: leave when this many consecutive exits, including the current one,
+            predict the same label; 1 means the first exit. (Zhou et al. 2020, PABEE,
+            count repetitions, so their patience is one less.)
 
     Raises:
         InputError: both are set, or one is out of its range; names the flag.
@@ -49,7 +50,7 @@ class ExitRule:
         threshold, patience = self.threshold, self.patience
         if threshold is not None and patience is not None:
             raise InputError(
-                "--exit-threshold and --exit-patience: give one of the two"
+                "--exit-threshold and --exit-patience exclude each other: use one"
             )
         if threshold is not None and not 0 < threshold < float("inf"):
             raise InputError(
@@ -61,31 +62,32 @@ class ExitRule:
 
     @property
     def never(self) -> bool:
-        """Whether every sentence goes to the top."""
+        """Whether every sentence runs to the top exit."""
         return self.patience is None and (self.threshold is None or self.threshold > 1)
 
 
 def check_exits(classifier: Classifier, rule: ExitRule, name: object) -> None:
-    """Refuse to exit early from a model that cannot.
+    """Refuse a model that does not support early exit.
 
     Args:
         classifier: a loaded model folder.
-        rule: what is asked of it.
-        name: of the model, for the message.
+        rule: the exit rule.
+        name: name of the model, for the message.
 
     Raises:
-        InputError: it has no exit below the top, or a part that is not supported.
+        InputError: the model has no exit below the top, or has an unsupported part.
     """
     if rule.never:
         return
     if len(classifier.exits) == 1:
         raise InputError(
-            f"{name} has one exit, the top: to leave early it has to be trained with "
-            "--arch roberta_multi_exit"
+            f"{name} has only the top exit: early exit needs a model that was trained "
+            "with --arch roberta_multi_exit"
         )
     if reason := unsupported(classifier.model):
         raise InputError(
-            f"{name} cannot be left early, since --packed does not go with {reason}"
+            f"{name} does not support early exit, since --packed does not go with "
+            f"{reason}"
         )
 
 
@@ -95,17 +97,16 @@ def early_probabilities(
     rule: ExitRule,
     max_tokens: int = 4096,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the class probabilities of encoded examples at the exit of each.
+    """Compute the class probabilities of encoded examples, each at its own exit.
 
-    Sentences that are done leave their batch, and the others go on without them. A rule
-    that never holds gives what
-    :func:`fairseq_scl.inference.predict.probabilities` gives.
+    Finished sentences are removed from their batch. A rule that never applies gives the
+    results of :func:`fairseq_scl.inference.predict.probabilities`.
 
     Args:
-        classifier: a loaded model folder that was checked by :func:`check_exits`.
+        classifier: a loaded model folder, checked with :func:`check_exits`.
         encoded: token ids, as :func:`fairseq_scl.inference.predict.encode` returns.
-        rule: when a sentence leaves.
-        max_tokens: tokens in a batch, padding included.
+        rule: the exit rule.
+        max_tokens: tokens in a batch, including padding.
 
     Returns:
         probabilities ``(N, classes)`` float32, and the layer of the exit ``(N,)``
@@ -131,7 +132,7 @@ def early_probabilities(
 
 
 def _leaves(rule: ExitRule, size: int, device: torch.device) -> Leaves:
-    """Return what tells, at each exit of one batch, which sentences leave."""
+    """Return a function that selects the sentences of a batch that leave at an exit."""
     last = torch.full((size,), -1, device=device)
     repeated = torch.zeros_like(last)
 
@@ -157,28 +158,28 @@ def _pass_upwards(
     leaves: Leaves,
     mean: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Pass a batch upwards until each sentence has left, at the top at the latest.
+    """Run a batch through the layers until every sentence has left.
 
     Args:
         model: RoBERTa that can be packed, in evaluation mode.
         tokens: ``(B, T)`` int64, padded on the right.
-        lengths: tokens of each sentence, all above 0.
-        heads: name of the classification head after each layer that has one, the last
-            layer among them; layers count from 1.
-        leaves: asked at each exit but the top, with the rows of the batch that are
-            left ``(R,)`` int64 and their logits ``(R, C)``; returns ``(R,)`` bool, true
-            for those that leave with this answer.
-        mean: heads below the top read the mean over the tokens, not the state at
-            ``<s>``; then all rows of their layer are computed.
+        lengths: number of tokens in each sentence, all above 0.
+        heads: name of the classification head by layer, counted from 1 and including
+            the last layer.
+        leaves: called at each exit below the top with the remaining rows of the batch,
+            ``(R,)`` int64, and their logits ``(R, C)``; returns ``(R,)`` bool, true for
+            the sentences that leave.
+        mean: whether heads below the top read the mean over the tokens instead of the
+            state at ``<s>``; all rows of their layer are computed then.
 
     Returns:
-        logits ``(B, C)`` of the exit at which each sentence left, and the layer of
-        that exit ``(B,)`` int64.
+        the logits ``(B, C)`` at the exit of each sentence, and its layer ``(B,)``
+        int64.
     """
     encoder = model.encoder.sentence_encoder
     noise = dropout_noise(tokens)
     layout = Layout.of(lengths, tokens.shape[1], tokens.device)
-    rows = layout.back.argsort()  # of the batch, in the layout's order
+    rows = layout.back.argsort()  # rows of the batch, in the layout's order
     x = embed(encoder, tokens, layout, noise)
     answers: list[tuple[Tensor, Tensor, int]] = []
     for number, layer in enumerate(encoder.layers, start=1):
@@ -205,7 +206,7 @@ def _pass_upwards(
             if len(rows) < len(gone):
                 layout, kept = _without(layout, gone)
                 x, *known = (part.index_select(0, kept) for part in (x, *known))
-            if known:  # for those that stay, the other rows of this layer
+            if known:  # the other rows of this layer, for the remaining sentences
                 x = layer_rows(layer, x, known, layout, noise)
     order = torch.cat([left for left, _, _ in answers]).argsort()
     layers = torch.cat([torch.full_like(left, number) for left, _, number in answers])
@@ -213,7 +214,7 @@ def _pass_upwards(
 
 
 def _without(layout: Layout, gone: Tensor) -> tuple[Layout, Tensor]:
-    """Return the layout of the sentences that stay, and their rows ``(N,)`` int64."""
+    """Return the layout of the remaining sentences, and their rows, ``(N,)`` int64."""
     kept = (~gone).repeat_interleave(layout.starts.diff()).nonzero().flatten()
     pairs = zip(layout.lengths, gone.tolist(), strict=True)
     lengths = [length for length, left in pairs if not left]

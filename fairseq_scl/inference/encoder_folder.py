@@ -1,4 +1,4 @@
-"""An encoder folder, loaded to compute features: before any fine-tuning."""
+"""Load an encoder folder to compute features before fine-tuning."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,24 +16,24 @@ from fairseq_scl.input_format import HEAD
 
 
 def is_encoder_folder(folder: Path) -> bool:
-    """Tell whether a folder holds the weights and the dictionary of an encoder."""
+    """Return whether a folder has the weights and the dictionary of an encoder."""
     return all((folder / name).is_file() for name in ("model.pt", "dict.txt"))
 
 
 def load_encoder(folder: Path, device: str = "cpu") -> Classifier:
-    """Load an encoder with a classification head that is not used.
+    """Load an encoder and add an unused classification head.
 
     Args:
-        folder: from ``fairseq-scl convert``, or a RoBERTa as fairseq publishes it.
+        folder: from ``fairseq-scl convert``, or a RoBERTa published by fairseq.
         device: a PyTorch device, for example ``cpu`` or ``cuda``.
 
     Raises:
-        InputError: it is no encoder folder, or there is no such device.
+        InputError: it is not an encoder folder, or the device does not exist.
     """
     if not is_encoder_folder(folder):
         raise InputError(
-            f"{folder} is no encoder folder (model.pt, dict.txt): 'fairseq-scl "
-            "convert' makes one"
+            f"{folder} is not an encoder folder (model.pt, dict.txt): create one with "
+            "'fairseq-scl convert'"
         )
     check_device(device)
     model, task = load_model(folder / "model.pt", {"data": str(folder)})
@@ -55,8 +55,8 @@ def sentence_embedder(
 ) -> Callable[[Sequence[str]], NDArray[np.float64]]:
     """Return a function from N sentences to their embeddings, ``(N, D)`` float64.
 
-    These are means of the encoder's final states over the tokens, as encoders that were
-    trained to compare sentences are read; sentences beyond its positions are cut.
+    An embedding is the mean of the encoder's final states over the tokens, as is usual
+    for sentence encoders. Sentences longer than its positions are truncated.
 
     Raises:
         InputError: see :func:`load_encoder`.

@@ -1,4 +1,4 @@
-"""Accuracy against speed of multi-exit models, measured on a split of a data folder."""
+"""Measure accuracy and speed of multi-exit models on a split of a data folder."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,21 +20,21 @@ from fairseq_scl.inference.model_folder import Classifier, load_classifier
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 NEVER = ExitRule()
-# Time by the wall, or the processor's of this process: on a machine that is busy with
-# other work the former tells more of that work than of the model.
+# Wall-clock time, or processor time of this process. On a busy machine the wall-clock
+# time depends mostly on the other processes.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one model did at one threshold.
+    """Results of one model at one threshold.
 
     Attributes:
-        threshold: of the largest probability; ``None``: all go to the top.
-        correct: examples labelled rightly.
-        total: examples.
-        layers: mean number of layers that an example went through.
-        left: examples that left after each layer that has an exit.
+        threshold: threshold of the largest probability; ``None`` for the top exit only.
+        correct: number of correct predictions.
+        total: number of examples.
+        layers: mean number of layers per example.
+        left: number of examples that left at each exit, by layer.
         seconds: median time to label all examples, from token ids to probabilities.
         fastest: the shortest time.
         slowest: the longest time.
@@ -73,27 +73,27 @@ def measure_exits(
 ) -> dict[str, list[Point]]:
     """Label a split with each model at each threshold, several times.
 
-    Times are taken in rounds, each with all models and thresholds after one another, so
-    that what slows the machine down for a while slows down all of them. A first round
-    that warms up is not counted.
+    Each round runs all models and thresholds in turn, so that a temporary slowdown of
+    the machine affects all of them. The first round is a warm-up and is not counted.
 
     Args:
         data: a data folder.
         models: model folders with several exits, by name.
-        split: of the data folder.
-        thresholds: above 0; the deepest exit is measured besides.
-        repeats: rounds, at least 1.
-        max_tokens: tokens in a batch, padding included.
-        device: where to compute.
-        clock: ``wall`` or ``cpu``, the processor time of this process.
+        split: name of the split.
+        thresholds: above 0; the deepest exit is always measured, too.
+        repeats: number of rounds, at least 1.
+        max_tokens: tokens in a batch, including padding.
+        device: a PyTorch device.
+        clock: ``wall``, or ``cpu`` for the processor time of this process.
         on_done: called with 1 after each model of each round.
 
     Returns:
-        the points of each model, in the order of ``thresholds``, the deepest exit last.
+        the points of each model, in the order of ``thresholds`` followed by the deepest
+        exit.
 
     Raises:
-        InputError: a folder is not what it should be, a model has one exit only, data
-            and model have different vocabularies, or a threshold is out of its range.
+        InputError: a folder is invalid, a model has only one exit, data and model have
+            different vocabularies, or a threshold is out of its range.
     """
     rules = [*(ExitRule(threshold) for threshold in thresholds), NEVER]
     labels = read_split_labels(data, split)

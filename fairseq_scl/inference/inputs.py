@@ -1,4 +1,4 @@
-"""What prediction reads: lines of text, or rows of a table, as they arrive."""
+"""Read the input of prediction as it arrives: lines of text or rows of a table."""
 
 import codecs
 import csv
@@ -34,9 +34,9 @@ class Row:
     """An example to label.
 
     Attributes:
-        number: of the line that it begins in, from 1.
-        sentences: one or two; ``None`` where there is no text.
-        fields: the columns of a table; ``text`` of a line.
+        number: number of its first line, from 1.
+        sentences: one or two sentences; ``None`` without text.
+        fields: the columns of a table, or ``text`` with the line.
     """
 
     number: int
@@ -45,11 +45,11 @@ class Row:
 
 
 def arriving_lines(stream: BinaryIO) -> Iterator[bytes | None]:
-    """Yield the lines of a stream, and ``None`` when no more comes for a moment.
+    """Yield the lines of a stream, and ``None`` whenever the input pauses.
 
     Args:
-        stream: a file, a pipe or a terminal, of which nothing was read yet. Something
-            that is not one of the system's files (as in a test) is read line by line.
+        stream: a file, a pipe or a terminal that has not been read from yet. A stream
+            without a file descriptor (as in a test) is read line by line.
     """
     try:
         descriptor = stream.fileno()
@@ -80,26 +80,27 @@ def rows(
     columns: Sequence[str] = (),
     format: str = "",
 ) -> Iterator[Row | None]:
-    """Read what is to be labelled.
+    """Read the examples to label.
 
     Args:
         stream: as for :func:`arriving_lines`; UTF-8.
-        notes: counts what is ``empty`` and ``not UTF-8`` (its bytes are replaced),
-            and lines with NUL characters.
-        pair: whether two sentences are wanted: two columns, or a line with a tab.
-        columns: names of the columns with text; none where each line is an example.
-        format: of a table: ``csv``, ``tsv`` or ``quoted tsv``, with names in the first
-            line, or ``jsonl``.
+        notes: counts rows that are ``empty``, and lines that are ``not UTF-8`` (their
+            invalid bytes are replaced) or have NUL characters.
+        pair: whether an example has two sentences, in two columns or separated by a
+            tab.
+        columns: names of the text columns of a table; empty if each line is an example.
+        format: format of a table: ``csv``, ``tsv`` or ``quoted tsv``, with column names
+            in the first line, or ``jsonl``.
 
     Yields:
-        rows in order; ``None`` when no more comes for a moment.
+        rows in order, and ``None`` whenever the input pauses.
 
     Raises:
-        InputError: a row does not hold what is wanted; names its line.
+        InputError: a row is invalid; names its line.
     """
     if columns and len(columns) != 1 + pair:
         raise InputError(
-            f"--columns names {len(columns)} columns: this model takes "
+            f"--columns names {len(columns)} columns, but this model takes "
             f"{'two sentences' if pair else 'one sentence'}"
         )
     lines = _decoded(arriving_lines(stream), notes)
@@ -137,8 +138,8 @@ def _of_lines(
         sentences = tuple(text.split("\t")) if pair else (text,)
         if text.strip() and len(sentences) != 1 + pair:
             raise InputError(
-                f"line {number} has {len(sentences)} columns: this model takes two "
-                "sentences with a tab between them"
+                f"line {number} has {len(sentences)} columns, but this model takes two "
+                "sentences separated by a tab"
             )
         yield Row(number, sentences if text.strip() else None, {"text": text})
 
@@ -172,7 +173,7 @@ def _of_table(
 def _records(
     lines: Iterator[tuple[int, str] | None], format: str
 ) -> Iterator[tuple[int, Any] | None]:
-    """Cut a table into its rows: values, or the object of a JSON line."""
+    """Yield the rows of a table: lists of values, or objects of JSON lines."""
     start, text = 0, ""
     for line in lines:
         if line is None:
@@ -180,7 +181,7 @@ def _records(
             continue
         number, more = line
         start, text = (start, f"{text}\n{more}") if text else (number, more)
-        if start < number and '"' not in more:  # still in the quote
+        if start < number and '"' not in more:  # still inside a quote
             continue
         record = _record(start, text, format) if text.strip() else None
         if record is not None:
@@ -192,7 +193,7 @@ def _records(
 
 
 def _record(number: int, text: str, format: str) -> Any:
-    """Read the row that begins in a line; ``None`` if it goes on after ``text``."""
+    """Parse the row that begins in a line; ``None`` if ``text`` is incomplete."""
     if format == "tsv":
         return text.split("\t")
     try:

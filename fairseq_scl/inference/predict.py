@@ -1,4 +1,4 @@
-"""Labels, probabilities and features of sentences, batched by length."""
+"""Compute class probabilities and features of sentences, batched by length."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,12 +20,13 @@ def encode(
 
     Args:
         classifier: a loaded model folder.
-        examples: one or two sentences each, as the classifier takes.
+        examples: one or two sentences each, depending on the classifier.
 
     Returns:
-        one ``(T,)`` int64 tensor for each example: ``[<s>] a </s>`` or
-        ``[<s>] a </s> [</s>] b </s>``, with the special tokens of the training, cut to
-        ``classifier.max_positions`` tokens; and the number of examples that were cut.
+        one ``(T,)`` int64 tensor per example: ``[<s>] a </s>`` or
+        ``[<s>] a </s> [</s>] b </s>``, with the same special tokens as in training,
+        truncated to ``classifier.max_positions`` tokens; and the number of truncated
+        examples.
     """
     columns = [
         token_ids(texts, classifier.tokenizer, classifier.dictionary)
@@ -40,9 +41,9 @@ def joined(
     """Join the ids of the first and second sentences, see :func:`encode`.
 
     Args:
-        classifier: says which special tokens go between, and how long an input may be.
-        columns: of the first sentences, and of the second where there are pairs: one
-            ``(T,)`` integer tensor for each example, with ``</s>`` at the end.
+        classifier: determines the special tokens and the maximum length.
+        columns: the first sentences and, for pairs, the second sentences: one ``(T,)``
+            integer tensor per example, with ``</s>`` at the end.
     """
     starts = [classifier.init_token, classifier.separator_token]
     rows, cut = [], 0
@@ -64,7 +65,7 @@ def probabilities(
     Args:
         classifier: a loaded model folder.
         encoded: token ids, as :func:`encode` returns.
-        max_tokens: tokens in a batch, padding included.
+        max_tokens: tokens in a batch, including padding.
 
     Returns:
         ``(N, classes)`` float32 on the CPU, in the order of ``encoded``; rows sum to 1.
@@ -85,14 +86,14 @@ def features(
     kind: str = "cls",
     max_tokens: int = 4096,
 ) -> Tensor:
-    """Compute Φ(x) of encoded examples, not normalised.
+    """Compute Φ(x) of encoded examples, not normalized.
 
     Args:
         classifier: a loaded model folder.
         encoded: token ids, as :func:`encode` returns.
         kind: ``cls``, ``pooled`` or ``mean``, see
             :func:`~fairseq_scl.models.features.classification_features`.
-        max_tokens: tokens in a batch, padding included.
+        max_tokens: tokens in a batch, including padding.
 
     Returns:
         ``(N, D)`` float32 on the CPU, in the order of ``encoded``.
@@ -111,13 +112,12 @@ def batches(
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield row numbers and the model's arguments, longest examples first.
 
-    The model computes real tokens only, unless it has a part that cannot: the same
-    numbers either way.
+    The model skips padding unless it has an unsupported part; the results are the same.
 
     Args:
         classifier: a loaded model folder.
         encoded: token ids, as :func:`encode` returns.
-        max_tokens: tokens in a batch, padding included.
+        max_tokens: tokens in a batch, including padding.
     """
     if unsupported(classifier.model) is None:
         pack(classifier.model)

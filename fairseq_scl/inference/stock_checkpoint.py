@@ -1,4 +1,4 @@
-"""What fairseq alone can load of a checkpoint: stock model and task, plain values."""
+"""Convert a checkpoint to one of the stock model and task, with plain values only."""
 
 import argparse
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from fairseq_scl.convert.huggingface import fold_layer_norm_eps
 from fairseq_scl.models.exits import SHALLOW_HEAD, exit_heads
 
 LAYERS = "encoder.sentence_encoder.layers."
-# fairseq saves every flag of the training command with the model; these make the model.
+# fairseq saves every flag of the training command; these define the model.
 MODEL_SETTINGS = (
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim"),
     *("encoder_attention_heads", "max_positions", "max_source_positions"),
@@ -35,7 +35,7 @@ MODEL_SETTINGS = (
 def stock_checkpoint(
     state: Mapping[str, Any], weights: "OrderedDict[str, Tensor]", head: str
 ) -> dict[str, Any]:
-    """Return what fairseq alone can load: stock model and task, plain values."""
+    """Return a checkpoint that fairseq can load without this package."""
     model = plain_values(state["cfg"]["model"])
     eps = float(model.get("layer_norm_eps", STOCK_EPS))
     if eps != STOCK_EPS:
@@ -55,7 +55,10 @@ def stock_checkpoint(
 def _fold(
     weights: "OrderedDict[str, Tensor]", eps: float
 ) -> "OrderedDict[str, Tensor]":
-    """Go to the stock epsilon; heads below the top read states that have grown."""
+    """Fold the stock epsilon into the weights, including heads below the top.
+
+    These heads read hidden states that the folding scales up.
+    """
     folded = fold_layer_norm_eps(weights, eps)
     for name, tensor in folded.items():
         part, _, rest = name.removeprefix("classification_heads.").partition(".")
@@ -76,7 +79,7 @@ def exits_of(weights: Iterable[str], head: str) -> dict[int, str]:
 
 
 def plain_values(settings: Any) -> dict[str, Any]:
-    """Return settings (a namespace or mapping) without anything that is not plain."""
+    """Return the plain values among settings, given as a namespace or mapping."""
     if isinstance(settings, argparse.Namespace):
         settings = vars(settings)
     plain = (str, int, float, bool, type(None))

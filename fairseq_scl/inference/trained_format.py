@@ -1,4 +1,4 @@
-"""How a checkpoint's texts were read, compared with the data folder of an export."""
+"""Compare the input format of a checkpoint with the data folder of an export."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from fairseq_scl.typed import as_type
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A data folder with the tokenizer that made it."""
+    """A data folder and the tokenizer of its text."""
 
     data: Path
     tokenizer: Tokenizer
@@ -40,18 +40,19 @@ def read_source(data: str | Path, encoder: str | Path | None = None) -> Training
     """Find the tokenizer of a data folder.
 
     Args:
-        data: from ``fairseq-scl prepare``, which has its tokenizer, or from
-            ``fairseq-preprocess``.
-        encoder: for the latter, the encoder folder whose tokenizer made the text.
+        data: a folder from ``fairseq-scl prepare``, which includes the tokenizer, or
+            from ``fairseq-preprocess``.
+        encoder: for ``fairseq-preprocess``, the encoder folder with the tokenizer that
+            was used.
 
     Raises:
-        InputError: there is no tokenizer, or it is of another dictionary.
+        InputError: there is no tokenizer, or it belongs to another dictionary.
     """
     prepared = read_manifest(data) is not None
     if not prepared and encoder is None:
         raise InputError(
             f"missing file: {Path(data, MANIFEST)}; for data from fairseq-preprocess, "
-            "which lacks the tokenizer, name its encoder folder with --encoder"
+            "which does not include a tokenizer, pass the encoder folder as --encoder"
         )
     folder = Path(data) if encoder is None else Path(encoder)
     if encoder is not None:
@@ -69,19 +70,19 @@ def trained_format(
     checkpoint: str | Path,
     source: TrainingData,
 ) -> InputFormat:
-    """Return how a checkpoint's texts were read.
+    """Return the input format that a checkpoint was trained with.
 
-    What our task recorded counts; of a checkpoint of the stock task, which records
-    nothing, its settings count.
+    It is the format recorded in the checkpoint. A checkpoint of stock fairseq has no
+    record, so its settings are used instead.
 
     Args:
         state: the checkpoint.
         task: settings of its task, plain values.
         checkpoint: its file, for messages.
-        source: the data folder that is said to be that of its training.
+        source: the data folder that the user names as that of the training.
 
     Raises:
-        InputError: the folder is another than that of the training; says in what.
+        InputError: the folder differs from that of the training; names the difference.
     """
     record = (state.get("task_state") or {}).get(KEY)
     here = _folder_format(task, source, checkpoint, record is None)
@@ -98,33 +99,29 @@ def trained_format(
         if then != now and not (name == "tokenizer" and not then):
             seen = f" ({_listed(now)}, not {_listed(then)})" if name == "labels" else ""
             raise InputError(
-                f"{what} is not what {checkpoint} was trained on{seen}: give the data "
-                "folder of its training"
+                f"{what} differs from what {checkpoint} was trained on{seen}: use the "
+                "data folder of its training"
             )
     return trained
 
 
 def unrecorded(state: Mapping[str, Any], source: TrainingData) -> str | None:
-    """Say so if a checkpoint does not record how its texts were read.
-
-    Returns:
-        a sentence, or ``None``.
-    """
+    """Return a warning if a checkpoint lacks its input format, or ``None``."""
     if KEY in (state.get("task_state") or {}):
         return None
     names = label_names(load_dictionary(source.data / "label" / "dict.txt").symbols)
     return (
-        "the checkpoint does not record its labels and tokenizer, as those of "
-        f"--task sentence_prediction_scl do: {_listed(names)} and the tokenizer are "
-        f"taken from {source.data}, which must be the data of its training"
+        "the checkpoint does not record its labels and tokenizer: "
+        f"{_listed(names)} and the tokenizer are taken from {source.data}, which must "
+        "be the data of its training"
     )
 
 
 def one_answer(state: Mapping[str, Any], labels: list[str]) -> str | None:
-    """Say so if a checkpoint gave one answer to all examples of its last validation.
+    """Return a warning if a checkpoint predicted one label for a whole validation set.
 
     Args:
-        state: the checkpoint; of our task, which notes its answers.
+        state: the checkpoint; only our task records predictions.
         labels: label of each class id.
 
     Returns:
@@ -135,8 +132,8 @@ def one_answer(state: Mapping[str, Any], labels: list[str]) -> str | None:
         if len(counts) == len(labels) and max(counts) == sum(counts) > 0:
             label = labels[counts.index(max(counts))]
             return (
-                f"in training this model answered {label!r} to all {sum(counts)} "
-                f"examples of {subset}: it has learned nothing else"
+                f"at its last validation this model predicted {label!r} for all "
+                f"{sum(counts)} examples of {subset}: it has learned nothing else"
             )
     return None
 
@@ -145,14 +142,14 @@ def check_head(weights: Mapping[str, Tensor], head: str, checkpoint: object) -> 
     """Refuse a checkpoint that lacks its classification head.
 
     Raises:
-        InputError: names the head, and those that are there.
+        InputError: names the head and the existing heads.
     """
     if f"classification_heads.{head}.out_proj.weight" not in weights:
         found = sorted({n.split(".")[1] for n in weights if n.startswith("classifi")})
         raise InputError(
             f"{checkpoint} has no classification head {head!r}"
             + (f", only {', '.join(found)}" if found else "")
-            + ": give a checkpoint that was fine-tuned with a sentence prediction "
+            + ": use a checkpoint that was fine-tuned with a sentence prediction "
             "criterion"
         )
 
@@ -160,7 +157,7 @@ def check_head(weights: Mapping[str, Tensor], head: str, checkpoint: object) -> 
 def check_sizes(
     weights: Mapping[str, Tensor], trained: InputFormat, checkpoint: object, data: Path
 ) -> None:
-    """Refuse weights whose head or embedding is of another size than the data's.
+    """Refuse weights whose head or embedding does not match the size of the data's.
 
     Raises:
         InputError: names both numbers.
@@ -168,8 +165,8 @@ def check_sizes(
     classes = len(weights[f"classification_heads.{trained.head}.out_proj.weight"])
     if classes != len(trained.labels):
         raise InputError(
-            f"{checkpoint} has {classes} classes, {data / 'label' / 'dict.txt'} has "
-            f"{len(trained.labels)}: give the data folder that it was trained on"
+            f"{checkpoint} has {classes} classes, but {data / 'label' / 'dict.txt'} "
+            f"has {len(trained.labels)}: use the data folder that it was trained on"
         )
     check_dictionary_size(weights, data, checkpoint)
 
@@ -180,7 +177,7 @@ def _folder_format(
     checkpoint: object,
     settings_count: bool,
 ) -> InputFormat:
-    """Describe a data folder; the tokens are those of the settings."""
+    """Return the format of a data folder with the special tokens of the settings."""
     data, manifest = source.data, read_manifest(source.data)
     tokens = {name: task.get(name) for name in ("init_token", "separator_token")}
     check_shortening(
@@ -217,7 +214,7 @@ def _check_stock_tokens(
         if token != tokens[name] and (name == "init_token" or manifest.pair):
             raise InputError(
                 f"{checkpoint} was trained without --{name.replace('_', '-')} {token}, "
-                "which its data folder asks for: train it again with "
+                "which its data folder requires: train it again with "
                 "--task sentence_prediction_scl, which sets it"
             )
 

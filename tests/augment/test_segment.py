@@ -266,7 +266,7 @@ def test_a_wrong_file_of_codes_is_one_sentence(tmp_path, bpe, content, message):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with refused(tmp_path, "no bpecodes and no code", "--bpe fastbpe"):
+    with refused(tmp_path, "neither bpecodes nor code", "--bpe fastbpe"):
         load_segmenter("moses", "fastbpe", "en", tmp_path)
     with pytest.raises(
         InputError, match=r"neither sentencepiece\.bpe\.model nor spm\.mo"

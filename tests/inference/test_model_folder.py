@@ -313,7 +313,7 @@ def test_a_model_of_one_answer_says_so(tmp_path, counts, capsys):
     assert main(["export", *map(str, arguments), "--to", str(tmp_path / "model")]) == 0
     said = capsys.readouterr().err
     label = {0: "negative", 8: "positive"}.get(counts[1])
-    assert (f"answered {label!r} to all 8 examples of valid" in said) == (
+    assert (f"predicted {label!r} for all 8 examples of valid" in said) == (
         label is not None
     )
 

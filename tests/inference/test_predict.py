@@ -163,8 +163,8 @@ def test_pairs_with_other_columns_are_refused_with_their_line(predict, text, cou
     status, _, notes = predict(lines(PAIRS[0], text, PAIRS[1]), pairs=True)
     assert status == 2
     assert notes == [
-        f"fairseq-scl: error: line 2 has {count} columns: this model takes two "
-        "sentences with a tab between them"
+        f"fairseq-scl: error: line 2 has {count} columns, but this model takes "
+        "two sentences separated by a tab"
     ]
 
 
@@ -264,13 +264,13 @@ def test_a_quoted_field_may_hold_line_breaks_and_quotes(predict):
         ("csv", 'text\n"a', "line 2 opens a quote"),
         ("tsv", "", "the table is empty"),
         ("csv", "text,n,text\na,1,b", "line 1: 2 columns are named 'text'"),
-        ("jsonl", '{"text": "a", "text": "b"}', "the name 'text' is there twice"),
+        ("jsonl", '{"text": "a", "text": "b"}', "the name 'text' occurs twice"),
         ("csv", "words\na", "line 1: there is no column 'text', only 'words'"),
         ("tsv", "text\ta\nb\n", "line 2 has 1 columns, expected 2 (text, a)"),
         ("jsonl", '{"text": "a"}\n[1]\n', "line 2 is not a JSON object"),
         ("jsonl", '{"text": NaN}', "line 1 is not JSONL: NaN is not"),
-        ("jsonl", '{"text": ["a"]}', "line 1: text is ['a'], expected a text"),
-        ("jsonl", '{"text": "\\ud800"}', "line 1: text holds half a surrogate"),
+        ("jsonl", '{"text": ["a"]}', "line 1: text is ['a'], expected text"),
+        ("jsonl", '{"text": "\\ud800"}', "line 1: text has half a surrogate"),
         ("jsonl", "[" * 100_000, "line 1 is not JSONL: "),
     ],
 )

@@ -249,7 +249,7 @@ def test_features_are_those_of_the_deepest_exit():
     [
         (
             {"threshold": 0.5, "patience": 2},
-            "--exit-threshold and --exit-patience: give one of the two",
+            "--exit-threshold and --exit-patience exclude each other: use one",
         ),
         (
             {"threshold": 0.0},
@@ -334,7 +334,7 @@ def test_above_1_and_without_a_rule_predict_says_the_same(predict):
     [
         (["--exit-threshold", "0"], "--exit-threshold is 0.0: it must be"),
         (["--exit-patience", "-1"], "--exit-patience is -1: it must be at least 1"),
-        (["--exit-patience", "1", "--exit-threshold", "1"], "give one of the two"),
+        (["--exit-patience", "1", "--exit-threshold", "1"], "exclude each other"),
     ],
 )
 def test_predict_refuses_rules_with_one_sentence(predict, arguments, message):
@@ -347,8 +347,8 @@ def test_predict_refuses_a_model_of_one_exit(predict):
     status, rows, notes = predict("--exit-patience", "2", model=one_exit())
     assert (status, rows) == (2, [])
     assert (
-        f"fairseq-scl: error: {one_exit()} has one exit, the top: to leave early it "
-        "has to be trained with --arch roberta_multi_exit" in notes
+        f"fairseq-scl: error: {one_exit()} has only the top exit: early exit needs a "
+        "model that was trained with --arch roberta_multi_exit" in notes
     )
     assert predict("--exit-threshold", "2", model=one_exit())[0] == 0
 
@@ -426,7 +426,7 @@ def test_exits_refuses_a_model_of_one_exit(tmp_path, capfd):
     argv = ["exits", "--data", toy_data(), "--to", tmp_path / "x.png"]
     argv += ["--model", f"CE={one_exit()}", "--device", "cpu"]
     assert main([str(word) for word in argv]) == 2
-    assert "has one exit, the top" in capfd.readouterr().err
+    assert "has only the top exit" in capfd.readouterr().err
 
 
 def test_a_folder_without_the_pooling_reads_the_first_token(tmp_path):

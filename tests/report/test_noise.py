@@ -250,7 +250,7 @@ def test_an_encoder_adds_a_column(folder, tmp_path, capfd):
     for row in rows:
         assert 0 < float(row["cosine_to_others"]) < float(row["cosine"]) < 1
     assert main([*argv, str(tmp_path)]) == 2
-    assert "is no encoder folder (model.pt, dict.txt)" in capfd.readouterr().err
+    assert "is not an encoder folder (model.pt, dict.txt)" in capfd.readouterr().err
 
 
 def test_markup_in_a_sentence_is_text(tmp_path, capfd):

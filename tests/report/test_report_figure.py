@@ -161,7 +161,7 @@ def test_bad_input_is_one_sentence(argv, tmp_path, capfd):
     assert "--perplexity is nan" in refused(*good, "--perplexity", "nan")
     assert "--seed is -1" in refused(*good, "--seed", "-1")
     pairs = refused(*good, "--data", toy_data(True))
-    assert "has pairs, the model was not trained on such" in pairs
+    assert "has pairs, but the model was trained on single sentences" in pairs
     assert "missing file" in refused(*good, "--data", tmp_path)
     assert not (tmp_path / "out").exists()
 
