@@ -293,7 +293,7 @@ def test_what_transformers_cannot_compute_is_refused(tmp_path, monkeypatch):
         ({"id2label": {"0": "a", "2": "b"}}, "ids from 0 on"),
         ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "each label once"),
         ({"id2label": {"0": "a", "1": "<pad>", "2": "b"}}, "'<pad>' is reserved"),
-        ({"id2label": {"0": "a"}}, "one label only"),
+        ({"id2label": {"0": "a"}}, "only one label"),
         ({"id2label": {"0": "a", "1": "b"}}, "classifier.weight has the shape (3, 32)"),
     ],
 )
