@@ -20,7 +20,7 @@ LM_HEAD = "encoder.lm_head."
 FAIRSEQ_PADDING = 1
 FAIRSEQ_POSITION_OFFSET = FAIRSEQ_PADDING + 1
 
-# In one layer: fairseq's module, the one of transformers.
+# Modules of a layer: fairseq's name, and that of transformers.
 LAYER_MODULES = {
     "self_attn.q_proj": "attention.self.query",
     "self_attn.k_proj": "attention.self.key",
@@ -43,8 +43,8 @@ HEAD_MODULES = {
     "roberta": {"dense": "lm_head.dense", "layer_norm": "lm_head.layer_norm"},
 }
 HEAD_OUTPUT = {"bert": "cls.predictions", "roberta": "lm_head"}
-# Buffers, and what only sentence-order pre-training and other tasks' heads use: fairseq
-# trains a dense layer of its own in each classification head.
+# Buffers, and weights that only next-sentence pre-training and other heads use. fairseq
+# trains a dense layer of its own in each classification head, in place of the pooler.
 UNUSED = (
     "embeddings.position_ids",
     "embeddings.token_type_ids",
@@ -278,8 +278,8 @@ class SourceTensors:
 def _reason(error: Exception) -> str:
     if wanted := re.search(r"GLOBAL (\S+)", str(error)):
         return (
-            f"its pickle asks for {wanted.group(1)}, which is no tensor and could run "
-            "code; if you trust it, save its tensors as model.safetensors"
+            f"its pickle asks for {wanted.group(1)}, which is not a tensor and could "
+            "run code; if you trust it, save its tensors as model.safetensors"
         )
     return f"it is damaged or holds no weights ({short_reason(error)})"
 

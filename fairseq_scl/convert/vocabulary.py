@@ -165,7 +165,7 @@ def _wordpiece(
     if not any(p.startswith("##") for p in pieces) and any("▁" in p for p in pieces):
         raise InputError(
             f"{file} marks words with ▁, as sentencepiece does; allowed: WordPiece, "
-            "which marks what goes on with ##"
+            "which marks the continuation of a word with ##"
         )
     chinese = normalizer.get("handle_chinese_chars", True)
     found = WordPieceSettings(

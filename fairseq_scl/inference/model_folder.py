@@ -274,8 +274,8 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
     for name in (SETTINGS, LABEL_MAP, "model.pt", "input0/dict.txt", "label/dict.txt"):
         if not (folder / name).is_file():
             raise InputError(
-                f"{folder} is no model folder: {name} is missing; 'fairseq-scl export' "
-                "makes one from a checkpoint"
+                f"{folder} is not a model folder: {name} is missing; 'fairseq-scl "
+                "export' makes one from a checkpoint"
             )
     settings = read_as(folder / SETTINGS, cast(Any, _Older | ModelSettings))
     trained = _folder_format(settings, folder)

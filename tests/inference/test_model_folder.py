@@ -425,5 +425,5 @@ def test_a_data_folder_without_its_files_is_refused(tmp_path, name):
 def test_an_incomplete_model_folder_is_refused_by_name(tmp_path, name):
     folder = shutil.copytree(exported()[2], tmp_path / "model")
     (folder / name).unlink()
-    with refused(f"{folder} is no model folder: {name} is missing"):
+    with refused(f"{folder} is not a model folder: {name} is missing"):
         load_classifier(folder)

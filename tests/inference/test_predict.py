@@ -387,8 +387,8 @@ def test_a_missing_model_folder_ends_with_one_sentence(capfd, tmp_path):
     assert main(["predict", "--model", str(tmp_path / "none"), "--device", "cpu"]) == 2
     printed = capfd.readouterr()
     assert notes_of(printed.err) == [
-        f"fairseq-scl: error: {tmp_path / 'none'} is no model folder: classifier.json "
-        "is missing; 'fairseq-scl export' makes one from a checkpoint"
+        f"fairseq-scl: error: {tmp_path / 'none'} is not a model folder: "
+        "classifier.json is missing; 'fairseq-scl export' makes one from a checkpoint"
     ]
     assert "Traceback" not in printed.err
 

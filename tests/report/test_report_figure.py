@@ -154,7 +154,7 @@ def test_bad_input_is_one_sentence(argv, tmp_path, capfd):
     assert "it must be NAME=FOLDER" in refused("--model", "CE")
     assert "it must be NAME=FOLDER" in refused("--model", f"20:={model}")
     assert "CE is given twice" in refused(*good, *good)
-    assert "is no model folder" in refused("--model", f"CE={tmp_path}")
+    assert "is not a model folder" in refused("--model", f"CE={tmp_path}")
     assert "has no train2 split" in refused(*good, "--split", "train2")
     assert "must end in .png" in refused(*good, "--to", "figure.jpg")
     assert "--perplexity is 0.5" in refused(*good, "--perplexity", "0.5")
