@@ -112,7 +112,7 @@ def test_a_table_of_endless_repetitions_is_refused(tmp_path):
         f"repetitions: {MANY}" if line.startswith("repetitions:") else line
         for line in lines
     )
-    with pytest.raises(InputError, match=f"the {MANY} repetitions multiply to "):
+    with pytest.raises(InputError, match=f"{MANY} repetitions give 15,000"):
         load_table(str(table(tmp_path, text)))
 
 
@@ -122,7 +122,7 @@ def test_lists_that_multiply_to_endless_runs_are_refused(tmp_path):
     text = source.read_text("utf-8")
     for values in ("[0.1, 0.3, 0.5, 0.7, 0.9, 1.0]", "[0.1, 0.3, 0.5, 0.7]"):
         text = text.replace(values, str(many))
-    with pytest.raises(InputError, match="multiply to 588,120 runs"):
+    with pytest.raises(InputError, match="give 588,120 runs"):
         load_table(str(table(tmp_path, text)))
 
 
@@ -198,6 +198,6 @@ def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path):
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         tar.addfile(member, io.BytesIO(bytes(size)))
     to = tmp_path / "to"
-    with pytest.raises(InputError, match=r"bomb\.tar\.gz was not unpacked: a/model"):
+    with pytest.raises(InputError, match=r"bomb\.tar\.gz was not unpacked: .*a/model"):
         unpack(path, to, MODELS["wmt19", "en", "de"], ("en", "de"))
     assert not to.exists()
