@@ -138,7 +138,7 @@ def test_rows_are_tasks_and_losses_and_columns_temperatures():
         "91.3 ± 1.2",
     )
     assert [row[:2] for row in sheet.rows] == [("SST-2", "CE"), ("SST-2", "CE+SCL")]
-    assert any("original is left out" in note for note in sheet.notes)
+    assert any("that the augmented columns " in note for note in sheet.notes)
     assert any("Table 5" in note for note in sheet.notes)
 
 
