@@ -103,7 +103,7 @@ def test_half_precision_needs_a_gpu(folder):
 
 
 def test_models_tell_their_bpe(folder):
-    with pytest.raises(InputError, match=r"has no BPE codes .* --bpe which"):
+    with pytest.raises(InputError, match=r"has no BPE codes .* --bpe to one of"):
         find_models(str(folder), "en", "de")
     (folder / "bpecodes").write_text("#version: 0.2\nz z\n")
     found = find_models(f"{folder}:{folder / 'model.pt'}", "en", "de")

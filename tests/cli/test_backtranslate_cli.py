@@ -164,7 +164,7 @@ def test_samples_need_their_text(tmp_path, models, capsys):
     sample = tmp_path / "data" / "SST-2" / "n10-sample0"
     words = ["--to", tmp_path / "to", *models]
     assert run("--sample", sample, sample, *words) == 2
-    assert "2 folders called n10-sample0" in capsys.readouterr().err
+    assert "2 folders named n10-sample0" in capsys.readouterr().err
     assert run("--sample", sample, "--columns", "text", *words) == 2
     assert "--columns goes with --table, not with --sample" in capsys.readouterr().err
     assert run(*table(tmp_path), *words) == 2
