@@ -84,6 +84,14 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path, load, zipped):
     assert marker.exists()
 
 
+def test_from_pretrained_refuses_a_hostile_pickle(tmp_path):
+    marker = tmp_path / "marker"
+    torch.save({"model": {}, "args": Hostile(marker)}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="its pickle asks for"):
+        RobertaModel.from_pretrained(str(tmp_path), "model.pt", str(tmp_path))
+    assert not marker.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "thing"),
     [
