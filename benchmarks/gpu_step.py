@@ -22,7 +22,7 @@ from fairseq.models.roberta import RobertaModel
 from torch import Tensor, nn
 
 from benchmarks.pairs import Pairs, Row, Settings, paired, peer_module
-from fairseq_scl.data.readers import task_table
+from fairseq_scl.data.official_files import task_table
 from fairseq_scl.data.tasks import TASKS, TRAIN
 from fairseq_scl.packing.encoder import LENGTHS, pack
 

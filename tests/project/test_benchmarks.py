@@ -1,5 +1,6 @@
 """The benchmark harness: arithmetic, table and JSON. No test depends on speed."""
 
+import importlib
 import json
 import sys
 from dataclasses import fields
@@ -11,6 +12,13 @@ from benchmarks import __main__ as command
 from benchmarks.pairs import Pairs as Measured
 from benchmarks.pairs import PeerMissing, Row, Settings, paired, peer_module, quartiles
 from fairseq_scl.errors import InputError
+from helpers import ROOT
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("[a-z]*.py")))
+def test_every_benchmark_can_be_imported(file):
+    """Those for a GPU run on no other machine, and must not fail there on an import."""
+    importlib.import_module(f"benchmarks.{file.stem}")
 
 
 def test_gain_is_the_median_of_peer_over_ours():
