@@ -12,9 +12,9 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 
 from fairseq_scl.compat.checkpoints import check_finite
-from fairseq_scl.data.binarise import load_dictionary
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
+from fairseq_scl.rows import load_dictionary
 
 SIDES = ("source", "target")
 

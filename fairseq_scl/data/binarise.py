@@ -28,8 +28,7 @@ from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.data.unknown import MAX_UNKNOWN, check_unknown, count_unknown
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import Manifest, tokenizer_files, tokens_wanted
-from fairseq_scl.rows import VIEWS, open_rows
-from fairseq_scl.rows import load_dictionary as load_dictionary
+from fairseq_scl.rows import VIEWS, load_dictionary, open_rows
 from fairseq_scl.typed import Name, read_as
 
 LABEL_MAP = "label_map.json"

@@ -25,7 +25,6 @@ from fairseq_scl.convert.to_huggingface import (
     huggingface_weights,
 )
 from fairseq_scl.convert.vocabulary import read_vocabulary
-from fairseq_scl.data.binarise import load_dictionary
 from fairseq_scl.data.files import read_json, sha256, write_json, write_then_rename
 from fairseq_scl.data.folders import HUGGING_FACE, MODEL, folder_then_rename, verify
 from fairseq_scl.data.texts import class_names
@@ -46,6 +45,7 @@ from fairseq_scl.input_format import (
     InputFormat,
     dictionary_checksum,
 )
+from fairseq_scl.rows import load_dictionary
 from fairseq_scl.typed import read_as
 
 

@@ -26,7 +26,7 @@ from fairseq_scl.compat.checkpoints import (
     load_model,
 )
 from fairseq_scl.convert.encoder_config import STOCK_EPS
-from fairseq_scl.data.binarise import LABEL_MAP, load_dictionary, read_labels
+from fairseq_scl.data.binarise import LABEL_MAP, read_labels
 from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.folders import (
     ENCODER,
@@ -59,6 +59,7 @@ from fairseq_scl.input_format import (
     InputFormat,
     dictionary_checksum,
 )
+from fairseq_scl.rows import load_dictionary
 from fairseq_scl.typed import Positive, read_as
 
 SETTINGS = "classifier.json"

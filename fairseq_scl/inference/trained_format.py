@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor
 
 from fairseq_scl.compat.checkpoints import check_dictionary_size
-from fairseq_scl.data.binarise import load_dictionary
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.errors import InputError
@@ -24,6 +23,7 @@ from fairseq_scl.input_format import (
     label_names,
     read_manifest,
 )
+from fairseq_scl.rows import load_dictionary
 from fairseq_scl.typed import as_type
 
 
