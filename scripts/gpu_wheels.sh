@@ -54,14 +54,14 @@ cd "$work"
   fairseq-fixed==0.12.3.1
 tar xzf fairseq_fixed-*.tar.gz
 cd fairseq_fixed-*/
-rm -r examples && mkdir examples # setup.py creates links to them
+rm -r examples fairseq/examples && mkdir examples # setup.py links to the first
 "${pip[@]}" wheel --no-deps --no-build-isolation --wheel-dir "$out" .
 "${pip[@]}" wheel --no-deps --no-build-isolation --wheel-dir "$out" \
   antlr4-python3-runtime==4.9.3
 "${pip[@]}" wheel --no-deps --only-binary :all: --wheel-dir "$out" \
   --constraint "$root/constraints.txt" \
   hydra-core omegaconf bitarray sacremoses sacrebleu portalocker tabulate colorama lxml \
-  pooch platformdirs msgspec nvidia-ml-py joblib pytest pytest-xdist execnet pluggy \
-  iniconfig pygments hypothesis sortedcontainers pyyaml regex filelock requests \
+  pooch platformdirs msgspec subword-nmt nvidia-ml-py joblib pytest pytest-xdist execnet \
+  pluggy iniconfig pygments hypothesis sortedcontainers pyyaml regex filelock requests \
   sentencepiece
 du -sh "$out"
