@@ -46,7 +46,8 @@ def results(model, tokens, **arguments):
     """Return logits and the gradient of each parameter that has one."""
     model.zero_grad(set_to_none=True)
     logits, _ = model(tokens, classification_head_name=HEAD, **arguments)
-    (logits * torch.arange(1.0, 1 + logits.numel()).view_as(logits)).sum().backward()
+    factors = torch.arange(1.0, 1 + logits.numel(), device=logits.device)
+    (logits * factors.view_as(logits)).sum().backward()
     found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return logits.detach(), found
 
