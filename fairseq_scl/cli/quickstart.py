@@ -22,6 +22,7 @@ from fairseq_scl.experiments.quickstart import prepare_data, prepare_encoder
 from fairseq_scl.experiments.results import Attempt, collect
 from fairseq_scl.experiments.results_folder import BEST, run_folder
 from fairseq_scl.experiments.selection import outcome, rank
+from fairseq_scl.experiments.sweep import compute_with_one_thread
 from fairseq_scl.experiments.tables import Table, load_table
 from fairseq_scl.inference.model_folder import export_classifier
 from fairseq_scl.report.figures import draw_features, learning_curves
@@ -82,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, table: Table) -> int:
+    compute_with_one_thread()
     start = time.monotonic()
     output = arguments.output.absolute()
     check_files(output / name for name in PICTURES)

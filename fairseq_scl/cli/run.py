@@ -30,7 +30,7 @@ from fairseq_scl.experiments.results_folder import (
 from fairseq_scl.experiments.runner import done_record
 from fairseq_scl.experiments.slurm import SlurmError, job_name, sweep_on_slurm
 from fairseq_scl.experiments.statistics import result_at_best
-from fairseq_scl.experiments.sweep import Tally, sweep
+from fairseq_scl.experiments.sweep import Tally, compute_with_one_thread, sweep
 from fairseq_scl.experiments.tables import Table, load_table, smoke
 
 # If the output is not a terminal.
@@ -99,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do the unfinished runs of a table; return 1 if any run failed."""
+    compute_with_one_thread()
     table = load_table(arguments.table, arguments.set)
     if arguments.smoke:
         table = smoke(table)

@@ -115,8 +115,7 @@ def sweep(
     """
     check_device(runs[0].device, runs[0].precision)
     plan = worker_environments(runs[0].device, jobs)
-    # A fork does not inherit the threads of this process.
-    torch.set_num_threads(1)
+    compute_with_one_thread()
     if runs[0].device == "cpu":
         for path in sorted({str(run.encoder / "model.pt") for run in runs}):
             encoder_state(path)
@@ -142,6 +141,16 @@ def sweep(
         for worker in workers.values():
             worker.process.kill()  # SIGTERM may be ignored
             worker.process.join()
+
+
+def compute_with_one_thread() -> None:
+    """Prepare this process for forks that compute with several threads.
+
+    OpenMP keeps the threads of a parallel region, but a fork does not inherit them and
+    would wait for them forever. So a process that starts sweeps calls this before its
+    first computation.
+    """
+    torch.set_num_threads(1)
 
 
 def count(runs: Sequence[Run], folder: Path, running: Sequence[int] = ()) -> Tally:

@@ -116,6 +116,21 @@ def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
     assert times == {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
 
 
+def test_forks_with_several_threads_of_a_parent_that_has_computed(tmp_path, samples):
+    """The parent checks an encoder that is large enough for parallel loops."""
+    convert_encoder(
+        make_bert(tmp_path / "b", intermediate_size=4096), tmp_path / "e"
+    )
+    argv = [sys.executable, "-m", "fairseq_scl.cli", "run", write_toy_table(tmp_path)]
+    argv += ["--data", samples, "--model", tmp_path / "e", "--device", "cpu"]
+    argv += ["--results", tmp_path / "results", "--jobs", "1", "--only", "sample=0"]
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        argv, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "3 of 3 runs are done" in done.stdout, done.stderr[-2000:]
+
+
 def test_the_best_model_of_each_loss_is_trained_on(
     tmp_path, toy, samples, capfd, monkeypatch
 ):
