@@ -21,10 +21,12 @@ from fairseq.modules.transformer_layer import TransformerEncoderLayerBase
 from torch import Tensor, nn
 
 from fairseq_scl.errors import InputError
+from fairseq_scl.packing.graphs import CudaGraphs
 from fairseq_scl.packing.layers import hidden_states
 from fairseq_scl.packing.layout import Layout
 
 LENGTHS = "packed_lengths"
+GRAPHS = "cuda_graphs"
 
 
 class HiddenStates(Protocol):
@@ -61,7 +63,7 @@ class ReadsStates(Protocol):
         """
 
 
-def pack(model: nn.Module) -> nn.Module:
+def pack(model: nn.Module, cuda_graphs: bool = False) -> nn.Module:
     """Make a model compute its classification heads on real tokens only.
 
     Logits, gradients, state dict and hooks stay the same. The head gets ``(B, 1, D)``
@@ -71,6 +73,8 @@ def pack(model: nn.Module) -> nn.Module:
 
     Args:
         model: a fairseq ``RobertaModel`` or subclass; changed in place.
+        cuda_graphs: replay training passes on a GPU, see
+            :mod:`fairseq_scl.packing.graphs`.
 
     Returns:
         the same model.
@@ -82,6 +86,8 @@ def pack(model: nn.Module) -> nn.Module:
         raise InputError(f"--packed does not go with {reason}")
     if not is_packed(model):
         model.__class__ = _packed(type(model))  # type: ignore[arg-type]
+    if cuda_graphs:
+        setattr(model, GRAPHS, CudaGraphs())
     return model
 
 
@@ -188,7 +194,12 @@ def _forward(
 
     def states(layers: Collection[int] = (), mean: bool = False) -> list[Tensor]:
         encoder = self.encoder.sentence_encoder
-        found = hidden_states(encoder, src_tokens, layout, layers, mean)
+        graphs = getattr(self, GRAPHS, None) if self.training and not layers else None
+        replayed = graphs and graphs.states(encoder, src_tokens, layout)
+        if replayed is not None:
+            found = [replayed]
+        else:
+            found = hidden_states(encoder, src_tokens, layout, layers, mean)
         return [state.index_select(0, layout.back) for state in found]
 
     if hasattr(self, "packed_forward"):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -38,6 +39,28 @@ def check_data_folder(folder: str, num_classes: int) -> None:
             f"--num-classes is {num_classes}: it must be the number of classes, at "
             "least 2"
         )
+
+
+def check_cuda_graphs(cfg: Any, model: nn.Module) -> None:
+    """Refuse settings that ``--cuda-graphs`` cannot reproduce.
+
+    Raises:
+        InputError: names the other flag and the reason.
+    """
+    workers = (
+        torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    )
+    for found, reason in (
+        (not cfg.packed, "needs --packed"),
+        (cfg.chunk, "does not go with --chunk, whose passes repeat their dropout"),
+        (workers > 1, "needs --distributed-world-size 1"),
+        (
+            getattr(getattr(model, "args", None), "encoder_layerdrop", 0),
+            "does not go with --encoder-layerdrop, which skips layers at random",
+        ),
+    ):
+        if found:
+            raise InputError(f"--cuda-graphs {reason}")
 
 
 def settle_tokens(cfg: Any) -> None:

@@ -29,6 +29,7 @@ from fairseq_scl.packing.memory import keep_memory
 from fairseq_scl.rows import load_dictionary, open_rows
 from fairseq_scl.tasks.batching import BATCHING, CountedDataset, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
+    check_cuda_graphs,
     check_data_folder,
     check_max_tokens,
     check_sizes,
@@ -74,6 +75,14 @@ class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
         metadata={
             "help": "skip padding, and in the last layer compute only what the head "
             "reads: the same results, faster"
+        },
+    )
+    cuda_graphs: bool = field(
+        default=False,
+        metadata={
+            "help": "with --packed on a GPU in half precision: launch all kernels of a "
+            "training pass at once; the same results, several times faster for small "
+            "batches"
         },
     )
     contrastive_batch: Optional[int] = field(  # noqa: UP045  (fairseq reads this form)
@@ -166,8 +175,10 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         self.encoder_embed_dim = int(model.args.encoder_embed_dim)
         if self.cfg.chunk and (reason := gradient_cache.unsupported(model)):
             raise InputError(f"--chunk does not go with {reason}")
+        if self.cfg.cuda_graphs:
+            check_cuda_graphs(self.cfg, model)
         if self.cfg.packed:
-            pack(model)
+            pack(model, self.cfg.cuda_graphs)
             if not torch.cuda.is_available():
                 keep_memory()
         return model

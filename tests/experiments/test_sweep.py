@@ -118,9 +118,7 @@ def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
 
 def test_forks_with_several_threads_of_a_parent_that_has_computed(tmp_path, samples):
     """The parent checks an encoder that is large enough for parallel loops."""
-    convert_encoder(
-        make_bert(tmp_path / "b", intermediate_size=4096), tmp_path / "e"
-    )
+    convert_encoder(make_bert(tmp_path / "b", intermediate_size=4096), tmp_path / "e")
     argv = [sys.executable, "-m", "fairseq_scl.cli", "run", write_toy_table(tmp_path)]
     argv += ["--data", samples, "--model", tmp_path / "e", "--device", "cpu"]
     argv += ["--results", tmp_path / "results", "--jobs", "1", "--only", "sample=0"]

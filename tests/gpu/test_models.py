@@ -2,9 +2,11 @@
 
 import contextlib
 import copy
+import itertools
 
 import pytest
 import torch
+from fairseq.optim import AMPOptimizer
 
 from fairseq_scl.optim.fused_adam import FusedAdam
 from fairseq_scl.packing import attention as packed_attention
@@ -103,8 +105,18 @@ def test_attention_dropout_has_the_stock_encoders_mean_and_spread(
     assert ((drawn[0].mean(0) - drawn[1].mean(0)).abs() < 5 * error + rounding).all()
 
 
+class Amp(AMPOptimizer):
+    """fairseq's optimizer for --amp without its scaling."""
+
+    def __init__(self):
+        pass
+
+    def backward(self, loss):
+        loss.backward()
+
+
 @pytest.mark.parametrize("flags", ["", "--packed", "--packed --scl-features pooled"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "amp fp16"])
 def test_chunks_repeat_the_masks_of_their_first_pass(device, data, precision, flags):
     """Loss and gradients equal those of one graph over the same passes."""
     module = gradients
@@ -113,15 +125,82 @@ def test_chunks_repeat_the_masks_of_their_first_pass(device, data, precision, fl
     toy.criterion.to(device)
     sample = to_device(toy.batch(module.SIZE), device)
     toy.batch = lambda size: copy.copy(sample)
+    optimizer = Amp() if precision == "amp fp16" else None
+    found = module.step(toy, optimizer, copy.copy(sample))
     with context:
-        found = module.step(toy, batch=copy.copy(sample))
         wanted = module.with_graph(toy, 4)
-    within = {"fp32": 1e-4, "fp16": 2e-2}.get(precision.split()[-1], 0.1)
+    within = {"fp32": 1e-4, "fp16": 2e-2}.get(precision, 0.1)
     torch.testing.assert_close(found[1], wanted[1], rtol=within, atol=0)
     largest = max(g.float().abs().max() for g in wanted[0].values())
     for name, gradient in wanted[0].items():
         error = (found[0][name].float() - gradient.float()).abs().max()
         assert error <= within * (gradient.float().abs().max() + 1e-2 * largest), name
+
+
+def graphed(model, batches, context, graphs):
+    """Return the results of each batch, and the number of captured passes."""
+    pack(model, cuda_graphs=graphs)
+    found = []
+    for tokens in batches:
+        with context:
+            logits, one = results(model, tokens)
+        found.append((logits, {name: g.clone() for name, g in one.items()}))
+    return found, len(model.cuda_graphs._passes) if graphs else 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "amp fp16", "amp bf16"])
+def test_cuda_graphs_equal_packed_passes(cuda, data, precision):
+    """Batches of several shapes in turn; each shape is captured at its second batch."""
+    cases = [LENGTH_CASES[name] for name in ("ragged", "longest first", "single token")]
+    batches = [batch(case, seed).to(cuda) for seed in range(4) for case in cases]
+    model = packed.build(data, *SHAPE)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.mul_(0.3)
+    model, context = in_precision(model, precision, cuda)
+    plain, _ = graphed(copy.deepcopy(model), batches, context, False)
+    found, count = graphed(model, batches, context, True)
+    assert count == len(cases)
+    for (logits, one), (wanted_logits, wanted) in zip(found, plain, strict=True):
+        torch.testing.assert_close(logits, wanted_logits, rtol=2e-2, atol=2e-2)
+        assert one.keys() == wanted.keys()
+        largest = max(g.float().abs().max() for g in wanted.values())
+        for name, gradient in wanted.items():
+            error = (one[name].float() - gradient.float()).abs().max()
+            assert error <= 0.03 * (gradient.abs().max() + 0.1 * largest), name
+
+
+def test_cuda_graphs_draw_new_dropout_in_each_replay(cuda, data):
+    model = packed.build(data, *SHAPE, dropout=0.3, attention_dropout=0.3)
+    tokens = batch(LENGTH_CASES["ragged"]).to(cuda)
+    model, context = in_precision(model, "bf16", cuda)
+    found, count = graphed(model, [tokens] * 6, context, True)
+    assert count == 1
+    logits = [one for one, _ in found]
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(logits))
+
+
+def test_cuda_graphs_follow_the_weights_and_add_gradients(cuda, data):
+    model = pack(packed.build(data, *SHAPE), cuda_graphs=True).to(cuda, torch.float16)
+    tokens = batch(LENGTH_CASES["ragged"]).to(cuda)
+
+    def logits():
+        return model(tokens, classification_head_name=HEAD)[0]
+
+    for _ in range(3):
+        once = results(model, tokens)
+    gradient = {name: one.clone() for name, one in once[1].items()}
+    logits().sum().backward()  # without clearing the gradients
+    names = "encoder.sentence_encoder.layers.0.fc1.weight"
+    assert not torch.equal(dict(model.named_parameters())[names].grad, gradient[names])
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.mul_(0.5)
+    half = logits().detach()
+    assert not torch.equal(half, once[0])
+    model.cuda_graphs = None
+    torch.testing.assert_close(half, logits().detach(), rtol=2e-2, atol=2e-2)
 
 
 def to_device(sample, device):

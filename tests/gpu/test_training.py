@@ -79,19 +79,21 @@ def keys(value):
             yield from keys(inner)
 
 
-@pytest.mark.parametrize("flags", [["--amp"], ["--bf16"], ["--fp16"]])
+@pytest.mark.parametrize("flags", ["--amp", "--bf16", "--fp16", "--fp16 --cuda-graphs"])
 def test_half_precision_follows_single_precision(cuda, data, tmp_path, flags):
     """With a large ε, Adam is sensitive to wrongly scaled gradients."""
     common = [data, *SAME, "--optimizer", "fused_adam", "--adam-eps", "1e-2"]
     common += ["--max-update", "10", "--max-epoch", "99", "--lr", "0.01", "--packed"]
     single = train(cuda, *common, "--save-dir", tmp_path / "single")
-    train(cuda, *common, "--save-dir", tmp_path / "half", *flags)
+    half = train(cuda, *common, "--save-dir", tmp_path / "half", *flags.split())
     first = train(cuda, *common, "--save-dir", tmp_path / "first", "--max-update", "1")
-    assert single.returncode == first.returncode == 0
+    assert single.returncode == half.returncode == first.returncode == 0
+    assert "has no effect" not in half.stdout + half.stderr
     start, end, half = (weights(tmp_path / n) for n in ("first", "single", "half"))
     moved = sum((end[n].float() - start[n].float()).norm() for n in end)
     apart = sum((half[n].float() - end[n].float()).norm() for n in end)
-    assert apart < 0.2 * moved
+    # The weights of a checkpoint are rounded to 8 bits in bf16.
+    assert apart < (0.5 if flags == "--bf16" else 0.2) * moved
 
 
 def test_memory_efficient_half_precision_uses_fused_adam(cuda, data, tmp_path):
