@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import torch
 
-from fairseq_scl.augment.sampler.decoding import MAX_TOKENS
 from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.sentences import (
     EMPTY,
@@ -117,7 +116,7 @@ def backtranslate(
     backward: Direction,
     plan: Plan,
     target: Path,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: int | None = None,
     at_once: int = EXAMPLES_AT_ONCE,
     on_done: Callable[[int], object] = lambda _: None,
 ) -> BackTranslationRecord:
@@ -129,7 +128,8 @@ def backtranslate(
         backward: models that translate back.
         plan: the settings.
         target: the file, ``NAME-bt0.3.jsonl``; its record is ``NAME-bt0.3.json``.
-        max_tokens: pieces in a batch; does not change the file.
+        max_tokens: pieces in a batch, ``None`` for the device's default; does not
+            change the file.
         at_once: examples in a chunk; does not change the file.
         on_done: called with the number of finished translations after each batch.
 
@@ -156,7 +156,7 @@ def _write(
     examples: Sequence[Example],
     directions: tuple[Direction, Direction],
     plan: Plan,
-    max_tokens: int,
+    max_tokens: int | None,
     at_once: int,
     on_done: Callable[[int], object],
 ) -> None:
@@ -207,7 +207,7 @@ def backtranslated(
     names: Sequence[StreamName],
     directions: tuple[Direction, Direction],
     plan: Plan,
-    max_tokens: int,
+    max_tokens: int | None,
     on_done: Callable[[int], object] = lambda _: None,
     first: int = 0,
 ) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from fairseq_scl.augment.sampler.decoding import (
-    MAX_TOKENS,
     Hypothesis,
     Request,
     translate,
@@ -56,7 +55,7 @@ def translate_texts(
     texts: Sequence[str],
     names: Sequence[Sequence[StreamName]],
     method: DecodingMethod,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: int | None = None,
     on_done: Callable[[int], object] = lambda _: None,
 ) -> list[list[Translation]]:
     """Translate each text once per named random stream.
@@ -71,7 +70,7 @@ def translate_texts(
         texts: the texts, without line feeds.
         names: names of the streams for each text, the same number for all.
         method: the decoding method.
-        max_tokens: pieces in a batch.
+        max_tokens: pieces in a batch; ``None`` for the device's default.
         on_done: called with the number of finished translations after each batch.
 
     Returns:

@@ -170,10 +170,9 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-tokens",
         type=int,
-        default=MAX_TOKENS,
         metavar="N",
         help="tokens per batch, including padding and copies; does not affect the "
-        "output",
+        f"output (default: {MAX_TOKENS['cpu']}, on a GPU {MAX_TOKENS['cuda']})",
     )
     add_device(group)
     add_precision(group)
