@@ -38,7 +38,7 @@ test-slurm: install ## start a one-node Slurm (needs root; Debian packages) and 
 	  "$$bin/python" -m pytest -m slurm tests/slurm $(ARGS)
 
 test-gpu: ## run the GPU tests with this machine's PyTorch (see benchmarks/README.md)
-	@scripts/on_gpu.sh -m pytest -m gpu tests/gpu -n 4 $(ARGS)
+	@scripts/on_gpu.sh -m pytest -m gpu tests/gpu -n 8 $(ARGS)
 
 lint: install ## check style, types, imports and scripts
 	"$(BIN)/ruff" check .

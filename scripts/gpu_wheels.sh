@@ -4,7 +4,7 @@
 # and the tests import. `make test-gpu` and `make bench-gpu` install the missing ones.
 #
 # Usage:  scripts/gpu_wheels.sh [FOLDER]          (default: .whl, which git ignores)
-# Writes: FOLDER/*.whl, 26 MB, for CPython 3.12 on x86-64 Linux.
+# Writes: FOLDER/*.whl, 17 MB, for CPython 3.12 on x86-64 Linux.
 # Cost:   2 minutes.
 #
 # Settings: PYTHON  CPython 3.12, used to build fairseq     (default: python3.12)

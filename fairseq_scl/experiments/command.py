@@ -53,6 +53,7 @@ class Run:
         max_valid_steps: batches per validation; ``None`` for all of them.
         representations: measure the features of the test examples with the best model.
             Only in-process training does this, the printed command does not.
+        cuda_graphs: use ``--cuda-graphs`` on a GPU in half precision, except in chunks.
         user_dir: folder that registers the criterion; ``None`` for this package.
         cell: the run's place in its table: task, n, loss and so on.
     """
@@ -75,6 +76,7 @@ class Run:
     precision: str = "fp32"
     max_valid_steps: int | None = None
     representations: bool = False
+    cuda_graphs: bool = False
     user_dir: Path | None = None
     cell: dict[str, Any] = field(default_factory=dict)
 
@@ -91,6 +93,8 @@ def command(run: Run, folder: Path) -> list[str]:
     if run.chunk is not None and run.chunk < run.batch_size:
         options += ["--contrastive-batch", str(run.batch_size)]
         options += ["--chunk", str(run.chunk)]
+    elif run.cuda_graphs and run.device == "cuda" and run.precision in ("fp16", "bf16"):
+        options += ["--cuda-graphs"]
     if run.max_valid_steps is not None:
         options += ["--max-valid-steps", str(run.max_valid_steps)]
     # By default fairseq trains one run on all visible GPUs.

@@ -50,6 +50,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ``None`` for all.
         max_valid_steps: batches per validation; ``None`` for all of them.
         representations: measure the test features of the best model.
+        cuda_graphs: use ``--cuda-graphs`` on GPUs in half precision, except in chunks.
     """
 
     learning_rate: Rate | dict[Size, Rate] = 1e-5
@@ -61,6 +62,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk: Positive | None = None
     max_valid_steps: Positive | None = None
     representations: bool = False
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         """Check that the budget is given once."""

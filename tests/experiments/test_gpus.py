@@ -175,6 +175,22 @@ def test_a_command_has_one_device_and_its_precision(tmp_path, precision, flags):
     assert {f for f in given if "16" in f or "tf32" in f or "threshold" in f} == flags
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"device": "cuda", "precision": "fp16"}, True),
+        ({"device": "cuda", "precision": "bf16"}, True),
+        ({"device": "cuda", "precision": "fp32"}, False),
+        ({"device": "cpu", "precision": "bf16"}, False),
+        ({"device": "cuda", "precision": "fp16", "chunk": 4}, False),
+        ({"device": "cuda", "precision": "fp16", "cuda_graphs": False}, False),
+    ],
+)
+def test_cuda_graphs_are_used_where_they_work(tmp_path, settings, expected):
+    run = toy_run(**{"cuda_graphs": True, **settings})
+    assert ("--cuda-graphs" in command(run, tmp_path)) == expected
+
+
 def run_table(toy, count, *words, **more):
     return run_process(
         *[sys.executable, "-m", "fairseq_scl.cli", *toy, *words],

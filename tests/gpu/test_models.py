@@ -57,12 +57,15 @@ def test_packed_is_as_close_to_exact_as_the_stock_encoder(
         one, context = in_precision(kind(copy.deepcopy(model)), precision, device)
         with context:
             found.append(results(one, tokens.to(device)))
+    largest = max(gradient.abs().max() for gradient in exact[1].values())
     for name, wanted in {"logits": exact[0], **exact[1]}.items():
         stock, ours = (
             (logits if name == "logits" else gradients[name]).cpu().double() - wanted
             for logits, gradients in found
         )
-        bound = 3 * stock.abs().max() + 1e-3 * wanted.abs().max() + 1e-6
+        # The exact gradient of a key bias is 0, so both results are rounding errors.
+        rounding = 1e-3 * wanted.abs().max() + 1e-4 * largest + 1e-6
+        bound = 3 * stock.abs().max() + rounding
         assert ours.abs().max() <= bound, name
 
 
