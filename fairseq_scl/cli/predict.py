@@ -31,7 +31,7 @@ from fairseq_scl.inference.inputs import (
     Row,
     rows,
 )
-from fairseq_scl.inference.model_folder import Classifier, load_classifier
+from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
 from fairseq_scl.inference.predict import encode
 
 UNKNOWN, CUT = "of unknown tokens only", "cut to the model's length"
@@ -205,7 +205,7 @@ def _chunks(read: Iterator[Row | None], size: int) -> Iterator[list[Row]]:
 
 
 def _predicted(
-    classifier: Classifier,
+    classifier: LoadedModel,
     chunk: list[Row],
     max_tokens: int,
     notes: Counter[str],

@@ -15,7 +15,7 @@ from fairseq_scl.experiments.geometry import TOP, measures
 from fairseq_scl.experiments.probe import Probe, linear_probe
 from fairseq_scl.inference.data_split import check_vocabulary, split_features
 from fairseq_scl.inference.encoder_folder import is_encoder_folder, load_encoder
-from fairseq_scl.inference.model_folder import SETTINGS, Classifier, load_classifier
+from fairseq_scl.inference.model_folder import SETTINGS, LoadedModel, load_classifier
 from fairseq_scl.input_format import Manifest, tokens_wanted
 from fairseq_scl.typed import read_as
 
@@ -39,7 +39,7 @@ def kind_of(folder: Path) -> str:
     )
 
 
-def load_frozen(folder: Path, data: Path, device: str = "cpu") -> Classifier:
+def load_frozen(folder: Path, data: Path, device: str = "cpu") -> LoadedModel:
     """Load an encoder or model folder to compute features of a data folder.
 
     An encoder gets an unused classification head. A model trained on single sentences

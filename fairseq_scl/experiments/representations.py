@@ -9,7 +9,7 @@ from fairseq_scl.data.binarise import read_labels
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.experiments.geometry import measures
-from fairseq_scl.inference.model_folder import Classifier
+from fairseq_scl.inference.model_folder import LoadedModel
 from fairseq_scl.inference.predict import features
 from fairseq_scl.input_format import Manifest
 from fairseq_scl.typed import read_as
@@ -30,7 +30,7 @@ def measures_of_model(model: Any, task: Any, data: Path) -> dict[str, float]:
         InputError: as in :func:`~fairseq_scl.experiments.geometry.measures`.
     """
     names, made = read_labels(data), read_as(data / MANIFEST, Manifest)
-    classifier = Classifier(
+    classifier = LoadedModel(
         model=model.eval(),
         labels=names,
         tokenizer=load_tokenizer(data),

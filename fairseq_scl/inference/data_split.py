@@ -9,7 +9,7 @@ from torch import Tensor
 from fairseq_scl.data.binarise import rows_of
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.model_folder import Classifier
+from fairseq_scl.inference.model_folder import LoadedModel
 from fairseq_scl.inference.predict import features, joined
 from fairseq_scl.input_format import MANIFEST, Manifest
 from fairseq_scl.typed import read_as
@@ -31,7 +31,7 @@ def check_vocabulary(data: Path, folder: Path) -> None:
         )
 
 
-def read_split_tokens(data: Path, split: str, classifier: Classifier) -> list[Tensor]:
+def read_split_tokens(data: Path, split: str, classifier: LoadedModel) -> list[Tensor]:
     """Return the token ids of each example in the format the model was trained with.
 
     Args:
@@ -60,7 +60,7 @@ def read_split_tokens(data: Path, split: str, classifier: Classifier) -> list[Te
 
 
 def split_features(
-    classifier: Classifier, data: Path, split: str, folder: Path
+    classifier: LoadedModel, data: Path, split: str, folder: Path
 ) -> NDArray[np.float32]:
     """Compute the features at ``<s>`` of a split, ``(N, D)`` float32.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.model_folder import Classifier
+from fairseq_scl.inference.model_folder import LoadedModel
 from fairseq_scl.inference.predict import batches, probabilities
 from fairseq_scl.packing.encoder import LENGTHS, unsupported
 from fairseq_scl.packing.layers import (
@@ -66,7 +66,7 @@ class ExitRule:
         return self.patience is None and (self.threshold is None or self.threshold > 1)
 
 
-def check_exits(classifier: Classifier, rule: ExitRule, name: object) -> None:
+def check_exits(classifier: LoadedModel, rule: ExitRule, name: object) -> None:
     """Refuse a model that does not support early exit.
 
     Args:
@@ -92,7 +92,7 @@ def check_exits(classifier: Classifier, rule: ExitRule, name: object) -> None:
 
 
 def early_probabilities(
-    classifier: Classifier,
+    classifier: LoadedModel,
     encoded: Sequence[Tensor],
     rule: ExitRule,
     max_tokens: int = 4096,

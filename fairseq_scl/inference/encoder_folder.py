@@ -10,7 +10,7 @@ from fairseq_scl.compat.checkpoints import load_model
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.model_folder import Classifier
+from fairseq_scl.inference.model_folder import LoadedModel
 from fairseq_scl.inference.predict import encode, features
 from fairseq_scl.input_format import HEAD
 
@@ -20,7 +20,7 @@ def is_encoder_folder(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("model.pt", "dict.txt"))
 
 
-def load_encoder(folder: Path, device: str = "cpu") -> Classifier:
+def load_encoder(folder: Path, device: str = "cpu") -> LoadedModel:
     """Load an encoder and add an unused classification head.
 
     Args:
@@ -38,7 +38,7 @@ def load_encoder(folder: Path, device: str = "cpu") -> Classifier:
     check_device(device)
     model, task = load_model(folder / "model.pt", {"data": str(folder)})
     model.register_classification_head(HEAD, num_classes=1)
-    return Classifier(
+    return LoadedModel(
         model=model.to(device).eval(),
         labels=[""],
         tokenizer=load_tokenizer(folder),

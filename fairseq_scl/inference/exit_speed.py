@@ -16,7 +16,7 @@ from fairseq_scl.inference.early_exit import (
     check_exits,
     early_probabilities,
 )
-from fairseq_scl.inference.model_folder import Classifier, load_classifier
+from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 NEVER = ExitRule()
@@ -97,7 +97,7 @@ def measure_exits(
     """
     rules = [*(ExitRule(threshold) for threshold in thresholds), NEVER]
     labels = read_split_labels(data, split)
-    cases: dict[str, tuple[Classifier, list[Tensor]]] = {}
+    cases: dict[str, tuple[LoadedModel, list[Tensor]]] = {}
     for name, folder in models.items():
         classifier = load_classifier(folder, device)
         for rule in rules:
@@ -128,7 +128,7 @@ def measure_exits(
 
 def _point(
     rule: ExitRule,
-    classifier: Classifier,
+    classifier: LoadedModel,
     labels: Sequence[str],
     answer: tuple[Tensor, Tensor],
     seconds: Sequence[float],

@@ -32,7 +32,7 @@ from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_card import model_card
 from fairseq_scl.inference.model_folder import (
-    Classifier,
+    LoadedModel,
     ModelSettings,
     load_classifier,
     write_model_files,
@@ -116,7 +116,7 @@ def export_huggingface(
             file.write(card)
 
 
-def _refuse_foreign(classifier: Classifier, model: Path) -> None:
+def _refuse_foreign(classifier: LoadedModel, model: Path) -> None:
     if len(classifier.exits) > 1:
         layers = ", ".join(map(str, classifier.exits))
         raise InputError(

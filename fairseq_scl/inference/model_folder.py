@@ -90,7 +90,7 @@ class ModelSettings(msgspec.Struct, tag_field="schema", tag=2, omit_defaults=Tru
 
 
 @dataclass
-class Classifier:
+class LoadedModel:
     """A loaded model folder.
 
     Attributes:
@@ -259,7 +259,7 @@ def _read(
     return state, weights, trained, source
 
 
-def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
+def load_classifier(folder: str | Path, device: str = "cpu") -> LoadedModel:
     """Load a model folder.
 
     Args:
@@ -281,7 +281,7 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> Classifier:
     settings = read_as(folder / SETTINGS, cast(Any, _Older | ModelSettings))
     trained = _folder_format(settings, folder)
     model, task = load_model(folder / "model.pt", {"data": str(folder)})
-    return Classifier(
+    return LoadedModel(
         model=model.to(device).eval(),
         labels=trained.labels,
         tokenizer=load_tokenizer(folder),

@@ -8,13 +8,13 @@ from fairseq.data import data_utils
 from torch import Tensor
 
 from fairseq_scl.data.binarise import encoded as token_ids
-from fairseq_scl.inference.model_folder import Classifier
+from fairseq_scl.inference.model_folder import LoadedModel
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from fairseq_scl.packing.encoder import LENGTHS, pack, right_padded_lengths, unsupported
 
 
 def encode(
-    classifier: Classifier, examples: Sequence[tuple[str, ...]]
+    classifier: LoadedModel, examples: Sequence[tuple[str, ...]]
 ) -> tuple[list[Tensor], int]:
     """Turn sentences or pairs into token ids, as in training.
 
@@ -36,7 +36,7 @@ def encode(
 
 
 def joined(
-    classifier: Classifier, columns: Sequence[Sequence[Tensor]]
+    classifier: LoadedModel, columns: Sequence[Sequence[Tensor]]
 ) -> tuple[list[Tensor], int]:
     """Join the ids of the first and second sentences, see :func:`encode`.
 
@@ -58,7 +58,7 @@ def joined(
 
 
 def probabilities(
-    classifier: Classifier, encoded: Sequence[Tensor], max_tokens: int = 4096
+    classifier: LoadedModel, encoded: Sequence[Tensor], max_tokens: int = 4096
 ) -> Tensor:
     """Compute the class probabilities of encoded examples.
 
@@ -81,7 +81,7 @@ def probabilities(
 
 
 def features(
-    classifier: Classifier,
+    classifier: LoadedModel,
     encoded: Sequence[Tensor],
     kind: str = "cls",
     max_tokens: int = 4096,
@@ -108,7 +108,7 @@ def features(
 
 
 def batches(
-    classifier: Classifier, encoded: Sequence[Tensor], max_tokens: int
+    classifier: LoadedModel, encoded: Sequence[Tensor], max_tokens: int
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield row numbers and the model's arguments, longest examples first.
 
