@@ -56,7 +56,7 @@ setup(
     # Tested with `make test`. No release of fairseq can be imported on 3.13.
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["fairseq_scl", "fairseq_scl.*"]),
-    package_data={"fairseq_scl": ["**/*.json", "**/*.txt", "**/*.yaml"]},
+    package_data={"fairseq_scl": ["py.typed", "**/*.json", "**/*.txt", "**/*.yaml"]},
     install_requires=[
         # The last release of fairseq cannot be imported on Python 3.11 and later. Its
         # fork can, and requires other versions of hydra-core and omegaconf.

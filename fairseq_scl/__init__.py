@@ -1,5 +1,8 @@
 """Supervised contrastive fine-tuning for fairseq (Gunel et al., 2021).
 
+``from fairseq_scl import Classifier`` labels texts with a trained model, see
+:class:`fairseq_scl.inference.classifier.Classifier`.
+
 Give this folder to ``fairseq-train --user-dir``: importing it registers the criterion
 and the task ``sentence_prediction_scl``, the model ``roberta_bert`` and the optimizer
 ``fused_adam`` with fairseq, and lets fairseq load its own checkpoints on today's
@@ -15,10 +18,24 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from fairseq_scl.compat import versions
 
+if TYPE_CHECKING:
+    from fairseq_scl.inference.classifier import Classifier
+
 __version__ = "0.1.0"
+__all__ = ["Classifier"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the classifier on first use, since it needs PyTorch and fairseq."""
+    if name != "Classifier":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fairseq_scl.inference.classifier import Classifier
+
+    return Classifier
 
 
 def _register() -> None:

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -87,19 +88,30 @@ def chosen_gpus(gpus: Sequence[Gpu], entries: str | None) -> list[Gpu]:
     return chosen
 
 
+def available_device() -> str:
+    """Return ``cuda`` if there is a GPU, else ``cpu``."""
+    return "cuda" if visible_gpus() else "cpu"
+
+
 def check_device(device: str, precision: str = "fp32") -> None:
     """Refuse a missing device, or a precision that the device does not support.
 
     PyTorch would notice late, and fairseq not at all: it would train on the CPU.
 
     Args:
-        device: a PyTorch device, such as ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
         precision: one of ``PRECISIONS``.
 
     Raises:
         InputError: names the device or the precision.
     """
-    if not device.startswith("cuda"):
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"the precision is {precision!r}: allowed are {', '.join(PRECISIONS)}"
+        )
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"the device is {device!r}: allowed are cpu, cuda and cuda:N")
+    if device == "cpu":
         if precision != "fp32":
             raise InputError(
                 f"--precision is {precision}, which needs a GPU, but the device is "
@@ -110,6 +122,10 @@ def check_device(device: str, precision: str = "fp32") -> None:
     if not gpus:
         raise InputError(
             f"the device is {device!r}, but PyTorch finds no CUDA device here: use cpu"
+        )
+    if int(device.partition(":")[2] or 0) >= len(gpus):
+        raise InputError(
+            f"the device is {device!r}, but there are {len(gpus)} GPUs, counted from 0"
         )
     older = [gpu.name for gpu in gpus if gpu.capability < AMPERE]
     if older and precision in ("tf32", "bf16"):

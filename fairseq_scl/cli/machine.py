@@ -8,9 +8,8 @@ from fairseq_scl.cli.options import (
     add_device,
     add_precision,
     at_least,
-    available_device,
 )
-from fairseq_scl.device import check_device
+from fairseq_scl.device import available_device, check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import (
     default_jobs,

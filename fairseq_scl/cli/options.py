@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import check_files
-from fairseq_scl.device import PRECISIONS, visible_gpus
+from fairseq_scl.device import PRECISIONS, available_device
 from fairseq_scl.errors import InputError
 
 # Limits of numeric options: rows or tokens, and repetitions.
@@ -29,11 +29,6 @@ def add_device(
 def _device(given: str) -> str:
     """Resolve ``auto``; argparse calls this for a default only if it is used."""
     return available_device() if given == "auto" else given
-
-
-def available_device() -> str:
-    """Return ``cuda`` if there is a GPU, else ``cpu``."""
-    return "cuda" if visible_gpus() else "cpu"
 
 
 def add_split(

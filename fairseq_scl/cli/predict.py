@@ -16,7 +16,7 @@ from fairseq_scl.cli.options import add_device, add_precision, at_least
 from fairseq_scl.data.quotes import is_quoted
 from fairseq_scl.data.readers import QUOTED_TSV
 from fairseq_scl.data.texts import one_line
-from fairseq_scl.device import DTYPES, allow_tf32, check_device
+from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.early_exit import (
     ExitRule,
@@ -122,9 +122,9 @@ def run(arguments: argparse.Namespace) -> int:
     rule = ExitRule(arguments.exit_threshold, arguments.exit_patience)
     check_device(arguments.device, arguments.precision)
     with _opened(arguments.file) as stream:
-        classifier = load_classifier(arguments.model, arguments.device)
-        classifier.model.to(DTYPES[arguments.precision])
-        allow_tf32(arguments.precision)
+        classifier = load_classifier(
+            arguments.model, arguments.device, arguments.precision
+        )
         check_exits(classifier, rule, arguments.model)
         notes: Counter[str] = Counter()
         read = rows(stream, notes, classifier.pair, arguments.columns, format)

@@ -35,7 +35,7 @@ from fairseq_scl.data.folders import (
     verify,
 )
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
-from fairseq_scl.device import check_device
+from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_card import Training, training_notes
 from fairseq_scl.inference.stock_checkpoint import (
@@ -259,18 +259,22 @@ def _read(
     return state, weights, trained, source
 
 
-def load_classifier(folder: str | Path, device: str = "cpu") -> LoadedModel:
+def load_classifier(
+    folder: str | Path, device: str = "cpu", precision: str = "fp32"
+) -> LoadedModel:
     """Load a model folder.
 
     Args:
         folder: written by :func:`export_classifier`.
         device: a PyTorch device, for example ``cpu`` or ``cuda``.
+        precision: one of :data:`~fairseq_scl.device.PRECISIONS`; ``tf32`` is set for
+            the whole process.
 
     Raises:
         InputError: a file is missing, or is not what the folder needs; there is no such
-            device.
+            device or precision.
     """
-    check_device(device)
+    check_device(device, precision)
     folder = Path(folder)
     for name in (SETTINGS, LABEL_MAP, "model.pt", "input0/dict.txt", "label/dict.txt"):
         if not (folder / name).is_file():
@@ -281,8 +285,10 @@ def load_classifier(folder: str | Path, device: str = "cpu") -> LoadedModel:
     settings = read_as(folder / SETTINGS, cast(Any, _Older | ModelSettings))
     trained = _folder_format(settings, folder)
     model, task = load_model(folder / "model.pt", {"data": str(folder)})
+    if precision == "tf32":
+        allow_tf32(precision)
     return LoadedModel(
-        model=model.to(device).eval(),
+        model=model.to(device, DTYPES[precision]).eval(),
         labels=trained.labels,
         tokenizer=load_tokenizer(folder),
         dictionary=task.source_dictionary,

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 from helpers import ROOT
 
-DATA_FILES = ("*.json", "*.txt", "*.yaml")
+DATA_FILES = ("py.typed", "*.json", "*.txt", "*.yaml")
 TARGETS = ("help", "quickstart", "test", "test-slurm", "lint", "bench", "clean")
 
 

@@ -1,0 +1,127 @@
+"""The Python interface: load a model folder once, then label texts from any thread."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairseq_scl.device import available_device
+from fairseq_scl.errors import InputError
+from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
+from fairseq_scl.inference.predict import encode, probabilities
+from fairseq_scl.packing.encoder import pack, unsupported
+
+
+class Classifier:
+    """A text classifier, loaded from a model folder.
+
+    For example::
+
+        from fairseq_scl import Classifier
+
+        classifier = Classifier.load("models/mine")
+        classifier.predict(["a gripping film", "a dull story"])
+
+    Answers are those of ``fairseq-scl predict`` and, up to rounding, do not depend on
+    the other texts of a call. Threads may share a classifier: prediction changes
+    neither the classifier nor settings of PyTorch.
+
+    Attributes:
+        labels: names of the classes, in the order of the columns of
+            :meth:`predict_proba`.
+        pair: whether an example is a pair of texts.
+        max_positions: longest input in tokens, special tokens included; longer inputs
+            are truncated.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        """Use :meth:`load`."""
+        if unsupported(model.model) is None:
+            pack(model.model)  # before threads share it
+        self._model = model
+        self.labels = tuple(model.labels)
+        self.pair = model.pair
+        self.max_positions = model.max_positions
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, device: str = "auto", precision: str = "fp32"
+    ) -> "Classifier":
+        """Load a model folder.
+
+        Args:
+            folder: written by ``fairseq-scl export``.
+            device: ``cpu``, ``cuda``, ``cuda:1``, …; ``auto`` is ``cuda`` if there is a
+                GPU, else ``cpu``.
+            precision: ``fp32``, or on a GPU ``tf32``, ``fp16`` or ``bf16``. ``tf32`` is
+                a setting of PyTorch for the whole process.
+
+        Raises:
+            InputError: the folder is not a complete model folder, or there is no such
+                device or precision; a ``ValueError``.
+        """
+        device = available_device() if device == "auto" else device
+        return cls(load_classifier(folder, device, precision))
+
+    def predict(
+        self, texts: Sequence[str | tuple[str, str]], max_tokens: int = 4096
+    ) -> list[str]:
+        """Return the most probable label of each text.
+
+        Args:
+            texts: as for :meth:`predict_proba`.
+            max_tokens: as for :meth:`predict_proba`.
+
+        Raises:
+            InputError: as for :meth:`predict_proba`.
+        """
+        best = self.predict_proba(texts, max_tokens).argmax(axis=1)
+        return [self.labels[number] for number in best.tolist()]
+
+    def predict_proba(
+        self, texts: Sequence[str | tuple[str, str]], max_tokens: int = 4096
+    ) -> NDArray[np.float32]:
+        """Return the probability of each class for each text.
+
+        Args:
+            texts: N texts; if :attr:`pair`, N pairs of texts.
+            max_tokens: tokens per batch, including padding. A lower number needs less
+                memory.
+
+        Returns:
+            ``(N, C)`` float32 in the order of ``texts`` and :attr:`labels`; each row
+            sums to 1.
+
+        Raises:
+            InputError: a text is empty or is not a string, a pair is not two strings,
+                or the model's output is NaN or infinite; a ``ValueError``.
+        """
+        if max_tokens < 1:
+            raise InputError(f"max_tokens is {max_tokens}: it must be at least 1")
+        encoded, _ = encode(self._model, self._examples(texts))
+        found = probabilities(self._model, encoded, max_tokens).numpy()
+        if not np.isfinite(found).all():
+            raise InputError(
+                "the model's output is NaN or infinite: its weights are too large"
+            )
+        return found
+
+    def _examples(
+        self, texts: Sequence[str | tuple[str, str]]
+    ) -> list[tuple[str, ...]]:
+        if isinstance(texts, str):
+            raise InputError(f"texts is {texts[:60]!r}: it must be a list of texts")
+        examples = []
+        for number, given in enumerate(texts):
+            parts = tuple(given) if isinstance(given, tuple | list) else (given,)
+            strings = all(isinstance(part, str) for part in parts)
+            if not strings or len(parts) != 1 + self.pair:
+                wanted = "pairs of strings" if self.pair else "strings"
+                raise InputError(
+                    f"texts[{number}] is {repr(given)[:60]}: this model takes {wanted}"
+                )
+            if not any(part.strip() for part in parts):
+                raise InputError(f"texts[{number}] is empty: there is nothing to label")
+            examples.append(parts)
+        return examples
