@@ -28,6 +28,7 @@ VERBS = {
     "convert": "convert a Hugging Face encoder or classifier to a folder for fairseq",
     "doctor": "print versions and check the installation for problems",
     "download": "download the official files of the paper's tasks",
+    "evaluate": "measure how good the answers of a model folder are",
     "exits": "measure accuracy and speed of multi-exit model folders",
     "export": "create a model folder, or one for Hugging Face, from a checkpoint",
     "figure": "draw t-SNE of the features of model folders, as in Figures 2 and 3",

@@ -70,13 +70,20 @@ def probabilities(
     Returns:
         ``(N, classes)`` float32 on the CPU, in the order of ``encoded``; rows sum to 1.
     """
+    return torch.softmax(logits(classifier, encoded, max_tokens), dim=-1)
+
+
+def logits(
+    classifier: LoadedModel, encoded: Sequence[Tensor], max_tokens: int = 4096
+) -> Tensor:
+    """Compute the logits of encoded examples; see :func:`probabilities`."""
     result = torch.zeros(len(encoded), len(classifier.labels))
     for rows, batch in batches(classifier, encoded, max_tokens):
         with torch.inference_mode():
-            logits, _ = classifier.model(
+            found, _ = classifier.model(
                 **batch, classification_head_name=classifier.head
             )
-        result[rows] = torch.softmax(logits.float(), dim=-1).cpu()
+        result[rows] = found.float().cpu()
     return result
 
 

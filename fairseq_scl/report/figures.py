@@ -1,6 +1,7 @@
 """Figures: learning curves, and t-SNE of the features of the contrastive loss."""
 
 import io
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -201,10 +202,13 @@ def tsne_grid(
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure; the same figure always gives the same bytes."""
     picture = io.BytesIO()
-    if path.suffix == ".pdf":
-        undated = {"CreationDate": None, "Creator": None, "Producer": None}
-        FigureCanvasPdf(figure).print_pdf(picture, metadata=undated)
-    else:
-        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": ""})
+    with warnings.catch_warnings():
+        # Labels in scripts that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        if path.suffix == ".pdf":
+            undated = {"CreationDate": None, "Creator": None, "Producer": None}
+            FigureCanvasPdf(figure).print_pdf(picture, metadata=undated)
+        else:
+            FigureCanvasAgg(figure).print_png(picture, metadata={"Software": ""})
     with write_then_rename(path, "wb") as file:
         file.write(picture.getvalue())

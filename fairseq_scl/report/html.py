@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,15 +65,26 @@ def page(result: TableResult, folder: Path) -> str:
     return whole_page(result.table.name, parts)
 
 
-def page_of_sheets(title: str, sheets: Sequence[Sheet], line: str) -> str:
+def page_of_sheets(
+    title: str,
+    sheets: Sequence[Sheet],
+    line: str,
+    remarks: Sequence[str] = (),
+    pictures: Mapping[str, Path] | None = None,
+) -> str:
     """Return a page with some sheets as HTML.
 
     Args:
         title: title of the page.
         sheets: the sheets, in order.
         line: the signature.
+        remarks: remarks to show above the sheets.
+        pictures: PNG files to include below the sheets, by caption.
     """
-    parts = [f"<h1>{_text(title)}</h1>", _titled(sheets)]
+    parts = [f"<h1>{_text(title)}</h1>", _list(remarks), _titled(sheets)]
+    parts += [
+        _picture(path, caption, caption) for caption, path in (pictures or {}).items()
+    ]
     return whole_page(title, [*parts, f'<div class="line">{_text(line)}</div>'])
 
 
@@ -179,17 +190,21 @@ def _features(folder: Path) -> str:
     """Show the figures of ``fairseq-scl figure`` and their silhouette scores."""
     parts = []
     for path in sorted((folder / FIGURES).glob("*.png")):
-        data = base64.b64encode(path.read_bytes()).decode()
-        caption = _text(path.stem)
+        caption = path.stem
         scores = path.with_suffix(".json")
         if scores.is_file():
-            caption += f": {_text(_silhouettes(scores))}"
-        parts.append(
-            f'<figure class="wide"><img src="data:image/png;base64,{data}" '
-            f'alt="t-SNE, {_text(path.stem)}"><figcaption>{caption}</figcaption>'
-            "</figure>"
-        )
+            caption += f": {_silhouettes(scores)}"
+        parts.append(_picture(path, f"t-SNE, {path.stem}", caption))
     return "\n".join(["<h2>Features (t-SNE)</h2>", *parts]) if parts else ""
+
+
+def _picture(path: Path, described: str, caption: str) -> str:
+    """Embed a PNG file; ``described`` is for readers who cannot see it."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure class="wide"><img src="data:image/png;base64,{data}" '
+        f'alt="{_text(described)}"><figcaption>{_text(caption)}</figcaption></figure>'
+    )
 
 
 class _Panel(msgspec.Struct):

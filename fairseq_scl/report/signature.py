@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.tables import Table
@@ -34,6 +35,22 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
     parts["data"] = data[0][:8]
     parts["encoder"] = _values(r.origin["sha256"]["encoder"][:8] for r in records)
     parts["commit"] = _values(_commit(r) for r in records)
+    return _line(parts)
+
+
+def evaluation_signature(examples: int, made: Mapping[str, Any]) -> str:
+    """Return the signature of an evaluation.
+
+    Args:
+        examples: number of examples.
+        made: device and precision, and the origin of the result.
+    """
+    origin = made["origin"]
+    versions = origin["versions"]
+    parts = {name: origin["sha256"][name][:8] for name in ("model", "data")}
+    parts |= {"examples": examples, "precision": made["precision"]}
+    parts |= {"device": made["device"]}
+    parts |= {name: versions.get(name) for name in ("torch", "fairseq-scl")}
     return _line(parts)
 
 

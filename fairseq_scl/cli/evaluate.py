@@ -1,0 +1,113 @@
+"""``fairseq-scl evaluate``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scipy.special import softmax
+
+from fairseq_scl.cli.options import add_device, add_precision, at_least, files_to_write
+from fairseq_scl.data.binarise import read_examples
+from fairseq_scl.data.files import sha256
+from fairseq_scl.data.folders import MANIFEST, verify
+from fairseq_scl.data.readers import own_table
+from fairseq_scl.data.texts import Example
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.records import origin
+from fairseq_scl.inference.evaluation import evaluate, example_logits
+from fairseq_scl.inference.model_folder import load_classifier
+from fairseq_scl.report.evaluation import (
+    SUFFIXES,
+    evaluation_as_markdown,
+    write_evaluation,
+)
+from fairseq_scl.report.signature import evaluation_signature
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "--model", required=True, type=Path, metavar="FOLDER", help="model folder"
+    )
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="labeled examples: a .tsv, .csv or .jsonl (needs --columns), or a data "
+        "folder (--split)",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="with a table: names of the columns with one or two sentences, followed "
+        "by that of the label",
+    )
+    parser.add_argument("--split", default="test", help="with a data folder: its split")
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="FILE",
+        help="JSON file to write, along with Markdown, HTML and PNG files of the same "
+        "name",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="tokens per batch, including padding",
+    )
+    add_device(parser)
+    add_precision(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate the model, print the tables and write the files."""
+    at_least(1, arguments, "max_tokens")
+    files = files_to_write(arguments.to, *SUFFIXES) if arguments.to else []
+    examples = _examples(arguments.file, arguments.columns, arguments.split)
+    verify(arguments.model)
+    model = load_classifier(arguments.model, arguments.device, arguments.precision)
+    logits, truth = example_logits(
+        model, examples, arguments.file, arguments.max_tokens
+    )
+    found = evaluate(softmax(logits, axis=1), truth, model.labels, examples)
+    data = arguments.file / MANIFEST if arguments.file.is_dir() else arguments.file
+    checksums = {"data": sha256(data), "model": sha256(arguments.model / "model.pt")}
+    made = {
+        "device": arguments.device,
+        "precision": arguments.precision,
+        "origin": origin(checksums),
+    }
+    line = evaluation_signature(found.examples, made)
+    print(evaluation_as_markdown(found, line))
+    for warning in found.warnings():
+        print(f"fairseq-scl: warning: {warning}", file=sys.stderr)
+    if files:
+        title = f"{arguments.model.resolve().name} on {arguments.file.resolve().name}"
+        write_evaluation(found, title, line, made, arguments.to)
+        print("", *(f"wrote {file}" for file in files), sep="\n")
+    return 0
+
+
+def _examples(source: Path, columns: Sequence[str], split: str) -> list[Example]:
+    """Read the labeled examples of a table or of a split of a data folder."""
+    if source.is_dir():
+        if columns:
+            raise InputError(
+                f"--columns {' '.join(columns)} goes with a table, but {source} is a "
+                "folder"
+            )
+        return read_examples(source, split)
+    if not columns:
+        raise InputError(
+            f"{source} needs --columns: the names of its text columns, followed by "
+            "that of its label"
+        )
+    found = [example for _, example in own_table(source, columns)]
+    if not found:
+        raise InputError(f"{source} has no rows")
+    return found
