@@ -16,7 +16,8 @@ from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.records import origin
 from fairseq_scl.inference.evaluation import evaluate, example_logits
-from fairseq_scl.inference.model_folder import load_classifier
+from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
+from fairseq_scl.inference.temperature import fit_temperature, store_temperature
 from fairseq_scl.report.evaluation import (
     SUFFIXES,
     evaluation_as_markdown,
@@ -47,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="with a data folder: its split")
     parser.add_argument(
+        "--temperature-scaling",
+        type=Path,
+        metavar="FILE",
+        help="first fit the temperature of the model's probabilities on these "
+        "examples, not those to evaluate, and store it in the model folder: a table, "
+        "or a data folder, whose split valid is used",
+    )
+    parser.add_argument(
         "--to",
         type=Path,
         metavar="FILE",
@@ -71,15 +80,19 @@ def run(arguments: argparse.Namespace) -> int:
     examples = _examples(arguments.file, arguments.columns, arguments.split)
     verify(arguments.model)
     model = load_classifier(arguments.model, arguments.device, arguments.precision)
+    if arguments.temperature_scaling is not None:
+        _scale(model, arguments)
     logits, truth = example_logits(
         model, examples, arguments.file, arguments.max_tokens
     )
-    found = evaluate(softmax(logits, axis=1), truth, model.labels, examples)
+    probabilities = softmax(logits / model.temperature, axis=1)
+    found = evaluate(probabilities, truth, model.labels, examples)
     data = arguments.file / MANIFEST if arguments.file.is_dir() else arguments.file
     checksums = {"data": sha256(data), "model": sha256(arguments.model / "model.pt")}
     made = {
         "device": arguments.device,
         "precision": arguments.precision,
+        "temperature": model.temperature,
         "origin": origin(checksums),
     }
     line = evaluation_signature(found.examples, made)
@@ -91,6 +104,25 @@ def run(arguments: argparse.Namespace) -> int:
         write_evaluation(found, title, line, made, arguments.to)
         print("", *(f"wrote {file}" for file in files), sep="\n")
     return 0
+
+
+def _scale(model: LoadedModel, arguments: argparse.Namespace) -> None:
+    """Fit the temperature on validation examples, and store it."""
+    source, split = arguments.temperature_scaling, "valid"
+    same = source.resolve() == arguments.file.resolve()
+    if same and (source.is_file() or arguments.split == split):
+        raise InputError(
+            f"--temperature-scaling is {source}, whose examples are also evaluated: "
+            "fit the temperature on others"
+        )
+    examples = _examples(source, arguments.columns if source.is_file() else [], split)
+    logits, truth = example_logits(model, examples, source, arguments.max_tokens)
+    temperature = fit_temperature(logits, truth, source)
+    store_temperature(arguments.model, model, temperature)
+    print(
+        f"temperature {temperature:.3f}, fitted on {len(examples)} examples, is stored "
+        f"in {arguments.model}\n"
+    )
 
 
 def _examples(source: Path, columns: Sequence[str], split: str) -> list[Example]:

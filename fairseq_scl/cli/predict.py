@@ -32,7 +32,7 @@ from fairseq_scl.inference.inputs import (
     rows,
 )
 from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
-from fairseq_scl.inference.predict import encode
+from fairseq_scl.inference.predict import UNSURE, check_threshold, encode
 
 UNKNOWN, CUT = "of unknown tokens only", "cut to the model's length"
 
@@ -92,6 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens per batch, including padding",
     )
     parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="answer 'unsure' if the largest probability is below P",
+    )
+    parser.add_argument(
         "--exit-threshold",
         type=float,
         metavar="P",
@@ -126,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.model, arguments.device, arguments.precision
         )
         check_exits(classifier, rule, arguments.model)
+        check_threshold(arguments.threshold, classifier.labels, "--threshold")
         notes: Counter[str] = Counter()
         read = rows(stream, notes, classifier.pair, arguments.columns, format)
         for chunk in _chunks(read, arguments.buffer_size):
@@ -250,8 +257,10 @@ def _formatted(
         echoed[name] = row.fields[name]
     label, probability, every = "", "", None
     if answer is not None:
-        best = int(answer.argmax())
-        label, probability = labels[best], f"{answer[best]:.4f}"
+        largest = float(answer.max())
+        label, probability = labels[int(answer.argmax())], f"{largest:.4f}"
+        if largest < (arguments.threshold or 0):
+            label = UNSURE
         every = {
             name: round(float(p), 6) for name, p in zip(labels, answer, strict=True)
         }
@@ -262,7 +271,7 @@ def _formatted(
     found: dict[str, Any] = {"input": echoed} if echoed else {}
     found |= {
         "label": label or None,
-        "probability": every[label] if every else None,
+        "probability": max(every.values()) if every else None,
         "probabilities": every,
     }
     if arguments.show_exit:

@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 from fairseq_scl.device import available_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
-from fairseq_scl.inference.predict import encode, probabilities
+from fairseq_scl.inference.predict import (
+    UNSURE,
+    check_threshold,
+    encode,
+    probabilities,
+)
 from fairseq_scl.packing.encoder import pack, unsupported
 
 
@@ -65,19 +70,28 @@ class Classifier:
         return cls(load_classifier(folder, device, precision))
 
     def predict(
-        self, texts: Sequence[str | tuple[str, str]], max_tokens: int = 4096
+        self,
+        texts: Sequence[str | tuple[str, str]],
+        threshold: float | None = None,
+        max_tokens: int = 4096,
     ) -> list[str]:
         """Return the most probable label of each text.
 
         Args:
             texts: as for :meth:`predict_proba`.
+            threshold: return ``"unsure"`` for texts whose largest probability is lower.
             max_tokens: as for :meth:`predict_proba`.
 
         Raises:
-            InputError: as for :meth:`predict_proba`.
+            InputError: as for :meth:`predict_proba`, or the threshold is not above 0
+                and at most 1.
         """
-        best = self.predict_proba(texts, max_tokens).argmax(axis=1)
-        return [self.labels[number] for number in best.tolist()]
+        check_threshold(threshold, self.labels, "threshold")
+        found = self.predict_proba(texts, max_tokens)
+        return [
+            UNSURE if float(row.max()) < (threshold or 0) else self.labels[row.argmax()]
+            for row in found
+        ]
 
     def predict_proba(
         self, texts: Sequence[str | tuple[str, str]], max_tokens: int = 4096

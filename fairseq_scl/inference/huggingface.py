@@ -76,6 +76,12 @@ def export_huggingface(
     state: Mapping[str, Tensor] = classifier.model.state_dict()
     if eps != STOCK_EPS:
         state = fold_layer_norm_eps(state, STOCK_EPS, eps)
+    if classifier.temperature != 1:  # so that softmax gives our probabilities
+        last = f"classification_heads.{classifier.head}.out_proj."
+        state = {
+            name: tensor / classifier.temperature if name.startswith(last) else tensor
+            for name, tensor in state.items()
+        }
     tokenizer: Any = classifier.tokenizer
     vocabulary = new_vocabulary(tokenizer, classifier.dictionary, model)
     separator = classifier.separator_token

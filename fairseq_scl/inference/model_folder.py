@@ -81,12 +81,14 @@ class ModelSettings(msgspec.Struct, tag_field="schema", tag=2, omit_defaults=Tru
         exit_pooling: of several exits, what the heads below the top read.
         layer_norm_eps: that the model was trained with; it was rewritten for fairseq's.
         training: what is known of it.
+        temperature: of the probabilities, softmax(logits / temperature).
     """
 
     input_format: InputFormat
     exit_pooling: Literal["cls", "mean"] = "cls"
     layer_norm_eps: Annotated[float, Meta(gt=0, lt=1)] = STOCK_EPS
     training: Training = Training()
+    temperature: Annotated[float, Meta(gt=0, lt=1e6)] = 1.0
 
 
 @dataclass
@@ -108,6 +110,7 @@ class LoadedModel:
         head: name of the classification head.
         layer_norm_eps: see :class:`ModelSettings`.
         training: see :class:`ModelSettings`.
+        temperature: see :class:`ModelSettings`.
     """
 
     model: nn.Module
@@ -123,6 +126,7 @@ class LoadedModel:
     head: str = HEAD
     layer_norm_eps: float = STOCK_EPS
     training: Training = field(default_factory=Training)
+    temperature: float = 1.0
 
 
 def export_classifier(
@@ -301,6 +305,7 @@ def load_classifier(
         head=trained.head,
         layer_norm_eps=getattr(settings, "layer_norm_eps", STOCK_EPS),
         training=getattr(settings, "training", Training()),
+        temperature=getattr(settings, "temperature", 1.0),
     )
 
 

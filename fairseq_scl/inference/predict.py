@@ -1,6 +1,6 @@
 """Compute class probabilities and features of sentences, batched by length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,13 @@ from fairseq.data import data_utils
 from torch import Tensor
 
 from fairseq_scl.data.binarise import encoded as token_ids
+from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from fairseq_scl.packing.encoder import LENGTHS, pack, right_padded_lengths, unsupported
+
+# The answer to an example whose largest probability is below a threshold.
+UNSURE = "unsure"
 
 
 def encode(
@@ -60,7 +64,7 @@ def joined(
 def probabilities(
     classifier: LoadedModel, encoded: Sequence[Tensor], max_tokens: int = 4096
 ) -> Tensor:
-    """Compute the class probabilities of encoded examples.
+    """Compute the class probabilities of encoded examples, at the model's temperature.
 
     Args:
         classifier: a loaded model folder.
@@ -70,7 +74,8 @@ def probabilities(
     Returns:
         ``(N, classes)`` float32 on the CPU, in the order of ``encoded``; rows sum to 1.
     """
-    return torch.softmax(logits(classifier, encoded, max_tokens), dim=-1)
+    found = logits(classifier, encoded, max_tokens)
+    return torch.softmax(found / classifier.temperature, dim=-1)
 
 
 def logits(
@@ -85,6 +90,29 @@ def logits(
             )
         result[rows] = found.float().cpu()
     return result
+
+
+def check_threshold(threshold: float | None, labels: Iterable[str], flag: str) -> None:
+    """Refuse a threshold for :data:`UNSURE` that makes no sense; ``None`` is accepted.
+
+    Args:
+        threshold: answers with a lower probability become :data:`UNSURE`.
+        labels: labels of the model.
+        flag: its name, for messages.
+
+    Raises:
+        InputError: it is not above 0 and at most 1, or the model has such a label.
+    """
+    if threshold is None:
+        return
+    if not 0 < threshold <= 1:
+        raise InputError(
+            f"{flag} is {threshold}: it must be a probability, above 0 and at most 1"
+        )
+    if UNSURE in labels:
+        raise InputError(
+            f"{flag} answers {UNSURE!r}, which is also a label of this model"
+        )
 
 
 def features(

@@ -43,13 +43,13 @@ def evaluation_signature(examples: int, made: Mapping[str, Any]) -> str:
 
     Args:
         examples: number of examples.
-        made: device and precision, and the origin of the result.
+        made: device, precision, temperature, and the origin of the result.
     """
     origin = made["origin"]
     versions = origin["versions"]
     parts = {name: origin["sha256"][name][:8] for name in ("model", "data")}
     parts |= {"examples": examples, "precision": made["precision"]}
-    parts |= {"device": made["device"]}
+    parts |= {"device": made["device"], "temperature": f"{made['temperature']:.4g}"}
     parts |= {name: versions.get(name) for name in ("torch", "fairseq-scl")}
     return _line(parts)
 
