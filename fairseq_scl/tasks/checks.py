@@ -20,6 +20,9 @@ from fairseq_scl.input_format import (
 )
 from fairseq_scl.rows import open_rows
 
+POSITIONS = "encoder.sentence_encoder.embed_positions.weight"
+HEADS = "classification_heads."
+
 
 def check_data_folder(folder: str, num_classes: int) -> None:
     """Refuse a data folder without dictionaries, or a missing ``--num-classes``.
@@ -193,18 +196,21 @@ def check_max_tokens(dataset: Any, most: int, folder: str, split: str) -> None:
         )
 
 
-def refuse_other_checkpoints(model: nn.Module) -> None:
+def check_loaded_weights(model: nn.Module) -> None:
     """Make ``model.load_state_dict`` report mismatched shapes in one sentence.
 
     fairseq prints a page of keys. The usual causes are a different vocabulary (data
-    prepared with other dictionaries) and a different ``--arch``.
+    prepared with other dictionaries) and a different ``--arch``. An encoder may have
+    more positions than ``--max-positions``; those beyond are not loaded.
     """
     wanted = _shapes(model.state_dict())
 
     @exit_on_input_error()
-    def check(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: Any) -> None:
+    def check(own: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
         if prefix:
             return
+        if POSITIONS in state and _lacks_heads(own, state):
+            state[POSITIONS] = state[POSITIONS][: wanted[POSITIONS][0]]
         if message := _mismatch(wanted, _shapes(state)):
             raise InputError(message)
         check_finite(state, "the checkpoint of --restore-file")
@@ -224,13 +230,22 @@ def _mismatch(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
     other = sorted(n for n in encoder & found.keys() if wanted[n] != found[n])
     other += sorted(encoder ^ {n for n in found if n in encoder or _is_layer(n)})
     if other:
-        name = other[0]
+        name, flag = other[0], "--max-positions" if other == [POSITIONS] else "--arch"
         return (
-            "the checkpoint of --restore-file does not match --arch: the shape of "
+            f"the checkpoint of --restore-file does not match {flag}: the shape of "
             f"{name} is {found.get(name, 'absent')} in the checkpoint and "
             f"{wanted.get(name, 'absent')} in the model"
         )
     return None
+
+
+def _lacks_heads(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Return whether a checkpoint is an encoder, not one that a training resumes from.
+
+    fairseq has already filled in missing heads with those of the model.
+    """
+    heads = {n: t for n, t in model.state_dict().items() if n.startswith(HEADS)}
+    return all(state[n].data_ptr() == t.data_ptr() for n, t in heads.items())
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -31,11 +31,11 @@ from fairseq_scl.tasks.batching import BATCHING, CountedDataset, EpochOrderDatas
 from fairseq_scl.tasks.checks import (
     check_cuda_graphs,
     check_data_folder,
+    check_loaded_weights,
     check_max_tokens,
     check_sizes,
     check_split,
     class_ids,
-    refuse_other_checkpoints,
     settle_tokens,
 )
 from fairseq_scl.tasks.counts import (
@@ -171,7 +171,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model and make it refuse checkpoints that do not match."""
         model = super().build_model(cfg, from_checkpoint)
-        refuse_other_checkpoints(model)
+        check_loaded_weights(model)
         self.encoder_embed_dim = int(model.args.encoder_embed_dim)
         if self.cfg.chunk and (reason := gradient_cache.unsupported(model)):
             raise InputError(f"--chunk does not go with {reason}")

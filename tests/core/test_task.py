@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import KEY, InputFormat, label_names
 from fairseq_scl.tasks.batching import epoch_order
+from fairseq_scl.tasks.checks import HEADS, POSITIONS
 from fairseq_scl.tasks.counts import ClassNumbers, answers_of
 from fairseq_scl.typed import as_type
 from helpers.objectives import objective_case
@@ -356,8 +357,12 @@ def test_an_unknown_batching_is_named(data):
         ),
         (
             ["--max-positions", "16"],
-            "does not match --arch: the shape of encoder.sentence_encoder.embed_"
-            "positions.weight is (18, 16) in the checkpoint and (34, 16) in the model",
+            "does not match --max-positions: the shape of encoder.sentence_encoder."
+            "embed_positions.weight is (18, 16) in the checkpoint and (34, 16) in",
+        ),
+        (
+            ["--max-positions", "64"],  # a classifier, whose training would resume
+            "embed_positions.weight is (66, 16) in the checkpoint and (34, 16) in",
         ),
     ],
 )
@@ -365,6 +370,14 @@ def test_a_checkpoint_of_another_architecture_is_named(data, flags, message):
     other = toy_model([data, *flags]).model.state_dict()
     with refused(message, "--restore-file"):
         toy_model([data]).model.load_state_dict(other)
+
+
+def test_an_encoder_may_have_more_positions_than_the_model(data):
+    state = toy_model([data, "--max-positions", "64"]).model.state_dict()
+    encoder = {n: t for n, t in state.items() if not n.startswith(HEADS)}
+    model = toy_model([data]).model
+    model.load_state_dict(encoder)
+    assert torch.equal(model.state_dict()[POSITIONS], encoder[POSITIONS][:34])
 
 
 def test_a_checkpoint_of_another_vocabulary_is_named(data, tmp_path):

@@ -17,6 +17,7 @@ import pytest
 from fairseq_scl.cli import main
 from fairseq_scl.cli import run as cli_run
 from fairseq_scl.cli.machine import Machine
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.files import read_json, sha256, write_json
 from fairseq_scl.data.folders import MANIFEST
@@ -34,6 +35,7 @@ from fairseq_scl.experiments.results_folder import (
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.experiments.statistics import best_validation, result_at_best
 from fairseq_scl.experiments.tables import load_table
+from fairseq_scl.tasks.checks import POSITIONS
 from helpers.encoders import PIECES, make_bert, toy_encoder, toy_run, train_in_fork
 from helpers.tables import TOY_TABLE, write_toy_table
 
@@ -96,6 +98,13 @@ def test_an_in_process_run_leaves_this_process_as_it_was(tmp_path, capfd):
     assert "done training" in log
     assert log.count("| loss ") >= 3  # of training and validations
     assert not re.search("[Hh]ydra|tensorboard|_name|TransformerSentence", log)
+
+
+def test_a_run_truncates_to_fewer_positions_than_the_encoder_has(tmp_path):
+    run = toy_run(max_positions=4, updates=2)
+    run_training(run, tmp_path)
+    model = load_checkpoint(tmp_path / BEST)["model"]
+    assert len(model[POSITIONS]) == 4 + 2
 
 
 def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
