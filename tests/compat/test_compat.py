@@ -14,8 +14,10 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.logging import meters
 from fairseq.models.roberta import RobertaModel
+from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
 from fairseq_scl.compat import checkpoints, input_errors, patches, versions
+from fairseq_scl.compat.patches.restore_file import RESETS
 from fairseq_scl.errors import InputError
 from helpers.refusals import refused
 from helpers.training import make_data, own_weights, toy_model, train_fast
@@ -267,8 +269,15 @@ def test_a_missing_file_to_restore_is_refused(tmp_path):
     cfg.restore_file = str(tmp_path)
     with pytest.raises(InputError, match=f"--restore-file is {tmp_path}: it is not a"):
         checkpoint_utils.load_checkpoint(cfg, trainer)
+    cfg.finetune_from_model = path
+    with refused(f"--finetune-from-model is {path}", "--restore-file"):
+        checkpoint_utils.load_checkpoint(cfg, trainer)
+    cfg.restore_file, cfg.reset_meters = "checkpoint_last.pt", True
+    with refused(f"--finetune-from-model is {path}", "--reset-meters"):
+        checkpoint_utils.load_checkpoint(cfg, trainer)
+    cfg.reset_meters = False
     for given in (tmp_path, path):
-        cfg.restore_file, cfg.finetune_from_model = "checkpoint_last.pt", str(given)
+        cfg.finetune_from_model = str(given)
         with pytest.raises(InputError, match=f"--finetune-from-model is {given}: "):
             checkpoint_utils.load_checkpoint(cfg, trainer)
     (tmp_path / "checkpoints" / "checkpoint_last.pt").mkdir(parents=True)
@@ -291,6 +300,20 @@ def test_starting_over_beside_a_last_checkpoint_is_warned_of(tmp_path, caplog, t
     with pytest.raises(AttributeError, match="load_checkpoint"):  # of the trainer
         checkpoint_utils.load_checkpoint(cfg, trainer)
     assert ("--finetune-from-model" in caplog.text) == there
+
+
+def test_random_weights_of_a_classifier_are_warned_of(tmp_path, caplog):
+    cfg = SimpleNamespace(
+        **{"restore_file": "checkpoint_last.pt", "finetune_from_model": None},
+        **{"save_dir": str(tmp_path), "optimizer_overrides": "{}"},
+        **dict.fromkeys(RESETS, False),
+    )
+    trainer = SimpleNamespace(checkpoint_suffix="", data_parallel_world_size=1)
+    for trainer.task in (None, object.__new__(SentencePredictionTask)):
+        caplog.clear()
+        with pytest.raises(AttributeError, match="load_checkpoint"):  # of the trainer
+            checkpoint_utils.load_checkpoint(cfg, trainer)
+        assert ("random weights" in caplog.text) == (trainer.task is not None)
 
 
 def test_patching_twice_is_patching_once():

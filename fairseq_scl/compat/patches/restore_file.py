@@ -1,7 +1,8 @@
 """Faults in loading the initial checkpoint.
 
 If the file of ``--restore-file`` or ``--finetune-from-model`` is missing or a folder,
-fairseq uses random weights and only logs it in one line. Present in every version of
+fairseq uses random weights and only logs it in one line. Without both options a
+classifier starts from random weights without a warning. Present in every version of
 fairseq.
 
 Several workers cannot restore a checkpoint on PyTorch 2.6 and later: the first worker
@@ -17,6 +18,8 @@ from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 
+LAST = "checkpoint_last.pt"
+RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
 logger = logging.getLogger(__name__)
 
 
@@ -30,14 +33,28 @@ def apply() -> None:
 @exit_on_input_error()
 def _load_checkpoint(original: Any, cfg: Any, trainer: Any, **kwargs: Any) -> Any:
     from fairseq.file_io import PathManager
+    from fairseq.tasks.sentence_prediction import SentencePredictionTask
 
+    others = [name for name in RESETS if getattr(cfg, name)]
+    others += ["restore_file"] if cfg.restore_file != LAST else []
+    if cfg.finetune_from_model is not None and others:
+        raise InputError(
+            f"--finetune-from-model is {cfg.finetune_from_model}: it cannot be given "
+            f"together with --{others[-1].replace('_', '-')}"
+        )
     suffix = trainer.checkpoint_suffix
     last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")
     flag, path = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")
-    if cfg.restore_file == "checkpoint_last.pt" and PathManager.exists(last):
+    if cfg.restore_file == LAST and PathManager.exists(last):
         path = last
-    elif cfg.restore_file == "checkpoint_last.pt":  # a new training
+    elif cfg.restore_file == LAST:  # a new training
         flag, path = "--finetune-from-model", cfg.finetune_from_model
+    if path is None and isinstance(trainer.task, SentencePredictionTask):
+        logger.warning(
+            "starting from random weights: there is no %s to resume from, and "
+            "--finetune-from-model is not given",
+            last,
+        )
     if path is not None and not PathManager.isfile(path):
         what = "it is not a" if PathManager.exists(path) else "there is no such"
         raise InputError(f"{flag} is {path}: {what} file")
