@@ -8,6 +8,7 @@ starts that run again.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -99,7 +100,9 @@ def sweep(
     On the CPU, this process imports fairseq and loads the encoders, and its workers are
     forks that share that memory. Each worker does a single run, so that no state leaks
     into the next one. A fork cannot use CUDA once its parent has, so workers for GPUs
-    are spawned. They take seconds to start and do run after run until one fails.
+    are spawned, as are all workers on other systems than Linux, where system libraries
+    do not support forks. They take seconds to start and do run after run until one
+    fails.
 
     Args:
         runs: the runs to do; finished and failed runs are skipped.
@@ -116,7 +119,7 @@ def sweep(
     check_device(runs[0].device, runs[0].precision)
     plan = worker_environments(runs[0].device, jobs)
     compute_with_one_thread()
-    if runs[0].device == "cpu":
+    if _start_method(runs) == "fork":
         for path in sorted({str(run.encoder / "model.pt") for run in runs}):
             encoder_state(path)
     threads = threads_each(jobs)
@@ -174,9 +177,7 @@ class _Worker:
         ignored: Collection[int],
         environment: Mapping[str, str],
     ) -> None:
-        context: Any = multiprocessing.get_context(
-            "fork" if runs[0].device == "cpu" else "spawn"
-        )
+        context: Any = multiprocessing.get_context(_start_method(runs))
         self._number = context.Value("i", -1)
         self._refused = context.SimpleQueue()
         told = self._number, self._refused
@@ -244,10 +245,17 @@ def _work_alone(
     try:
         while work(runs, folder, 1, note):
             # After a failed run, CUDA may fail in all later runs of this process.
-            if runs[0].device == "cpu" or is_failed(folder, runs[number.value].name):
+            if _start_method(runs) == "fork" or is_failed(
+                folder, runs[number.value].name
+            ):
                 break
     except InputError as error:
         refused.put(str(error))
+
+
+def _start_method(runs: Sequence[Run]) -> str:
+    forks = runs[0].device == "cpu" and sys.platform == "linux"
+    return "fork" if forks else "spawn"
 
 
 def _die_with(parent: int) -> None:

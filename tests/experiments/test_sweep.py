@@ -138,6 +138,20 @@ def test_forks_with_several_threads_of_a_parent_that_has_computed(tmp_path, samp
     assert "3 of 3 runs are done" in done.stdout, done.stderr[-2000:]
 
 
+def test_workers_are_spawned_where_forks_are_not_supported(
+    tmp_path, toy, capfd, monkeypatch
+):
+    monkeypatch.setattr(sweep.sys, "platform", "darwin")
+    started = []
+    real = sweep.multiprocessing.get_context
+    monkeypatch.setattr(
+        sweep.multiprocessing, "get_context", lambda m: started.append(m) or real(m)
+    )
+    assert main([*toy, "--jobs", "1", "--only", "loss=CE,sample=0"]) == 0
+    assert "1 of 1 runs are done" in capfd.readouterr().out
+    assert set(started) == {"spawn"}
+
+
 def test_the_best_model_of_each_loss_is_trained_on(
     tmp_path, toy, samples, capfd, monkeypatch
 ):
