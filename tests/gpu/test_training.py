@@ -7,12 +7,13 @@ import sys
 import pytest
 import torch
 
+from fairseq_scl import Classifier
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.results_folder import LOG, RECORD
 from fairseq_scl.experiments.runner import run_training
 from helpers.distributed import free_port, train_and_save
-from helpers.encoders import toy_encoder, toy_run
+from helpers.encoders import make_sentences, toy_encoder, toy_model, toy_run
 from helpers.tables import write_toy_table
 from helpers.training import RESET, command_line, own_weights, run_command, start_fast
 
@@ -94,6 +95,20 @@ def test_half_precision_follows_single_precision(cuda, data, tmp_path, flags):
     apart = sum((half[n].float() - end[n].float()).norm() for n in end)
     # The weights of a checkpoint are rounded to 8 bits in bf16.
     assert apart < (0.5 if flags == "--bf16" else 0.2) * moved
+
+
+@pytest.mark.parametrize(
+    ("precision", "within"),
+    [("fp32", 1e-5), ("tf32", 1e-2), ("fp16", 1e-2), ("bf16", 5e-2)],
+)
+def test_predictions_are_those_of_a_cpu(device, precision, within):
+    if device.type == "cpu" and precision != "fp32":
+        pytest.skip("only on a CUDA device")
+    texts = [example.sentences[0] for example in make_sentences(40, seed=3)]
+    expected = Classifier.load(toy_model(), device="cpu").predict_proba(texts)
+    found = Classifier.load(toy_model(), device.type, precision).predict_proba(texts)
+    torch.set_float32_matmul_precision("highest")
+    assert abs(found - expected).max() < within
 
 
 def test_memory_efficient_half_precision_uses_fused_adam(cuda, data, tmp_path):
