@@ -34,10 +34,11 @@ def check_settings(cfg: Any, task: Any) -> None:
         )
     if cfg.gather_features:
         require_task("--gather-features", task)
-    if cfg.scl_lambda == 1 and cfg.scl_features == "cls":
+    if cfg.scl_lambda == 1 and cfg.scl_features != "pooled":
         logger.warning(
-            "--scl-lambda 1 with --scl-features cls gives the classification head no "
-            "gradient: it keeps its random weights and accuracy stays at chance"
+            f"--scl-lambda 1 with --scl-features {cfg.scl_features} gives the "
+            "classification head no gradient: it keeps its random weights and accuracy "
+            "stays at chance"
         )
     names = label_names(task.label_dictionary.symbols)
     if len(names) != task.cfg.num_classes:

@@ -53,7 +53,8 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
         default="cls",
         metadata={
             "help": "features that are contrasted: cls = final hidden state at <s>, "
-            "pooled = input of the head's last projection"
+            "mean = mean of the final hidden states over the tokens, pooled = input of "
+            "the head's last projection"
         },
     )
     scl_reduction: str = field(

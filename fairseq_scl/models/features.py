@@ -7,8 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from fairseq_scl.losses.shared import at_least_float32
+from fairseq_scl.models.pooling import head_pooling, pooled
+from fairseq_scl.packing.encoder import OTHER_POOLING
 
-FEATURES = ("cls", "pooled")
+FEATURES = ("cls", "pooled", "mean")
 EXTRA_KEY = "classification_features"
 
 
@@ -27,38 +29,44 @@ def classification_features(
     Args:
         model: a fairseq ``RobertaModel`` or subclass, bare or wrapped (data parallel).
         head_name: the classification head that the forward pass uses.
-        kind: ``"cls"``: the final hidden state at ``<s>``, the head's input before its
-            dropout; ``"pooled"``: the input of the head's last projection (after dense,
-            tanh and dropout), both in the dtype of the model; ``"mean"``: the mean of
-            the final states over the real tokens, including ``<s>`` and ``</s>``, in
-            float32 or float64.
+        kind: ``"cls"``: the final hidden state at ``<s>``; ``"mean"``: the mean of the
+            final states over the real tokens, including ``<s>`` and ``</s>``, in
+            float32 or float64; ``"pooled"``: the input of the head's last projection
+            (after dense, tanh and dropout). The other two have the dtype of the model.
+            Whichever of ``cls`` and ``mean`` the head reads is the head's input before
+            its dropout.
         key: key of the features in ``extra``.
     """
     inner = unwrapped(model)
     head = inner.classification_heads[head_name]
-    captured: list[Tensor] = []
+    is_input = kind == head_pooling(inner)
+    is_other = kind != "pooled" and not is_input
+    captured: dict[str, Tensor] = {}
 
     def start(_: nn.Module, inputs: Any, kwargs: dict[str, Any]) -> Any:
         captured.clear()  # a pass that raised may have left something
-        if kind == "mean":  # otherwise --packed computes the last layer only at <s>
-            return inputs, {**kwargs, "return_all_hiddens": True}
-        return None
+        return (inputs, {**kwargs, OTHER_POOLING: kind}) if is_other else None
 
     def capture(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        captured[:] = [inputs[0][:, 0, :] if kind == "cls" else inputs[0]]
+        captured["head"] = inputs[0][:, 0, :] if is_input else inputs[0]
+
+    def capture_states(_: nn.Module, __: Any, output: tuple[Tensor, Any]) -> None:
+        captured["states"] = output[0]
 
     def hand_out(
         _: nn.Module, inputs: Any, kwargs: dict[str, Any], output: tuple[Any, Any]
     ) -> Any:
-        if not captured:  # the pass did not use this head
+        if "head" not in captured:  # the pass did not use this head
             return output
-        features = captured.pop()
-        if kind == "mean":
-            tokens = inputs[0] if inputs else kwargs["src_tokens"]
-            real = tokens.ne(inner.encoder.dictionary.pad()).unsqueeze(2)
-            rows = at_least_float32(features).masked_fill(~real, 0.0)
-            features = rows.sum(dim=1) / real.sum(dim=1)
         logits, extra = output
+        features = captured.pop("head")
+        if is_other and OTHER_POOLING in extra:  # the model is packed
+            features = extra[OTHER_POOLING]
+        elif is_other:
+            tokens = inputs[0] if inputs else kwargs["src_tokens"]
+            pad = inner.encoder.dictionary.pad()
+            features = pooled(captured.pop("states"), tokens, pad, kind)
+        features = at_least_float32(features) if kind == "mean" else features
         return logits, {**extra, key: features}
 
     reader = head.out_proj if kind == "pooled" else head
@@ -67,6 +75,8 @@ def classification_features(
         reader.register_forward_pre_hook(capture),
         inner.register_forward_hook(hand_out, with_kwargs=True),
     ]
+    if is_other:
+        handles.append(inner.encoder.register_forward_hook(capture_states))
     try:
         yield
     finally:

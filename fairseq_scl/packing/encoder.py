@@ -2,8 +2,8 @@
 
 ``pack`` changes the ``forward`` of a model but not its weights, so checkpoints stay
 those of the stock model. Embeddings, linear layers, norms and feed-forward layers see
-one row per token. The last layer computes only the ``<s>`` rows, because that is what a
-classification head reads.
+one row per token. The last layer computes only the ``<s>`` rows if the classification
+head reads nothing else.
 
 A subclass of RoBERTa with its own ``forward`` can be packed if it also defines what it
 computes from hidden states: see :class:`ReadsStates`.
@@ -27,13 +27,16 @@ from fairseq_scl.packing.layout import Layout
 
 LENGTHS = "packed_lengths"
 GRAPHS = "cuda_graphs"
+# Argument of ``forward``, and key of its ``extra`` output: another pooling of the final
+# states than the head's, ``cls`` or ``mean``.
+OTHER_POOLING = "other_pooling"
 
 
 class HiddenStates(Protocol):
     """Runs the encoder on the real tokens of one batch; called once per pass."""
 
     def __call__(
-        self, layers: Collection[int] = (), mean: bool = False
+        self, layers: Collection[int] = (), mean: bool = False, top: str = "cls"
     ) -> list[Tensor]:
         """Return the inputs of the heads after some layers and after the last layer.
 
@@ -41,6 +44,7 @@ class HiddenStates(Protocol):
             layers: the layers other than the last, counted from 1.
             mean: for these, return the mean over the sentence's tokens instead of the
                 state at ``<s>``.
+            top: the same choice for the last layer, ``cls`` or ``mean``.
 
         Returns:
             ``(B, D)`` for each layer, in ascending order of layers and in the order of
@@ -67,9 +71,9 @@ def pack(model: nn.Module, cuda_graphs: bool = False) -> nn.Module:
     """Make a model compute its classification heads on real tokens only.
 
     Logits, gradients, state dict and hooks stay the same. The head gets ``(B, 1, D)``
-    from the encoder, the ``<s>`` rows. Calls without a head (language model, features
-    of all tokens, all hidden states) and batches that are not padded on the right use
-    the stock code.
+    from the encoder: the ``<s>`` rows, or the means with ``--head-pooling mean``. Calls
+    without a head (language model, features of all tokens, all hidden states) and
+    batches that are not padded on the right use the stock code.
 
     Args:
         model: a fairseq ``RobertaModel`` or subclass; changed in place.
@@ -174,7 +178,11 @@ def _forward(
     classification_head_name: str | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """``RobertaModel.forward``; ``packed_lengths`` has the lengths as integers."""
+    """``RobertaModel.forward`` on real tokens.
+
+    ``packed_lengths`` has the lengths as integers. With ``other_pooling``, ``extra``
+    has that pooling of the final states, ``(B, D)``.
+    """
     lengths = kwargs.pop(LENGTHS, None)
     wanted = classification_head_name is not None and not return_all_hiddens
     if wanted and lengths is None:
@@ -191,23 +199,32 @@ def _forward(
         )
         return output
     layout = Layout.of(lengths, src_tokens.shape[1], src_tokens.device)
+    other = kwargs.pop(OTHER_POOLING, None)
+    asked: dict[str, Tensor] = {}
 
-    def states(layers: Collection[int] = (), mean: bool = False) -> list[Tensor]:
+    def states(
+        layers: Collection[int] = (), mean: bool = False, top: str = "cls"
+    ) -> list[Tensor]:
         encoder = self.encoder.sentence_encoder
-        graphs = getattr(self, GRAPHS, None) if self.training and not layers else None
+        tops = [top] if other is None else [top, other]
+        plain = self.training and not layers and tops == ["cls"]
+        graphs = getattr(self, GRAPHS, None) if plain else None
         replayed = graphs and graphs.states(encoder, src_tokens, layout)
         if replayed is not None:
             found = [replayed]
         else:
-            found = hidden_states(encoder, src_tokens, layout, layers, mean)
-        return [state.index_select(0, layout.back) for state in found]
+            found = hidden_states(encoder, src_tokens, layout, layers, mean, tops)
+        found = [state.index_select(0, layout.back) for state in found]
+        if other is not None:
+            asked[OTHER_POOLING] = found.pop()
+        return found
 
     if hasattr(self, "packed_forward"):
-        output = self.packed_forward(states, classification_head_name, **kwargs)
-        return output
+        logits, extra = self.packed_forward(states, classification_head_name, **kwargs)
+        return logits, {**extra, **asked}
     (state,) = states()
     logits = self.classification_heads[classification_head_name](state[:, None])
-    return logits, {"inner_states": None}
+    return logits, {"inner_states": None, **asked}
 
 
 def right_padded_lengths(tokens: Tensor, pad: int) -> list[int] | None:

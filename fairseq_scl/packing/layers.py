@@ -13,7 +13,12 @@ from fairseq_scl.packing.layout import CpuDropout, Layout
 
 
 def hidden_states(
-    encoder: Any, tokens: Tensor, layout: Layout, exits: Collection[int], mean: bool
+    encoder: Any,
+    tokens: Tensor,
+    layout: Layout,
+    exits: Collection[int],
+    mean: bool,
+    tops: Sequence[str] = ("cls",),
 ) -> list[Tensor]:
     """Return the hidden states at ``<s>`` after some layers, including the last.
 
@@ -23,9 +28,11 @@ def hidden_states(
         layout: layout of the batch.
         exits: the layers other than the last, counted from 1.
         mean: for these layers, return the mean over the tokens instead.
+        tops: poolings of the last layer's states, each ``cls`` or ``mean``. Without
+            ``mean``, that layer computes only the ``<s>`` rows.
 
     Returns:
-        ``(B, D)`` for each layer, in the layout's order.
+        ``(B, D)`` for each layer, then for each of ``tops``, in the layout's order.
     """
     noise = dropout_noise(tokens)
     x = embed(encoder, tokens, layout, noise)
@@ -35,11 +42,15 @@ def hidden_states(
         x = layer_rows(layer, x, None, layout, noise)
         if number in exits:
             states.append(layout.means(x) if mean else x.index_select(0, starts))
+    if "mean" in tops:
+        for last in layers[-1:]:
+            x = layer_rows(last, x, None, layout, noise)
+        pooled = {"cls": x.index_select(0, starts), "mean": layout.means(x)}
+        return [*states, *(pooled[top] for top in tops)]
     first = x.index_select(0, starts)
-    if layers:
-        last = layers[-1]
+    for last in layers[-1:]:
         first = layer_rows(last, first, keys_and_values(last, x), layout, noise)
-    return [*states, first]
+    return [*states, *(first for _ in tops)]
 
 
 def dropout_noise(tokens: Tensor) -> CpuDropout | None:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq_scl.losses.shared import at_least_float32
+
 # 16 random bits per entry: a dropout probability is exact to within 1/131072.
 _STEPS = 1 << 16
 
@@ -151,12 +153,18 @@ class Layout:
         return self._masks[dtype]
 
     def means(self, rows: Tensor) -> Tensor:
-        """Average the rows ``(N, D)`` of each sentence; returns ``(B, D)``."""
+        """Average the rows ``(N, D)`` of each sentence.
+
+        Returns:
+            ``(B, D)`` in the dtype of the rows; the sum is at least float32.
+        """
         lengths = self.starts.diff()
         sentences = torch.arange(len(lengths), device=rows.device)
         sentences = sentences.repeat_interleave(lengths, output_size=len(rows))
-        sums = rows.new_zeros(len(lengths), rows.shape[1])
-        return sums.index_add(0, sentences, rows) / lengths[:, None].to(rows.dtype)
+        terms = at_least_float32(rows)
+        sums = terms.new_zeros(len(lengths), rows.shape[1])
+        sums = sums.index_add(0, sentences, terms)
+        return (sums / lengths[:, None].to(sums.dtype)).to(rows.dtype)
 
     def head_order(self, heads: int) -> tuple[Tensor, Tensor]:
         """Return the permutation from (row, head) to (sentence, head, token), and back.

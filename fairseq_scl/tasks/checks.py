@@ -18,6 +18,7 @@ from fairseq_scl.input_format import (
     check_tokens,
     read_manifest,
 )
+from fairseq_scl.models.pooling import head_pooling
 from fairseq_scl.rows import open_rows
 
 POSITIONS = "encoder.sentence_encoder.embed_positions.weight"
@@ -57,6 +58,7 @@ def check_cuda_graphs(cfg: Any, model: nn.Module) -> None:
         (not cfg.packed, "needs --packed"),
         (cfg.chunk, "does not go with --chunk, whose passes repeat their dropout"),
         (workers > 1, "needs --distributed-world-size 1"),
+        (head_pooling(model) != "cls", "needs --head-pooling cls"),
         (
             getattr(getattr(model, "args", None), "encoder_layerdrop", 0),
             "does not go with --encoder-layerdrop, which skips layers at random",

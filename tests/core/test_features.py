@@ -5,7 +5,9 @@ import torch
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
 from torch.nn.parallel import DistributedDataParallel
 
+from fairseq_scl.losses.shared import at_least_float32
 from fairseq_scl.models.features import EXTRA_KEY, FEATURES, classification_features
+from helpers.packed import PAD
 from helpers.training import make_data, toy_model
 
 HEAD = "sentence_classification_head"
@@ -40,8 +42,12 @@ def run(model, tokens, kind, head=HEAD):
 
 def by_a_second_pass(model, tokens, kind):
     """Compute the features without the hook."""
-    first = model(tokens, features_only=True)[0][:, 0, :]
+    states = model(tokens, features_only=True)[0]
     head = model.classification_heads[HEAD]
+    if kind == "mean":
+        rows = zip(states, tokens, strict=True)
+        return torch.stack([at_least_float32(s[t != PAD]).mean(0) for s, t in rows])
+    first = states[:, 0, :]
     return first if kind == "cls" else head.activation_fn(head.dense(first))
 
 
@@ -111,12 +117,15 @@ def test_features_are_attached_to_the_graph(model, tokens, kind):
 
 @pytest.mark.parametrize("kind", FEATURES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_features_keep_the_dtype_of_the_model(tmp_path, kind, dtype):
+def test_features_have_the_dtype_of_the_model_and_means_at_least_float32(
+    tmp_path, kind, dtype
+):
     toy = toy_model([make_data(tmp_path / "bin")])
     model = toy.model.eval().to(dtype)
     tokens = toy.batch()["net_input"]["src_tokens"]
     _, features = run(model, tokens, kind)
-    assert features.dtype == dtype
+    smallest = torch.float32 if kind == "mean" else dtype
+    assert features.dtype == torch.promote_types(dtype, smallest)
     torch.testing.assert_close(features, by_a_second_pass(model, tokens, kind))
 
 

@@ -34,6 +34,8 @@ SETTINGS = [
     *["--scl-reduction mean", "--scl-reduction paper", "--scl-features pooled"],
     *["--scl-lambda 0", "--scl-lambda 1", "--scl-lambda 1 --scl-features pooled"],
     *["--packed", "--packed --scl-features pooled", "--encoder-layerdrop 0.5"],
+    *["--scl-features mean", "--packed --scl-features mean"],
+    "--packed --arch roberta_bert --head-pooling mean --scl-features mean",
 ]
 
 

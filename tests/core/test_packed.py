@@ -11,7 +11,12 @@ import torch
 from hypothesis import strategies as st
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.features import EXTRA_KEY, classification_features
+from fairseq_scl.models.features import (
+    EXTRA_KEY,
+    FEATURES,
+    classification_features,
+)
+from fairseq_scl.models.pooling import POOLINGS
 from fairseq_scl.packing import encoder as packed
 from fairseq_scl.packing import layers
 from fairseq_scl.packing.attention import attention
@@ -52,6 +57,12 @@ def test_in_double_precision_they_agree_to_ten_digits(data, case):
     # Not gelu, which fairseq computes in float32 whatever the model is.
     model = build(data, "--activation-fn", "tanh", dtype=torch.float64)
     both(model, LENGTH_CASES[case], (1e-10, 1e-10))
+
+
+@pytest.mark.parametrize("case", LENGTH_CASES)
+def test_a_head_on_the_mean_gets_that_of_the_stock_encoder(data, case):
+    flags = ["--arch", "roberta_bert", "--head-pooling", "mean"]
+    both(build(data, *flags), LENGTH_CASES[case])
 
 
 @hypothesis.given(lengths=lengths)
@@ -239,9 +250,11 @@ def test_padding_elsewhere_and_calls_without_a_head_go_the_stock_way(data):
     assert len(hidden[0]["inner_states"]) == len(hidden[1]["inner_states"]) == 3
 
 
-@pytest.mark.parametrize("kind", ["cls", "pooled"])
-def test_the_hook_gets_the_stock_features(data, kind):
-    model, tokens = build(data), batch(LENGTH_CASES["ragged"])
+@pytest.mark.parametrize("kind", FEATURES)
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_the_hook_gets_the_stock_features(data, pooling, kind):
+    flags = ["--arch", "roberta_bert", "--head-pooling", pooling]
+    model, tokens = build(data, *flags), batch(LENGTH_CASES["ragged"])
     found = []
     for one in (model, pack(copy.deepcopy(model))):
         with classification_features(one, HEAD, kind):

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairseq_scl.errors import InputError
 from fairseq_scl.models.features import unwrapped
+from fairseq_scl.models.pooling import head_pooling
 
 JACOBIAN = "logit_jacobian"
 
@@ -25,22 +27,31 @@ def logit_jacobian(model: nn.Module, head_name: str, kind: str) -> Iterator[None
     Args:
         model: a fairseq ``RobertaModel`` or subclass, bare or wrapped.
         head_name: the classification head that the forward pass uses.
-        kind: ``"cls"`` or ``"pooled"``, as for
+        kind: ``"pooled"``, or what the head reads, ``"cls"`` or ``"mean"``, as for
             :func:`fairseq_scl.models.features.classification_features`.
+
+    Raises:
+        InputError: the head does not read these features.
     """
     inner = unwrapped(model)
     head = inner.classification_heads[head_name]
-    module = head if kind == "cls" else head.out_proj
+    is_input = kind != "pooled"
+    if is_input and kind != head_pooling(inner):
+        raise InputError(
+            f"--acl-grad with --scl-features {kind} needs a head that reads them, but "
+            f"--head-pooling is {head_pooling(inner)}"
+        )
+    module = head if is_input else head.out_proj
     original = module.forward
     found: list[Tensor] = []
 
     def forward(rows: Tensor, **kwargs: Any) -> Tensor:
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
-            point = rows[:, 0, :] if kind == "cls" else rows
+            point = rows[:, 0, :] if is_input else rows
             if not (keep and point.requires_grad):
                 point = point.detach().requires_grad_()
-            read = point.unsqueeze(1) if kind == "cls" else point
+            read = point.unsqueeze(1) if is_input else point
             logits: Tensor = original(read, **kwargs)
             columns = [
                 torch.autograd.grad(column.sum(), point, retain_graph=True)[0]

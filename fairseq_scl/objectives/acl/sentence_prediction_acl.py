@@ -45,7 +45,7 @@ class SentencePredictionACLConfig(SentencePredictionSCLConfig):
             "help": "ACL-Embed: add label embeddings to the batch of the "
             "contrastive term as examples with their labels: the rows of the head's "
             "last projection with --scl-features pooled, or a table that the criterion "
-            "learns with cls (this choice: ours, not in the abstract)"
+            "learns otherwise (this choice: ours, not in the abstract)"
         },
     )
     acl_anchors: str = field(
@@ -59,7 +59,7 @@ class SentencePredictionACLConfig(SentencePredictionSCLConfig):
     acl_embed_std: float = field(
         default=0.02,
         metadata={
-            "help": "with --acl-embed and --scl-features cls: initial standard "
+            "help": "with --acl-embed and --scl-features cls or mean: initial standard "
             "deviation of the label embeddings; smaller ones change direction faster "
             "(ours, not in the abstract)"
         },
@@ -93,11 +93,12 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
         self.acl_anchors = str(cfg.acl_anchors)
         self.acl_grad = bool(cfg.acl_grad)
         self.label_embeddings: nn.Parameter | None = None
-        if self.acl_embed and self.scl_features == "cls":
+        if self.acl_embed and self.scl_features != "pooled":
             with torch.random.fork_rng(devices=[]):  # keep the random state for dropout
                 rows = torch.randn(task.cfg.num_classes, task.encoder_embed_dim)
             self.label_embeddings = nn.Parameter(rows * float(cfg.acl_embed_std))
 
+    @exit_on_input_error()
     def model_outputs(
         self, model: nn.Module, net_input: dict[str, Any]
     ) -> tuple[Tensor, ...]:

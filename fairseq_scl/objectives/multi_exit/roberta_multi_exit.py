@@ -22,15 +22,13 @@ from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.criterions.checks import check_choice
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.exits import SHALLOW_HEAD, shallow_head
+from fairseq_scl.models.pooling import POOLINGS
 from fairseq_scl.models.roberta_bert import BERT_EPS, RobertaBertModel
 
 NAME = "roberta_multi_exit"
 STOCK_EPS = 1e-5
 # Keys of the model's ``extra`` output.
 EXIT_LOGITS, EXIT_FEATURES = "exit_logits", "exit_features"
-# Input of a head below the top: the state at <s>, as for the top head, or the mean over
-# the sentence's tokens, including special ones.
-POOLINGS = ("cls", "mean")
 
 
 @register_model(NAME)
@@ -221,6 +219,12 @@ def _head_outputs(head: Any, state: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 def _check(args: Any) -> None:
     check_choice(args, "exit_pooling", POOLINGS)
+    if args.head_pooling != "cls":
+        raise InputError(
+            f"--head-pooling {args.head_pooling} does not go with --arch "
+            "roberta_multi_exit, whose top head reads <s>; allowed: cls, and "
+            "--exit-pooling mean for the heads below"
+        )
     for given, flag in (
         (safe_getattr(args, "encoder_layerdrop", 0) > 0, "--encoder-layerdrop"),
         (
@@ -241,6 +245,7 @@ def roberta_multi_exit_architecture(args: Any) -> None:
     args.layer_norm_eps = safe_getattr(args, "layer_norm_eps", STOCK_EPS)
     args.exit_layers = safe_getattr(args, "exit_layers", "all")
     args.exit_pooling = safe_getattr(args, "exit_pooling", "cls")
+    args.head_pooling = safe_getattr(args, "head_pooling", "cls")
     base_architecture(args)
 
 

@@ -216,3 +216,4 @@ def _check(cfg: SentencePredictionMultiExitConfig) -> None:
     if not 0 <= cfg.acl_cl < float("inf"):
         raise InputError(f"--acl-cl is {cfg.acl_cl}: it must be at least 0")
     check_choice(cfg, "acl_cl_own", OWN)
+    check_choice(cfg, "scl_features", ("cls", "pooled"))
