@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.convert.huggingface import EncoderFiles, convert_encoder
+from fairseq_scl.convert.pooling import POOLINGS
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.huggingface import convert_classifier
 
@@ -66,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="convert text to lower case",
     )
     parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help="what classification heads read: the state at <s> or the mean over the "
+        "tokens (default: as set in the folder's modules.json or 1_Pooling/config.json "
+        "of sentence-transformers, otherwise cls)",
+    )
+    parser.add_argument(
         "--to",
         required=True,
         type=Path,
@@ -92,12 +100,14 @@ def run(arguments: argparse.Namespace) -> int:
     source, lowercase = _source(arguments), getattr(arguments, "lowercase", None)
     if arguments.pair and not arguments.classifier:
         raise InputError("--pair goes with --classifier")
+    if arguments.classifier and arguments.pooling is not None:
+        raise InputError("--pooling excludes --classifier, whose head reads <s>")
     if arguments.classifier:
         return _convert_classifier(source, arguments, lowercase)
-    done = convert_encoder(source, arguments.to, lowercase)
+    done = convert_encoder(source, arguments.to, lowercase, arguments.pooling)
     shape = done.config
     print(
-        f"wrote {arguments.to}: {shape.architecture}, {_sizes(shape)}, {done.symbols} "
+        f"wrote {arguments.to}: {done.architecture}, {_sizes(shape)}, {done.symbols} "
         f"symbols, at most {shape.max_positions} tokens"
     )
     if done.unused_rows:
@@ -113,15 +123,17 @@ def run(arguments: argparse.Namespace) -> int:
     if not done.language_model_head:
         print("the source lacks a language model head: lm_head is a placeholder")
     flags = {
-        "--arch": shape.architecture,
+        "--arch": done.architecture,
         "--encoder-layers": shape.layers,
         "--encoder-embed-dim": shape.hidden,
         "--encoder-ffn-embed-dim": shape.inner,
         "--encoder-attention-heads": shape.heads,
         "--max-positions": shape.max_positions,
     }
-    if shape.architecture == "roberta_bert":
+    if done.architecture == "roberta_bert":
         flags["--layer-norm-eps"] = shape.layer_norm_eps
+    if done.pooling != "cls":
+        flags["--head-pooling"] = done.pooling
     words = " ".join(f"{flag} {value}" for flag, value in flags.items())
     print(f"flags for fairseq-train: {words}")
     return 0

@@ -24,6 +24,7 @@ from fairseq_scl.convert.encoder_weights import (
     fairseq_weights,
     read_weights,
 )
+from fairseq_scl.convert.pooling import Pooling, read_pooling
 from fairseq_scl.convert.source_tokenizer import TOKENIZER
 from fairseq_scl.convert.vocabulary import VOCABULARY_FILES, read_vocabulary
 from fairseq_scl.data.files import write_then_rename
@@ -67,6 +68,7 @@ class ConvertedEncoder:
             up, of use for nothing but loading into fairseq.
         task_head: names of the source's task head, which was left out.
         tokenizer: the tokenizer that was saved.
+        pooling: how the encoder is to be read, ``cls`` or ``mean``.
     """
 
     config: EncoderConfig
@@ -75,12 +77,19 @@ class ConvertedEncoder:
     language_model_head: bool
     task_head: list[str]
     tokenizer: WordPiece | GPT2BPE
+    pooling: Pooling
+
+    @property
+    def architecture(self) -> str:
+        """The fairseq architecture of the encoder with its head."""
+        return _architecture(self.config, self.pooling)
 
 
 def convert_encoder(
     source: str | Path | EncoderFiles,
     target: str | Path,
     lowercase: bool | None = None,
+    pooling: Pooling | None = None,
 ) -> ConvertedEncoder:
     """Convert a BERT- or RoBERTa-shaped encoder into a fairseq encoder folder.
 
@@ -101,6 +110,8 @@ def convert_encoder(
         lowercase: whether a WordPiece vocabulary is uncased; ``None`` takes
             ``do_lower_case`` of the source's ``tokenizer_config.json``, or what its
             ``tokenizer.json`` does.
+        pooling: recorded as the encoder's ``head_pooling``; ``None`` takes that of the
+            source's files of sentence-transformers, or ``cls``.
 
     Returns:
         what was written.
@@ -112,7 +123,9 @@ def convert_encoder(
     inputs: list[str | Path] = []
     if not isinstance(source, EncoderFiles):
         inputs.append(source)
+        pooling = pooling or read_pooling(Path(source))
         source = find_encoder_files(source)
+    pooling = pooling or "cls"
     config = read_config(source.config)
     tokenizer, symbols, rows = read_vocabulary(source.vocabulary, config, lowercase)
     weights, has_head, task_head = fairseq_weights(
@@ -121,7 +134,7 @@ def convert_encoder(
     inputs += [source.weights, source.config, *source.vocabulary]
     with folder_then_rename(target, ENCODER_FOLDER, inputs) as folder:
         with write_then_rename(folder / "model.pt", "wb") as file:
-            torch.save(encoder_checkpoint(weights, config), file)
+            torch.save(encoder_checkpoint(weights, config, pooling), file)
         with write_then_rename(folder / "dict.txt") as file:
             # No counts are known. They would order a new dictionary, this one is fixed.
             file.writelines(f"{symbol} 1\n" for symbol in symbols)
@@ -133,6 +146,7 @@ def convert_encoder(
         language_model_head=has_head,
         task_head=task_head,
         tokenizer=tokenizer,
+        pooling=pooling,
     )
 
 
@@ -249,12 +263,18 @@ def _powers_of_scale(layers: int) -> dict[str, int]:
     return powers
 
 
+def _architecture(config: EncoderConfig, pooling: Pooling) -> str:
+    # The heads of the stock architectures always read the state at <s>.
+    return "roberta_bert" if pooling == "mean" else config.architecture
+
+
 def encoder_checkpoint(
-    weights: "OrderedDict[str, Tensor]", config: EncoderConfig
+    weights: "OrderedDict[str, Tensor]", config: EncoderConfig, pooling: Pooling = "cls"
 ) -> dict[str, Any]:
     """Return the checkpoint of an encoder."""
+    architecture = _architecture(config, pooling)
     model: dict[str, Any] = {
-        "_name": config.architecture,
+        "_name": architecture,
         "encoder_layers": config.layers,
         "encoder_embed_dim": config.hidden,
         "encoder_ffn_embed_dim": config.inner,
@@ -268,8 +288,10 @@ def encoder_checkpoint(
         "pooler_dropout": 0.0,
         "untie_weights_roberta": False,
     }
-    if config.architecture == "roberta_bert":
+    if architecture == "roberta_bert":
         model["layer_norm_eps"] = config.layer_norm_eps
+    if pooling != "cls":
+        model["head_pooling"] = pooling
     task = {
         "_name": "masked_lm",
         "data": ".",

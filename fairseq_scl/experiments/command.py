@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fairseq_scl
+from fairseq_scl.convert.pooling import Pooling
 from fairseq_scl.data.binarise import fairseq_flags
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import METRICS
@@ -46,6 +47,7 @@ class Run:
         learning_rate: peak learning rate.
         batching: ``fixed``, ``reshuffled`` or ``balanced``.
         max_positions: longest input in tokens; longer inputs are truncated.
+        head_pooling: what the classification head reads, ``cls`` or ``mean``.
         device: ``cpu`` or ``cuda``.
         keep_checkpoint: keep the best checkpoint after the run.
         packed: skip padding tokens, see docs/training.md; the results are the same.
@@ -70,6 +72,7 @@ class Run:
     learning_rate: float = 1e-5
     batching: str = "fixed"
     max_positions: int = 512
+    head_pooling: Pooling = "cls"
     device: str = "cpu"
     keep_checkpoint: bool = False
     packed: bool = True
@@ -107,7 +110,8 @@ def command(run: Run, folder: Path) -> list[str]:
         *["--task", "sentence_prediction_scl", *fairseq_flags(run.data)],
         *["--batching", run.batching, "--metrics-file", str(folder / METRICS)],
         *["--shorten-method", "truncate", *loss_flags(run.loss)],
-        *[*architecture_flags(run.encoder, run.max_positions), *RECIPE],
+        *architecture_flags(run.encoder, run.max_positions, run.head_pooling),
+        *RECIPE,
         *["--lr", str(run.learning_rate), "--lr-scheduler", "polynomial_decay"],
         *["--warmup-updates", str(round(WARM_UP * run.updates))],
         *["--total-num-update", str(run.updates), "--max-update", str(run.updates)],

@@ -17,10 +17,10 @@ def check_folders(runs: Sequence[Run]) -> None:
         InputError: a data folder is missing or does not match the encoder's dictionary
             or the model's labels, or a file differs from its folder's manifest.
     """
-    pairs = sorted({(run.data, run.encoder) for run in runs})
-    for one in sorted({one for pair in pairs for one in pair}):
+    for one in sorted({one for run in runs for one in (run.data, run.encoder)}):
         verify(one)
-    for folder, encoder in pairs:
+    found = {(run.data, run.encoder, run.head_pooling) for run in runs}
+    for folder, encoder, pooling in sorted(found):
         if not (folder / MANIFEST).is_file():
             raise InputError(
                 f"there is no data folder {folder}: create it with 'fairseq-scl "
@@ -29,7 +29,7 @@ def check_folders(runs: Sequence[Run]) -> None:
         for split in ("train", "valid", "test"):
             if not (folder / "label" / f"{split}.idx").is_file():
                 raise InputError(f"{folder} has no {split} split")
-        architecture_flags(encoder, 512)
+        architecture_flags(encoder, 512, pooling)
         ours = folder / "input0" / "dict.txt"
         theirs = [encoder / "dict.txt", encoder / "input0" / "dict.txt"]
         if any(t.is_file() and sha256(ours) != sha256(t) for t in theirs):

@@ -16,11 +16,11 @@ from fairseq_scl.typed import read_as
 
 
 def measures_of_model(model: Any, task: Any, data: Path) -> dict[str, float]:
-    """Measure the features at ``<s>`` of the test set, which the task has loaded.
+    """Measure the features that the head reads of the test set of a task.
 
     Args:
         model: RoBERTa with a classification head; left in evaluation mode.
-        task: the task that it was trained with.
+        task: the task that it was trained with; it has loaded the test set.
         data: the data folder.
 
     Returns:

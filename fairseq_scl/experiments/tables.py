@@ -14,6 +14,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 import fairseq_scl
+from fairseq_scl.convert.pooling import Pooling
 from fairseq_scl.data.files import check_name
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.loss_grid import (
@@ -46,6 +47,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         validations: number of validations, evenly spaced over the updates.
         batching: ``fixed``, ``reshuffled`` or ``balanced``.
         max_positions: longest input in tokens.
+        head_pooling: what the classification head reads: ``cls``, the state at ``<s>``
+            as in the paper, or ``mean``, the mean over the tokens.
         chunk: sentences computed at a time in a larger batch (gradient caching);
             ``None`` for all.
         max_valid_steps: batches per validation; ``None`` for all of them.
@@ -59,6 +62,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validations: Positive | dict[Size, Positive] = 10
     batching: Literal["fixed", "reshuffled", "balanced"] = "fixed"
     max_positions: Positive = 512
+    head_pooling: Pooling = "cls"
     chunk: Positive | None = None
     max_valid_steps: Positive | None = None
     representations: bool = False

@@ -62,7 +62,7 @@ def read_split_tokens(data: Path, split: str, classifier: LoadedModel) -> list[T
 def split_features(
     classifier: LoadedModel, data: Path, split: str, folder: Path
 ) -> NDArray[np.float32]:
-    """Compute the features at ``<s>`` of a split, ``(N, D)`` float32.
+    """Compute the features that the head reads of a split, ``(N, D)`` float32.
 
     Args:
         classifier: loaded from ``folder``.

@@ -24,6 +24,7 @@ from fairseq_scl.convert.to_huggingface import (
     huggingface_config,
     huggingface_weights,
 )
+from fairseq_scl.convert.to_sentence_transformers import write_modules
 from fairseq_scl.convert.vocabulary import read_vocabulary
 from fairseq_scl.data.files import read_json, sha256, write_json, write_then_rename
 from fairseq_scl.data.folders import HUGGING_FACE, MODEL, folder_then_rename, verify
@@ -45,6 +46,7 @@ from fairseq_scl.input_format import (
     InputFormat,
     dictionary_checksum,
 )
+from fairseq_scl.models.pooling import head_pooling
 from fairseq_scl.rows import load_dictionary
 from fairseq_scl.typed import read_as
 
@@ -56,7 +58,9 @@ def export_huggingface(
 
     It computes the logits of the model folder, from the same text: BERT for WordPiece,
     RoBERTa for GPT-2's BPE. It has ``config.json``, ``model.safetensors``, the
-    tokenizer's files and a model card, ``README.md``.
+    tokenizer's files and a model card, ``README.md``. If the head reads the mean over
+    the tokens, it is a folder for ``SentenceTransformer`` instead, see
+    :mod:`fairseq_scl.convert.to_sentence_transformers`.
 
     Args:
         model: a model folder.
@@ -101,16 +105,21 @@ def export_huggingface(
     )
     longest = min(classifier.max_positions, shape.max_positions)
     tensors = huggingface_weights(state, shape, vocabulary.rows, classifier.head, model)
+    config = huggingface_config(shape, classifier.labels)
+    reads_mean = head_pooling(classifier.model) == "mean"
     with folder_then_rename(target, HUGGING_FACE, [model, *inputs]) as folder:
-        config = huggingface_config(shape, classifier.labels)
-        write_json(folder / "config.json", config)
         write_tokenizer(folder, tokenizer, vocabulary, template, longest)
-        with write_then_rename(folder / "model.safetensors", "wb") as file:
-            file.write(save(tensors, metadata={"format": "pt"}))
+        if reads_mean:
+            write_modules(folder, config, tensors, shape, longest)
+        else:
+            write_json(folder / "config.json", config)
+            with write_then_rename(folder / "model.safetensors", "wb") as file:
+                file.write(save(tensors, metadata={"format": "pt"}))
         card = model_card(
             title=Path(target).resolve().name,
             labels=classifier.labels,
             pair=classifier.pair,
+            reads_mean=reads_mean,
             max_positions=longest,
             training=classifier.training,
             checksums={

@@ -14,7 +14,7 @@ from fairseq_scl.typed import Checksum, Count, Finite, Positive, as_type
 
 CARD = """\
 ---
-library_name: transformers
+library_name: {library}
 pipeline_tag: text-classification
 tags:
 - text-classification
@@ -24,13 +24,13 @@ tags:
 # {title}
 
 A classifier of {inputs} with {count} labels, fine-tuned with fairseq-scl (supervised
-contrastive learning, Gunel et al., 2021) and exported for `transformers`.
+contrastive learning, Gunel et al., 2021) and exported for `{library}`.
 
 ```python
 {code}
 ```
 
-Inputs longer than {max_positions} tokens need `truncation=True`.
+{limit}
 
 ## Labels
 
@@ -61,6 +61,14 @@ from transformers import pipeline
 
 classify = pipeline("text-classification", model="path/to/this/folder")
 classify({example}, truncation=True)"""
+# There is no pipeline for a head that reads the mean over the tokens.
+SENTENCE_TRANSFORMER = """\
+from sentence_transformers import SentenceTransformer
+
+labels = {labels}
+model = SentenceTransformer("path/to/this/folder")
+logits = model.encode([{example}])
+print([labels[number] for number in logits.argmax(axis=1)])"""
 
 
 class Correct(msgspec.Struct, frozen=True):
@@ -125,6 +133,7 @@ def model_card(
     title: str,
     labels: Sequence[str],
     pair: bool,
+    reads_mean: bool,
     max_positions: int,
     training: Training,
     checksums: Mapping[str, str],
@@ -135,6 +144,7 @@ def model_card(
         title: a name for the model.
         labels: label of each class id.
         pair: whether an example is two sentences.
+        reads_mean: whether it is a folder of sentence-transformers.
         max_positions: longest input in tokens.
         training: what is known of it.
         checksums: of the files of the model folder.
@@ -168,19 +178,29 @@ def model_card(
         "fairseq-scl": fairseq_scl.__version__,
     }
     rows = [f"- {name}: {value}" for name, value in settings.items()]
-    example = '{"text": "a sentence", "text_pair": "another one"}'
     return CARD.format(
+        library="sentence-transformers" if reads_mean else "transformers",
+        limit=f"Inputs longer than {max_positions} tokens "
+        + ("are truncated." if reads_mean else "need `truncation=True`."),
+        code=_code(labels, pair, reads_mean),
         title=title,
         inputs="sentence pairs" if pair else "sentences",
         count=len(labels),
-        code=PIPELINE.format(example=example if pair else '"a sentence"'),
-        max_positions=max_positions,
         labels="\n".join(f"| {n} | {_cell(label)} |" for n, label in enumerate(labels)),
         training="\n".join(rows) or "Not recorded.",
         evaluation="\n".join(results) or "Not recorded.",
         checksums="\n".join(f"| {_cell(n)} | `{s}` |" for n, s in listed.items()),
         signature="|".join(f"{name}:{value}" for name, value in signature.items()),
     )
+
+
+def _code(labels: Sequence[str], pair: bool, reads_mean: bool) -> str:
+    """Return an example of how the model is used."""
+    if reads_mean:
+        example = '("a sentence", "another one")' if pair else '"a sentence"'
+        return SENTENCE_TRANSFORMER.format(labels=list(labels), example=example)
+    example = '{"text": "a sentence", "text_pair": "another one"}'
+    return PIPELINE.format(example=example if pair else '"a sentence"')
 
 
 def _cell(text: str) -> str:

@@ -11,6 +11,7 @@ from fairseq_scl.data.binarise import encoded as token_ids
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
+from fairseq_scl.models.pooling import head_pooling
 from fairseq_scl.packing.encoder import LENGTHS, pack, right_padded_lengths, unsupported
 
 # The answer to an example whose largest probability is below a threshold.
@@ -118,7 +119,7 @@ def check_threshold(threshold: float | None, labels: Iterable[str], flag: str) -
 def features(
     classifier: LoadedModel,
     encoded: Sequence[Tensor],
-    kind: str = "cls",
+    kind: str | None = None,
     max_tokens: int = 4096,
 ) -> Tensor:
     """Compute Φ(x) of encoded examples, not normalized.
@@ -126,8 +127,9 @@ def features(
     Args:
         classifier: a loaded model folder.
         encoded: token ids, as :func:`encode` returns.
-        kind: ``cls``, ``pooled`` or ``mean``, see
-            :func:`~fairseq_scl.models.features.classification_features`.
+        kind: ``cls``, ``mean`` or ``pooled``, see
+            :func:`~fairseq_scl.models.features.classification_features`; ``None`` for
+            the pooling that the model's classification head reads.
         max_tokens: tokens in a batch, including padding.
 
     Returns:
@@ -135,6 +137,7 @@ def features(
     """
     found: dict[int, Tensor] = {}
     model, head = classifier.model, classifier.head
+    kind = head_pooling(model) if kind is None else kind
     for rows, batch in batches(classifier, encoded, max_tokens):
         with torch.inference_mode(), classification_features(model, head, kind):
             _, extra = model(**batch, classification_head_name=head)

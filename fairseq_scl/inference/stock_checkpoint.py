@@ -35,14 +35,22 @@ MODEL_SETTINGS = (
 def stock_checkpoint(
     state: Mapping[str, Any], weights: "OrderedDict[str, Tensor]", head: str
 ) -> dict[str, Any]:
-    """Return a checkpoint that fairseq can load without this package."""
+    """Return a checkpoint that fairseq can load without this package.
+
+    Only a model whose heads read the mean over the tokens stays a ``roberta_bert``:
+    fairseq alone would read the state at ``<s>`` and give other answers.
+    """
     model = plain_values(state["cfg"]["model"])
     eps = float(model.get("layer_norm_eps", STOCK_EPS))
     if eps != STOCK_EPS:
         weights = _fold(weights, eps)
     exits = exits_of(weights, head)
+    reads_mean = model.get("head_pooling", "cls") == "mean"
     model = {name: model[name] for name in MODEL_SETTINGS if name in model}
     model |= {"_name": "roberta", "arch": "roberta"}
+    if reads_mean:
+        model |= {"_name": "roberta_bert", "arch": "roberta_bert"}
+        model |= {"layer_norm_eps": STOCK_EPS, "head_pooling": "mean"}
     if len(exits) > 1:
         model["load_checkpoint_heads"] = True
     task = plain_values(state["cfg"]["task"])

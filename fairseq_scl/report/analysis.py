@@ -7,6 +7,7 @@ from typing import Any
 
 from fairseq_scl.data.files import sha256, write_json, write_then_rename
 from fairseq_scl.data.folders import list_files
+from fairseq_scl.experiments.architecture import encoder_pooling
 from fairseq_scl.experiments.frozen import kind_of
 from fairseq_scl.experiments.geometry import MEASURES, TOP
 from fairseq_scl.experiments.probe import STRENGTHS, Probe
@@ -54,7 +55,7 @@ def analysis_sheets(
                 header=("model", *probes),
                 rows=tuple(by_model),
                 notes=(
-                    "Logistic regression (L2) on the features at <s>, standardized on "
+                    "Logistic regression (L2) on the same features, standardized on "
                     f"the training set; C from {tried} by validation accuracy.",
                 ),
             )
@@ -93,6 +94,7 @@ def write_analysis(
             "kind": kind_of(folder),
             "folder": str(folder),
             "sha256": sha256(folder / "model.pt"),
+            "features": encoder_pooling(folder),
             "measures": dict(found[name]),
             "probes": {
                 data: {**asdict(of_data[name]), "accuracy": of_data[name].accuracy}
@@ -101,6 +103,6 @@ def write_analysis(
         }
         for name, folder in models.items()
     ]
-    content = {"schema": 1, "features": "cls", **made, "models": rows}
+    content = {"schema": 1, **made, "models": rows}
     write_json(path.with_suffix(".json"), content)
     return text

@@ -19,6 +19,7 @@ from fairseq_scl.data.binarise import read_split_labels
 from fairseq_scl.data.files import sha256, write_json, write_then_rename
 from fairseq_scl.data.folders import MANIFEST, list_files
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.architecture import encoder_pooling
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.inference.data_split import check_vocabulary, split_features
 from fairseq_scl.inference.model_folder import load_classifier
@@ -89,7 +90,7 @@ def draw_features(
     seed: int = 0,
     perplexity: float = 30.0,
 ) -> dict[tuple[str, str], float]:
-    """Draw t-SNE of the features at ``<s>``, one panel per model.
+    """Draw t-SNE of the features that the head of each model reads, one panel each.
 
     Writes ``path`` (PNG), a PDF, and the silhouette scores as JSON.
 
@@ -130,11 +131,12 @@ def draw_features(
             "model": str(models[row, name]),
             "sha256": sha256(models[row, name] / "model.pt"),
             "silhouette": score,
+            "features": encoder_pooling(models[row, name]),
         }
         for (row, name), score in scores.items()
     ]
     made = {"schema": 1, "split": split, "examples": len(labels), "panels": panels}
-    made |= {"data": sha256(data / MANIFEST), "features": "cls", "metric": "cosine"}
+    made |= {"data": sha256(data / MANIFEST), "metric": "cosine"}
     write_json(
         path.with_suffix(".json"), {**made, "seed": seed, "perplexity": perplexity}
     )
@@ -191,7 +193,7 @@ def tsne_grid(
         axes.set(title=f"{title}, silhouette {score:.2f}", xticks=[], yticks=[])
     axes.legend()
     figure.supxlabel(
-        f"t-SNE of the {split} features at <s> (perplexity {near:.0f}, seed {seed})",
+        f"t-SNE of the {split} features (perplexity {near:.0f}, seed {seed})",
         fontsize=9,
     )
     for path in paths:

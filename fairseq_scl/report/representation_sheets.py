@@ -16,11 +16,11 @@ from fairseq_scl.typed import Finite, read_as
 
 ANALYSIS = "analysis.json"
 MEASURED = (
-    "Features are the final states at <s>. GM, HM: geometric and harmonic mean of the "
-    "{top} largest singular values of the centered features. Eff. rank: exp of the "
-    "entropy of the singular values (Roy and Vetterli 2007). For features scaled to "
-    "length 1: alignment, the mean of ‖x - y‖² over pairs within a class, and "
-    "uniformity, log of the mean of exp(-2‖x - y‖²) over all pairs (Wang and Isola "
+    "Features are what the classification head reads. GM, HM: geometric and harmonic "
+    "mean of the {top} largest singular values of the centered features. Eff. rank: "
+    "exp of the entropy of the singular values (Roy and Vetterli 2007). For features "
+    "scaled to length 1: alignment, the mean of ‖x - y‖² over pairs within a class, "
+    "and uniformity, log of the mean of exp(-2‖x - y‖²) over all pairs (Wang and Isola "
     "2020); silhouette with cosine distance; class cosine, the cosine of the means of "
     "two classes. Singular values grow with the number of examples and the length of "
     "the features: compare them only on the same examples."

@@ -25,6 +25,9 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
     names |= {"lr": "learning_rate", "valid": "validations"}
     for short, name in names.items():
         parts[short] = _values(r.settings.get(name) for r in records)
+    poolings = _values(r.settings.get("head_pooling", "cls") for r in records)
+    if poolings != "cls":
+        parts["pooling"] = poolings
     parts["precision"] = _precisions(records)
     parts["device"] = _values(r.settings.get("device") for r in records)
     for name in ("torch", "fairseq", "fairseq-scl"):
