@@ -21,7 +21,7 @@ from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.quickstart import prepare_data, prepare_encoder
 from fairseq_scl.experiments.results import Attempt, collect
 from fairseq_scl.experiments.results_folder import BEST, run_folder
-from fairseq_scl.experiments.selection import outcome, rank
+from fairseq_scl.experiments.selection import GRID, outcome, rank
 from fairseq_scl.experiments.sweep import compute_with_one_thread
 from fairseq_scl.experiments.tables import Table, load_table
 from fairseq_scl.inference.model_folder import export_classifier
@@ -140,14 +140,14 @@ def _table(arguments: argparse.Namespace) -> Table:
             flag = name.replace("_", "-")
             raise InputError(f"--{flag} is {value}: it must be above 0")
     table = load_table("quickstart")
-    point = {key: (getattr(arguments, key),) for key in table.losses[TREATMENT]}
+    given = {key: (getattr(arguments, key),) for key in GRID}
     names = ("learning_rate", "updates", "validations", "batching")
     training = {name: getattr(arguments, name) for name in names}
     return replace(
         table,
         repetitions=arguments.samples,
         sizes=(arguments.size,),
-        losses={**table.losses, TREATMENT: point},
+        losses={**table.losses, TREATMENT: {**table.losses[TREATMENT], **given}},
         training=replace(table.training, **training),
     )
 
