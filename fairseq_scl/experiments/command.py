@@ -55,7 +55,8 @@ class Run:
         max_valid_steps: batches per validation; ``None`` for all of them.
         representations: measure the features of the test examples with the best model.
             Only in-process training does this, the printed command does not.
-        cuda_graphs: use ``--cuda-graphs`` on a GPU in half precision, except in chunks.
+        cuda_graphs: use ``--cuda-graphs`` on a GPU in half precision, except in chunks
+            and with ``head_pooling`` mean.
         user_dir: folder that registers the criterion; ``None`` for this package.
         cell: the run's place in its table: task, n, loss and so on.
     """
@@ -96,7 +97,7 @@ def command(run: Run, folder: Path) -> list[str]:
     if run.chunk is not None and run.chunk < run.batch_size:
         options += ["--contrastive-batch", str(run.batch_size)]
         options += ["--chunk", str(run.chunk)]
-    elif run.cuda_graphs and run.device == "cuda" and run.precision in ("fp16", "bf16"):
+    elif _uses_cuda_graphs(run):
         options += ["--cuda-graphs"]
     if run.max_valid_steps is not None:
         options += ["--max-valid-steps", str(run.max_valid_steps)]
@@ -129,6 +130,11 @@ def command(run: Run, folder: Path) -> list[str]:
         *["--log-format", "simple", "--log-interval", "10"],
         *options,
     ]
+
+
+def _uses_cuda_graphs(run: Run) -> bool:
+    supported = run.device == "cuda" and run.precision in ("fp16", "bf16")
+    return run.cuda_graphs and supported and run.head_pooling == "cls"
 
 
 def loss_flags(loss: Mapping[str, Any]) -> list[str]:

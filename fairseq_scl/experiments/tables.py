@@ -53,7 +53,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ``None`` for all.
         max_valid_steps: batches per validation; ``None`` for all of them.
         representations: measure the test features of the best model.
-        cuda_graphs: use ``--cuda-graphs`` on GPUs in half precision, except in chunks.
+        cuda_graphs: use ``--cuda-graphs`` on GPUs in half precision, except in chunks
+            and with ``head_pooling`` mean.
     """
 
     learning_rate: Rate | dict[Size, Rate] = 1e-5

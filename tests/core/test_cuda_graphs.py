@@ -145,6 +145,10 @@ def test_without_the_kernel_passes_are_as_before(data, caplog):
     [
         ([], ["--cuda-graphs needs --packed"]),
         (
+            ["--packed", "--arch", "roberta_bert", "--head-pooling", "mean"],
+            ["--cuda-graphs needs --head-pooling cls"],
+        ),
+        (
             ["--packed", "--contrastive-batch", "8", "--chunk", "4"],
             ["--cuda-graphs", "--chunk"],
         ),

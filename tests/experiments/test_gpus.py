@@ -184,6 +184,7 @@ def test_a_command_has_one_device_and_its_precision(tmp_path, precision, flags):
         ({"device": "cpu", "precision": "bf16"}, False),
         ({"device": "cuda", "precision": "fp16", "chunk": 4}, False),
         ({"device": "cuda", "precision": "fp16", "cuda_graphs": False}, False),
+        ({"device": "cuda", "precision": "fp16", "head_pooling": "mean"}, False),
     ],
 )
 def test_cuda_graphs_are_used_where_they_work(tmp_path, settings, expected):
