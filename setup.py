@@ -53,19 +53,17 @@ setup(
     long_description=long_description(),
     long_description_content_type="text/markdown",
     license="MIT",
-    # Tested with `make test`. No release of fairseq can be imported on 3.13.
-    python_requires=">=3.10,<3.13",
+    # Tested with `make test-matrix`.
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["fairseq_scl", "fairseq_scl.*"]),
     package_data={"fairseq_scl": ["py.typed", "**/*.json", "**/*.txt", "**/*.yaml"]},
     install_requires=[
-        # The last release of fairseq cannot be imported on Python 3.11 and later. Its
-        # fork can, and requires other versions of hydra-core and omegaconf.
-        'fairseq==0.12.2; python_version < "3.11"',
-        'fairseq-fixed==0.12.3.1; python_version >= "3.11"',
+        # A fork: no release of fairseq can be imported on Python 3.11 and later.
+        "fairseq-fixed==0.12.3.1",
         "filelock",
         "matplotlib",
         "msgspec",
-        "numpy",
+        "numpy>=2",
         "nvidia-ml-py",
         "pooch",
         "pyyaml",
@@ -96,9 +94,9 @@ setup(
     classifiers=[
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX",
-        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

@@ -9,7 +9,6 @@ import argparse
 import collections
 import errno
 import functools
-import importlib
 import pickle
 import re
 import zipfile
@@ -23,8 +22,8 @@ from torch import Tensor
 from fairseq_scl.compat.settings import safe_settings
 from fairseq_scl.errors import InputError
 
-# fairseq 0.12.2 stores a second copy of a layer's weights for its inference fast path.
-# It recreates them on loading; other versions of fairseq do not know them.
+# Checkpoints of fairseq 0.12.2 hold a second copy of each layer's weights, which the
+# fork does not know.
 LAYER_COPY = re.compile(r"\.layers\.\d+\.(in_proj|out_proj|fc1|fc2)_(weight|bias)$")
 
 EMBEDDING = "encoder.sentence_encoder.embed_tokens.weight"
@@ -40,9 +39,8 @@ def allow_fairseq_classes() -> None:
     """
     import numpy
     from fairseq.logging import meters
+    from numpy._core.multiarray import scalar
 
-    core = "numpy._core" if numpy.__version__ >= "2" else "numpy.core"
-    scalar = importlib.import_module(f"{core}.multiarray").scalar
     allowed: list[Any] = [
         argparse.Namespace,
         collections.OrderedDict,
@@ -96,6 +94,9 @@ def load_checkpoint(path: str | Path, trusted: bool = False) -> dict[str, Any]:
     if trusted:
         return state
     _check_tensors(state, Path(path))
+    weights = state.get("model", {})
+    for name in [name for name in weights if LAYER_COPY.search(name)]:
+        del weights[name]
     if state.get("args") is not None or state.get("cfg") is not None:
         state["cfg"] = safe_settings(state, path)
         state["args"] = None

@@ -7,11 +7,8 @@ import re
 import sys
 from collections.abc import Callable
 
-# The fork must be built with the installed PyTorch; an isolated build would download
-# another one. The build of 0.12.2 fails if it finds PyTorch, because its archive lacks
-# sources.
-INSTALL_FROM_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
-INSTALL_BEFORE_311 = "pip install 'pip<24.1', then pip install fairseq==0.12.2"
+# An isolated build would download a second PyTorch and build with that.
+INSTALL = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
 
 
 def installed_version(distribution: str) -> str | None:
@@ -37,23 +34,22 @@ def problems(
     """
     found = []
     stock, fixed = version_of("fairseq"), version_of("fairseq-fixed")
-    install = INSTALL_FROM_311 if python >= (3, 11) else INSTALL_BEFORE_311
-    if not (3, 10) <= python < (3, 13):
+    if not (3, 11) <= python < (3, 14):
         found.append(
-            f"fairseq does not run on Python {python[0]}.{python[1]}: use Python 3.10, "
-            "3.11 or 3.12"
+            f"fairseq-scl does not run on Python {python[0]}.{python[1]}: use Python "
+            "3.11, 3.12 or 3.13"
         )
     if stock is None and fixed is None:
-        found.append(f"fairseq is not installed: {install}")
+        found.append(f"fairseq is not installed: {INSTALL}")
     elif stock is not None and fixed is not None:
         found.append(
             f"fairseq {stock} and fairseq-fixed {fixed} are both installed and "
-            f"overwrite each other: pip uninstall fairseq fairseq-fixed, then {install}"
+            f"overwrite each other: pip uninstall fairseq fairseq-fixed, then {INSTALL}"
         )
-    elif fixed is None and stock == "0.12.2" and python >= (3, 11):
+    elif fixed is None and stock == "0.12.2":
         found.append(
-            f"fairseq {stock} cannot be imported on Python {python[0]}.{python[1]} "
-            f"(mutable dataclass defaults): pip uninstall fairseq, then {install}"
+            f"fairseq {stock} cannot be imported on Python 3.11 and later "
+            f"(mutable dataclass defaults): pip uninstall fairseq, then {INSTALL}"
         )
     torch_version = version_of("torch")
     if torch_version is None:

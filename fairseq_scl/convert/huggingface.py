@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_scl.compat.checkpoints import LAYER_COPY
 from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS, EncoderConfig, read_config
 from fairseq_scl.convert.encoder_weights import (
@@ -206,8 +205,7 @@ def fold_layer_norm_eps(
         target_eps: epsilon of the layer norms that the new weights are for.
 
     Returns:
-        a new state dict, float32 where it was float, with the same names. Left out are
-        the second copies of a layer's weights that fairseq 0.12.2 makes on loading.
+        a new state dict, float32 where it was float, with the same names.
 
     Raises:
         InputError: an epsilon is not above 0, or the model normalises before its
@@ -229,8 +227,6 @@ def fold_layer_norm_eps(
     powers = _powers_of_scale(layers)
     folded: OrderedDict[str, Tensor] = OrderedDict()
     for name, tensor in state.items():
-        if LAYER_COPY.search(name):
-            continue
         module = name.rpartition(".")[0]
         power = powers.get(name, powers.get(module, 0))
         if not tensor.is_floating_point():

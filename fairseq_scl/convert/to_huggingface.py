@@ -7,7 +7,6 @@ import msgspec
 import torch
 from torch import Tensor
 
-from fairseq_scl.compat.checkpoints import LAYER_COPY
 from fairseq_scl.convert.classifier_head import HEAD_MODULES
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.convert.encoder_weights import (
@@ -122,9 +121,7 @@ def huggingface_weights(
             it.
     """
     left = {
-        name: tensor
-        for name, tensor in state.items()
-        if not name.startswith(UNUSED) and not LAYER_COPY.search(name)
+        name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)
     }
 
     def take(name: str, size: tuple[int, ...] | None = None) -> Tensor:

@@ -104,7 +104,7 @@ def origin(checksums: Mapping[str, str]) -> dict[str, Any]:
         "machine": platform.machine(),
         "commit": _git(["rev-parse", "HEAD"]) if is_ours else None,
         "changed_files": None if changed is None else len(changed.splitlines()),
-        "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(),
         "sha256": dict(checksums),
     }
 

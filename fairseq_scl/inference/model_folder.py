@@ -20,7 +20,6 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from fairseq_scl.compat.checkpoints import (
-    LAYER_COPY,
     check_finite,
     load_checkpoint,
     load_model,
@@ -254,9 +253,7 @@ def _read(
         raise InputError(f"{checkpoint} was trained for regression: it has no classes")
     trained = trained_format(state, task, checkpoint, source)
     weights = OrderedDict(
-        (name, tensor.float())
-        for name, tensor in state["model"].items()
-        if not LAYER_COPY.search(name)
+        (name, tensor.float()) for name, tensor in state["model"].items()
     )
     check_sizes(weights, trained, checkpoint, source.data)
     check_finite(weights, checkpoint)

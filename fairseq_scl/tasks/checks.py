@@ -9,7 +9,7 @@ import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fairseq_scl.compat.checkpoints import LAYER_COPY, check_finite
+from fairseq_scl.compat.checkpoints import check_finite
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import (
@@ -251,12 +251,7 @@ def _lacks_heads(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes, without the copies that fairseq 0.12.2 creates on loading."""
-    return {
-        name: tuple(tensor.shape)
-        for name, tensor in state.items()
-        if not LAYER_COPY.search(name)
-    }
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
 def _is_layer(name: str) -> bool:

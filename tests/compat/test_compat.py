@@ -20,7 +20,7 @@ from fairseq_scl.compat import checkpoints, input_errors, patches, versions
 from fairseq_scl.compat.patches.restore_file import RESETS
 from fairseq_scl.errors import InputError
 from helpers.refusals import refused
-from helpers.training import make_data, own_weights, toy_model, train_fast
+from helpers.training import make_data, toy_model, train_fast
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +198,15 @@ def test_fairseq_upgrades_an_old_checkpoint(old_style):
     assert state["optimizer_history"][-1]["num_updates"] == 7
 
 
+def test_the_copied_weights_of_fairseq_0_12_2_are_dropped(trained, load, tmp_path):
+    state = checkpoints.load_checkpoint(trained.checkpoint)
+    names = list(state["model"])
+    copy = "encoder.sentence_encoder.layers.0.in_proj_weight"
+    state["model"][copy] = torch.zeros(48, 16)
+    torch.save(state, tmp_path / "old.pt")
+    assert list(load(tmp_path / "old.pt")["model"]) == names
+
+
 # Damaged files
 
 
@@ -332,7 +341,7 @@ def test_a_model_loads_where_fairseq_alone_would(trained):
         bpe=None,  # the default downloads that of GPT-2
     )
     expected = checkpoints.load_checkpoint(trained.checkpoint)["model"]
-    for name, value in own_weights(hub.model.state_dict()).items():
+    for name, value in hub.model.state_dict().items():
         assert torch.equal(value, expected[name])
     assert toy_model([trained.data]).model.state_dict().keys() == expected.keys()
 
@@ -378,29 +387,26 @@ def test_other_errors_pass_through_fairseq_commands():
 # Versions
 
 STOCK, FIXED = "fairseq 0.12.2", "fairseq-fixed 0.12.3.1"
-FOR_310 = "pip install 'pip<24.1', then pip install fairseq==0.12.2"
-FOR_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
+INSTALL = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
 
 
 @pytest.mark.parametrize(
     ("python", "fairseq", "fixed", "torch_version", "expected"),
     [
-        ((3, 10), "0.12.2", None, "2.6.0", []),
         ((3, 11), None, "0.12.3.1", "2.13.0+cpu", []),
         ((3, 12), None, "0.12.3.1", "3.0.0", []),
-        ((3, 10), None, "0.12.3.1", "2.10.0", []),
+        ((3, 13), None, "0.12.3.1", "2.10.0", []),
         (
             (3, 11),
             "0.12.2",
             None,
             "2.6.0",
             [
-                "fairseq 0.12.2 cannot be imported on Python 3.11 (mutable dataclass "
-                f"defaults): pip uninstall fairseq, then {FOR_311}"
+                "fairseq 0.12.2 cannot be imported on Python 3.11 and later (mutable "
+                f"dataclass defaults): pip uninstall fairseq, then {INSTALL}"
             ],
         ),
-        ((3, 10), None, None, "2.6.0", [f"fairseq is not installed: {FOR_310}"]),
-        ((3, 12), None, None, "2.6.0", [f"fairseq is not installed: {FOR_311}"]),
+        ((3, 12), None, None, "2.6.0", [f"fairseq is not installed: {INSTALL}"]),
         (
             (3, 11),
             "0.12.2",
@@ -408,22 +414,22 @@ FOR_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
             "2.6.0",
             [
                 f"{STOCK} and {FIXED} are both installed and overwrite each other: "
-                f"pip uninstall fairseq fairseq-fixed, then {FOR_311}"
+                f"pip uninstall fairseq fairseq-fixed, then {INSTALL}"
             ],
         ),
         (
-            (3, 9),
-            "0.12.2",
-            None,
-            "2.6.0",
-            ["fairseq does not run on Python 3.9: use Python 3.10, 3.11 or 3.12"],
-        ),
-        (
-            (3, 13),
+            (3, 10),
             None,
             "0.12.3.1",
             "2.6.0",
-            ["fairseq does not run on Python 3.13: use Python 3.10, 3.11 or 3.12"],
+            ["fairseq-scl does not run on Python 3.10: use Python 3.11, 3.12 or 3.13"],
+        ),
+        (
+            (3, 14),
+            None,
+            "0.12.3.1",
+            "2.6.0",
+            ["fairseq-scl does not run on Python 3.14: use Python 3.11, 3.12 or 3.13"],
         ),
         (
             (3, 11),
@@ -448,7 +454,7 @@ FOR_311 = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
             None,
             "1.13.1",
             [
-                f"fairseq is not installed: {FOR_311}",
+                f"fairseq is not installed: {INSTALL}",
                 "PyTorch 1.13.1 cannot load fairseq's checkpoints safely: "
                 "pip install 'torch>=2.6'",
             ],

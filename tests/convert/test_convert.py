@@ -153,8 +153,7 @@ def test_a_checkpoint_is_plain_values_and_the_stock_state_dict(tmp_path, kind):
     assert not weights[f"{encoder}embed_positions.weight"][:2].any()
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
     stock = RobertaModel.from_pretrained(str(tmp_path / "encoder")).model.state_dict()
-    made_by_0_12_2 = {name for name in stock if name.endswith(("_weight", "_bias"))}
-    assert weights.keys() == stock.keys() - made_by_0_12_2
+    assert weights.keys() == stock.keys()
 
 
 def test_half_precision_pickled_and_oldest_names_are_read(tmp_path):

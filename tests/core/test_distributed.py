@@ -13,7 +13,6 @@ from helpers.objectives import objective_case
 from helpers.training import (
     RESET,
     make_data,
-    own_weights,
     start_fast,
     toy_model,
     train_fast,
@@ -37,7 +36,7 @@ def test_two_processes_train_to_the_end(together):
         for rank in range(2)
     )
     assert first["optimizer_history"][-1]["num_updates"] == UPDATES
-    for name, weight in own_weights(first["model"]).items():
+    for name, weight in first["model"].items():
         assert torch.isfinite(weight).all(), name
         assert torch.equal(second["model"][name], weight), name
 
@@ -65,7 +64,7 @@ def test_two_workers_are_one_with_twice_the_update_frequency(data, together, tmp
     alone = load_checkpoint(tmp_path / "checkpoint_last.pt")["model"]
     folder, _ = together
     shared = load_checkpoint(folder / "rank0" / "checkpoint_last.pt")["model"]
-    for name, weight in own_weights(alone).items():
+    for name, weight in alone.items():
         torch.testing.assert_close(shared[name], weight, atol=2e-4, rtol=1e-3, msg=name)
 
 
@@ -131,7 +130,7 @@ def test_a_restored_run_ends_as_an_uninterrupted_one(data, together, tmp_path):
     )
     assert half["optimizer_history"][-1]["num_updates"] == 3
     assert found["optimizer_history"][-1]["num_updates"] == UPDATES
-    for name, weight in own_weights(expected["model"]).items():
+    for name, weight in expected["model"].items():
         assert torch.equal(found["model"][name], weight), name
     for number, state in expected["last_optimizer_state"]["state"].items():
         restored = found["last_optimizer_state"]["state"][number]
@@ -146,7 +145,7 @@ WHOLE = ["--contrastive-batch", "27"]
 EVERYTHING = [
     pytest.param(
         [],
-        [*DEFAULT, "--gather-features", "--contrastive-batch", "14", "--chunk", "4"],
+        [*DEFAULT, "--gather-features", "--contrastive-batch", "14"],
         WHOLE,
         id="scl",
     ),
@@ -188,7 +187,7 @@ def with_views(tmp_path_factory):
 def learned(folder, rank):
     """Return the weights of a worker's model and criterion."""
     state = load_checkpoint(folder / f"rank{rank}" / "checkpoint_last.pt")
-    return own_weights(state["model"]) | (state["criterion"] or {})
+    return state["model"] | (state["criterion"] or {})
 
 
 @pytest.mark.parametrize(("both", "workers", "alone"), EVERYTHING)

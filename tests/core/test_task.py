@@ -25,7 +25,7 @@ from fairseq_scl.tasks.counts import ClassNumbers, answers_of
 from fairseq_scl.typed import as_type
 from helpers.objectives import objective_case
 from helpers.refusals import refused
-from helpers.training import command_line, make_data, own_weights, toy_model, write_rows
+from helpers.training import command_line, make_data, toy_model, write_rows
 
 # The last batch of four is smaller.
 DATA = {"sizes": {"train": 22, "valid": 10}, "words": None, "weights": (3, 1)}
@@ -392,7 +392,7 @@ def test_its_own_checkpoint_and_a_bare_encoder_are_accepted(data):
     state = toy.model.state_dict()
     other = toy_model([data], seed=1).model
     other.load_state_dict(dict(state))
-    for name, value in own_weights(other.state_dict()).items():
+    for name, value in other.state_dict().items():
         assert torch.equal(value, state[name])
     without_head = {k: v for k, v in state.items() if "classification_heads" not in k}
     other.load_state_dict(without_head)

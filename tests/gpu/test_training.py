@@ -15,7 +15,7 @@ from fairseq_scl.experiments.runner import run_training
 from helpers.distributed import free_port, train_and_save
 from helpers.encoders import make_sentences, toy_encoder, toy_model, toy_run
 from helpers.tables import write_toy_table
-from helpers.training import RESET, command_line, own_weights, run_command, start_fast
+from helpers.training import RESET, command_line, run_command, start_fast
 
 pytestmark = pytest.mark.gpu
 SAME = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
@@ -37,7 +37,7 @@ def train(device, *arguments):
 
 
 def weights(folder):
-    return own_weights(load_checkpoint(folder / "checkpoint_last.pt")["model"])
+    return load_checkpoint(folder / "checkpoint_last.pt")["model"]
 
 
 @pytest.mark.parametrize("kind", ["cpu", "device"])

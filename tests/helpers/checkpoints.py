@@ -3,12 +3,11 @@
 import torch
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
-from helpers.training import own_weights
 
 
 def weights(checkpoint):
     """Load the parameters of a checkpoint."""
-    return own_weights(load_checkpoint(checkpoint)["model"])
+    return load_checkpoint(checkpoint)["model"]
 
 
 def assert_same_weights(first, second, **tolerance):

@@ -7,7 +7,7 @@ from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.large_batch.gradient_cache import cut
-from helpers.training import own_weights, toy_model
+from helpers.training import toy_model
 
 SIZE = 23
 
@@ -94,7 +94,7 @@ class HalfOptimizer(FP16Optimizer):
 
 
 def weights_of(folder):
-    return own_weights(load_checkpoint(folder / "checkpoint_last.pt")["model"])
+    return load_checkpoint(folder / "checkpoint_last.pt")["model"]
 
 
 def stock_criterion(toy):

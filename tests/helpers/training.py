@@ -23,10 +23,9 @@ from fairseq import options
 from fairseq.data import Dictionary, indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks import setup_task
-from torch import Tensor
 
 import fairseq_scl
-from fairseq_scl.compat.checkpoints import LAYER_COPY, load_checkpoint
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from helpers import run_process
 
 RESET = ["--reset-optimizer", "--reset-dataloader", "--reset-meters"]
@@ -88,11 +87,6 @@ def write_rows(
     for row in rows:
         builder.add_item(torch.IntTensor([*row, dictionary.eos()]))
     builder.finalize(f"{path}.idx")
-
-
-def own_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without the copies that fairseq 0.12.2 creates on loading."""
-    return {n: tensor for n, tensor in state.items() if not LAYER_COPY.search(n)}
 
 
 def _sentence(label: int, classes: int, random: np.random.Generator) -> list[int]:

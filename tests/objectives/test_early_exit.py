@@ -91,8 +91,6 @@ def one_exit():
 @functools.cache
 def loaded(pooling):
     classifier = load_classifier(exported(pooling))
-    for layer in classifier.model.encoder.sentence_encoder.layers:
-        layer.ever_training = True  # no fast path of fairseq 0.12.2 in of_each_exit
     return classifier, encode(classifier, [(text,) for text in TEXTS])[0]
 
 
