@@ -30,7 +30,7 @@ quickstart: install ## fine-tune an encoder with CE and with CE + SCL, and compa
 
 test: install ## run the tests (ARGS: pytest options)
 	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 \
-	  "$$bin/python" -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	  "$$bin/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slurm: install ## start a one-node Slurm (needs root; Debian packages) and test with it
 	@tests/slurm/start.sh

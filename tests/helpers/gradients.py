@@ -22,7 +22,8 @@ ON = ["--dropout", "0.2", "--attention-dropout", "0.1", "--pooler-dropout", "0.3
 
 
 def build(data, chunk, *flags, dtype=torch.float64):
-    toy = toy_model([data, *FLAGS, "--chunk", str(chunk), *flags])
+    toy = toy_model([data, *FLAGS, *flags])
+    toy.task.cfg.chunk = chunk  # not by --chunk: all sizes share the cached settings
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in toy.model.named_parameters():

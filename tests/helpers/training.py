@@ -4,18 +4,22 @@ Starting fairseq takes a few seconds. ``train`` starts it like a user; ``train_f
 runs the same command in a fork of a server that has already imported fairseq.
 """
 
+import functools
 import importlib
 import io
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -23,6 +27,7 @@ from fairseq import options
 from fairseq.data import Dictionary, indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks import setup_task
+from hydra.core.config_store import ConfigStore
 
 import fairseq_scl
 from fairseq_scl.compat.checkpoints import load_checkpoint
@@ -32,6 +37,9 @@ RESET = ["--reset-optimizer", "--reset-dataloader", "--reset-meters"]
 USER_DIR = str(Path(fairseq_scl.__file__).parent)
 SIZES = {"train": 20, "valid": 10, "test": 10}
 WORDS_A_CLASS = 5
+
+# Hydra copies this singleton, with every registered dataclass, for each command line.
+ConfigStore.__deepcopy__ = lambda store, memo: store
 
 
 def make_data(
@@ -191,14 +199,12 @@ class Running:
 def start_fast(function: Callable[..., None], *arguments: Any) -> Running:
     """Call a function of a module in a new process, without waiting for it."""
     context = multiprocessing.get_context("forkserver")
-    # Not fairseq_scl, which --user-dir imports, as in a real run. torch._dynamo, which
-    # the first optimizer of a process imports, takes longer than a toy training.
-    commands = [
-        "fairseq_cli.train",
-        "fairseq_cli.hydra_train",
-        "fairseq.models.roberta",
-    ]
-    context.set_forkserver_preload([*commands, "torch._dynamo"])
+    # torch._dynamo, which the first optimizer of a process imports, takes longer than a
+    # toy training.
+    commands = ["fairseq_cli.train", "fairseq_cli.hydra_train"]
+    context.set_forkserver_preload([*commands, "torch._dynamo", __name__])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
+        forkserver.ensure_running()
     output = tempfile.TemporaryDirectory()
     process = context.Process(target=_run, args=(output.name, function, *arguments))
     process.start()
@@ -237,12 +243,17 @@ class Toy:
 
 def toy_model(arguments: Sequence[str | Path], seed: int = 0) -> Toy:
     """Build task, model and criterion in this process, in the same way as fairseq."""
-    parser = options.get_training_parser()
-    known = options.parse_args_and_arch(parser, input_args=command_line(arguments))
-    with warnings.catch_warnings():  # fairseq calls Hydra by deprecated names
-        warnings.simplefilter("ignore")
-        cfg = convert_namespace_to_omegaconf(known)
+    cfg = pickle.loads(_settings(tuple(command_line(arguments))))
     task = setup_task(cfg.task)
     torch.manual_seed(seed)
     model = task.build_model(cfg.model)
     return Toy(cfg, task, model, task.build_criterion(cfg.criterion))
+
+
+@functools.cache  # takes longer than to build everything from it
+def _settings(arguments: tuple[str, ...]) -> bytes:
+    parser = options.get_training_parser()
+    known = options.parse_args_and_arch(parser, input_args=list(arguments))
+    with warnings.catch_warnings():  # fairseq calls Hydra by deprecated names
+        warnings.simplefilter("ignore")
+        return pickle.dumps(convert_namespace_to_omegaconf(known))
