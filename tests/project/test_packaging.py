@@ -73,18 +73,12 @@ def test_wheel_names_license_command_and_requirements(wheel):
     assert "Requires-Dist: fairseq-fixed==0.12.3.1\n" in metadata
 
 
-def test_installed_wheel_prints_the_user_dir(wheel, tmp_path):
+def test_command_of_the_installed_wheel_prints_the_user_dir(wheel, tmp_path):
     place = tmp_path / "installed here"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
     run(*pip, "--quiet", "--no-deps", "--no-compile", "--target", place, wheel)
-    printed = run(
-        sys.executable,
-        "-m",
-        "fairseq_scl.cli",
-        "user-dir",
-        cwd=tmp_path,
-        PYTHONPATH=str(place),
-    )
+    command = [place / "bin" / "fairseq-scl", "user-dir"]
+    printed = run(*command, cwd=tmp_path, PYTHONPATH=str(place))
     assert printed == f"{place / 'fairseq_scl'}\n"
     assert (Path(printed.rstrip("\n")) / "__init__.py").is_file()
 

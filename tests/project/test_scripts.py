@@ -40,7 +40,7 @@ def test_scripts_are_short_and_have_a_header(path):
     assert os.access(path, os.X_OK)
 
 
-def test_table4_goes_from_the_files_to_the_report(tmp_path):
+def test_table4_goes_from_the_files_to_the_report(tmp_path, fast_path):
     done = run(
         *("table4.sh", tmp_path, "--smoke", "--jobs", "2"),
         *("--device", "cpu", "--only", "n=20"),
