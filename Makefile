@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slurm test-gpu lint bench bench-gpu clean
+.PHONY: help install quickstart test test-matrix test-slurm test-gpu lint bench bench-gpu clean
 
 PYTHON ?=
 VENV ?= .venv
@@ -31,6 +31,16 @@ quickstart: install ## fine-tune an encoder with CE and with CE + SCL, and compa
 test: install ## run the tests (ARGS: pytest options)
 	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 \
 	  "$$bin/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# What depends most on the versions of Python and its packages.
+MATRIX := compat losses core convert data inference cli experiments/test_sweep.py
+test-matrix: ## run the faster half of the tests on each Python from 3.11 to 3.13 that is found
+	@for version in 3.11 3.12 3.13; do \
+	  "python$$version" --version || continue; \
+	  PYTHON="python$$version" VENV=".venv-$$version" scripts/install.sh; \
+	  PATH="$$PWD/.venv-$$version/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest \
+	    -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(MATRIX:%=tests/%) $(ARGS); \
+	done
 
 test-slurm: install ## start a one-node Slurm (needs root; Debian packages) and test with it
 	@tests/slurm/start.sh

@@ -12,7 +12,16 @@ from packaging.requirements import Requirement
 from helpers import ROOT
 
 DATA_FILES = ("py.typed", "*.json", "*.txt", "*.yaml")
-TARGETS = ("help", "quickstart", "test", "test-slurm", "lint", "bench", "clean")
+TARGETS = (
+    "help",
+    "quickstart",
+    "test",
+    "test-matrix",
+    "test-slurm",
+    "lint",
+    "bench",
+    "clean",
+)
 
 
 def without_make(**more):
