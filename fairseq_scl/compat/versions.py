@@ -75,21 +75,29 @@ def import_problems() -> list[str]:
     return []
 
 
-def doctor_report() -> tuple[list[tuple[str, str]], list[str]]:
+def doctor_report(
+    versions_only: bool = False,
+) -> tuple[list[tuple[str, str]], list[str]]:
     """Collect versions and all problems of this installation.
+
+    Args:
+        versions_only: read the versions of the installed packages without importing
+            them; GPUs are not counted then.
 
     Returns:
         pairs of name and version, and one sentence per problem with its remedy.
     """
-    import torch
-
     names = ("torch", "numpy", "fairseq", "fairseq-fixed", "hydra-core", "omegaconf")
     more = ("tokenizers", "safetensors", "scikit-learn", "scipy", "matplotlib")
     versions = [("python", platform.python_version())]
     versions += [(n, installed_version(n) or "not installed") for n in names + more]
-    versions.append(("cuda", torch.version.cuda or "not in this PyTorch build"))
-    versions.append(("gpus", str(torch.cuda.device_count())))
-    found = problems() or import_problems()
+    found = problems()
+    if not versions_only:
+        import torch
+
+        versions.append(("cuda", torch.version.cuda or "not in this PyTorch build"))
+        versions.append(("gpus", str(torch.cuda.device_count())))
+        found = found or import_problems()
     missing = [n for n in more if installed_version(n) is None]
     if missing:
         found.append(f"{', '.join(missing)} missing: pip install {' '.join(missing)}")

@@ -58,7 +58,6 @@ from fairseq_scl.input_format import (
     InputFormat,
     dictionary_checksum,
 )
-from fairseq_scl.rows import load_dictionary
 from fairseq_scl.typed import Positive, read_as
 
 SETTINGS = "classifier.json"
@@ -286,6 +285,12 @@ def load_classifier(
     settings = read_as(folder / SETTINGS, cast(Any, _Older | ModelSettings))
     trained = _folder_format(settings, folder)
     model, task = load_model(folder / "model.pt", {"data": str(folder)})
+    found = dictionary_checksum(task.source_dictionary.symbols)
+    if trained.dictionary not in ("", found):
+        raise InputError(
+            f"{folder / 'input0' / 'dict.txt'} is not the dictionary that {SETTINGS} "
+            "names"
+        )
     if precision == "tf32":
         allow_tf32(precision)
     return LoadedModel(
@@ -307,8 +312,8 @@ def load_classifier(
 
 
 def _folder_format(settings: _Older | ModelSettings, folder: Path) -> InputFormat:
-    """Read how a model folder reads text, and check that its files still say so."""
-    labels, dictionary = read_labels(folder), folder / "input0" / "dict.txt"
+    """Read how a model folder reads text, and check that its labels are the same."""
+    labels = read_labels(folder)
     if isinstance(settings, _Older):
         return InputFormat(
             init_token=BOS,
@@ -323,6 +328,4 @@ def _folder_format(settings: _Older | ModelSettings, folder: Path) -> InputForma
     trained = settings.input_format
     if trained.labels != labels:
         raise InputError(f"{folder / LABEL_MAP} has other labels than {SETTINGS}")
-    if dictionary_checksum(load_dictionary(dictionary).symbols) != trained.dictionary:
-        raise InputError(f"{dictionary} is not the dictionary that {SETTINGS} names")
     return trained

@@ -29,6 +29,7 @@ from helpers.encoders import (
     toy_bert,
     toy_data,
     toy_encoder,
+    toy_model,
     trained,
 )
 
@@ -62,6 +63,15 @@ def test_a_wrong_command_line_is_refused_with_status_2(run, argv):
     assert (status, out) == (2, "")
     assert error.startswith("fairseq-scl")
     assert ": error: " in error
+
+
+def test_versions_are_those_that_doctor_prints(run):
+    status, out, _ = run("doctor", "--versions")
+    assert status == 0
+    lines = run("doctor")[1].splitlines()
+    assert out.splitlines() == [
+        line for line in lines[:-1] if not line.startswith(("cuda ", "gpus "))
+    ]
 
 
 def test_user_dir_is_the_package(run):
@@ -233,6 +243,7 @@ def test_control_c_while_starting(module):
 
 
 HEAVY = ("torch", "fairseq", "numpy", "scipy", "sklearn", "torch._dynamo")
+HEAVY += ("matplotlib", "pandas", "sympy", "transformers")
 
 
 def imported_by(code):
@@ -247,21 +258,32 @@ def imported_by(code):
     return ast.literal_eval(ended.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version", "user-dir"])
-def test_small_answers_import_nothing_heavy(argument):
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["user-dir"], ["doctor", "--versions"]]
+)
+def test_small_answers_import_nothing_heavy(arguments):
     code = f"""if True:
         from fairseq_scl.cli import main
         try:
-            main([{argument!r}])
+            main({arguments})
         except SystemExit:
             pass
     """
     assert imported_by(code) == []
 
 
-def test_predict_imports_no_metrics_and_no_compiler():
-    found = imported_by("import fairseq_scl.cli.predict")
-    assert found == ["torch", "fairseq", "numpy"]
+def test_predict_imports_no_metrics_no_compiler_and_little_beside_fairseq(tmp_path):
+    """From start to answer."""
+    (tmp_path / "a.txt").write_text("a film\n")
+    argv = ["predict", "--model", str(toy_model()), "--device", "cpu"]
+    code = f"""if True:
+        import fairseq_scl, fairseq, sys
+        before = len(sys.modules)
+        from fairseq_scl.cli import main
+        assert main({[*argv, str(tmp_path / "a.txt")]}) == 0
+        assert len(sys.modules) - before < 100
+    """
+    assert imported_by(code) == ["torch", "fairseq", "numpy"]
 
 
 def test_importing_fairseq_leaves_logging_alone():

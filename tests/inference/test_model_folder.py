@@ -13,7 +13,7 @@ from fairseq import checkpoint_utils
 from fairseq.models.roberta import RobertaModel
 
 from fairseq_scl.cli import main
-from fairseq_scl.compat.checkpoints import load_checkpoint
+from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.texts import Example
@@ -300,6 +300,20 @@ def test_weights_that_are_not_numbers_are_refused_on_export_and_on_loading(tmp_p
     torch.save(state, tmp_path / "model" / "model.pt")
     with pytest.raises(InputError, match=f"model.pt has an infinite value in {name}"):
         load_classifier(tmp_path / "model")
+
+
+def test_large_weights_are_numbers_even_if_their_sum_is_not():
+    check_finite({"a": torch.full((2,), 3e38)}, "m.pt")
+    check_finite({"a": torch.full((2,), 6e4, dtype=torch.float16)}, "m.pt")
+    with refused("m.pt has an infinite value in a"):
+        check_finite({"a": torch.tensor([float("inf"), 0.0, -float("inf")])}, "m.pt")
+
+
+def test_loading_draws_no_random_numbers():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    load_classifier(exported()[2])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("counts", [[0, 8], [8, 0], [1, 7]])
