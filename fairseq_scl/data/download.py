@@ -13,7 +13,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.data.tasks import Download, Task
 from fairseq_scl.errors import InputError
 
@@ -69,9 +69,16 @@ def fetch_file(wanted: Download, folder: str | Path, progress: bool = False) -> 
         the path of the file.
 
     Raises:
-        InputError: as :func:`download_task`.
+        InputError: as :func:`download_task`, or another file has its name.
     """
     path = Path(folder, wanted.name)
+    if wanted.sha256 and path.exists():
+        if sha256(path) == wanted.sha256:
+            return path
+        raise InputError(
+            f"{path} exists and is not the file with sha256 {wanted.sha256} from "
+            f"{wanted.url}: move it away, or delete it to download that file"
+        )
     fetcher = pooch.create(
         path=path.parent,
         base_url="",
@@ -91,7 +98,7 @@ def fetch_file(wanted: Download, folder: str | Path, progress: bool = False) -> 
     except ValueError as error:
         raise InputError(
             f"{wanted.url} is not the expected file with sha256 {wanted.sha256}: it is "
-            f"not used{', and the existing file is kept' * path.exists()}"
+            "not used"
         ) from error
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error

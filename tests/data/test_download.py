@@ -87,18 +87,19 @@ def test_an_error_that_stays_is_one_sentence(server, tmp_path):
 
 
 @pytest.mark.parametrize("served", [GOOD[::-1], GOOD + b"more"])
-@pytest.mark.parametrize("old", [None, b"an older version"])
-def test_wrong_bytes_are_refused_and_the_old_file_stays(server, tmp_path, served, old):
+def test_wrong_bytes_are_refused(server, tmp_path, served):
     wanted = server.wanted("a.zip", served=served)
-    if old is not None:
-        (tmp_path / "a.zip").write_bytes(old)
-    with refused(
-        wanted.url, wanted.sha256, "" if old is None else "the existing file is kept"
-    ):
+    with refused(wanted.url, wanted.sha256):
         fetch_file(wanted, tmp_path)
-    assert names(tmp_path) == ([] if old is None else ["a.zip"])
-    if old is not None:
-        assert (tmp_path / "a.zip").read_bytes() == old
+    assert names(tmp_path) == []
+
+
+def test_another_file_of_the_same_name_is_not_replaced(server, tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"years of work")
+    with refused(f"{tmp_path / 'a.zip'} exists", "delete it"):
+        fetch_file(server.wanted("a.zip"), tmp_path)
+    assert (tmp_path / "a.zip").read_bytes() == b"years of work"
+    assert server.ranges == []
 
 
 def test_a_good_file_stays_when_the_server_has_a_wrong_one(server, tmp_path):
