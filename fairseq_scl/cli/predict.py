@@ -27,6 +27,8 @@ from fairseq_scl.inference.inputs import (
     EMPTY,
     FORMATS,
     NOT_UTF8,
+    ONE_EMPTY,
+    QUOTED,
     WITH_NUL,
     Row,
     rows,
@@ -142,7 +144,9 @@ def run(arguments: argparse.Namespace) -> int:
                 print(line.encode("utf-8", "replace").decode("utf-8"))
             sys.stdout.flush()
             _return_memory()
-    for note in (EMPTY, NOT_UTF8, WITH_NUL, UNKNOWN, CUT):
+    if Path(arguments.file).is_file():  # the quotes of the whole file were considered
+        del notes[QUOTED]
+    for note in (EMPTY, ONE_EMPTY, NOT_UTF8, WITH_NUL, QUOTED, UNKNOWN, CUT):
         if count := notes[note]:
             noun = "line" if count == 1 else "lines"
             print(f"fairseq-scl: {count} {noun} {note}", file=sys.stderr)

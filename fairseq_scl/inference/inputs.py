@@ -4,6 +4,7 @@ import codecs
 import csv
 import json
 import os
+import re
 import select
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,10 +24,13 @@ from fairseq_scl.errors import InputError
 
 FORMATS = ("csv", "tsv", "jsonl")
 DELIMITERS = {"csv": ",", QUOTED_TSV: "\t"}
+WHOLLY_QUOTED = re.compile('".+"', re.DOTALL).fullmatch
 MOMENT_SECONDS = 0.05
 BLOCK_BYTES = 1 << 16
 EMPTY, NOT_UTF8 = "empty", "not UTF-8"
 WITH_NUL = "with NUL characters, as UTF-16 has"
+ONE_EMPTY = "with only one of two sentences"
+QUOTED = "with quotes around a column, read as text: CSV quoting needs a file"
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def rows(
 
     Args:
         stream: as for :func:`arriving_lines`; UTF-8.
-        notes: counts rows that are ``empty``, and lines that are ``not UTF-8`` (their
+        notes: counts rows that are ``empty``, lack one of two sentences or, in a
+            ``tsv``, have quotes around a text, and lines that are ``not UTF-8`` (their
             invalid bytes are replaced) or have NUL characters.
         pair: whether an example has two sentences, in two columns or separated by a
             tab.
@@ -106,8 +111,11 @@ def rows(
     lines = _decoded(arriving_lines(stream), notes)
     read = _of_table(lines, columns, format) if columns else _of_lines(lines, pair)
     for row in read:
-        if row is not None and row.sentences is None:
-            notes[EMPTY] += 1
+        if row is not None:
+            texts = row.sentences or ()
+            notes[EMPTY] += not texts
+            notes[ONE_EMPTY] += bool(texts) and not all(map(one_line, texts))
+            notes[QUOTED] += format == "tsv" and any(map(WHOLLY_QUOTED, texts))
         yield row
 
 

@@ -347,6 +347,27 @@ def test_lines_without_a_known_token_are_counted(predict):
     ]
 
 
+def test_pairs_with_one_sentence_are_counted(predict):
+    content = lines(PAIRS[0], "a film\t ", "\ta film", "\t")
+    status, rows, notes = predict(content, pairs=True)
+    assert (status, len(rows)) == (0, 4)
+    assert notes == [
+        "fairseq-scl: 1 line empty",
+        "fairseq-scl: 2 lines with only one of two sentences",
+    ]
+
+
+def test_quotes_in_a_piped_tsv_are_pointed_out(predict, tmp_path):
+    content = b'text\tid\n"a film"\t7\n"a ""good"" film"\t8\na "film"\t9\n'
+    wanted = ["--columns", "text", "--input-format", "tsv"]
+    _, _, notes = predict(content, *wanted)
+    assert len(notes) == 1
+    assert notes[0].startswith("fairseq-scl: 2 lines with quotes")
+    file = tmp_path / "a.tsv"
+    file.write_bytes(content.replace(b'a "film"', b"a film"))
+    assert predict(b"", file, "--columns", "text")[2] == []
+
+
 def test_utf16_is_pointed_out(predict):
     _, _, notes = predict("a film\n".encode("utf-16-le"))
     assert any("NUL" in note and "UTF-16" in note for note in notes)
