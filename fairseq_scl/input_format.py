@@ -6,6 +6,7 @@ every checkpoint. ``export`` reads it from there, and prediction uses nothing el
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -104,7 +105,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         InputError: the file is damaged; the message names it and the field.
     """
     path = Path(folder, MANIFEST)
-    return read_as(path, Manifest) if path.is_file() else None
+    return read_as(path, Manifest) if os.path.lexists(path) else None
 
 
 def tokens_wanted(manifest: Manifest) -> dict[str, int | None]:

@@ -1,6 +1,7 @@
 """The tokenizer of a Hugging Face folder: what its files say, and what it computes."""
 
 import json
+import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -270,7 +271,7 @@ def _added_tokens(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    found = read_json(path) if path.is_file() else {}
+    found = read_json(path) if os.path.lexists(path) else {}
     if not isinstance(found, dict):
         raise InputError(f"{path} is not a JSON object")
     return found

@@ -1,5 +1,6 @@
 """From a Hugging Face vocabulary to a tokenizer and the lines of ``dict.txt``."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def read_vocabulary(
             f"found {', '.join(map(str, files)) or 'no file'}"
         )
     path = files[0].parent / TOKENIZER
-    source = read_tokenizer_json(path, kind) if alone or path.is_file() else None
+    there = alone or os.path.lexists(path)
+    source = read_tokenizer_json(path, kind) if there else None
     settings = read_settings(files[0].parent, kind, source)
     row_of = _rows(files, kind, alone, source)
     _check_rows(row_of, files[0], config)

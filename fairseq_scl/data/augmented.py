@@ -1,5 +1,6 @@
 """Data folders with the back-translations of a sample."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def _draw(
 ) -> dict[str, Any]:
     """Return the sample's ``draw.json``, if any, with a record of the outputs."""
     draw: dict[str, Any] = {"schema": 1}
-    if (sample / DRAW).is_file():
+    if os.path.lexists(sample / DRAW):
         draw = read_as(sample / DRAW, dict[str, Any])
     every = [output for group in outputs for output in group]
     added = {
@@ -124,7 +125,7 @@ def _draw(
         "unchanged": sum(output.unchanged for output in every),
         "as_views": views,
     }
-    if file.with_suffix(".json").is_file():
+    if os.path.lexists(file.with_suffix(".json")):
         # The rest of the record describes the machine and does not change the bytes.
         record = read_as(file.with_suffix(".json"), BackTranslationRecord)
         added |= {"settings": record.settings, "counts": record.counts}

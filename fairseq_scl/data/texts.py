@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ def read_split(folder: str | Path, split: str) -> list[Example]:
     """
     folder = Path(folder)
     columns = [read_lines(folder / f"{split}.input0")]
-    if (folder / f"{split}.input1").exists():
+    if os.path.lexists(folder / f"{split}.input1"):
         columns.append(read_lines(folder / f"{split}.input1"))
     label_file = folder / f"{split}.label"
     labels = read_lines(label_file)

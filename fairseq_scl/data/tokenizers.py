@@ -5,6 +5,7 @@ ordinary pieces, so that no input can fake the end of a sentence.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -211,7 +212,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         folder / name for name in (SETTINGS, "encoder.json", "vocab.bpe")
     )
     tokenizer: Tokenizer
-    if own.is_file():
+    if os.path.lexists(own):
         settings: TokenizerSettings = read_as(own, cast(Any, TokenizerSettings))
     elif (folder / MODEL_FILE).is_file():
         settings = SentencePieceSettings(pair_separator=True)

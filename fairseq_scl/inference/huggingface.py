@@ -1,5 +1,6 @@
 """Classifiers between our model folders and those of ``transformers``, both ways."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,6 +254,6 @@ class _Classes(msgspec.Struct):
 def _longest(source: Path, positions: int) -> int:
     """Return the longest input in tokens: the tokenizer may cut it sooner."""
     path = source / "tokenizer_config.json"
-    found = read_json(path) if path.is_file() else {}
+    found = read_json(path) if os.path.lexists(path) else {}
     limit = found.get("model_max_length")
     return min(limit, positions) if type(limit) is int and limit > 0 else positions

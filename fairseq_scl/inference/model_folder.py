@@ -57,7 +57,9 @@ from fairseq_scl.input_format import (
     HEAD,
     InputFormat,
     dictionary_checksum,
+    label_names,
 )
+from fairseq_scl.rows import load_dictionary
 from fairseq_scl.typed import Positive, read_as
 
 SETTINGS = "classifier.json"
@@ -313,7 +315,9 @@ def load_classifier(
 
 def _folder_format(settings: _Older | ModelSettings, folder: Path) -> InputFormat:
     """Read how a model folder reads text, and check that its labels are the same."""
-    labels = read_labels(folder)
+    labels, of_labels = read_labels(folder), folder / "label" / "dict.txt"
+    if label_names(load_dictionary(of_labels).symbols) != labels:
+        raise InputError(f"{of_labels} has other labels than {LABEL_MAP}")
     if isinstance(settings, _Older):
         return InputFormat(
             init_token=BOS,

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import (
     binarise,
     fairseq_flags,
@@ -15,6 +16,8 @@ from fairseq_scl.data.binarise import (
 )
 from fairseq_scl.data.folders import verify
 from fairseq_scl.data.outputs import BackTranslationRecord
+from fairseq_scl.data.texts import read_split, write_split
+from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.geometry import MEASURES
 from fairseq_scl.experiments.plan import _updates
@@ -28,7 +31,7 @@ from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import as_type, read_as
 from helpers import refusals
-from helpers.encoders import make_sentences, toy_encoder, toy_model
+from helpers.encoders import make_sentences, toy_bert, toy_encoder, toy_model
 
 MISSING = object()
 NAMES = list(MEASURES)
@@ -354,3 +357,34 @@ def test_ids_of_no_label_are_refused(data, label):
     path = data / "label" / "train.bin"
     path.write_bytes(label.to_bytes(2, "little") + path.read_bytes()[2:])
     refused(path, f"id {label}; example 1; 4 to 5", read_split_labels, data, "train")
+
+
+def _convert(folder):
+    convert_encoder(folder, folder / "converted")
+
+
+OPTIONAL = {
+    "tokenizer_config.json": _convert,
+    "tokenizer.json": _convert,
+    "manifest.json": read_manifest,
+    "tokenizer_settings.json": load_tokenizer,
+    "train.input1": lambda folder: read_split(folder, "train"),
+}
+
+
+@pytest.mark.parametrize("target", ["missing", "itself"])
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_an_optional_file_that_is_a_broken_link_is_refused(tmp_path, name, target):
+    folder = shutil.copytree(toy_bert(), tmp_path / "folder")
+    write_split(folder, "train", make_sentences(4))
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(name if target == "itself" else target)
+    with refusals.refused(str(folder / name)):
+        OPTIONAL[name](folder)
+
+
+def test_labels_of_a_model_folder_that_differ_from_its_dictionary_are_refused(tmp_path):
+    folder = shutil.copytree(toy_model(), tmp_path / "model")
+    (folder / "label" / "dict.txt").write_text("")
+    with refusals.refused(str(folder / "label" / "dict.txt"), "label_map.json"):
+        load_classifier(folder)
