@@ -39,6 +39,7 @@ VERBS = {
     "quickstart": "compare CE with CE + SCL on real sentences, end to end",
     "report": "write the tables and figures for the results of 'fairseq-scl run'",
     "run": "train all unfinished runs of a table",
+    "train": "train a classifier on your own table of labeled texts",
     "translation": "do one step of scripts/train_translation.sh",
     "user-dir": "print the folder for fairseq-train --user-dir",
 }

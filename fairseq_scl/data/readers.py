@@ -79,6 +79,18 @@ class TableFile:
         if broken:
             self.left_out[NOT_UTF8] = len(broken)
 
+    def column_names(self) -> list[str]:
+        """Return the names of the columns in the first line.
+
+        Raises:
+            InputError: the file is missing, empty or not UTF-8, or its first line is
+                not a row.
+        """
+        lines = decoded_lines(self.path)
+        if self.layout.format == "jsonl":
+            return list(next(_json_rows(self.path, lines, ()))[1])
+        return next(_rows_of(self.path, lines, self.layout), (1, [""]))[1]
+
     def _rows(
         self, lines: Iterator[tuple[int, str]]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -138,7 +150,10 @@ class TableFile:
 
 
 def own_table(
-    path: str | Path, columns: Sequence[str], keep_all: bool = False
+    path: str | Path,
+    columns: Sequence[str],
+    keep_all: bool = False,
+    drop_empty: bool = False,
 ) -> TableFile:
     """Describe a user's own file.
 
@@ -146,6 +161,7 @@ def own_table(
         path: ``.tsv`` or ``.csv`` with column names in the first line, or ``.jsonl``.
         columns: names of one or two text columns, followed by that of the label.
         keep_all: see :class:`TableFile`.
+        drop_empty: skip rows with an empty text or label; otherwise they are refused.
 
     Raises:
         InputError: the suffix or the number of columns is not allowed, or a column is
@@ -168,7 +184,11 @@ def own_table(
     kind = SUFFIXES[suffix]
     if kind == "tsv" and is_quoted(Path(path)):
         kind = QUOTED_TSV
-    return TableFile(path, RowFormat(kind, texts, columns[-1]), keep_all=keep_all)
+    none = "" if drop_empty else None
+    layout = RowFormat(
+        kind, texts, columns[-1], no_label=none, leave_out_empty=drop_empty
+    )
+    return TableFile(path, layout, keep_all=keep_all)
 
 
 def _rows_of(

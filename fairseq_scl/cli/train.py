@@ -1,0 +1,298 @@
+"""``fairseq-scl train``: from a table of labeled texts to a model folder."""
+
+import argparse
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy.special import softmax
+from tqdm import tqdm
+
+from fairseq_scl.cli.options import add_device, add_precision, at_least
+from fairseq_scl.convert.pooling import POOLINGS
+from fairseq_scl.data.files import hold
+from fairseq_scl.data.folders import MODEL, check_replaceable
+from fairseq_scl.data.own_file import (
+    guess_columns,
+    read_distinct,
+    split_off_validation,
+)
+from fairseq_scl.data.packages import default_cache
+from fairseq_scl.data.suspects import Checks
+from fairseq_scl.data.texts import Example
+from fairseq_scl.device import check_device
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.architecture import encoder_pooling
+from fairseq_scl.experiments.command import Run
+from fairseq_scl.experiments.folders import check_folders
+from fairseq_scl.experiments.own_training import (
+    OBJECTIVES,
+    VALIDATIONS,
+    own_run,
+    prepare_own_data,
+    recommended_learning_rate,
+    recommended_updates,
+)
+from fairseq_scl.experiments.quickstart import default_encoder
+from fairseq_scl.experiments.records import Record
+from fairseq_scl.experiments.results_folder import (
+    BEST,
+    ERROR,
+    METRICS,
+    forget_failures,
+    last_line,
+    read_metrics,
+    read_record,
+    run_folder,
+)
+from fairseq_scl.experiments.runner import done_record
+from fairseq_scl.experiments.statistics import best_validation
+from fairseq_scl.experiments.sweep import Tally, compute_with_one_thread, sweep
+from fairseq_scl.inference.evaluation import evaluate, example_logits
+from fairseq_scl.inference.model_folder import export_classifier, load_classifier
+from fairseq_scl.report.evaluation import evaluation_sheets
+from fairseq_scl.report.markdown import sheet_as_markdown
+
+LOCK = ".lock"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_table(parser)
+    parser.add_argument(
+        "--to", required=True, type=Path, metavar="FOLDER",
+        help="model folder to write, for 'fairseq-scl predict'; data, log and "
+        "checkpoint go to FOLDER-training, from which the command resumes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default="scl",
+        help="ce = cross-entropy; scl = with the supervised contrastive term; capcort "
+        "and acl see docs/objectives.md",
+    )
+    add_training(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of split and run")
+
+
+def add_table(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the table of labeled texts."""
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help=".csv, .tsv or .jsonl with a label and one or two texts per row",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="one or two text columns, followed by the label column (default: found by "
+        "their usual names, such as text and label)",
+    )
+    parser.add_argument(
+        "--drop-empty", action="store_true", help="skip rows with an empty cell"
+    )
+    parser.add_argument(
+        "--labels-are-classes",
+        action="store_true",
+        help="accept labels that look like ratings, several labels in one, or "
+        "different spellings of the same label",
+    )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the options of training."""
+    parser.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="FOLDER",
+        help="encoder folder (default: the quick start's MiniLM, downloaded once)",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=default_cache(),
+        metavar="FOLDER",
+        help="folder for the default encoder",
+    )
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help="what is read of a text: the state at <s>, or the mean over its tokens "
+        "(default: as the encoder folder says)",
+    )
+    for name, kind, what in (
+        ("updates", int, "parameter updates (default: 12·√N for N texts, at least 60)"),
+        ("batch-size", int, "texts in a batch"),
+        ("learning-rate", float, "peak learning rate (default: by the encoder's size)"),
+        ("max-positions", int, "longest input in tokens; longer ones are cut"),
+    ):
+        default = {"batch-size": 16, "max-positions": 256}.get(name)
+        parser.add_argument(f"--{name}", type=kind, default=default, help=what)
+    add_device(parser, "train")
+    add_precision(parser, "train")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the table, train, write the model folder and print its scores."""
+    check_training(arguments)
+    at_least(0, arguments, "seed")
+    compute_with_one_thread()
+    examples = read_table(arguments)
+    train, valid = split_off_validation(examples, arguments.seed, _checks(arguments))
+    check_replaceable(arguments.to, MODEL)
+    folder = arguments.to.absolute()
+    work = folder.with_name(f"{folder.name}-training")
+    with hold(work / LOCK, work):
+        encoder = find_encoder(arguments)
+        prepare_own_data(work / "data", train, valid, encoder, arguments.file)
+        settings = settings_of(arguments, encoder, len(train))
+        one = own_run(
+            work / "data",
+            encoder,
+            arguments.objective,
+            seed=arguments.seed,
+            **settings,
+        )
+        print(
+            f"{len(train)} texts for training, {len(valid)} for validation; "
+            f"{one.updates} updates with learning rate {one.learning_rate:g}",
+            flush=True,
+        )
+        record = _trained(one, work)
+        if record is None:
+            return 1
+        _export(one, record, run_folder(work, one.name), folder)
+    _print_scores(arguments, valid)
+    return 0
+
+
+def check_training(arguments: argparse.Namespace) -> None:
+    """Check the options of training.
+
+    Raises:
+        InputError: names the option, its value and what is allowed.
+    """
+    at_least(1, arguments, "updates", "max_positions")
+    at_least(2, arguments, "batch_size")
+    rate = arguments.learning_rate
+    if rate is not None and not 0 < rate < float("inf"):
+        raise InputError(f"--learning-rate is {rate}: it must be above 0")
+    check_device(arguments.device, arguments.precision)
+
+
+def read_table(arguments: argparse.Namespace) -> list[Example]:
+    """Read the distinct examples of the table, and say which columns they are from."""
+    columns: Sequence[str] = arguments.columns or guess_columns(arguments.file)
+    checks = _checks(arguments)
+    examples = read_distinct(arguments.file, columns, arguments.drop_empty, checks)
+    classes = Counter(example.label for example in examples)
+    print(
+        f"{arguments.file}: {len(examples)} different texts from "
+        f"{' and '.join(map(repr, columns[:-1]))}, {len(classes)} classes from "
+        f"{columns[-1]!r}",
+        flush=True,
+    )
+    return examples
+
+
+def find_encoder(arguments: argparse.Namespace) -> Path:
+    """Return the encoder folder, downloading the default one if necessary."""
+    if arguments.encoder is not None:
+        return Path(arguments.encoder).absolute()
+    return default_encoder(arguments.cache.absolute(), _say)
+
+
+def settings_of(
+    arguments: argparse.Namespace, encoder: Path, examples: int
+) -> dict[str, Any]:
+    """Return the settings of a run, recommended ones where none are given.
+
+    Args:
+        arguments: with the options of :func:`add_training`.
+        encoder: the encoder folder.
+        examples: number of training examples.
+    """
+    updates = arguments.updates or recommended_updates(examples)
+    rate = arguments.learning_rate or recommended_learning_rate(encoder)
+    return {
+        "pooling": arguments.pooling or encoder_pooling(encoder),
+        "updates": updates,
+        "validations": min(VALIDATIONS, updates),
+        "batch_size": arguments.batch_size,
+        "learning_rate": rate,
+        "max_positions": arguments.max_positions,
+        "device": arguments.device,
+        "precision": arguments.precision,
+    }
+
+
+def _checks(arguments: argparse.Namespace) -> Checks:
+    return Checks(any_labels=arguments.labels_are_classes, note=_note)
+
+
+def _trained(one: Run, work: Path) -> Record | None:
+    """Train unless it is done; return ``None`` and say why if training failed."""
+    place = run_folder(work, one.name)
+    check_folders([one])
+    done_record(one, place)
+    forget_failures(work, [one.name])
+    tqdm.monitor_interval = 0  # its thread would not survive a fork
+    with tqdm(total=one.validations, unit="validation", file=sys.stderr) as bar:
+
+        def show(_: Tally) -> None:
+            metrics = place / METRICS
+            found = read_metrics(metrics).get("valid") if metrics.exists() else None
+            if found and len(found) > bar.n:
+                best = f"{best_validation(found).accuracy:.1f}%"
+                bar.set_postfix({"best accuracy": best}, refresh=False)
+                bar.update(min(len(found), one.validations) - bar.n)
+
+        sweep([one], work, 1, show)
+    record = read_record(place)
+    if record is None:
+        print(f"training failed, see {place / ERROR}: {last_line(place / ERROR)}")
+    return record
+
+
+def _export(one: Run, record: Record, place: Path, folder: Path) -> None:
+    best = best_validation(record.valid)
+    noted = {
+        "seed": one.seed,
+        "learning_rate": one.learning_rate,
+        "batch_size": one.batch_size,
+        "valid": {"correct": best.correct, "total": best.total},
+    }
+    if not (place / BEST).is_file():
+        raise InputError(f"{place / BEST} is missing: delete {place} to train again")
+    for remark in export_classifier(place / BEST, one.data, folder, noted=noted):
+        print(f"fairseq-scl: warning: {remark}", file=sys.stderr)
+
+
+def _print_scores(arguments: argparse.Namespace, valid: Sequence[Example]) -> None:
+    """Evaluate the model folder on the validation examples."""
+    model = load_classifier(arguments.to, arguments.device, arguments.precision)
+    logits, truth = example_logits(model, valid, arguments.file)
+    scores = evaluate(softmax(logits, axis=1), truth, model.labels, valid)
+    for sheet in evaluation_sheets(scores)[:2]:
+        print(f"\n{sheet_as_markdown(sheet)}")
+    print(
+        "\nThese are the validation texts, by which the best of the models during "
+        "training was chosen, so the scores are slightly too high; 'fairseq-scl "
+        "evaluate' measures other texts."
+    )
+    print(f"wrote {arguments.to}; try it:")
+    model_folder = shlex.quote(str(arguments.to))
+    print(f"echo 'some text' | fairseq-scl predict --model {model_folder}")
+
+
+def _note(text: str) -> None:
+    print(f"fairseq-scl: note: {text}", file=sys.stderr, flush=True)
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)

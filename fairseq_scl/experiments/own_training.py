@@ -1,0 +1,118 @@
+"""One run on a user's own examples, with recommended settings for their number."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fairseq_scl.convert.pooling import Pooling
+from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.texts import Example
+from fairseq_scl.experiments.architecture import architecture_flags
+from fairseq_scl.experiments.command import Run
+from fairseq_scl.experiments.loss_grid import default_point, loss_of
+from fairseq_scl.experiments.tables import load_table
+
+# The table and the loss that define each objective; lists have a single point there.
+OBJECTIVES = {
+    "ce": ("quickstart", "CE"),
+    "scl": ("quickstart", "CE+SCL"),
+    "capcort": ("compare", "CAPCORT-MLP"),
+    "acl": ("compare", "ACL-Embed"),
+}
+LEAST_UPDATES = 60
+VALIDATIONS = 8
+# Peak learning rate by width of the encoder: MiniLM, base and large sizes.
+LEARNING_RATES = ((512, 1e-4), (800, 2e-5))
+LEARNING_RATE_OF_LARGER = 1e-5
+
+
+def objective_loss(objective: str, pooling: Pooling) -> dict[str, Any]:
+    """Return the loss of an objective: ``criterion`` and its options by name.
+
+    Args:
+        objective: one of :data:`OBJECTIVES`.
+        pooling: the features of its terms, those that the classification head reads.
+    """
+    table, loss = OBJECTIVES[objective]
+    point = default_point(load_table(table).losses[loss])
+    found = loss_of({key: values[0] for key, values in point.items()})
+    found["scl_features"] = pooling
+    if objective == "capcort":
+        found["capcort_features"] = pooling
+    return found
+
+
+def recommended_updates(examples: int) -> int:
+    """Return the updates for a number of training examples: 12·√N, at least 60.
+
+    This is the quick start's budget at N = 100, and close to those that
+    ``docs/results.md`` uses for Table 4 at N = 20 and 1,000.
+    """
+    return max(LEAST_UPDATES, round(12 * math.sqrt(examples)))
+
+
+def recommended_learning_rate(encoder: Path) -> float:
+    """Return the peak learning rate for an encoder, by its width.
+
+    Raises:
+        InputError: it is not an encoder folder.
+    """
+    flags = architecture_flags(encoder, 512)
+    name = "--encoder-embed-dim"
+    width = int(flags[flags.index(name) + 1]) if name in flags else 0
+    for most, rate in LEARNING_RATES:
+        if 0 < width <= most:
+            return rate
+    return LEARNING_RATE_OF_LARGER
+
+
+def prepare_own_data(
+    folder: Path,
+    train: Sequence[Example],
+    valid: Sequence[Example],
+    encoder: Path,
+    file: Path,
+) -> None:
+    """Write the data folder of a run.
+
+    A run needs a test set; these are the validation examples again.
+
+    Args:
+        folder: the data folder to write.
+        train: the training examples.
+        valid: the validation examples.
+        encoder: an encoder folder.
+        file: the file of the examples, which is not to be overwritten.
+
+    Raises:
+        InputError: too many tokens are unknown to the encoder, or the disk is full.
+    """
+    splits = {"train": train, "valid": valid, "test": valid}
+    binarise(splits, encoder, folder, inputs=[file])
+
+
+def own_run(
+    data: Path, encoder: Path, objective: str, pooling: Pooling, **settings: Any
+) -> Run:
+    """Return the run.
+
+    Args:
+        data: from :func:`prepare_own_data`.
+        encoder: the encoder folder.
+        objective: one of :data:`OBJECTIVES`.
+        pooling: what the classification head reads.
+        settings: further fields of :class:`Run`.
+    """
+    seed = settings["seed"]
+    return Run(
+        name=f"{objective}-seed{seed}",
+        data=data,
+        encoder=encoder,
+        loss=objective_loss(objective, pooling),
+        head_pooling=pooling,
+        batching="reshuffled",
+        keep_checkpoint=True,
+        cell={"loss": objective, "seed": seed},
+        **settings,
+    )

@@ -1,0 +1,135 @@
+"""``fairseq-scl train``: from a table of labeled texts to a model folder."""
+
+import csv
+import json
+
+import pytest
+
+from fairseq_scl.cli import train
+from fairseq_scl.data.binarise import read_examples
+from fairseq_scl.experiments.own_training import (
+    OBJECTIVES,
+    objective_loss,
+    recommended_learning_rate,
+    recommended_updates,
+)
+from fairseq_scl.experiments.results_folder import read_record
+from fairseq_scl.experiments.statistics import best_validation
+from fairseq_scl.inference.model_folder import load_classifier
+from helpers.encoders import make_pairs, make_sentences, toy_encoder
+
+QUICK = ["--updates", "30", "--learning-rate", "0.01", "--batch-size", "8"]
+
+
+def write_table(path, examples):
+    names = ["sentence1", "sentence2"] if len(examples[0].sentences) > 1 else ["text"]
+    rows = [(*example.sentences, example.label) for example in examples]
+    if path.suffix == ".jsonl":
+        lines = [
+            json.dumps(dict(zip([*names, "label"], row, strict=True))) for row in rows
+        ]
+        path.write_text("\n".join([*lines, ""]), "utf-8")
+    else:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([[*names, "label"], *rows])
+    return path
+
+
+@pytest.fixture
+def words(tmp_path):
+    """The arguments of a quick training on the CPU, without the file."""
+    encoder = ["--encoder", toy_encoder(), "--device", "cpu"]
+    return ["train", "--to", tmp_path / "a model", *encoder, *QUICK]
+
+
+def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
+    path = write_table(tmp_path / "it's a table.csv", make_sentences(60))
+    status, printed, error = run(*words, path)
+    assert (status, error) == (0, "")
+    assert "60 different texts from 'text', 2 classes from 'label'" in printed
+    assert "48 texts for training, 12 for validation; 30 updates" in printed
+    work = tmp_path / "a model-training"
+    train_set, valid = (read_examples(work / "data", s) for s in ("train", "valid"))
+    assert not {e.sentences for e in train_set} & {e.sentences for e in valid}
+    record = read_record(work / "runs" / "scl-seed0")
+    best = best_validation(record.valid)
+    assert best.correct > 6  # it has learned
+    assert f"{best.accuracy:.1f}% ({best.correct} right)" in printed
+    classifier = load_classifier(tmp_path / "a model")
+    assert classifier.labels == ["negative", "positive"]
+    assert classifier.training.valid.correct == best.correct
+    assert classifier.training.test is None
+
+    monkeypatch.setattr(train, "sweep", lambda *_: None)  # nothing is left to train
+    again = run(*words, path)
+    assert (again[0], again[1]) == (0, printed)
+    status, _, error = run(*words, path, "--updates", "31")
+    assert status == 2
+    assert "updates" in error
+
+
+def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words):
+    every = make_pairs(60)
+    rare = [e for e in every if e.label == "neutral"][:2]
+    path = write_table(
+        tmp_path / "pairs.jsonl", [e for e in every if e.label != "neutral"] + rare
+    )
+    status, printed, _ = run(*words, path, "--objective", "ce")
+    assert status == 0
+    assert "from 'sentence1' and 'sentence2', 3 classes" in printed
+    classifier = load_classifier(tmp_path / "a model")
+    assert classifier.pair
+    assert "neutral" in classifier.labels
+    valid = read_examples(tmp_path / "a model-training" / "data", "valid")
+    assert "neutral" not in {example.label for example in valid}
+
+
+def test_a_failed_training_is_told_and_tried_again(tmp_path, run, words, monkeypatch):
+    path = write_table(tmp_path / "a.csv", make_sentences(40))
+    status, printed, _ = run(*words, path, "--learning-rate", "1e30")
+    assert status == 1
+    assert "training failed" in printed
+    assert not (tmp_path / "a model").exists()
+    assert run(*words, path, "--learning-rate", "1e30")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--learning-rate", "0"], "--learning-rate is 0"),
+        (["--batch-size", "1"], "--batch-size is 1"),
+        (["--updates", "0"], "--updates is 0"),
+        (["--columns", "text", "text"], "'text' twice"),
+        (["--columns", "text", "class"], "'class'"),
+        (["--encoder", "nothing here"], "nothing here"),
+    ],
+)
+def test_a_wrong_option_is_named(tmp_path, run, words, more, named):
+    path = write_table(tmp_path / "a.csv", make_sentences(40))
+    status, _, error = run(*words, path, *more)
+    assert status == 2
+    assert named in error
+    assert not (tmp_path / "a model").exists()
+
+
+def test_a_folder_of_something_else_is_kept(tmp_path, run, words):
+    path = write_table(tmp_path / "a.csv", make_sentences(40))
+    (tmp_path / "a model").mkdir()
+    (tmp_path / "a model" / "notes.txt").write_text("mine", "utf-8")
+    status, _, error = run(*words, path)
+    assert status == 2
+    assert "a model is not replaced" in error
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_objective_reads_what_the_head_reads(objective):
+    for pooling in ("cls", "mean"):
+        found = objective_loss(objective, pooling)
+        read = {value for key, value in found.items() if key.endswith("_features")}
+        assert read == {pooling}
+        assert (found["scl_lambda"] > 0) == (objective in ("scl", "acl"))
+
+
+def test_settings_grow_with_the_table_and_shrink_with_the_encoder():
+    assert [recommended_updates(n) for n in (16, 100, 1000)] == [60, 120, 379]
+    assert recommended_learning_rate(toy_encoder()) == 1e-4
