@@ -26,6 +26,7 @@ from fairseq_scl.errors import InputError
 VERBS = {
     "analyze": "measure the representations of encoders and models, and probe them",
     "backtranslate": "generate training examples by back-translation",
+    "compare": "compare objectives on your own table of labeled texts",
     "convert": "convert a Hugging Face encoder or classifier to a folder for fairseq",
     "doctor": "print versions and check the installation for problems",
     "download": "download the official files of the paper's tasks",

@@ -1,4 +1,4 @@
-"""One run on a user's own examples, with recommended settings for their number."""
+"""Runs on a user's own examples, with recommended settings for their number."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.loss_grid import default_point, loss_of
+from fairseq_scl.experiments.loss_grid import Grid, default_point, loss_of
 from fairseq_scl.experiments.tables import load_table
 
 # The table and the loss that define each objective; lists have a single point there.
@@ -27,20 +27,19 @@ LEARNING_RATES = ((512, 1e-4), (800, 2e-5))
 LEARNING_RATE_OF_LARGER = 1e-5
 
 
-def objective_loss(objective: str, pooling: Pooling) -> dict[str, Any]:
-    """Return the loss of an objective: ``criterion`` and its options by name.
+def objective_point(objective: str, pooling: Pooling) -> Grid:
+    """Return the loss of an objective as a grid of one point.
 
     Args:
         objective: one of :data:`OBJECTIVES`.
         pooling: the features of its terms, those that the classification head reads.
     """
     table, loss = OBJECTIVES[objective]
-    point = default_point(load_table(table).losses[loss])
-    found = loss_of({key: values[0] for key, values in point.items()})
-    found["scl_features"] = pooling
-    if objective == "capcort":
-        found["capcort_features"] = pooling
-    return found
+    point = {
+        **default_point(load_table(table).losses[loss]),
+        "scl_features": (pooling,),
+    }
+    return point | ({"capcort_features": (pooling,)} if objective == "capcort" else {})
 
 
 def recommended_updates(examples: int) -> int:
@@ -105,11 +104,12 @@ def own_run(
         settings: further fields of :class:`Run`.
     """
     seed = settings["seed"]
+    point = objective_point(objective, pooling)
     return Run(
         name=f"{objective}-seed{seed}",
         data=data,
         encoder=encoder,
-        loss=objective_loss(objective, pooling),
+        loss=loss_of({key: values[0] for key, values in point.items()}),
         head_pooling=pooling,
         batching="reshuffled",
         keep_checkpoint=True,

@@ -1,15 +1,12 @@
 """``fairseq-scl train``: from a table of labeled texts to a model folder."""
 
-import csv
-import json
-
 import pytest
 
 from fairseq_scl.cli import train
 from fairseq_scl.data.binarise import read_examples
 from fairseq_scl.experiments.own_training import (
     OBJECTIVES,
-    objective_loss,
+    objective_point,
     recommended_learning_rate,
     recommended_updates,
 )
@@ -17,22 +14,9 @@ from fairseq_scl.experiments.results_folder import read_record
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
 from helpers.encoders import make_pairs, make_sentences, toy_encoder
+from helpers.tables import write_labeled
 
 QUICK = ["--updates", "30", "--learning-rate", "0.01", "--batch-size", "8"]
-
-
-def write_table(path, examples):
-    names = ["sentence1", "sentence2"] if len(examples[0].sentences) > 1 else ["text"]
-    rows = [(*example.sentences, example.label) for example in examples]
-    if path.suffix == ".jsonl":
-        lines = [
-            json.dumps(dict(zip([*names, "label"], row, strict=True))) for row in rows
-        ]
-        path.write_text("\n".join([*lines, ""]), "utf-8")
-    else:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([[*names, "label"], *rows])
-    return path
 
 
 @pytest.fixture
@@ -43,7 +27,7 @@ def words(tmp_path):
 
 
 def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
-    path = write_table(tmp_path / "it's a table.csv", make_sentences(60))
+    path = write_labeled(tmp_path / "it's a table.csv", make_sentences(60))
     status, printed, error = run(*words, path)
     assert (status, error) == (0, "")
     assert "60 different texts from 'text', 2 classes from 'label'" in printed
@@ -71,7 +55,7 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
 def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words):
     every = make_pairs(60)
     rare = [e for e in every if e.label == "neutral"][:2]
-    path = write_table(
+    path = write_labeled(
         tmp_path / "pairs.jsonl", [e for e in every if e.label != "neutral"] + rare
     )
     status, printed, _ = run(*words, path, "--objective", "ce")
@@ -85,7 +69,7 @@ def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words):
 
 
 def test_a_failed_training_is_told_and_tried_again(tmp_path, run, words, monkeypatch):
-    path = write_table(tmp_path / "a.csv", make_sentences(40))
+    path = write_labeled(tmp_path / "a.csv", make_sentences(40))
     status, printed, _ = run(*words, path, "--learning-rate", "1e30")
     assert status == 1
     assert "training failed" in printed
@@ -105,7 +89,7 @@ def test_a_failed_training_is_told_and_tried_again(tmp_path, run, words, monkeyp
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, run, words, more, named):
-    path = write_table(tmp_path / "a.csv", make_sentences(40))
+    path = write_labeled(tmp_path / "a.csv", make_sentences(40))
     status, _, error = run(*words, path, *more)
     assert status == 2
     assert named in error
@@ -113,7 +97,7 @@ def test_a_wrong_option_is_named(tmp_path, run, words, more, named):
 
 
 def test_a_folder_of_something_else_is_kept(tmp_path, run, words):
-    path = write_table(tmp_path / "a.csv", make_sentences(40))
+    path = write_labeled(tmp_path / "a.csv", make_sentences(40))
     (tmp_path / "a model").mkdir()
     (tmp_path / "a model" / "notes.txt").write_text("mine", "utf-8")
     status, _, error = run(*words, path)
@@ -124,10 +108,10 @@ def test_a_folder_of_something_else_is_kept(tmp_path, run, words):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_objective_reads_what_the_head_reads(objective):
     for pooling in ("cls", "mean"):
-        found = objective_loss(objective, pooling)
-        read = {value for key, value in found.items() if key.endswith("_features")}
-        assert read == {pooling}
-        assert (found["scl_lambda"] > 0) == (objective in ("scl", "acl"))
+        found = objective_point(objective, pooling)
+        read = {values for key, values in found.items() if key.endswith("_features")}
+        assert read == {(pooling,)}
+        assert (found["scl_lambda"][0] > 0) == (objective in ("scl", "acl"))
 
 
 def test_settings_grow_with_the_table_and_shrink_with_the_encoder():

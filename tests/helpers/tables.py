@@ -1,5 +1,7 @@
 """A toy table: two losses, three samples, runs with a few updates."""
 
+import csv
+import json
 from pathlib import Path
 
 from fairseq_scl.data.binarise import binarise
@@ -40,3 +42,18 @@ def make_toy_samples(folder: Path, samples: int = 3, size: int = 8) -> Path:
         splits |= {"valid": every[:8], "test": every[8:16]}
         binarise(splits, toy_encoder(), folder / "toy" / f"n{size}-sample{number}")
     return folder
+
+
+def write_labeled(path, examples):
+    """Write labeled texts as .csv or .jsonl with the usual names of columns."""
+    names = ["sentence1", "sentence2"] if len(examples[0].sentences) > 1 else ["text"]
+    rows = [(*example.sentences, example.label) for example in examples]
+    if path.suffix == ".jsonl":
+        lines = [
+            json.dumps(dict(zip([*names, "label"], row, strict=True))) for row in rows
+        ]
+        path.write_text("\n".join([*lines, ""]), "utf-8")
+    else:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([[*names, "label"], *rows])
+    return path

@@ -1,0 +1,111 @@
+"""``fairseq-scl compare``: which objective suits a table of labeled texts."""
+
+import argparse
+from pathlib import Path
+
+from fairseq_scl.cli.machine import Machine
+from fairseq_scl.cli.options import MOST_TIMES, at_least
+from fairseq_scl.cli.run import train_table
+from fairseq_scl.cli.train import (
+    add_table,
+    add_training,
+    check_training,
+    find_encoder,
+    read_table,
+    settings_of,
+)
+from fairseq_scl.data.files import hold
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.capacity import default_jobs
+from fairseq_scl.experiments.folders import check_folders
+from fairseq_scl.experiments.own_comparison import (
+    divide,
+    frozen_outcomes,
+    own_table,
+    prepare_own_samples,
+)
+from fairseq_scl.experiments.own_training import OBJECTIVES
+from fairseq_scl.experiments.plan import planned_runs
+from fairseq_scl.experiments.results import collect
+from fairseq_scl.experiments.selection import Outcome, outcome
+from fairseq_scl.experiments.sweep import compute_with_one_thread
+from fairseq_scl.report.markdown import sheet_as_markdown
+from fairseq_scl.report.own_comparison import conclusion, own_sheets
+
+LOCK = ".lock"
+FROZEN = "logistic regression"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_table(parser)
+    parser.add_argument(
+        "--to",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="results folder to write; run the command again to resume",
+    )
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        choices=OBJECTIVES,
+        default=["ce", "scl"],
+        help="objectives to compare; the first is the baseline",
+    )
+    for flag, default, help in (
+        ("--samples", 5, "training samples, each trained with every objective"),
+        ("--size", None, "texts per sample (default: 80%% of those not held out)"),
+        ("--seed", 0, "seed of the split; sample k has the seed k"),
+    ):
+        parser.add_argument(flag, type=int, default=default, help=help)
+    add_training(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train all samples, print the tables and one sentence."""
+    check_training(arguments)
+    at_least(2, arguments, "samples", most=MOST_TIMES)
+    at_least(0, arguments, "seed")
+    objectives = list(dict.fromkeys(arguments.objectives))
+    compute_with_one_thread()
+    examples = read_table(arguments)
+    try:
+        parts = divide(examples, arguments.size, arguments.seed)
+    except InputError as error:
+        raise InputError(f"{arguments.file}: {error}") from error
+    print(
+        f"{len(parts.test)} texts for test, {len(parts.valid)} for validation; "
+        f"{arguments.samples} samples of {parts.size} of the other {len(parts.pool)}",
+        flush=True,
+    )
+    folder = arguments.to.absolute()
+    with hold(folder / LOCK, folder):
+        encoder = find_encoder(arguments)
+        settings = settings_of(arguments, encoder, parts.size)
+        shared = {name: settings.pop(name) for name in ("device", "precision")}
+        settings["head_pooling"] = settings.pop("pooling")
+        data = folder / "data"
+        samples = prepare_own_samples(
+            data, parts, arguments.samples, encoder, arguments.file
+        )
+        batch = settings.pop("batch_size")
+        table = own_table(
+            arguments.file.name, objectives, parts.size, len(samples), batch, **settings
+        )
+        models = dict.fromkeys(table.losses, encoder)
+        runs = planned_runs(table, data, models, shared)
+        check_folders(runs)
+        device = arguments.device
+        machine = Machine(device, default_jobs(device))
+        if train_table(folder, table, data, models, runs, machine, retry_failed=True):
+            return 1
+        outcomes: dict[str, list[Outcome]] = {loss: [] for loss in table.losses}
+        for attempt in collect(folder, runs):
+            if attempt.record is not None:
+                outcomes[attempt.run.cell["loss"]].append(outcome(attempt.record))
+        outcomes[FROZEN] = frozen_outcomes(encoder, samples, device)
+    for sheet in own_sheets(outcomes):
+        print(f"\n{sheet_as_markdown(sheet)}")
+    print(f"\n{conclusion(outcomes, parts.size)}")
+    return 0

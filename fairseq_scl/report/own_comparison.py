@@ -1,0 +1,91 @@
+"""The comparison of objectives on a user's own table, as sheets and one sentence."""
+
+from collections.abc import Mapping, Sequence
+
+from fairseq_scl.experiments.comparison import Comparison, compare
+from fairseq_scl.experiments.own_comparison import by_method
+from fairseq_scl.experiments.results import HELPED, HURT, OPEN, UNKNOWN, verdict
+from fairseq_scl.experiments.selection import Outcome
+from fairseq_scl.experiments.statistics import summary
+from fairseq_scl.report.numbers import interval, mean_and_std, p_value
+from fairseq_scl.report.sheets import Sheet
+from fairseq_scl.report.words import in_short
+
+WORDS = {
+    HELPED: "better than",
+    HURT: "worse than",
+    OPEN: "not clearly different from",
+    UNKNOWN: "not comparable with",
+}
+
+
+def own_sheets(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Sheet]:
+    """Return the accuracies by sample, and their paired differences to the first.
+
+    Args:
+        outcomes: the outcomes of each method on the same samples.
+    """
+    found = by_method(outcomes)
+    samples = len(next(iter(found.values())))
+    accuracies = Sheet(
+        name="samples",
+        title="Test accuracy in percent by training sample",
+        header=("method", *(f"sample {n}" for n in range(samples)), "mean ± std"),
+        rows=tuple(
+            (name, *(f"{value:.1f}" for value in values), mean_and_std(summary(values)))
+            for name, values in found.items()
+        ),
+        notes=(
+            "logistic regression: on the features of the encoder before fine-tuning.",
+        ),
+    )
+    first, compared = _compared(outcomes)
+    differences = Sheet(
+        name="differences",
+        title=f"Paired differences to {first} in points",
+        header=("method", "difference", "95% t", "95% bootstrap", "p (t)", "shows"),
+        rows=tuple(
+            (
+                name,
+                f"{one.difference.mean:+.2f}",
+                interval(one.difference.low, one.difference.high),
+                interval(one.bootstrap.low, one.bootstrap.high),
+                p_value(one.difference.t_p),
+                in_short(one),
+            )
+            for name, one in compared.items()
+        ),
+        notes=(
+            "All samples share the test texts and overlap with each other, so another "
+            "file would vary more than these intervals say. They are not corrected for "
+            "several comparisons.",
+        ),
+    )
+    return [accuracies, differences]
+
+
+def conclusion(outcomes: Mapping[str, Sequence[Outcome]], size: int) -> str:
+    """Say in one sentence what the intervals support.
+
+    Args:
+        outcomes: the outcomes of each method on the same samples.
+        size: number of texts per training sample.
+    """
+    first, compared = _compared(outcomes)
+    parts = [
+        f"{name} is {WORDS[verdict(one)]} {first} ({one.difference.mean:+.1f} points, "
+        f"{interval(one.difference.low, one.difference.high)})"
+        for name, one in compared.items()
+    ]
+    samples = len(outcomes[first])
+    return f"On {samples} samples of {size} texts, {', and '.join(parts)}."
+
+
+def _compared(
+    outcomes: Mapping[str, Sequence[Outcome]],
+) -> tuple[str, dict[str, Comparison]]:
+    """Return the first method, and its comparison with each other."""
+    first, *others = outcomes
+    samples = len(outcomes[first])
+    found = {o: compare(outcomes[first], outcomes[o], samples) for o in others}
+    return first, {name: one for name, one in found.items() if one is not None}

@@ -1,0 +1,87 @@
+"""``fairseq-scl compare``: objectives on repeated samples of one table."""
+
+import pytest
+
+from fairseq_scl.cli import compare
+from fairseq_scl.data.binarise import read_examples
+from fairseq_scl.data.texts import Example
+from fairseq_scl.experiments.own_comparison import divide
+from fairseq_scl.experiments.records import Validation
+from fairseq_scl.experiments.selection import Outcome
+from fairseq_scl.report.own_comparison import conclusion, own_sheets
+from helpers.encoders import make_sentences, toy_encoder
+from helpers.refusals import refused
+from helpers.tables import write_labeled
+
+RESULTS = ("table.md", "report.html")
+
+
+def outcomes_of(*accuracies):
+    return [
+        Outcome(seed, Validation(1, 50, 100, 0.5), Validation(1, correct, 100, 0.5))
+        for seed, correct in enumerate(accuracies)
+    ]
+
+
+def test_methods_are_compared_on_the_same_samples(tmp_path, run, monkeypatch):
+    path = write_labeled(tmp_path / "it's a table.csv", make_sentences(60))
+    words = ["compare", path, "--to", tmp_path / "a folder", "--samples", "2"]
+    words += ["--encoder", toy_encoder(), "--device", "cpu", "--updates", "8"]
+    words += ["--learning-rate", "0.01", "--batch-size", "8"]
+    status, printed, error = run(*words)
+    assert (status, error) == (0, "")
+    assert "18 texts for test, 12 for validation; 2 samples of 24 of the other 30" in (
+        printed
+    )
+    for name in RESULTS:
+        assert (tmp_path / "a folder" / name).is_file()
+    data = tmp_path / "a folder" / "data" / "own"
+    folders = [data / f"n24-sample{number}" for number in (0, 1)]
+    train = [{e.sentences for e in read_examples(f, "train")} for f in folders]
+    held_out = [
+        {e.sentences for split in ("valid", "test") for e in read_examples(f, split)}
+        for f in folders
+    ]
+    assert held_out[0] == held_out[1]
+    assert not (train[0] | train[1]) & held_out[0]
+    assert train[0] != train[1]
+    last = printed.splitlines()[-1]
+    assert last.startswith("On 2 samples of 24 texts, CE+SCL is ")
+    assert "and logistic regression is " in last
+
+    monkeypatch.setattr(compare, "train_table", lambda *_, **__: 0)  # all is done
+    status, again, _ = run(*words)
+    assert (status, again.splitlines()[-1]) == (0, last)
+
+
+def test_the_sentence_says_what_both_intervals_support():
+    outcomes = {
+        "CE": outcomes_of(70, 71, 72),
+        "better": outcomes_of(75, 76.0, 77),
+        "worse": outcomes_of(60, 61, 62),
+        "open": outcomes_of(60, 71, 82),
+    }
+    found = conclusion(outcomes, 80)
+    assert found.startswith("On 3 samples of 80 texts, better is better than CE (+5.0")
+    assert "worse is worse than CE (-10.0 points" in found
+    assert "open is not clearly different from CE (+0.0 points" in found
+    accuracies, differences = own_sheets(outcomes)
+    assert accuracies.rows[0] == ("CE", "70.0", "71.0", "72.0", "71.0 ± 1.0")
+    assert [row[0] for row in differences.rows] == ["better", "worse", "open"]
+
+
+@pytest.mark.parametrize(("size", "words"), [(0, "--size is 0"), (11, "1 to 10")])
+def test_a_size_that_does_not_fit_is_refused(size, words):
+    examples = [Example((str(n),), str(n % 2)) for n in range(20)]
+    with refused(words):
+        divide(examples, size, 0)
+
+
+def test_a_class_that_is_too_rare_is_named(tmp_path, run):
+    examples = [*make_sentences(40), Example(("one more",), "rare")]
+    path = write_labeled(tmp_path / "a.csv", examples)
+    words = ["--to", tmp_path / "out", "--encoder", toy_encoder(), "--device", "cpu"]
+    status, _, error = run("compare", path, *words)
+    assert status == 2
+    assert str(path) in error
+    assert "'rare'" in error
