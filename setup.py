@@ -24,6 +24,7 @@ def long_description() -> str:
 
 
 TEST = [
+    "accelerate",  # which the Trainer of transformers needs
     "hypothesis",
     "pytest",
     "pytest-xdist",
