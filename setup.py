@@ -31,7 +31,7 @@ TEST = [
     # Oracles: other implementations of the loss and encoders.
     "pytorch-metric-learning",
     "submitit",
-    "transformers>=4.40,<5",
+    "transformers>=4.40",
 ]
 LINT = [
     "import-linter",

@@ -19,6 +19,7 @@ from helpers.huggingface import (
     MERGES,
     MODELS,
     PIECES,
+    save_model,
     write_source,
     write_tokenizer_json,
 )
@@ -218,9 +219,9 @@ def test_added_tokens_keep_their_embeddings(tmp_path, kind):
     assert (done.unused_rows, len(done.tokenizer.settings.added_tokens)) == (0, 3)
     batch = [("the [ENT]film covid19",), ("Star_wars [ent] xStar_wars", "Covid19 a")]
     text = " ".join(" ".join(one) for one in batch)
-    assert {*added[::2], "Star_wars"} <= {
-        tokenizer.decode(number) for number in tokenizer(text)["input_ids"]
-    }
+    names = ("[ENT]", "Star_wars", "covid19")
+    ids = {tokenizer.get_added_vocab()[name] for name in names}
+    assert ids <= set(tokenizer(text)["input_ids"])
     ours = fairseq_states(load(target), target, batch, features_only=True)
     wanted = transformers_states(model, source, batch, tokenizer)
     torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
@@ -254,7 +255,7 @@ def test_weights_in_several_files_are_those_in_one(tmp_path, safe):
     model = write_source(source, safe=safe)
     convert_encoder(source, tmp_path / "one")
     (source / ("model.safetensors" if safe else "pytorch_model.bin")).unlink()
-    model.save_pretrained(source, max_shard_size="20KB", safe_serialization=safe)
+    save_model(model, source, safe, max_shard_size="20KB")
     assert len([*source.glob("*-of-*")]) > 2
     convert_encoder(source, tmp_path / "several")
     one, several = (

@@ -4,6 +4,7 @@ import json
 
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from fairseq_scl.data.vocabulary_files import number_pieces
 
@@ -53,8 +54,32 @@ def write_source(folder, kind="bert", name=None, safe=True, scale=1.0, **setting
             parameter.normal_(float(mean), 0.2)
             if "embeddings." in parameter_name and "LayerNorm" not in parameter_name:
                 parameter.mul_(scale)
-    model.save_pretrained(folder, safe_serialization=safe)
+    save_model(model, folder, safe)
     return model
+
+
+def save_model(model, folder, safe=True, **settings):
+    """Save a model; without ``safe`` as pickles, as transformers did before version 5.
+
+    Args:
+        model: the model.
+        folder: an existing folder.
+        safe: whether to write ``safetensors``.
+        settings: of ``save_pretrained``.
+    """
+    model.save_pretrained(folder, **settings)
+    index = folder / "model.safetensors.index.json"
+    if safe:
+        return
+    if index.is_file():
+        text = index.read_text("utf-8").replace("model-", "pytorch_model-")
+        text = text.replace(".safetensors", ".bin")
+        (folder / "pytorch_model.bin.index.json").write_text(text, "utf-8")
+        index.unlink()
+    for path in folder.glob("model*.safetensors"):
+        name = path.stem.replace("model", "pytorch_model", 1)
+        torch.save(load_file(path), folder / f"{name}.bin")
+        path.unlink()
 
 
 def write_tokenizer_json(folder, kind, added=()):
