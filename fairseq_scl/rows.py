@@ -20,12 +20,14 @@ def load_dictionary(path: str | Path) -> Dictionary:
     """Load a fairseq dictionary with the ``<mask>`` that the task appends.
 
     Raises:
-        InputError: the file is missing or is not a dictionary.
+        InputError: the file is missing, cannot be read or is not a dictionary.
     """
     if not Path(path).is_file():
         raise InputError(f"missing dictionary: {path}")
     try:
         dictionary = Dictionary.load(str(path))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # what fairseq raises for a wrong encoding
         why = " ".join(str(error).split())
         raise InputError(f"{path} is not a fairseq dictionary: {why}") from error

@@ -61,7 +61,8 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"missing file: {path}") from None
     except (ValueError, OSError) as error:
-        raise InputError(f"cannot read {path} as JSON: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {path} as JSON: {why}") from error
 
 
 def read_as(path: str | Path, kind: type[T]) -> T:

@@ -73,6 +73,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         parts = [read_weights(part) for part in _parts(Path(path))]
         return {name: tensor for part in parts for name, tensor in part.items()}
     try:
+        with open(path, "rb"):  # safetensors reports an unreadable file as missing
+            pass
         if Path(path).suffix == ".safetensors":
             found = load_file(path)
         else:
@@ -80,6 +82,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
+    except PermissionError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # damaged files raise nearly anything
         raise InputError(f"{path} was not loaded: {_reason(error)}") from None
     if not isinstance(found, dict) or not all(

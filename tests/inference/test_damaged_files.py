@@ -1,10 +1,14 @@
 """Files that were edited or cut: each is refused by file and field."""
 
 import json
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from fairseq_scl.convert.encoder_weights import read_weights
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import (
     binarise,
@@ -18,6 +22,7 @@ from fairseq_scl.data.folders import verify
 from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.texts import read_split, write_split
 from fairseq_scl.data.tokenizers import load_tokenizer
+from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.geometry import MEASURES
 from fairseq_scl.experiments.plan import _updates
@@ -29,7 +34,7 @@ from fairseq_scl.report.noise_sheets import read_noise, write_noise
 from fairseq_scl.report.representation_sheets import _before
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.rows import open_rows
-from fairseq_scl.typed import as_type, read_as
+from fairseq_scl.typed import as_type, read_as, read_json
 from helpers import refusals
 from helpers.encoders import make_sentences, toy_bert, toy_encoder, toy_model
 
@@ -388,3 +393,25 @@ def test_labels_of_a_model_folder_that_differ_from_its_dictionary_are_refused(tm
     (folder / "label" / "dict.txt").write_text("")
     with refusals.refused(str(folder / "label" / "dict.txt"), "label_map.json"):
         load_classifier(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root gives up its rights for a moment")
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("model.safetensors", read_weights),
+        ("config.json", read_json),
+        ("dict.txt", load_dictionary),
+    ],
+)
+def test_a_file_that_the_user_may_not_read_is_named(name, read):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.touch(mode=0)
+        os.chmod(folder, 0o711)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(InputError, match=f"^cannot read {path}.*: Permission"):
+                read(path)
+        finally:
+            os.seteuid(0)
