@@ -54,6 +54,8 @@ setup(
     long_description=long_description(),
     long_description_content_type="text/markdown",
     license="MIT",
+    license_files=["LICENSE"],
+    project_urls={"Paper": "https://arxiv.org/abs/2011.01403"},
     # Tested with `make test-matrix`.
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["fairseq_scl", "fairseq_scl.*"]),
@@ -93,8 +95,10 @@ setup(
     entry_points={"console_scripts": ["fairseq-scl = fairseq_scl.cli:main"]},
     zip_safe=False,
     classifiers=[
+        "Environment :: GPU :: NVIDIA CUDA",
         "Intended Audience :: Science/Research",
-        "Operating System :: POSIX",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",

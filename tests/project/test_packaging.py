@@ -80,6 +80,8 @@ def test_wheel_names_license_command_and_requirements(wheel):
     assert "fairseq-scl = fairseq_scl.cli:main" in commands
     metadata = archive.read(info["METADATA"]).decode()
     assert "Requires-Dist: fairseq-fixed==0.12.3.1\n" in metadata
+    assert "Project-URL: Paper, https://arxiv.org/abs/2011.01403\n" in metadata
+    assert "License-File: LICENSE\n" in metadata
 
 
 def test_command_of_the_installed_wheel_prints_the_user_dir(wheel, tmp_path):
