@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.errors import InputError
 
 SPLITS = ("train", "valid", "test")
@@ -127,15 +126,6 @@ def check_no_nul(text: str, origin: str) -> None:
             f"{origin} has a NUL character, which is not allowed in text: if the file "
             "is UTF-16, convert it to UTF-8, for example with iconv"
         )
-
-
-def write_split(folder: str | Path, split: str, examples: Sequence[Example]) -> None:
-    """Write examples to files that :func:`read_split` can read."""
-    for number in range(len(examples[0].sentences)):
-        with write_then_rename(Path(folder, f"{split}.input{number}")) as file:
-            file.writelines(one_line(e.sentences[number]) + "\n" for e in examples)
-    with write_then_rename(Path(folder, f"{split}.label")) as file:
-        file.writelines(example.label + "\n" for example in examples)
 
 
 def digest(examples: Iterable[Example]) -> str:

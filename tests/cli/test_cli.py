@@ -17,7 +17,7 @@ from fairseq_scl import cli
 from fairseq_scl.cli import VERBS, main
 from fairseq_scl.compat import versions
 from fairseq_scl.data.binarise import fairseq_flags
-from fairseq_scl.data.texts import Example, write_split
+from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.inference.model_folder import load_classifier
@@ -32,6 +32,7 @@ from helpers.encoders import (
     toy_model,
     trained,
 )
+from helpers.texts import write_split
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -11,10 +11,10 @@ from fairseq_scl.data.texts import (
     one_line,
     read_lines,
     read_split,
-    write_split,
 )
 from fairseq_scl.errors import InputError
 from helpers.refusals import refused
+from helpers.texts import write_split
 
 # Unicode's line breaks that end no line here: vertical tab, form feed, the three
 # separators of ASCII, next line, line separator, paragraph separator.

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq_scl.data.texts import write_split
 from fairseq_scl.experiments.results_folder import BEST
 from helpers.encoders import (
     make_splits,
@@ -20,6 +19,7 @@ from helpers.outputs import rows_of, write_outputs
 from helpers.results import make_table, random_attempts, write_results
 from helpers.tables import make_toy_samples, write_toy_table
 from helpers.tasks import write_sst2
+from helpers.texts import write_split
 from helpers.translation import toy_models
 
 

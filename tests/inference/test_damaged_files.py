@@ -20,7 +20,7 @@ from fairseq_scl.data.binarise import (
 )
 from fairseq_scl.data.folders import verify
 from fairseq_scl.data.outputs import BackTranslationRecord
-from fairseq_scl.data.texts import read_split, write_split
+from fairseq_scl.data.texts import read_split
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
@@ -37,6 +37,7 @@ from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import as_type, read_as, read_json
 from helpers import refusals
 from helpers.encoders import make_sentences, toy_bert, toy_encoder, toy_model
+from helpers.texts import write_split
 
 MISSING = object()
 NAMES = list(MEASURES)
