@@ -11,6 +11,7 @@ from fairseq_scl.cli.options import add_device, add_precision, at_least, files_t
 from fairseq_scl.data.binarise import read_examples
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
+from fairseq_scl.data.own_file import guess_columns
 from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="labeled examples: a .tsv, .csv or .jsonl (needs --columns), or a data "
+        help="labeled examples: a .tsv, .csv or .jsonl with named columns, or a data "
         "folder (--split)",
     )
     parser.add_argument(
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME",
         help="with a table: names of the columns with one or two sentences, followed "
-        "by that of the label",
+        "by that of the label (default: found by their usual names, as in train)",
     )
     parser.add_argument("--split", default="test", help="with a data folder: its split")
     parser.add_argument(
@@ -134,12 +135,8 @@ def _examples(source: Path, columns: Sequence[str], split: str) -> list[Example]
                 "folder"
             )
         return read_examples(source, split)
-    if not columns:
-        raise InputError(
-            f"{source} needs --columns: the names of its text columns, followed by "
-            "that of its label"
-        )
-    found = [example for _, example in own_table(source, columns)]
+    table = own_table(source, columns or guess_columns(source))
+    found = [example for _, example in table]
     if not found:
         raise InputError(f"{source} has no rows")
     return found

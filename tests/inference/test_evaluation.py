@@ -187,6 +187,8 @@ def test_tables_are_answered_as_predict_does(evaluated, tmp_path, suffix, pairs)
     columns = ["text", *["other"] * pairs, "label"]
     status, _, _, found = evaluated(file, "--columns", *columns, model=toy_model(pairs))
     assert status == 0
+    if not pairs:  # by their usual names
+        assert evaluated(file)[3]["confusion"] == found["confusion"]
     model = load_classifier(toy_model(pairs))
     expected = probabilities(model, encode(model, [e.sentences for e in made])[0])
     answers = [model.labels[i] for i in expected.argmax(1)]
@@ -241,9 +243,11 @@ def test_bad_tables_end_with_one_sentence(evaluated, tmp_path, content, message)
 def test_bad_arguments_end_with_one_sentence(run, evaluated, tmp_path):
     file = write_table(tmp_path / "a.csv", [("a", "b", "neutral")])
     pair = ["--columns", "text", "other", "label"]
+    odd = tmp_path / "odd.csv"
+    odd.write_text("a,b\nx,y\n")
     for argv, message in (
         ([tmp_path / "no.csv", *pair], "missing file"),
-        ([file], f"{file} needs --columns"),
+        ([odd], f"{odd} has the columns 'a', 'b'"),
         ([toy_data(), *pair], "--columns text other label goes with a table"),
         ([file, *pair], "has pairs, but the model was trained on single sentences"),
         ([toy_data(), "--split", "x"], "x.input0"),
