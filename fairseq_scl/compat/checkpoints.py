@@ -9,6 +9,7 @@ import argparse
 import collections
 import errno
 import functools
+import os
 import pickle
 import re
 import zipfile
@@ -273,8 +274,11 @@ def check_finite(weights: Mapping[str, Tensor], origin: object) -> None:
 def load_error(path: str | Path, error: Exception) -> str:
     """Shorten PyTorch's page-long message to one sentence."""
     wanted = re.search(r"GLOBAL (\S+)|global[^`']*[`']([\w.]+)[`']", str(error))
-    if isinstance(error, pickle.UnpicklingError) and wanted:
-        name = wanted.group(1) or wanted.group(2)
+    name = (wanted.group(1) or wanted.group(2)) if wanted else ""
+    # A truncated pickle may end within a name, which PyTorch reports without its end.
+    part = name.rpartition(".")[2].encode()
+    is_cut = part in _last_bytes(path, len(part) + 1)
+    if isinstance(error, pickle.UnpicklingError) and wanted and not is_cut:
         return (
             f"{path} was not loaded: its pickle asks for {name}, which no fairseq "
             "checkpoint needs and which could run code; if you made the file yourself, "
@@ -286,6 +290,15 @@ def load_error(path: str | Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.errno != errno.EINVAL:
         return f"cannot read {path}: {error.strerror}"
     return f"{path} is damaged or is not a fairseq checkpoint ({short_reason(error)})"
+
+
+def _last_bytes(path: str | Path, count: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(-min(count, Path(path).stat().st_size), os.SEEK_END)
+            return file.read()
+    except OSError:
+        return b""
 
 
 def short_reason(error: Exception) -> str:

@@ -231,6 +231,18 @@ def test_a_truncated_checkpoint_is_named(tmp_path, load, zipped, share):
     assert message.startswith(f"{path} is damaged or is not a fairseq checkpoint (")
 
 
+@pytest.mark.parametrize("end", [b"ctorch._ut", b"ctorch._utils\n_rebuild_te"])
+def test_a_checkpoint_that_ends_within_a_name_is_damaged(tmp_path, load, end):
+    path = tmp_path / "cut.pt"
+    torch.save(
+        {"model": {"a": torch.ones(5)}}, path, _use_new_zipfile_serialization=False
+    )
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"ctorch._utils\n")] + end)
+    message = refusal(load, path)
+    assert message.startswith(f"{path} is damaged or is not a fairseq checkpoint (")
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"<!DOCTYPE html>", b"version https://git-lfs", b"\x80"]
 )

@@ -341,8 +341,8 @@ def test_the_stock_task_gives_the_same_loss(data):
         ("scl_temperature", math.inf, "--scl-temperature is inf: it must be above 0"),
         (
             "scl_features",
-            "mean",
-            "--scl-features is 'mean': it must be one of cls, pooled",
+            "first",
+            "--scl-features is 'first': it must be one of cls, pooled, mean",
         ),
         (
             "scl_reduction",

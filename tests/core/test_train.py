@@ -418,7 +418,9 @@ def test_bad_input_ends_hydra_with_the_same_sentence(data, stock, tmp_path):
             data,
             tmp_path,
             f"checkpoint.restore_file={stock}",
-            "criterion.scl_features=mean",
+            "criterion.scl_features=first",
         ),
     )
-    assert_refused(done, "--scl-features is 'mean': it must be one of cls, pooled")
+    assert_refused(
+        done, "--scl-features is 'first': it must be one of cls, pooled, mean"
+    )
