@@ -61,7 +61,7 @@ bench: install ## compare with other implementations (ARGS='--only loss', see --
 	@"$(BIN)/python" -m benchmarks $(ARGS)
 
 bench-gpu: ## run the GPU benchmarks like test-gpu (ARGS='--glue FOLDER')
-	@scripts/on_gpu.sh -m benchmarks --gpu --rounds 5 $(ARGS)
+	@scripts/on_gpu.sh -m benchmarks --gpu --rounds 2 $(ARGS)
 
 clean: ## remove .venv, caches and build outputs
 	@if [[ -f "$(VENV)/.made-by-fairseq-scl" ]]; then rm -rf "$(VENV)"; fi
