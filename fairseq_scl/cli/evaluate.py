@@ -7,7 +7,13 @@ from pathlib import Path
 
 from scipy.special import softmax
 
-from fairseq_scl.cli.options import add_device, add_precision, at_least, files_to_write
+from fairseq_scl.cli.options import (
+    add_device,
+    add_max_tokens,
+    add_precision,
+    at_least,
+    files_to_write,
+)
 from fairseq_scl.data.binarise import read_examples
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
@@ -63,13 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON file to write, along with Markdown, HTML and PNG files of the same "
         "name",
     )
-    parser.add_argument(
-        "--max-tokens",
-        type=int,
-        default=4096,
-        metavar="N",
-        help="tokens per batch, including padding",
-    )
+    add_max_tokens(parser)
     add_device(parser)
     add_precision(parser)
 

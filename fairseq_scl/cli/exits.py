@@ -7,6 +7,7 @@ from tqdm import tqdm
 from fairseq_scl.cli.options import (
     MOST_TIMES,
     add_device,
+    add_max_tokens,
     add_split,
     at_least,
     files_to_write,
@@ -40,13 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of measurements; medians are shown",
     )
-    parser.add_argument(
-        "--max-tokens",
-        type=int,
-        default=4096,
-        metavar="N",
-        help="tokens per batch, including padding",
-    )
+    add_max_tokens(parser)
     parser.add_argument(
         "--clock",
         choices=tuple(CLOCKS),

@@ -74,6 +74,17 @@ def add_precision(
     )
 
 
+def add_max_tokens(parser: argparse.ArgumentParser) -> None:
+    """Add ``--max-tokens`` of commands that predict."""
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="tokens per batch, including padding",
+    )
+
+
 def at_least(
     least: int, arguments: argparse.Namespace, *names: str, most: int = MOST
 ) -> None:

@@ -12,7 +12,12 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fairseq_scl.cli.options import add_device, add_precision, at_least
+from fairseq_scl.cli.options import (
+    add_device,
+    add_max_tokens,
+    add_precision,
+    at_least,
+)
 from fairseq_scl.data.quotes import is_quoted
 from fairseq_scl.data.readers import QUOTED_TSV
 from fairseq_scl.data.texts import one_line
@@ -86,13 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum number of lines to answer at a time; fewer if the input pauses",
     )
-    parser.add_argument(
-        "--max-tokens",
-        type=int,
-        default=4096,
-        metavar="N",
-        help="tokens per batch, including padding",
-    )
+    add_max_tokens(parser)
     parser.add_argument(
         "--threshold",
         type=float,

@@ -11,6 +11,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
 from fairseq_scl.inference.predict import (
     UNSURE,
+    check_outputs,
     check_threshold,
     encode,
     probabilities,
@@ -114,12 +115,9 @@ class Classifier:
         if max_tokens < 1:
             raise InputError(f"max_tokens is {max_tokens}: it must be at least 1")
         encoded, _ = encode(self._model, self._examples(texts))
-        found = probabilities(self._model, encoded, max_tokens).numpy()
-        if not np.isfinite(found).all():
-            raise InputError(
-                "the model's output is NaN or infinite: its weights are too large"
-            )
-        return found
+        found = probabilities(self._model, encoded, max_tokens)
+        check_outputs(found)
+        return found.numpy()
 
     def _examples(
         self, texts: Sequence[str | tuple[str, str]]

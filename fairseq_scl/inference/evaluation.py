@@ -16,7 +16,7 @@ from sklearn.metrics import (
 from fairseq_scl.data.texts import Example, check_known_labels
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel
-from fairseq_scl.inference.predict import encode, logits
+from fairseq_scl.inference.predict import check_outputs, encode, logits
 
 BINS = 15
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -154,13 +154,10 @@ def example_logits(
         )
     check_known_labels(examples, model.labels)
     encoded, _ = encode(model, [example.sentences for example in examples])
-    found = logits(model, encoded, max_tokens).numpy()
-    if not np.isfinite(found).all():
-        raise InputError(
-            "the model's output is NaN or infinite: its weights are too large"
-        )
+    found = logits(model, encoded, max_tokens)
+    check_outputs(found)
     ids = {label: number for number, label in enumerate(model.labels)}
-    return found, np.array([ids[example.label] for example in examples])
+    return found.numpy(), np.array([ids[example.label] for example in examples])
 
 
 def evaluate(

@@ -93,6 +93,18 @@ def logits(
     return result
 
 
+def check_outputs(outputs: Tensor) -> None:
+    """Refuse logits or probabilities, of any shape, that are not finite.
+
+    Raises:
+        InputError: an output is NaN or infinite.
+    """
+    if not torch.isfinite(outputs).all():
+        raise InputError(
+            "the model's output is NaN or infinite: its weights are too large"
+        )
+
+
 def check_threshold(threshold: float | None, labels: Iterable[str], flag: str) -> None:
     """Refuse a threshold for :data:`UNSURE` that makes no sense; ``None`` is accepted.
 
