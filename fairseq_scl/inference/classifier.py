@@ -1,5 +1,6 @@
-"""The Python interface: load a model folder once, then label texts from any thread."""
+"""The Python interface: train or load a classifier, label texts from any thread."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from fairseq_scl.device import available_device
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.fitting import check_examples, train_in_a_process
 from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
 from fairseq_scl.inference.predict import (
     UNSURE,
@@ -69,6 +71,49 @@ class Classifier:
         """
         device = available_device() if device == "auto" else device
         return cls(load_classifier(folder, device, precision))
+
+    @classmethod
+    def fit(
+        cls,
+        texts: Sequence[str | tuple[str, str]],
+        labels: Sequence[str | int],
+        to: str | Path | None = None,
+        *,
+        progress: bool = True,
+        **settings: str | int | float | bool | Path | None,
+    ) -> "Classifier":
+        """Train a classifier as ``fairseq-scl train`` does, in a process of its own.
+
+        A fifth of the texts is held out to choose the best weights. The same call with
+        the same folder resumes an interrupted training and loads a finished one.
+
+        Args:
+            texts: at least 20 different texts, or pairs of texts.
+            labels: the class of each text. Integers become their decimal digits.
+            to: model folder to write; data, log and checkpoint go to ``TO-training``.
+                By default nothing is kept on disk.
+            progress: show progress and scores on ``sys.stderr``.
+            settings: options of ``fairseq-scl train`` by name: ``encoder``,
+                ``objective``, ``updates``, ``learning_rate``, ``batch_size``,
+                ``max_positions``, ``pooling``, ``seed``, ``device``, ``precision``,
+                ``labels_are_classes``, ``cache``. ``None`` and ``False`` are the
+                default.
+
+        Returns:
+            the classifier, on ``device`` and in ``precision``.
+
+        Raises:
+            InputError: a text or label is not of these types, the numbers of texts and
+                labels differ, or the command refuses them; a ``ValueError``.
+            RuntimeError: training failed; names the log.
+        """
+        rows = check_examples(texts, labels)
+        with tempfile.TemporaryDirectory() as scratch:
+            table = Path(scratch, "examples.jsonl")
+            folder = Path(scratch, "model") if to is None else Path(to)
+            train_in_a_process(rows, table, folder, settings, progress)
+            device = str(settings.get("device") or "auto")
+            return cls.load(folder, device, str(settings.get("precision") or "fp32"))
 
     def predict(
         self,

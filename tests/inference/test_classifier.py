@@ -153,9 +153,13 @@ def test_importing_and_loading_change_nothing_else_in_the_process():
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
-def test_the_code_of_the_page_runs():
-    space = {}
-    exec(CODES[0].replace("models/mine", str(toy_model())), space)
+def test_the_code_of_the_page_runs(monkeypatch):
+    space = {"texts": TEXTS, "labels": [0] * len(TEXTS)}
+    fitted = []  # Trained for real in test_fitting.py.
+    monkeypatch.setattr(Classifier, "fit", lambda *given: fitted.append(given))
+    exec(CODES[0], space)
+    assert fitted == [(TEXTS, [0] * len(TEXTS), "models/mine")]
+    exec(CODES[1].replace("models/mine", str(toy_model())), space)
     assert set(space["labels"]) <= set(space["classifier"].labels)
     assert space["probabilities"].shape == (2, 2)
 
@@ -165,7 +169,7 @@ def test_the_web_service_of_the_page_answers_several_clients(classifier, monkeyp
     monkeypatch.setattr(
         ThreadingHTTPServer, "serve_forever", lambda server: started.append(server)
     )
-    code = CODES[1].replace("models/mine", str(toy_model())).replace("8000", "0")
+    code = CODES[2].replace("models/mine", str(toy_model())).replace("8000", "0")
     space = {}
     exec(code, space)
     monkeypatch.undo()

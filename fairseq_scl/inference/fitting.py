@@ -1,0 +1,124 @@
+"""Training from Python: the command ``fairseq-scl train`` in a process of its own.
+
+fairseq's training changes logging, random states and standard output of its process, so
+it does not run in the caller's.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import fairseq_scl
+from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.errors import InputError
+
+ERROR = "fairseq-scl: error: "
+
+
+def check_examples(
+    texts: Sequence[str | tuple[str, str]], labels: Sequence[str | int]
+) -> list[dict[str, str]]:
+    """Return the rows of a table of labeled texts or pairs.
+
+    Args:
+        texts: N texts, or N pairs of texts.
+        labels: N names of classes, or N integers.
+
+    Raises:
+        InputError: names the first text or label of another type.
+    """
+    for name, given in (("texts", texts), ("labels", labels)):
+        if isinstance(given, str):
+            raise InputError(f"{name} is {given[:60]!r}: it must be a list")
+    if len(texts) != len(labels):
+        raise InputError(f"there are {len(texts)} texts but {len(labels)} labels")
+    rows: list[dict[str, str]] = []
+    for number, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        parts = tuple(text) if isinstance(text, tuple | list) else (text,)
+        if len(parts) not in (1, 2) or not all(isinstance(p, str) for p in parts):
+            raise InputError(
+                f"texts[{number}] is {repr(text)[:60]}: it must be a string or a pair "
+                "of strings"
+            )
+        if rows and len(rows[0]) != 1 + len(parts):
+            raise InputError(
+                f"texts[{number}] is {repr(text)[:60]}: mixed with "
+                f"{'single texts' if len(parts) == 2 else 'pairs'}"
+            )
+        if not isinstance(label, str):
+            if isinstance(label, bool) or not hasattr(label, "__index__"):
+                raise InputError(
+                    f"labels[{number}] is {label!r}: it must be a string or an integer"
+                )
+            label = str(int(label))
+        names = ("text",) if len(parts) == 1 else ("sentence1", "sentence2")
+        rows.append({**dict(zip(names, parts, strict=True)), "label": label})
+    return rows
+
+
+def train_in_a_process(
+    rows: Sequence[Mapping[str, str]],
+    table: Path,
+    folder: Path,
+    settings: Mapping[str, object],
+    progress: bool,
+) -> None:
+    """Write the rows to a table and train a model folder on it.
+
+    Args:
+        rows: from :func:`check_examples`.
+        table: the ``.jsonl`` file to write.
+        folder: model folder to write.
+        settings: options of ``fairseq-scl train``, with underscores.
+        progress: copy what the command prints to ``sys.stderr``.
+
+    Raises:
+        InputError: the command refuses the rows or a setting.
+        RuntimeError: training failed.
+    """
+    with write_then_rename(table) as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    command = [sys.executable, "-m", "fairseq_scl.cli", "train", str(table)]
+    command += ["--to", str(folder), *_flags(settings)]
+    package = str(Path(fairseq_scl.__file__).parent.parent)
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    printed = ""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": path},
+    ) as process:
+        output = process.stdout
+        while output and (piece := os.read(output.fileno(), 1 << 16)):
+            text = piece.decode("utf-8", "replace")
+            printed = (printed + text)[-10_000:]
+            if progress:
+                sys.stderr.write(text)
+    if process.returncode:
+        last = printed.strip().rpartition("\n")[2]
+        if process.returncode == 2 and ERROR in last:
+            raise InputError(_in_python(last.partition(ERROR)[2], table))
+        raise RuntimeError(f"training failed: {last}")
+
+
+def _flags(settings: Mapping[str, object]) -> list[str]:
+    flags = []
+    for name, value in settings.items():
+        if value is not None and value is not False:
+            flag = f"--{name.replace('_', '-')}"
+            flags += [flag] if value is True else [flag, str(value)]
+    return flags
+
+
+def _in_python(message: str, table: Path) -> str:
+    """Name texts instead of lines of the table, and settings instead of flags."""
+    line = rf"{re.escape(str(table))}(?:, line |:)(\d+)"
+    message = re.sub(line, lambda found: f"texts[{int(found[1]) - 1}]", message)
+    message = message.replace(str(table), "the examples")
+    return re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", "_"), message)
