@@ -125,6 +125,12 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="what is read of a text: the state at <s>, or the mean over its tokens "
         "(default: as the encoder folder says)",
     )
+    parser.add_argument(
+        "--class-weights",
+        choices=("balanced",),
+        help="give all classes the same weight in cross-entropy, however many examples "
+        "they have (default: all examples have the same weight)",
+    )
     for name, kind, what in (
         ("updates", int, "parameter updates (default: 12·√N for N texts, at least 60)"),
         ("batch-size", int, "texts in a batch"),
@@ -221,6 +227,7 @@ def settings_of(
     rate = arguments.learning_rate or recommended_learning_rate(encoder)
     return {
         "pooling": arguments.pooling or encoder_pooling(encoder),
+        "class_weights": arguments.class_weights,
         "updates": updates,
         "validations": min(VALIDATIONS, updates),
         "batch_size": arguments.batch_size,

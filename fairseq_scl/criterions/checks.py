@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from fairseq_scl.criterions.class_weights import CLASS_WEIGHTS
 from fairseq_scl.criterions.protocol import require_task
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import label_names
@@ -27,6 +28,9 @@ def check_settings(cfg: Any, task: Any) -> None:
         )
     check_choice(cfg, "scl_features", FEATURES)
     check_choice(cfg, "scl_reduction", ("mean", "paper"))
+    check_choice(cfg, "class_weights", CLASS_WEIGHTS)
+    if cfg.class_weights != "none" and cfg.scl_views:
+        raise InputError("--class-weights does not go with --scl-views")
     if cfg.regression_target:
         raise InputError(
             "--regression-target does not go with sentence_prediction_scl: the "

@@ -19,6 +19,10 @@ from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.criterions.checks import check_settings
+from fairseq_scl.criterions.class_weights import (
+    balanced_weights,
+    weighted_cross_entropy,
+)
 from fairseq_scl.criterions.precomputed import PrecomputedLogits
 from fairseq_scl.criterions.self_supervised import check_views, loss_with_views
 from fairseq_scl.input_format import note_input_format
@@ -71,6 +75,14 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
             "together, not over each worker's own batch"
         },
     )
+    class_weights: str = field(
+        default="none",
+        metadata={
+            "help": "weights of the training examples in cross-entropy: none, or "
+            "balanced = N / (C * N_c) for N examples in C classes, N_c of them in its "
+            "own; the contrastive term and validation have no weights"
+        },
+    )
     scl_views: bool = field(
         default=False,
         metadata={
@@ -105,6 +117,8 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         self.scl_reduction = str(cfg.scl_reduction)
         self.gather_features = bool(cfg.gather_features)
         self.scl_views = bool(cfg.scl_views)
+        balanced = cfg.class_weights == "balanced"
+        self.class_weights = balanced_weights(task) if balanced else None
 
     def before_update(self, model: nn.Module, update: int) -> None:
         """Prepare a training step; does nothing here."""
@@ -156,6 +170,10 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         """Return Eq. 1 in the form of ``forward``, from the ``model_outputs``."""
         stock = super().forward
         ce_sum, sample_size, log = stock(PrecomputedLogits(model, logits), sample)
+        if self.class_weights is not None and model.training:
+            labels = sample["target"].view(-1)
+            ce_sum = weighted_cross_entropy(logits, labels, self.class_weights)
+            log["loss"] = ce_sum.data
         log["ce_loss"] = ce_sum.data
         # With λ = 0 the term is only logged.
         with torch.set_grad_enabled(self.scl_lambda > 0 and torch.is_grad_enabled()):

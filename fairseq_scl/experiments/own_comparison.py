@@ -99,6 +99,7 @@ def own_table(
     size: int,
     samples: int,
     batch_size: int,
+    class_weights: str | None = None,
     **settings: Any,
 ) -> Table:
     """Return the table of the comparison.
@@ -109,10 +110,13 @@ def own_table(
         size: number of examples per training sample.
         samples: number of samples.
         batch_size: examples per batch.
+        class_weights: ``balanced`` or ``None``, for all objectives.
         settings: keys of the table's ``training``, with ``head_pooling``.
     """
     pooling = settings["head_pooling"]
-    losses = {OBJECTIVES[o][1]: objective_point(o, pooling) for o in objectives}
+    losses = {
+        OBJECTIVES[o][1]: objective_point(o, pooling, class_weights) for o in objectives
+    }
     content = {
         "protocol": PROTOCOL,
         "caption": f"{name}, test accuracy in percent",

@@ -27,18 +27,23 @@ LEARNING_RATES = ((512, 1e-4), (800, 2e-5))
 LEARNING_RATE_OF_LARGER = 1e-5
 
 
-def objective_point(objective: str, pooling: Pooling) -> Grid:
+def objective_point(
+    objective: str, pooling: Pooling, class_weights: str | None = None
+) -> Grid:
     """Return the loss of an objective as a grid of one point.
 
     Args:
         objective: one of :data:`OBJECTIVES`.
         pooling: the features of its terms, those that the classification head reads.
+        class_weights: ``balanced`` or ``None``.
     """
     table, loss = OBJECTIVES[objective]
     point = {
         **default_point(load_table(table).losses[loss]),
         "scl_features": (pooling,),
     }
+    if class_weights is not None:
+        point["class_weights"] = (class_weights,)
     return point | ({"capcort_features": (pooling,)} if objective == "capcort" else {})
 
 
@@ -92,7 +97,12 @@ def prepare_own_data(
 
 
 def own_run(
-    data: Path, encoder: Path, objective: str, pooling: Pooling, **settings: Any
+    data: Path,
+    encoder: Path,
+    objective: str,
+    pooling: Pooling,
+    class_weights: str | None = None,
+    **settings: Any,
 ) -> Run:
     """Return the run.
 
@@ -101,10 +111,11 @@ def own_run(
         encoder: the encoder folder.
         objective: one of :data:`OBJECTIVES`.
         pooling: what the classification head reads.
+        class_weights: ``balanced`` or ``None``.
         settings: further fields of :class:`Run`.
     """
     seed = settings["seed"]
-    point = objective_point(objective, pooling)
+    point = objective_point(objective, pooling, class_weights)
     return Run(
         name=f"{objective}-seed{seed}",
         data=data,

@@ -95,9 +95,9 @@ class Classifier:
             progress: show progress and scores on ``sys.stderr``.
             settings: options of ``fairseq-scl train`` by name: ``encoder``,
                 ``objective``, ``updates``, ``learning_rate``, ``batch_size``,
-                ``max_positions``, ``pooling``, ``seed``, ``device``, ``precision``,
-                ``labels_are_classes``, ``cache``. ``None`` and ``False`` are the
-                default.
+                ``max_positions``, ``pooling``, ``class_weights``, ``seed``, ``device``,
+                ``precision``, ``labels_are_classes``, ``cache``. ``None`` and ``False``
+                are the default.
 
         Returns:
             the classifier, on ``device`` and in ``precision``.

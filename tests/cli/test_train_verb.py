@@ -58,8 +58,11 @@ def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words):
     path = write_labeled(
         tmp_path / "pairs.jsonl", [e for e in every if e.label != "neutral"] + rare
     )
-    status, printed, _ = run(*words, path, "--objective", "ce")
+    balanced = ["--class-weights", "balanced"]
+    status, printed, _ = run(*words, path, "--objective", "ce", *balanced)
     assert status == 0
+    record = read_record(tmp_path / "a model-training" / "runs" / "ce-seed0")
+    assert record.settings["options"]["class_weights"] == "balanced"
     assert "from 'sentence1' and 'sentence2', 3 classes" in printed
     classifier = load_classifier(tmp_path / "a model")
     assert classifier.pair

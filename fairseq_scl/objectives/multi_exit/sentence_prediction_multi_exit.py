@@ -217,3 +217,4 @@ def _check(cfg: SentencePredictionMultiExitConfig) -> None:
         raise InputError(f"--acl-cl is {cfg.acl_cl}: it must be at least 0")
     check_choice(cfg, "acl_cl_own", OWN)
     check_choice(cfg, "scl_features", ("cls", "pooled"))
+    check_choice(cfg, "class_weights", ("none",))
