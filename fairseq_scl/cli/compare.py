@@ -1,6 +1,7 @@
 """``fairseq-scl compare``: which objective suits a table of labeled texts."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_scl.cli.machine import Machine
@@ -17,6 +18,7 @@ from fairseq_scl.cli.train import (
 from fairseq_scl.data.files import hold
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import default_jobs
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.own_comparison import (
     divide,
@@ -100,12 +102,28 @@ def run(arguments: argparse.Namespace) -> int:
         machine = Machine(device, default_jobs(device))
         if train_table(folder, table, data, models, runs, machine, retry_failed=True):
             return 1
-        outcomes: dict[str, list[Outcome]] = {loss: [] for loss in table.losses}
-        for attempt in collect(folder, runs):
-            if attempt.record is not None:
-                outcomes[attempt.run.cell["loss"]].append(outcome(attempt.record))
-        outcomes[FROZEN] = frozen_outcomes(encoder, samples, device)
+        print_comparison(folder, runs, encoder)
+    return 0
+
+
+def print_comparison(folder: Path, runs: Sequence[Run], encoder: Path) -> None:
+    """Print the finished runs by sample, their differences, and one sentence.
+
+    A logistic regression on the features before fine-tuning is fitted for comparison.
+
+    Args:
+        folder: the results folder.
+        runs: finished runs of one size, all losses on the same samples.
+        encoder: the encoder folder.
+    """
+    outcomes: dict[str, list[Outcome]] = {}
+    for attempt in collect(folder, runs):
+        if attempt.record is not None:
+            loss = outcomes.setdefault(attempt.run.cell["loss"], [])
+            loss.append(outcome(attempt.record))
+    samples = {run.seed: run.data for run in runs}
+    folders = [data for _, data in sorted(samples.items())]
+    outcomes[FROZEN] = frozen_outcomes(encoder, folders, runs[0].device)
     for sheet in own_sheets(outcomes):
         print(f"\n{sheet_as_markdown(sheet)}")
-    print(f"\n{conclusion(outcomes, parts.size)}")
-    return 0
+    print(f"\n{conclusion(outcomes, runs[0].cell['n'])}")

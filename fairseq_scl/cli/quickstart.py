@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from fairseq_scl.cli.compare import print_comparison
 from fairseq_scl.cli.machine import Machine
 from fairseq_scl.cli.options import MOST_TIMES, add_device, add_precision, at_least
 from fairseq_scl.cli.run import train_table
@@ -26,8 +27,6 @@ from fairseq_scl.experiments.sweep import compute_with_one_thread
 from fairseq_scl.experiments.tables import Table, load_table
 from fairseq_scl.inference.model_folder import export_classifier
 from fairseq_scl.report.figures import draw_features, learning_curves
-from fairseq_scl.report.markdown import sheet_as_markdown
-from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.tasks.batching import BATCHING
 
 LOCK = ".lock"
@@ -100,7 +99,8 @@ def _run(arguments: argparse.Namespace, table: Table) -> int:
     if train_table(output, table, data, models, runs, machine, retry_failed=True):
         return 1
     attempts = collect(output, runs)
-    print(f"\n{sheet_as_markdown(_by_sample(table, attempts))}\n")
+    print_comparison(output, runs, encoder)
+    print()
     _draw(output, table, attempts, arguments.device)
     scored = [(rank(outcome(a.record)), a.run) for a in attempts if a.record]
     ranked = [run for _, run in sorted(scored, key=lambda pair: pair[0])]
@@ -149,25 +149,6 @@ def _table(arguments: argparse.Namespace) -> Table:
         sizes=(arguments.size,),
         losses={**table.losses, TREATMENT: {**table.losses[TREATMENT], **given}},
         training=replace(table.training, **training),
-    )
-
-
-def _by_sample(table: Table, attempts: list[Attempt]) -> Sheet:
-    """Return the test accuracy of every run, one column per sample."""
-    accuracies = {
-        (a.run.cell["loss"], a.run.seed): outcome(a.record).test.accuracy
-        for a in attempts
-        if a.record
-    }
-    samples = range(table.repetitions)
-    return Sheet(
-        "samples",
-        "Test accuracy in percent by sample, at the best validation",
-        ("loss", *(f"sample {number}" for number in samples)),
-        tuple(
-            (loss, *(f"{accuracies[loss, number]:.1f}" for number in samples))
-            for loss in table.losses
-        ),
     )
 
 

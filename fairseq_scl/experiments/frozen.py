@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fairseq_scl.data.binarise import read_split_labels
+from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.geometry import TOP, measures
@@ -20,6 +22,7 @@ from fairseq_scl.input_format import Manifest, tokens_wanted
 from fairseq_scl.typed import read_as
 
 ENCODER, MODEL = "encoder", "model"
+Known = dict[tuple[str, ...], NDArray[np.float32]]
 
 
 def kind_of(folder: Path) -> str:
@@ -77,16 +80,28 @@ def measured(
         raise InputError(f"{folder} on {split} of {data}: {error}") from error
 
 
-def probed(folder: Path, data: Path, device: str = "cpu") -> Probe:
+def probed(
+    folder: Path, data: Path, device: str = "cpu", known: Known | None = None
+) -> Probe:
     """Fit a linear probe to the features that an encoder or model folder computes.
+
+    Args:
+        folder: the encoder or model folder.
+        data: a data folder with ``train``, ``valid`` and ``test``.
+        device: where to compute features.
+        known: features by the content of their split; samples that share validation
+            and test examples compute them once.
 
     Raises:
         InputError: see :func:`load_frozen`, or the data folder lacks a split.
     """
     classifier = load_frozen(folder, data, device)
+    known = {} if known is None else known
     features, labels = {}, {}
     for split in ("train", "valid", "test"):
-        found = split_features(classifier, data, split, folder)
-        features[split] = found.astype(np.float64)
+        texts = tuple(sha256(p) for p in sorted(data.glob(f"input?/{split}.bin")))
+        if texts not in known:
+            known[texts] = split_features(classifier, data, split, folder)
+        features[split] = known[texts].astype(np.float64)
         labels[split] = read_split_labels(data, split)
     return linear_probe(features, labels)

@@ -9,7 +9,7 @@ from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.splits import stratified_sample, stratified_split
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.frozen import probed
+from fairseq_scl.experiments.frozen import Known, probed
 from fairseq_scl.experiments.own_training import OBJECTIVES, objective_point
 from fairseq_scl.experiments.records import Validation
 from fairseq_scl.experiments.selection import Outcome
@@ -136,8 +136,9 @@ def frozen_outcomes(
 ) -> list[Outcome]:
     """Fit a logistic regression on frozen features of each sample."""
     found = []
+    known: Known = {}
     for number, folder in enumerate(folders):
-        probe = probed(encoder, folder, device)
+        probe = probed(encoder, folder, device, known)
         valid = Validation(0, probe.valid_correct, probe.valid_total, 0.0)
         test = Validation(0, probe.test_correct, probe.test_total, 0.0)
         found.append(Outcome(number, valid, test))

@@ -72,12 +72,14 @@ def conclusion(outcomes: Mapping[str, Sequence[Outcome]], size: int) -> str:
         size: number of texts per training sample.
     """
     first, compared = _compared(outcomes)
+    samples = len(outcomes[first])
+    if samples == 1:
+        return f"One sample of {size} texts does not show whether a method is better."
     parts = [
         f"{name} is {WORDS[verdict(one)]} {first} ({one.difference.mean:+.1f} points, "
         f"{interval(one.difference.low, one.difference.high)})"
         for name, one in compared.items()
     ]
-    samples = len(outcomes[first])
     return f"On {samples} samples of {size} texts, {', and '.join(parts)}."
 
 

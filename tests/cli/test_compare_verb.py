@@ -68,6 +68,8 @@ def test_the_sentence_says_what_both_intervals_support():
     accuracies, differences = own_sheets(outcomes)
     assert accuracies.rows[0] == ("CE", "70.0", "71.0", "72.0", "71.0 ± 1.0")
     assert [row[0] for row in differences.rows] == ["better", "worse", "open"]
+    one = conclusion({"CE": outcomes_of(70), "other": outcomes_of(80)}, 80)
+    assert one.startswith("One sample of 80 texts does not show")
 
 
 @pytest.mark.parametrize(("size", "words"), [(0, "--size is 0"), (11, "1 to 10")])

@@ -216,6 +216,8 @@ def test_the_classifier_answers_as_printed(again, capfd, tmp_path):
     sentences = tmp_path / "sentences"
     sentences.write_text(words[1] + "\n", "utf-8")
     assert words[2:4] == ["|", "fairseq-scl"]
+    assert "| logistic regression |" in printed
+    assert "\nOn 2 samples of 8 texts, CE+SCL is " in printed
     assert main([*words[4:], "--device", "cpu", str(sentences)]) == 0
     label, probability = capfd.readouterr().out.rstrip("\n").split("\t")
     assert label in ("negative", "positive")
