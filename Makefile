@@ -34,8 +34,8 @@ test: install ## run the tests (ARGS: pytest options)
 
 # What depends most on the versions of Python and its packages.
 MATRIX := compat losses core convert data inference cli experiments/test_sweep.py
-test-matrix: ## run the faster half of the tests on each Python from 3.11 to 3.13 that is found
-	@for version in 3.11 3.12 3.13; do \
+test-matrix: ## run the faster half of the tests on each Python from 3.11 to 3.14 that is found
+	@for version in 3.11 3.12 3.13 3.14; do \
 	  "python$$version" --version || continue; \
 	  PYTHON="python$$version" VENV=".venv-$$version" scripts/install.sh; \
 	  PATH="$$PWD/.venv-$$version/bin:$$PATH" OMP_NUM_THREADS=1 python -m pytest \

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -44,7 +44,21 @@ LINT = [
 # Peers of `make bench`.
 BENCH = ["pytorch-metric-learning", "transformers>=4.40,<5"]
 
+# Acts at the start of Python 3.14, before anything imports this package.
+STARTUP = "fairseq_scl/compat/startup/fairseq_scl_startup"
+
+
+class WithDataFiles(Distribution):
+    """Lets editable installations copy data files, too.
+
+    They ask for ``has_data``, a method that setuptools names ``has_data_files``.
+    """
+
+    has_data = Distribution.has_data_files
+
+
 setup(
+    distclass=WithDataFiles,
     name="fairseq-scl",
     version=version(),
     description=(
@@ -57,9 +71,11 @@ setup(
     license_files=["LICENSE"],
     project_urls={"Paper": "https://arxiv.org/abs/2011.01403"},
     # Tested with `make test-matrix`.
-    python_requires=">=3.11,<3.14",
+    python_requires=">=3.11,<3.15",
     packages=find_packages(include=["fairseq_scl", "fairseq_scl.*"]),
     package_data={"fairseq_scl": ["py.typed", "**/*.json", "**/*.txt", "**/*.yaml"]},
+    # Into site-packages, unlike other data files: wheels unpack "purelib" there.
+    data_files=[("../purelib", [f"{STARTUP}.pth", f"{STARTUP}.py"])],
     install_requires=[
         # A fork: no release of fairseq can be imported on Python 3.11 and later.
         "fairseq-fixed==0.12.3.1",
@@ -102,6 +118,7 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

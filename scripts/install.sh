@@ -8,7 +8,7 @@
 # Cost:   1 minute with a filled package cache, 3 without (two cores); 2 GB of disk space
 #         with PyTorch for CPUs, 5 GB with CUDA.
 #
-# Settings: PYTHON  CPython 3.11, 3.12 or 3.13     (default: the first one found)
+# Settings: PYTHON  CPython 3.11 to 3.14           (default: the first one found)
 #           VENV    where to install               (default: .venv, in the repository)
 set -euo pipefail
 PYTHON=${PYTHON:-}
@@ -22,17 +22,17 @@ fail() {
   exit 2
 }
 
-# Prints 3.11, 3.12 or 3.13; fails for anything else.
+# Prints 3.11, 3.12, 3.13 or 3.14; fails for anything else.
 fitting_version() {
   local answer
   answer=$("$1" --version 2>&1) || return 1
-  [[ $answer =~ ^Python\ (3\.1[1-3])\.[0-9]+\+?$ ]] && echo "${BASH_REMATCH[1]}"
+  [[ $answer =~ ^Python\ (3\.1[1-4])\.[0-9]+\+?$ ]] && echo "${BASH_REMATCH[1]}"
 }
 
 # Prints the interpreter to use, or fails with what was found and what is needed.
 choose_python() {
   local candidate answer found=""
-  local candidates=(python3.11 python3.12 python3.13 python3)
+  local candidates=(python3.11 python3.12 python3.13 python3.14 python3)
   [[ -z $PYTHON ]] || candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do
     if fitting_version "$candidate" >/dev/null; then
@@ -42,7 +42,7 @@ choose_python() {
     answer=$("$candidate" --version 2>&1) || answer="does not run"
     found+=", $candidate (${answer%%$'\n'*})"
   done
-  fail "CPython 3.11, 3.12 or 3.13 is needed, found: ${found#, };" \
+  fail "CPython 3.11 to 3.14 is needed, found: ${found#, };" \
     "install one, or name it with PYTHON=/path/to/python3.11"
 }
 
@@ -50,7 +50,8 @@ choose_python() {
 # the scripts of a virtual environment contain the full path of their interpreter.
 wanted() {
   echo "$PWD/$VENV"
-  cksum constraints.txt pyproject.toml scripts/install.sh setup.py
+  cksum constraints.txt pyproject.toml scripts/install.sh setup.py \
+    fairseq_scl/compat/startup/*
 }
 
 # True if VENV holds a finished installation of the requested Python; what it was made

@@ -5,10 +5,13 @@ import importlib.metadata
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 # An isolated build would download a second PyTorch and build with that.
 INSTALL = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
+
+# The module of compat/startup, which an installation puts into site-packages.
+STARTUP = "fairseq_scl_startup"
 
 
 def installed_version(distribution: str) -> str | None:
@@ -22,22 +25,30 @@ def installed_version(distribution: str) -> str | None:
 def problems(
     python: tuple[int, int] = sys.version_info[:2],
     version_of: Callable[[str], str | None] = installed_version,
+    modules: Container[str] = sys.modules,
 ) -> list[str]:
     """List the version problems that keep fairseq from working.
 
     Args:
         python: major and minor version of the interpreter.
         version_of: returns the installed version of a distribution, or ``None``.
+        modules: names of the modules that have been imported.
 
     Returns:
         one sentence per problem, with its remedy; empty if there are none.
     """
     found = []
     stock, fixed = version_of("fairseq"), version_of("fairseq-fixed")
-    if not (3, 11) <= python < (3, 14):
+    if not (3, 11) <= python < (3, 15):
         found.append(
             f"fairseq-scl does not run on Python {python[0]}.{python[1]}: use Python "
-            "3.11, 3.12 or 3.13"
+            "3.11 to 3.14"
+        )
+    elif python >= (3, 14) and STARTUP not in modules:
+        found.append(
+            f"{STARTUP}.pth, which fairseq needs on Python 3.14, was not run: install "
+            "fairseq-scl with pip into a virtual environment, and unset "
+            "FAIRSEQ_SCL_STARTUP"
         )
     if stock is None and fixed is None:
         found.append(f"fairseq is not installed: {INSTALL}")

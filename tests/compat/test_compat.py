@@ -434,14 +434,15 @@ INSTALL = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
             None,
             "0.12.3.1",
             "2.6.0",
-            ["fairseq-scl does not run on Python 3.10: use Python 3.11, 3.12 or 3.13"],
+            ["fairseq-scl does not run on Python 3.10: use Python 3.11 to 3.14"],
         ),
+        ((3, 14), None, "0.12.3.1", "2.9.0", []),
         (
-            (3, 14),
+            (3, 15),
             None,
             "0.12.3.1",
             "2.6.0",
-            ["fairseq-scl does not run on Python 3.14: use Python 3.11, 3.12 or 3.13"],
+            ["fairseq-scl does not run on Python 3.15: use Python 3.11 to 3.14"],
         ),
         (
             (3, 11),
@@ -477,7 +478,14 @@ def test_each_problem_has_a_sentence_with_its_remedy(
     python, fairseq, fixed, torch_version, expected
 ):
     installed = {"fairseq": fairseq, "fairseq-fixed": fixed, "torch": torch_version}
-    assert versions.problems(python, installed.get) == expected
+    assert versions.problems(python, installed.get, [versions.STARTUP]) == expected
+
+
+def test_python_3_14_without_the_start_up_module_is_a_problem():
+    installed = {"fairseq-fixed": "0.12.3.1", "torch": "2.13.0"}
+    (problem,) = versions.problems((3, 14), installed.get, [])
+    assert problem.startswith("fairseq_scl_startup.pth")
+    assert versions.problems((3, 13), installed.get, []) == []
 
 
 def test_the_report_says_what_is_missing(monkeypatch):

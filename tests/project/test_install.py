@@ -112,7 +112,7 @@ def test_unsupported_python_is_refused(installation):
     status, said, _ = installation.run(version="3.10.13")
     assert status == 2
     assert said == (
-        "install.sh: CPython 3.11, 3.12 or 3.13 is needed, found: "
+        "install.sh: CPython 3.11 to 3.14 is needed, found: "
         f"{installation.python} (Python 3.10.13); install one, or name it with "
         "PYTHON=/path/to/python3.11\n"
     )

@@ -12,6 +12,9 @@ from packaging.requirements import Requirement
 from helpers import ROOT
 
 DATA_FILES = ("py.typed", "*.json", "*.txt", "*.yaml")
+STARTUP = [
+    f"fairseq_scl/compat/startup/fairseq_scl_startup.{kind}" for kind in ("pth", "py")
+]
 TARGETS = (
     "help",
     "quickstart",
@@ -50,7 +53,7 @@ def wheel(tmp_path_factory):
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
         if (ROOT / name).is_file():
             (copy / name).write_bytes((ROOT / name).read_bytes())
-    for source in package_files():
+    for source in (*package_files(), *STARTUP):
         (copy / source).parent.mkdir(parents=True, exist_ok=True)
         (copy / source).write_bytes((ROOT / source).read_bytes())
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel"]
@@ -63,13 +66,24 @@ def package_files():
     """All files of the package that a user needs, relative to the root."""
     package = ROOT / "fairseq_scl"
     files = [path for kind in ("*.py", *DATA_FILES) for path in package.rglob(kind)]
+    files = [path for path in files if "startup" not in path.parts]
     return sorted(str(path.relative_to(ROOT)) for path in files)
 
 
 def test_wheel_has_exactly_the_modules_and_data_files(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    held = sorted(name for name in names if ".dist-info/" not in name)
+    held = sorted(name for name in names if "-0.1.0." not in name)
     assert held == package_files()
+    startup = [Path(name).name for name in names if ".data/purelib/" in name]
+    assert sorted(startup) == [Path(name).name for name in STARTUP]
+
+
+def test_editable_installation_has_the_start_up_file(wheel, tmp_path):
+    build = "import sys, setuptools.build_meta as b; b.build_editable(sys.argv[1])"
+    run(sys.executable, "-c", build, tmp_path, cwd=wheel.parents[1])
+    (editable,) = tmp_path.glob("*.whl")
+    names = {Path(name).name for name in zipfile.ZipFile(editable).namelist()}
+    assert {Path(name).name for name in STARTUP} <= names
 
 
 def test_wheel_names_license_command_and_requirements(wheel):
@@ -105,8 +119,13 @@ def test_makefile_has_the_target(target):
     run("make", "--dry-run", "-C", ROOT, target)
 
 
-def test_constraints_pin_every_requirement_once_on_each_python(wheel):
-    """Each requirement in setup.py has exactly one version on 3.11, 3.12 and 3.13."""
+@pytest.mark.parametrize(
+    ("file", "pythons"),
+    [
+        ("constraints.txt", ["3.11", "3.12", "3.13", "3.14"]),
+    ],
+)
+def test_constraints_pin_every_requirement_once_on_each_python(wheel, file, pythons):
     archive = zipfile.ZipFile(wheel)
     (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
     needed = {
@@ -114,9 +133,9 @@ def test_constraints_pin_every_requirement_once_on_each_python(wheel):
         for line in archive.read(metadata).decode().splitlines()
         if line.startswith("Requires-Dist: ")
     }
-    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    lines = (ROOT / file).read_text("utf-8").splitlines()
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
-    for version in ("3.11", "3.12", "3.13"):
+    for version in pythons:
         apply = [
             pin.name
             for pin in pins
