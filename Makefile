@@ -7,15 +7,16 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?=
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 ARGS ?=
 WORKERS ?= 2
-export PYTHON VENV
+export PYTHON VENV CONSTRAINTS
 
 # Always quoted, because the project's path may contain spaces.
 BIN := $(VENV)/bin
 
 help: ## list the targets
-	@echo "usage: make TARGET [PYTHON=python3.12] [VENV=.venv] [ARGS='...']"
+	@echo "usage: make TARGET [PYTHON=python3.12] [VENV=.venv] [CONSTRAINTS=constraints.txt] [ARGS='...']"
 	@while IFS= read -r line; do \
 	  if [[ $$line =~ ^([a-z-]+):.*\#\#\ (.*) ]]; then \
 	    printf '  %-11s %s\n' "$${BASH_REMATCH[1]}" "$${BASH_REMATCH[2]}"; \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Creates a virtual environment with PyTorch, fairseq, this package (editable) and the
-# tools for tests and lint, at the versions of constraints.txt. `make` runs it.
+# tools for tests and lint, at the versions of a constraints file. `make` runs it.
 #
 # Usage:  scripts/install.sh [PIP-OPTION...]     passed to every `pip install`
 # Writes: VENV and fairseq_scl.egg-info. If nothing changed, it does nothing; if it was
@@ -8,11 +8,13 @@
 # Cost:   1 minute with a filled package cache, 3 without (two cores); 2 GB of disk space
 #         with PyTorch for CPUs, 5 GB with CUDA.
 #
-# Settings: PYTHON  CPython 3.11 to 3.14           (default: the first one found)
-#           VENV    where to install               (default: .venv, in the repository)
+# Settings: PYTHON       CPython 3.11 to 3.14      (default: the first one found)
+#           VENV         where to install          (default: .venv, in the repository)
+#           CONSTRAINTS  versions to install       (default: constraints.txt)
 set -euo pipefail
 PYTHON=${PYTHON:-}
 VENV=${VENV:-.venv}
+CONSTRAINTS=${CONSTRAINTS:-constraints.txt}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mark=$VENV/.made-by-fairseq-scl # marks the folder as ours, so it may be emptied
 stamp=$VENV/.installed          # written last: the installation is complete
@@ -50,7 +52,7 @@ choose_python() {
 # the scripts of a virtual environment contain the full path of their interpreter.
 wanted() {
   echo "$PWD/$VENV"
-  cksum constraints.txt pyproject.toml scripts/install.sh setup.py \
+  cksum "$CONSTRAINTS" pyproject.toml scripts/install.sh setup.py \
     fairseq_scl/compat/startup/*
 }
 
@@ -86,7 +88,7 @@ install() {
   shift
   echo "install.sh: $what"
   "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-    --constraint constraints.txt "$@"
+    --constraint "$CONSTRAINTS" "$@"
 }
 
 # With CUDA_HOME set, fairseq's build asks for sources that its archive lacks. An isolated
@@ -116,6 +118,9 @@ install_everything() {
     --no-build-isolation "$@" --editable '.[dev]'
 }
 
+[[ -f $CONSTRAINTS ]] ||
+  fail "CONSTRAINTS is $CONSTRAINTS, which is not a file: use constraints.txt or" \
+    "constraints-newest.txt"
 if has_finished_once; then
   [[ $(<"$stamp") != "$(wanted)" ]] || exit 0
   rm "$stamp"

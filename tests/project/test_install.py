@@ -119,6 +119,19 @@ def test_unsupported_python_is_refused(installation):
     assert not installation.venv.exists()
 
 
+def test_other_constraints_are_installed(installation):
+    installation.run()
+    newest = {"CONSTRAINTS": "constraints-newest.txt"}
+    assert installation.run(**newest)[2] == STEPS
+    assert "--constraint constraints-newest.txt" in installation.log.read_text("utf-8")
+    assert installation.run(**newest)[2] == []
+    status, said, _ = installation.run(CONSTRAINTS="no-file.txt")
+    assert status == 2
+    assert said.startswith(
+        "install.sh: CONSTRAINTS is no-file.txt, which is not a file"
+    )
+
+
 def test_foreign_folder_is_left_alone(installation):
     installation.venv.mkdir()
     (installation.venv / "thesis.tex").write_text("years of work", encoding="utf-8")

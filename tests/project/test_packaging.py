@@ -123,6 +123,7 @@ def test_makefile_has_the_target(target):
     ("file", "pythons"),
     [
         ("constraints.txt", ["3.11", "3.12", "3.13", "3.14"]),
+        ("constraints-newest.txt", ["3.12", "3.13", "3.14"]),
     ],
 )
 def test_constraints_pin_every_requirement_once_on_each_python(wheel, file, pythons):
