@@ -6,17 +6,14 @@ fairseq's own table. There are no published checksums of the archives, so a down
 verified by its length, gzip's checksum and the expected files.
 """
 
-import fnmatch
-import gzip
 import shutil
-import tarfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fairseq.models.transformer import TransformerModel
 
 from fairseq_scl.augment.segment import CODES_FILES
+from fairseq_scl.data.archives import take_files
 from fairseq_scl.data.download import ARCHIVES, fetch_file
 from fairseq_scl.data.folders import TRANSLATION, folder_then_rename
 from fairseq_scl.data.packages import default_cache
@@ -27,8 +24,6 @@ FOLDER = "translation"
 SUFFIX = ".tar.gz"
 DEFAULT = "wmt19"
 TOKENIZER = "moses"
-# Limits against decompression bombs: weights hardly compress, text to a third.
-MOST_PACKED, SLACK = 20, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -139,13 +134,7 @@ def unpack(
     names = [f"dict.{language}.txt" for language in languages]
     names += [*CODES_FILES, model.checkpoints]
     with folder_then_rename(folder, TRANSLATION, [archive]) as new:
-        try:
-            parts = _take(archive, names, new)
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise InputError(
-                f"{archive} is damaged or not a gzipped tar file: delete it and "
-                "download it again"
-            ) from error
+        parts = take_files(archive, names, new)
         whole = [part for part in parts if not _missing(part, model, languages)]
         if len(whole) != 1:
             raise InputError(
@@ -156,31 +145,6 @@ def unpack(
             path.rename(new / path.name)
         for part in parts:
             shutil.rmtree(part)
-
-
-def _take(archive: Path, names: list[str], to: Path) -> list[Path]:
-    """Copy regular files whose names match ``names``, keeping folders separate."""
-    parts: dict[PurePosixPath, Path] = {}
-    size = 0
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            path = PurePosixPath(member.name)
-            if not any(fnmatch.fnmatchcase(path.name, name) for name in names):
-                continue
-            source = tar.extractfile(member) if member.isfile() else None
-            if source is None:
-                continue
-            size += member.size
-            if size > SLACK + MOST_PACKED * archive.stat().st_size:
-                raise InputError(
-                    f"{archive} was not unpacked: up to {member.name} it expands to "
-                    f"{size:,} bytes, too many for the size of the archive"
-                )
-            part = parts.setdefault(path.parent, to / f"part{len(parts)}")
-            part.mkdir(exist_ok=True)
-            with source, (part / path.name).open("wb") as file:
-                shutil.copyfileobj(source, file)
-    return list(parts.values())
 
 
 def _find(name: str, source: str, target: str) -> PretrainedModel:
