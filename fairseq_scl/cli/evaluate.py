@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from scipy.special import softmax
 
 from fairseq_scl.cli.options import (
     add_device,
+    add_drop_empty,
     add_max_tokens,
     add_precision,
     at_least,
@@ -17,8 +17,7 @@ from fairseq_scl.cli.options import (
 from fairseq_scl.data.binarise import read_examples
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
-from fairseq_scl.data.own_file import guess_columns
-from fairseq_scl.data.readers import own_table
+from fairseq_scl.data.own_file import guess_columns, read_rows
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.records import origin
@@ -53,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with a table: names of the columns with one or two sentences, followed "
         "by that of the label (default: found by their usual names, as in train)",
     )
+    add_drop_empty(parser, "with a table: ")
     parser.add_argument("--split", default="test", help="with a data folder: its split")
     parser.add_argument(
         "--temperature-scaling",
@@ -78,7 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate the model, print the tables and write the files."""
     at_least(1, arguments, "max_tokens")
     files = files_to_write(arguments.to, *SUFFIXES) if arguments.to else []
-    examples = _examples(arguments.file, arguments.columns, arguments.split)
+    for flag in ("columns", "drop_empty"):
+        if getattr(arguments, flag) and arguments.file.is_dir():
+            raise InputError(
+                f"--{flag.replace('_', '-')} goes with a table, but {arguments.file} "
+                "is a folder"
+            )
+    examples = _examples(arguments.file, arguments, arguments.split)
     verify(arguments.model)
     model = load_classifier(arguments.model, arguments.device, arguments.precision)
     if arguments.temperature_scaling is not None:
@@ -116,7 +122,7 @@ def _scale(model: LoadedModel, arguments: argparse.Namespace) -> None:
             f"--temperature-scaling is {source}, whose examples are also evaluated: "
             "fit the temperature on others"
         )
-    examples = _examples(source, arguments.columns if source.is_file() else [], split)
+    examples = _examples(source, arguments, split)
     logits, truth = example_logits(model, examples, source, arguments.max_tokens)
     temperature = fit_temperature(logits, truth, source)
     store_temperature(arguments.model, model, temperature)
@@ -126,17 +132,13 @@ def _scale(model: LoadedModel, arguments: argparse.Namespace) -> None:
     )
 
 
-def _examples(source: Path, columns: Sequence[str], split: str) -> list[Example]:
+def _examples(source: Path, arguments: argparse.Namespace, split: str) -> list[Example]:
     """Read the labeled examples of a table or of a split of a data folder."""
     if source.is_dir():
-        if columns:
-            raise InputError(
-                f"--columns {' '.join(columns)} goes with a table, but {source} is a "
-                "folder"
-            )
         return read_examples(source, split)
-    table = own_table(source, columns or guess_columns(source))
-    found = [example for _, example in table]
-    if not found:
-        raise InputError(f"{source} has no rows")
-    return found
+    columns = arguments.columns or guess_columns(source)
+    return read_rows(source, columns, arguments.drop_empty, _note)
+
+
+def _note(text: str) -> None:
+    print(f"fairseq-scl: note: {text}", file=sys.stderr, flush=True)

@@ -74,6 +74,15 @@ def add_precision(
     )
 
 
+def add_drop_empty(parser: argparse.ArgumentParser, where: str = "") -> None:
+    """Add ``--drop-empty`` of commands that read a table; ``where`` is for the help."""
+    parser.add_argument(
+        "--drop-empty",
+        action="store_true",
+        help=f"{where}skip rows with an empty text or label",
+    )
+
+
 def add_max_tokens(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-tokens`` of commands that predict."""
     parser.add_argument(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from fairseq_scl.cli.options import MOST_TIMES, at_least
+from fairseq_scl.cli.options import MOST_TIMES, add_drop_empty, at_least
 from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarise import fairseq_flags, read_labels
 from fairseq_scl.data.folders import MANIFEST
@@ -97,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --table: file from which validation and test are drawn, half of it "
         "for test; without it they are drawn from the table",
     )
+    add_drop_empty(parser, "with --table: ")
     parser.add_argument(
         "--augmented",
         type=Path,
@@ -256,10 +257,10 @@ def _prepare_augmented(arguments: argparse.Namespace) -> None:
 def _source(arguments: argparse.Namespace) -> Source:
     if arguments.task is not None:
         return Source.of_task(find_task(arguments.task), arguments.folder)
-    table = own_table(arguments.table, arguments.columns)
-    held_out = arguments.held_out
-    if held_out is not None:
-        held_out = own_table(held_out, arguments.columns)
+    table, held_out = (
+        path and own_table(path, arguments.columns, drop_empty=arguments.drop_empty)
+        for path in (arguments.table, arguments.held_out)
+    )
     return Source(arguments.table.name, table, held_out)
 
 
@@ -302,6 +303,8 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"--labels-are-classes goes with --text or --table, not with --{kind}"
         )
+    if kind != "table" and arguments.drop_empty:
+        raise InputError(f"--drop-empty goes with --table, not with --{kind}")
     if kind != "sample" and arguments.views:
         raise InputError(f"--views goes with --sample, not with --{kind}")
 

@@ -11,7 +11,12 @@ from typing import Any
 from scipy.special import softmax
 from tqdm import tqdm
 
-from fairseq_scl.cli.options import add_device, add_precision, at_least
+from fairseq_scl.cli.options import (
+    add_device,
+    add_drop_empty,
+    add_precision,
+    at_least,
+)
 from fairseq_scl.convert.pooling import POOLINGS
 from fairseq_scl.data.files import hold
 from fairseq_scl.data.folders import MODEL, check_replaceable
@@ -93,9 +98,7 @@ def add_table(parser: argparse.ArgumentParser) -> None:
         help="one or two text columns, followed by the label column (default: found by "
         "their usual names, such as text and label)",
     )
-    parser.add_argument(
-        "--drop-empty", action="store_true", help="skip rows with an empty cell"
-    )
+    add_drop_empty(parser)
     parser.add_argument(
         "--labels-are-classes",
         action="store_true",

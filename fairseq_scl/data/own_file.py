@@ -1,7 +1,7 @@
 """A table of labeled texts of your own: columns, distinct examples and their split."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,29 @@ def guess_columns(path: Path) -> list[str]:
     return [*texts, *labels]
 
 
+def read_rows(
+    path: Path, columns: Sequence[str], drop_empty: bool, note: Callable[[str], object]
+) -> list[Example]:
+    """Read all examples of a table.
+
+    Args:
+        path: the table.
+        columns: names of one or two text columns, followed by that of the label.
+        drop_empty: skip rows with an empty text or label.
+        note: gets a sentence that counts the rows that were skipped.
+
+    Raises:
+        InputError: the table cannot be read, has an empty cell or has no rows.
+    """
+    table = own_table(path, columns, drop_empty=drop_empty)
+    found = [example for _, example in table]
+    for reason, count in table.left_out.items():
+        note(f"skipped: {count} rows {reason} of {path}")
+    if not found:
+        raise InputError(f"{path} has no rows")
+    return found
+
+
 def read_distinct(
     path: Path, columns: Sequence[str], drop_empty: bool, checks: Checks
 ) -> list[Example]:
@@ -74,12 +97,7 @@ def read_distinct(
         InputError: the table cannot be read, has an empty cell, has labels that do not
             look like classes, a single class, or too few different texts.
     """
-    table = own_table(path, columns, drop_empty=drop_empty)
-    found = [example for _, example in table]
-    for reason, count in table.left_out.items():
-        checks.note(f"skipped: {count} rows {reason} of {path}")
-    if not found:
-        raise InputError(f"{path} has no rows")
+    found = read_rows(path, columns, drop_empty, checks.note)
     first = {example.label: example.origin for example in reversed(found)}
     try:
         class_names(first)

@@ -18,6 +18,7 @@ QUOTED_TSV = "quoted tsv"
 NO_LABEL = "without a label"
 NO_TEXT = "without a text"
 NOT_UTF8 = "not UTF-8"
+DROP = "; --drop-empty skips rows with empty cells"
 LARGEST_FIELD = 1 << 24
 # Yelp-2 escapes a quote with a backslash in addition to doubling it.
 ESCAPED_QUOTE = re.compile(r'\\"+')
@@ -114,6 +115,7 @@ class TableFile:
 
     def _example(self, row: dict[str, Any], origin: str) -> Example | None:
         value = _label_of(row, self.layout.label, origin)
+        hint = "" if self.layout.labels or self._keep_all else DROP
         if value == self.layout.no_label:
             self.left_out[NO_LABEL] += 1
             return None
@@ -121,7 +123,7 @@ class TableFile:
             allowed = ", ".join(self.layout.labels) or "any text that is not empty"
             raise InputError(
                 f"{origin}: the label is {value!r}, allowed: {allowed} (column "
-                f"{self.layout.label})"
+                f"{self.layout.label}){'' if value else hint}"
             )
         sentences = tuple(
             one_line(" ".join(self._plain(text_of(row, c, origin)) for c in columns))
@@ -135,6 +137,7 @@ class TableFile:
                 return None
             raise InputError(
                 f"{origin}: column {' + '.join(columns)} is empty: every row needs text"
+                f"{hint}"
             )
         if not all(sentences):
             self.left_out[NO_TEXT] += 1

@@ -240,6 +240,17 @@ def test_bad_tables_end_with_one_sentence(evaluated, tmp_path, content, message)
     assert message in error
 
 
+def test_rows_with_an_empty_cell_are_skipped_on_request(evaluated, tmp_path):
+    rows = [(e.sentences[0], e.label) for e in make_sentences(20, seed=9)]
+    file = write_table(tmp_path / "a.csv", [*rows, ("  ", "positive"), ("a film", "")])
+    status, _, error, _ = evaluated(file)
+    assert status == 2
+    assert "--drop-empty" in error
+    status, _, error, found = evaluated(file, "--drop-empty")
+    assert (status, found["examples"]) == (0, 20)
+    assert f"skipped: 1 rows without a label of {file}" in error
+
+
 def test_bad_arguments_end_with_one_sentence(run, evaluated, tmp_path):
     file = write_table(tmp_path / "a.csv", [("a", "b", "neutral")])
     pair = ["--columns", "text", "other", "label"]
@@ -248,7 +259,8 @@ def test_bad_arguments_end_with_one_sentence(run, evaluated, tmp_path):
     for argv, message in (
         ([tmp_path / "no.csv", *pair], "missing file"),
         ([odd], f"{odd} has the columns 'a', 'b'"),
-        ([toy_data(), *pair], "--columns text other label goes with a table"),
+        ([toy_data(), *pair], "--columns goes with a table"),
+        ([toy_data(), "--drop-empty"], "--drop-empty goes with a table"),
         ([file, *pair], "has pairs, but the model was trained on single sentences"),
         ([toy_data(), "--split", "x"], "x.input0"),
         ([tmp_path], "there is no data folder"),
