@@ -47,7 +47,10 @@ def guess_columns(path: Path) -> list[str]:
     labels = [known[name] for name in LABELS if name in known]
     if pairs:
         texts = [known[name] for name in pairs[0]]
-    if len(pairs) > 1 or len(labels) != 1 or len(texts) != 1 + len(pairs):
+    usual = {name.strip().lower() for name in (*texts, *labels)}
+    spelled = {name for name in names if name.strip().lower() in usual}
+    clear = len(spelled) == len(usual) and len(pairs) <= 1 and len(labels) == 1
+    if not clear or len(texts) != 1 + len(pairs):
         raise InputError(
             f"{path} has the columns {', '.join(map(repr, names))}: name those of the "
             "text and of the label with --columns TEXT LABEL"

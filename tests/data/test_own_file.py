@@ -62,7 +62,15 @@ def test_columns_are_found_by_their_usual_names(tmp_path, suffix, names, expecte
 
 @pytest.mark.parametrize(
     "names",
-    [["a", "b"], ["text", "review", "label"], ["text"], ["text", "label", "class"]],
+    [
+        *(
+            ["a", "b"],
+            ["text", "review", "label"],
+            ["text"],
+            ["text", "label", "class"],
+        ),
+        *(["text", "Text", "label"], ["text", "label", "label "]),
+    ],
 )
 def test_other_columns_are_listed_and_asked_for(tmp_path, names):
     path = write_csv(tmp_path / "a.csv", [], names)
