@@ -28,8 +28,9 @@ from fairseq_scl.experiments.own_comparison import (
 )
 from fairseq_scl.experiments.own_training import OBJECTIVES
 from fairseq_scl.experiments.plan import planned_runs
-from fairseq_scl.experiments.results import collect
-from fairseq_scl.experiments.selection import Outcome, outcome
+from fairseq_scl.experiments.records import Record
+from fairseq_scl.experiments.results import collect, count_degenerate
+from fairseq_scl.experiments.selection import outcome
 from fairseq_scl.experiments.sweep import compute_with_one_thread
 from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.own_comparison import conclusion, own_sheets
@@ -116,14 +117,15 @@ def print_comparison(folder: Path, runs: Sequence[Run], encoder: Path) -> None:
         runs: finished runs of one size, all losses on the same samples.
         encoder: the encoder folder.
     """
-    outcomes: dict[str, list[Outcome]] = {}
+    records: dict[str, list[Record]] = {}
     for attempt in collect(folder, runs):
         if attempt.record is not None:
-            loss = outcomes.setdefault(attempt.run.cell["loss"], [])
-            loss.append(outcome(attempt.record))
+            records.setdefault(attempt.run.cell["loss"], []).append(attempt.record)
+    outcomes = {loss: list(map(outcome, found)) for loss, found in records.items()}
     samples = {run.seed: run.data for run in runs}
     folders = [data for _, data in sorted(samples.items())]
     outcomes[FROZEN] = frozen_outcomes(encoder, folders, runs[0].device)
     for sheet in own_sheets(outcomes):
         print(f"\n{sheet_as_markdown(sheet)}")
-    print(f"\n{conclusion(outcomes, runs[0].cell['n'])}")
+    degenerate = {loss: count_degenerate(found) or 0 for loss, found in records.items()}
+    print(f"\n{conclusion(outcomes, runs[0].cell['n'], degenerate)}")

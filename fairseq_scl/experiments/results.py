@@ -288,14 +288,15 @@ def _loss_result(
         old, new = first.selection.chosen.runs, selection.chosen.runs
         comparison = compare(old, new, table.repetitions)
     records = [a.record for a in result.chosen_attempts if a.record is not None]
-    return replace(result, degenerate=_count_degenerate(records), comparison=comparison)
+    return replace(result, degenerate=count_degenerate(records), comparison=comparison)
 
 
 def _key(run: Run, names: Sequence[str]) -> tuple[Any, ...]:
     return tuple(run.cell[name] for name in names)
 
 
-def _count_degenerate(records: Sequence[Record]) -> int | None:
+def count_degenerate(records: Sequence[Record]) -> int | None:
+    """Count the runs at or below the majority class; ``None`` if that is unknown."""
     count = 0
     for record in records:
         classes = record.origin.get("classes")

@@ -9,7 +9,7 @@ from fairseq_scl.experiments.selection import Outcome
 from fairseq_scl.experiments.statistics import summary
 from fairseq_scl.report.numbers import interval, mean_and_std, p_value
 from fairseq_scl.report.sheets import Sheet
-from fairseq_scl.report.words import in_short
+from fairseq_scl.report.words import caution, in_short
 
 WORDS = {
     HELPED: "better than",
@@ -64,23 +64,30 @@ def own_sheets(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Sheet]:
     return [accuracies, differences]
 
 
-def conclusion(outcomes: Mapping[str, Sequence[Outcome]], size: int) -> str:
-    """Say in one sentence what the intervals support.
+def conclusion(
+    outcomes: Mapping[str, Sequence[Outcome]], size: int, degenerate: Mapping[str, int]
+) -> str:
+    """Say in one sentence what the intervals support, and which runs learned nothing.
 
     Args:
         outcomes: the outcomes of each method on the same samples.
         size: number of texts per training sample.
+        degenerate: number of runs of each method that did no better than predicting a
+            single class.
     """
     first, compared = _compared(outcomes)
     samples = len(outcomes[first])
-    if samples == 1:
-        return f"One sample of {size} texts does not show whether a method is better."
     parts = [
         f"{name} is {WORDS[verdict(one)]} {first} ({one.difference.mean:+.1f} points, "
         f"{interval(one.difference.low, one.difference.high)})"
         for name, one in compared.items()
     ]
-    return f"On {samples} samples of {size} texts, {', and '.join(parts)}."
+    sentence = f"On {samples} samples of {size} texts, {', and '.join(parts)}."
+    if samples == 1:
+        sentence = (
+            f"One sample of {size} texts does not show whether a method is better."
+        )
+    return sentence + caution({n: (bad, samples) for n, bad in degenerate.items()})
 
 
 def _compared(

@@ -1,6 +1,7 @@
 """Results in words: conclusions, remarks and names of cells."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from fairseq_scl.experiments.comparison import Comparison
 from fairseq_scl.experiments.results import (
@@ -42,7 +43,10 @@ def verdicts(result: TableResult) -> list[tuple[str, str]]:
                 continue
             kind = verdict(one.comparison)
             sentence = f"{name}: {loss}{_chosen(one)} {_said(one.comparison)}"
-            sentence += _degenerate([cell.losses[first], one])
+            both = (cell.losses[first], one)
+            sentence += caution(
+                {o.loss: (o.degenerate or 0, _finished(o)) for o in both}
+            )
             found.append((kind, sentence))
         if unknown:
             all_of_them = unknown == others
@@ -99,17 +103,22 @@ def _said(found: Comparison) -> str:
     return sentences[verdict(found)]
 
 
-def _degenerate(losses: list[LossResult]) -> str:
-    """Warn about runs that learned nothing, since their difference is meaningless."""
-    found = [one for one in losses if one.degenerate]
+def caution(counts: Mapping[str, tuple[int, int]]) -> str:
+    """Warn about runs that learned nothing, since their difference is meaningless.
+
+    Args:
+        counts: of each loss, the runs that did no better than predicting a single
+            class, and all runs.
+    """
+    found = [f"{bad} of {runs} runs of {n}" for n, (bad, runs) in counts.items() if bad]
     if not found:
         return ""
-    counts = ", ".join(
-        f"{one.degenerate} of {sum(a.record is not None for a in one.chosen_attempts)} "
-        f"runs of {one.loss}"
-        for one in found
-    )
-    return f" Caution: {counts} did no better than predicting a single class."
+    told = ", ".join(found)
+    return f" Caution: {told} did no better than predicting a single class."
+
+
+def _finished(one: LossResult) -> int:
+    return sum(attempt.record is not None for attempt in one.chosen_attempts)
 
 
 def _chosen(one: LossResult) -> str:

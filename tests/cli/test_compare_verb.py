@@ -61,14 +61,17 @@ def test_the_sentence_says_what_both_intervals_support():
         "worse": outcomes_of(60, 61, 62),
         "open": outcomes_of(60, 71, 82),
     }
-    found = conclusion(outcomes, 80)
+    found = conclusion(outcomes, 80, {"CE": 0, "worse": 0})
     assert found.startswith("On 3 samples of 80 texts, better is better than CE (+5.0")
     assert "worse is worse than CE (-10.0 points" in found
     assert "open is not clearly different from CE (+0.0 points" in found
+    assert "Caution" not in found
+    found = conclusion(outcomes, 80, {"CE": 0, "worse": 3, "open": 1})
+    assert "Caution: 3 of 3 runs of worse, 1 of 3 runs of open did no better" in found
     accuracies, differences = own_sheets(outcomes)
     assert accuracies.rows[0] == ("CE", "70.0", "71.0", "72.0", "71.0 ± 1.0")
     assert [row[0] for row in differences.rows] == ["better", "worse", "open"]
-    one = conclusion({"CE": outcomes_of(70), "other": outcomes_of(80)}, 80)
+    one = conclusion({"CE": outcomes_of(70), "other": outcomes_of(80)}, 80, {})
     assert one.startswith("One sample of 80 texts does not show")
 
 
