@@ -91,7 +91,7 @@ def find_models(
             places.append(Path(name))
     checkpoints = checkpoints_of(places)
     folder = checkpoints[0].parent
-    bpe = bpe or guess_bpe(folder)
+    bpe = bpe or guess_bpe(folder, source)
     if bpe is None:
         raise InputError(
             f"{folder} has no BPE codes under a known name: set --bpe to one of "

@@ -69,7 +69,8 @@ def load_segmenter(
         bpe: ``fastbpe``, ``subword_nmt`` or ``sentencepiece``.
         language: language of the text, such as ``en``, for the rules of Moses.
         folder: a folder with ``bpecodes`` or ``code``, or ``sentencepiece.bpe.model``
-            or ``spm.model``.
+            or ``spm.model``; or with one per language, such as ``code.en`` or
+            ``spm.en.model``.
 
     Raises:
         InputError: a name is unknown, a package is missing, or a file is missing or of
@@ -84,10 +85,12 @@ def load_segmenter(
     wanted = Namespace(tokenizer=tokenizer, source_lang=language, target_lang=language)
     moses = encoders.build_tokenizer(wanted)
     names = SENTENCEPIECE_FILES if bpe == SENTENCEPIECE else CODES_FILES
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    path = next(iter(_existing(folder, names, language)), None)
     if path is None:
         raise InputError(
-            f"{folder} has neither {' nor '.join(names)}: --bpe {bpe} needs one of them"
+            f"{folder} has neither {' nor '.join(names)}, nor one for {language} alone "
+            f"such as {_of_language(names[-1], language)}: --bpe {bpe} needs one of "
+            "them"
         )
     if bpe == SENTENCEPIECE:
         wanted = Namespace(bpe=bpe, sentencepiece_model=str(path))
@@ -103,11 +106,12 @@ def load_segmenter(
     )
 
 
-def guess_bpe(folder: Path) -> str | None:
+def guess_bpe(folder: Path, language: str = "en") -> str | None:
     """Determine ``--bpe`` from the files in a model's folder.
 
     Args:
         folder: a folder as published by fairseq.
+        language: one of the two languages, which may have a file of its own.
 
     Returns:
         ``fastbpe``, ``subword_nmt`` or ``sentencepiece``; ``None`` if unknown.
@@ -115,12 +119,23 @@ def guess_bpe(folder: Path) -> str | None:
     Raises:
         InputError: there are files of both kinds, or one that cannot be read.
     """
-    codes = [folder / name for name in CODES_FILES if (folder / name).is_file()]
-    models = [name for name in SENTENCEPIECE_FILES if (folder / name).is_file()]
+    codes = _existing(folder, CODES_FILES, language)
+    models = _existing(folder, SENTENCEPIECE_FILES, language)
     if codes and models:
         raise InputError(
-            f"{folder} has both {codes[0].name} and {models[0]}: choose one with --bpe"
+            f"{folder} has both {codes[0].name} and {models[0].name}: choose one with "
+            "--bpe"
         )
     if models:
         return SENTENCEPIECE
     return kind_of_bpe(codes[0]) if codes else None
+
+
+def _existing(folder: Path, names: Sequence[str], language: str) -> list[Path]:
+    """Return the files that exist, those of the language alone first."""
+    own = [_of_language(name, language) for name in names]
+    return [folder / name for name in (*own, *names) if (folder / name).is_file()]
+
+
+def _of_language(name: str, language: str) -> str:
+    return f"{Path(name).stem}.{language}{Path(name).suffix}"

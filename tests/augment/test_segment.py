@@ -265,6 +265,25 @@ def test_a_wrong_file_of_codes_is_one_sentence(tmp_path, bpe, content, message):
         load_segmenter(None, bpe, "en", tmp_path)
 
 
+def test_each_language_may_have_its_own_file(tmp_path):
+    make_folder(tmp_path, "sentencepiece")
+    (tmp_path / "spm.model").rename(tmp_path / "spm.en.model")
+    (tmp_path / "spm.model").write_bytes(b"not for English")
+    assert guess_bpe(tmp_path, "en") == "sentencepiece"
+    ours = load_segmenter(None, "sentencepiece", "en", tmp_path)
+    assert ours.decode(ours.encode("the paper")) == "the paper"
+    with refused(tmp_path / "spm.model", "is not a SentencePiece model"):
+        load_segmenter(None, "sentencepiece", "de", tmp_path)
+    for name in ("spm.model", "spm.en.model"):
+        (tmp_path / name).unlink()
+    write_codes(tmp_path, "fastbpe")
+    (tmp_path / "bpecodes").rename(tmp_path / "bpecodes.de")
+    assert guess_bpe(tmp_path, "de") == "fastbpe"
+    assert load_segmenter(None, "fastbpe", "de", tmp_path).encode("ab") != []
+    with refused(tmp_path, "neither bpecodes nor code", "such as code.en"):
+        load_segmenter(None, "fastbpe", "en", tmp_path)
+
+
 def test_what_is_missing_is_named(tmp_path):
     with refused(tmp_path, "neither bpecodes nor code", "--bpe fastbpe"):
         load_segmenter("moses", "fastbpe", "en", tmp_path)
