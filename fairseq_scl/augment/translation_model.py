@@ -16,7 +16,7 @@ from torch import Tensor
 from fairseq_scl.augment.parallel_text import read_pairs
 from fairseq_scl.augment.segment import guess_bpe
 from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint
-from fairseq_scl.data.files import write_json, write_then_rename
+from fairseq_scl.data.files import files_in, write_json, write_then_rename
 from fairseq_scl.data.folders import TRANSLATION, folder_then_rename
 from fairseq_scl.errors import InputError
 
@@ -75,7 +75,7 @@ def export_translation(
         InputError: a checkpoint or dictionary is missing, or a file cannot be read.
     """
     chosen = _choose(checkpoints, last)
-    dictionaries = sorted(data.glob("dict.*.txt"))
+    dictionaries = files_in(data, "dict.*.txt")
     if not dictionaries:
         raise InputError(f"{data} lacks dict.LANGUAGE.txt")
     state = average(chosen)
@@ -95,7 +95,7 @@ def _choose(checkpoints: Path, last: int) -> list[Path]:
         return [checkpoints]
     updates = {
         path: int(match[1])
-        for path in checkpoints.glob("checkpoint_*.pt")
+        for path in files_in(checkpoints, "checkpoint_*.pt")
         if (match := INTERVAL.fullmatch(path.name))
     }
     by_updates = sorted(updates, key=lambda path: updates[path])

@@ -12,6 +12,7 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 
 from fairseq_scl.compat.checkpoints import check_finite
+from fairseq_scl.data.files import files_in
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.rows import load_dictionary
@@ -70,7 +71,7 @@ def checkpoints_of(names: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for name in map(Path, names):
         if name.is_dir():
-            files = sorted(name.glob("*.pt"))
+            files = files_in(name, "*.pt")
             if not files:
                 raise InputError(f"{name} has no checkpoint: it needs a *.pt file")
             found += files

@@ -9,6 +9,7 @@ from pathlib import Path
 from fairseq_scl.cli.options import MOST_TIMES, add_drop_empty, at_least
 from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarise import fairseq_flags, read_labels
+from fairseq_scl.data.files import files_in
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.own_splits import prepare_splits
 from fairseq_scl.data.readers import QUOTED_TSV, own_table
@@ -233,7 +234,7 @@ def _prepare_augmented(arguments: argparse.Namespace) -> None:
     sample, augmented, target = arguments.sample, arguments.augmented, arguments.to
     todo = [(sample, augmented, target)]
     if augmented.is_dir():
-        files = sorted(augmented.glob("*-bt*.jsonl"))
+        files = files_in(augmented, "*-bt*.jsonl")
         todo = [
             (sample / f.stem.rpartition("-bt")[0], f, target / f.stem) for f in files
         ]

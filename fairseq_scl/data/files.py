@@ -1,6 +1,7 @@
 """Atomic writes, locks and checksums of files."""
 
 import errno
+import fnmatch
 import hashlib
 import json
 import os
@@ -156,6 +157,31 @@ def write_json(path: str | Path, value: Any) -> None:
     with write_then_rename(path) as file:
         json.dump(value, file, indent=2, sort_keys=True, ensure_ascii=False)
         file.write("\n")
+
+
+def files_in(folder: Path, pattern: str, at_any_depth: bool = False) -> list[Path]:
+    """Return the files whose names match a pattern, sorted.
+
+    ``Path.glob`` would take a folder that cannot be read for an empty one.
+
+    Args:
+        folder: an existing folder.
+        pattern: of ``fnmatch``.
+        at_any_depth: whether to search the folders in it, too.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    for at, inside, names in os.walk(folder, onerror=refuse):
+        found += [Path(at, name) for name in fnmatch.filter(names, pattern)]
+        if not at_any_depth:
+            inside.clear()
+    return sorted(found)
 
 
 def sha256(path: str | Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from fairseq_scl.augment.distance import Embed, Noise, Outputs, measure
-from fairseq_scl.data.files import write_json
+from fairseq_scl.data.files import files_in, write_json
 from fairseq_scl.data.outputs import Output, read_outputs
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.sheets import Sheet
@@ -46,7 +46,9 @@ def read_files(paths: Sequence[Path]) -> Found:
     for path in paths:
         if not path.exists():
             raise InputError(f"there is no file or folder {path}")
-        inside = sorted(path.rglob("*-bt*.jsonl")) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = files_in(path, "*-bt*.jsonl", at_any_depth=True)
         if not inside:
             raise InputError(f"{path} does not contain files NAME-bt….jsonl")
         files += inside

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fairseq_scl.augment.translator import checkpoints_of
+from fairseq_scl.cli.endings import sentence_of
 from fairseq_scl.convert.encoder_weights import read_weights
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import (
@@ -30,7 +32,7 @@ from fairseq_scl.inference.encoder_folder import load_encoder
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.input_format import InputFormat, read_manifest
 from fairseq_scl.report.html import _silhouettes
-from fairseq_scl.report.noise_sheets import read_noise, write_noise
+from fairseq_scl.report.noise_sheets import read_files, read_noise, write_noise
 from fairseq_scl.report.representation_sheets import _before
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.rows import open_rows
@@ -416,3 +418,21 @@ def test_a_file_that_the_user_may_not_read_is_named(name, read):
                 read(path)
         finally:
             os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root gives up its rights for a moment")
+@pytest.mark.parametrize(
+    "find", [lambda at: checkpoints_of([at]), lambda at: read_files([at.parent])]
+)
+def test_a_folder_that_the_user_may_not_read_is_not_called_empty(find):
+    with tempfile.TemporaryDirectory() as folder:
+        inner = Path(folder, "inner")
+        inner.mkdir(mode=0)
+        os.chmod(folder, 0o755)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(PermissionError) as raised:
+                find(inner)
+        finally:
+            os.seteuid(0)
+        assert sentence_of(raised.value) == f"cannot use {inner}: Permission denied"
