@@ -39,6 +39,10 @@ Count = Annotated[int, Meta(ge=0, le=10**15)]
 Positive = Annotated[int, Meta(ge=1, le=10**15)]
 # The bounds also refuse NaN, because every comparison with it is false.
 Finite = Annotated[float, Meta(gt=-1e30, lt=1e30)]
+# Allowed values of λ in Eq. 1 and τ in Eq. 3, and the options that have these ranges.
+Lambda = Annotated[float, Meta(ge=0, le=1)]
+Tau = Annotated[float, Meta(gt=0, le=1e6)]
+RANGES: dict[str, Any] = {"scl_lambda": Lambda, "scl_temperature": Tau}
 
 
 def read_json(path: str | Path) -> Any:

@@ -9,6 +9,7 @@ from fairseq_scl.criterions.protocol import require_task
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import label_names
 from fairseq_scl.models.features import FEATURES
+from fairseq_scl.typed import RANGES, as_type
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +21,8 @@ def check_settings(cfg: Any, task: Any) -> None:
         InputError: an option is out of its range; names flag, value and what is
             allowed.
     """
-    if not 0 <= cfg.scl_lambda <= 1:
-        raise InputError(f"--scl-lambda is {cfg.scl_lambda}: it must be from 0 to 1")
-    if not 0 < cfg.scl_temperature < float("inf"):
-        raise InputError(
-            f"--scl-temperature is {cfg.scl_temperature}: it must be above 0"
-        )
+    for name, allowed in RANGES.items():
+        as_type(getattr(cfg, name), allowed, f"--{name.replace('_', '-')}")
     check_choice(cfg, "scl_features", FEATURES)
     check_choice(cfg, "scl_reduction", ("mean", "paper"))
     check_choice(cfg, "class_weights", CLASS_WEIGHTS)

@@ -11,15 +11,13 @@ from fairseq.criterions.sentence_prediction import SentencePredictionConfig
 from fairseq.utils import import_user_module
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.records import Lambda, Tau
 from fairseq_scl.experiments.selection import GRID
-from fairseq_scl.typed import Finite, Name, as_type
+from fairseq_scl.typed import RANGES, Finite, Name, as_type
 
 CRITERION = "criterion"
 CONTRASTIVE = "sentence_prediction_scl"
 Grid = dict[str, tuple[Any, ...]]
 KINDS: dict[type, Any] = {bool: bool, float: Finite, int: int, str: Name}
-RANGES: dict[str, Any] = {"scl_lambda": Lambda, "scl_temperature": Tau}
 
 
 def parse_loss(loss: str, found: Any, where: str) -> Grid:

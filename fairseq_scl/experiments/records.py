@@ -12,11 +12,7 @@ from msgspec import Meta
 
 import fairseq_scl
 from fairseq_scl.compat.versions import installed_version
-from fairseq_scl.typed import Count, Finite, Positive
-
-# Allowed values of λ in Eq. 1 and τ in Eq. 3.
-Lambda = Annotated[float, Meta(ge=0, le=1)]
-Tau = Annotated[float, Meta(gt=0, le=1e6)]
+from fairseq_scl.typed import Count, Finite, Lambda, Positive, Tau
 
 
 class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

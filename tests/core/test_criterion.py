@@ -332,13 +332,13 @@ def test_the_stock_task_gives_the_same_loss(data):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("scl_lambda", 1.5, "--scl-lambda is 1.5: it must be from 0 to 1"),
-        ("scl_lambda", -0.1, "--scl-lambda is -0.1: it must be from 0 to 1"),
-        ("scl_lambda", math.nan, "--scl-lambda is nan: it must be from 0 to 1"),
-        ("scl_temperature", 0.0, "--scl-temperature is 0.0: it must be above 0"),
-        ("scl_temperature", -1.0, "--scl-temperature is -1.0: it must be above 0"),
-        ("scl_temperature", math.nan, "--scl-temperature is nan: it must be above 0"),
-        ("scl_temperature", math.inf, "--scl-temperature is inf: it must be above 0"),
+        ("scl_lambda", 1.5, "--scl-lambda: expected float <= 1.0, found 1.5"),
+        ("scl_lambda", -0.1, "--scl-lambda: expected float >= 0.0, found -0.1"),
+        ("scl_lambda", math.nan, "--scl-lambda: expected float >= 0.0, found nan"),
+        ("scl_temperature", 0.0, "--scl-temperature: expected float > 0.0, found 0.0"),
+        ("scl_temperature", -1.0, "--scl-temperature: expected float > 0.0, found -1.0"),
+        ("scl_temperature", math.nan, "--scl-temperature: expected float > 0.0, found nan"),
+        ("scl_temperature", math.inf, "--scl-temperature: expected float <= 1000000.0, found inf"),
         (
             "scl_features",
             "first",

@@ -367,7 +367,7 @@ RESTORE = ["--reset-optimizer", "--reset-dataloader", "--restore-file"]
     [
         (
             ["{data}", "--scl-lambda", "1.5"],
-            "--scl-lambda is 1.5: it must be from 0 to 1",
+            "--scl-lambda: expected float <= 1.0, found 1.5",
         ),
         (
             ["{others}"],

@@ -378,7 +378,7 @@ def test_small_gradients_of_parameters_survive_half_precision(data):
             ["--task", "sentence_prediction"],
             "--criterion sentence_prediction_acl needs --task sentence_prediction_scl",
         ),
-        (["--scl-lambda", "2"], "--scl-lambda is 2.0: it must be from 0 to 1"),
+        (["--scl-lambda", "2"], "--scl-lambda: expected float <= 1.0, found 2.0"),
     ],
 )
 def test_refusals(data, flags, message):

@@ -287,7 +287,7 @@ def test_the_loss_is_the_weighted_sum_over_the_exits(data, given, weights):
             "--exit-weights is '-1,1,1': it must be equal or depth, or numbers from 0 "
             "separated by commas",
         ),
-        ({"scl_lambda": 2}, "--scl-lambda is 2: it must be from 0 to 1"),
+        ({"scl_lambda": 2}, "--scl-lambda: expected float <= 1.0, found 2"),
     ],
 )
 def test_settings_out_of_range_are_refused(plain, settings, message):
