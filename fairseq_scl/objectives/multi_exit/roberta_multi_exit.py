@@ -22,7 +22,7 @@ from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.criterions.checks import check_choice
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.exits import SHALLOW_HEAD, shallow_head
-from fairseq_scl.models.pooling import POOLINGS
+from fairseq_scl.models.pooling import POOLINGS, pooled
 from fairseq_scl.models.roberta_bert import BERT_EPS, RobertaBertModel
 
 NAME = "roberta_multi_exit"
@@ -132,12 +132,11 @@ class RobertaMultiExitModel(RobertaBertModel):
         _, extra = self.encoder(src_tokens, True, True, **kwargs)
         # (T, B, D); the first is the embedding
         *below, top = (extra["inner_states"][layer] for layer in self.exit_layers)
-        if self.exit_pooling == "cls":
-            states = [tokens[0] for tokens in below]
-        else:
-            real = src_tokens.ne(self.encoder.dictionary.pad()).T
-            share = (real / real.sum(dim=0)).to(top.dtype)[:, :, None]
-            states = [(tokens * share).sum(dim=0) for tokens in below]
+        pad, kind = self.encoder.dictionary.pad(), self.exit_pooling
+        states = [
+            pooled(tokens.transpose(0, 1), src_tokens, pad, kind).to(top.dtype)
+            for tokens in below
+        ]
         return self.exit_outputs([*states, top[0]], classification_head_name, exits)
 
     def packed_forward(
