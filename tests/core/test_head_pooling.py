@@ -6,7 +6,6 @@ import torch
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from helpers.packed import HEAD, LENGTH_CASES, PAD, batch, build
 from helpers.refusals import refused
-from helpers.training import train_fast
 
 MEAN = ["--arch", "roberta_bert", "--head-pooling", "mean"]
 
@@ -68,13 +67,3 @@ def test_a_head_on_the_mean_refuses_the_states_of_all_tokens(data):
 def test_what_cannot_be_read_is_refused(data, flags, words):
     with refused("--head-pooling", words):
         build(data, *flags)
-
-
-def test_acl_grad_needs_a_head_that_reads_the_features(data, tmp_path):
-    flags = ["--criterion", "sentence_prediction_acl", "--acl-grad"]
-    flags += ["--scl-features", "mean", "--save-dir", tmp_path]
-    ended = train_fast([data, *flags])
-    assert ended.returncode == 2
-    assert "--scl-features mean" in ended.stderr.splitlines()[-1]
-    assert "Traceback" not in ended.stderr
-    assert train_fast([data, *flags, *MEAN, "--acl-embed"]).returncode == 0

@@ -114,3 +114,13 @@ def test_hydra_trains_with_it(data, stock, tmp_path):
     state = load_checkpoint(tmp_path / "checkpoint_last.pt")
     assert state["cfg"]["criterion"]["acl_embed"] is True
     assert "label_embeddings" in state["criterion"]
+
+
+def test_acl_grad_needs_a_head_that_reads_the_features(data, tmp_path):
+    flags = [*GRAD, "--scl-features", "mean", "--save-dir", tmp_path]
+    ended = train_fast([data, *flags])
+    assert ended.returncode == 2
+    assert "--scl-features mean" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    mean = ["--arch", "roberta_bert", "--head-pooling", "mean"]
+    assert train_fast([data, *flags, *mean]).returncode == 0
