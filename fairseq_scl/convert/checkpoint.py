@@ -1,4 +1,4 @@
-"""A fairseq checkpoint of plain values and tensors, which loads without a list."""
+"""A fairseq checkpoint of plain values and tensors only."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from torch import Tensor
 def plain_checkpoint(
     model: Mapping[str, Any], task: Mapping[str, Any], weights: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """Return what fairseq saves, without optimizer state and meters.
+    """Return a checkpoint as fairseq saves it, without optimizer state and meters.
 
     ``torch.load(weights_only=True)`` reads it without an allow-list.
 
     Args:
-        model: settings of the model, ``_name`` among them; plain values.
-        task: settings of the task, ``_name`` among them; plain values.
+        model: settings of the model, including ``_name``; plain values.
+        task: settings of the task, including ``_name``; plain values.
         weights: the model's state dict.
     """
     history: dict[str, Any] = {
@@ -25,7 +25,7 @@ def plain_checkpoint(
         "num_updates": 0,
     }
     iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
-    # No BPE: the hub interface would fetch GPT-2's, which may be another one.
+    # Otherwise the hub interface would download GPT-2's BPE, which may not fit.
     bpe = {"_name": None}
     return {
         "args": None,

@@ -10,8 +10,8 @@ from torch import Tensor
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.convert.encoder_weights import TOKEN_TYPES, SourceTensors
 
-# By model type: fairseq's module, the one of transformers. BERT calls its dense layer
-# the pooler; both have a tanh between the two layers.
+# By model type: from fairseq's module to that of transformers. BERT's dense layer is
+# called the pooler; both models have a tanh between the two layers.
 HEAD_MODULES = {
     "bert": {"dense": "pooler.dense", "out_proj": "classifier"},
     "roberta": {"dense": "classifier.dense", "out_proj": "classifier.out_proj"},
@@ -25,22 +25,22 @@ def classifier_weights(
     head: str,
     origin: str | Path,
 ) -> "OrderedDict[str, Tensor]":
-    """Return a fine-tuned classifier's head as fairseq's state dict names it.
+    """Return the head of a fine-tuned classifier under fairseq's names.
 
     Args:
-        tensors: those of ``BertForSequenceClassification`` or
+        tensors: state dict of ``BertForSequenceClassification`` or
             ``RobertaForSequenceClassification``.
         config: the shape of the encoder.
         classes: number of labels.
         head: name of the classification head.
-        origin: the file that the tensors come from, for messages.
+        origin: the file of the tensors, for messages.
 
     Returns:
         float32 weights and biases of ``dense``, ``(D, D)``, and ``out_proj``, ``(C,
         D)``.
 
     Raises:
-        InputError: a tensor is missing, of another shape, not floats, or not finite.
+        InputError: a tensor is missing, has another shape or dtype, or is not finite.
     """
     source = SourceTensors(tensors, config, origin)
     rows = {"dense": config.hidden, "out_proj": classes}
@@ -54,7 +54,7 @@ def classifier_weights(
 
 
 def reads_token_types(tensors: Mapping[str, Tensor], model_type: str) -> bool:
-    """Tell whether a model marks the second sentence of a pair by its token type."""
+    """Return whether a model marks the second sentence of a pair by its token type."""
     types = tensors.get(TOKEN_TYPES, tensors.get(f"{model_type}.{TOKEN_TYPES}"))
     # RoBERTa's tokenizer gives every token the type 0.
     if model_type == "roberta" or types is None or len(types) < 2:

@@ -1,4 +1,4 @@
-"""What a Hugging Face ``config.json`` says about an encoder, checked."""
+"""Read and check the shape of an encoder in a Hugging Face ``config.json``."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,9 +11,9 @@ from fairseq_scl.typed import Positive, as_type, read_json
 
 SENTENCEPIECE_TYPES = ("xlm-roberta", "xlm-roberta-xl", "camembert", "albert", "xlnet")
 STOCK_EPS = 1e-5
-# transformers may leave these out of the file, and then means just these values.
+# Settings that must have these values, which are also their defaults in transformers.
 ONLY: dict[str, Any] = {
-    "hidden_act": "gelu",  # the exact one, with erf; gelu_new is another
+    "hidden_act": "gelu",  # with erf; gelu_new is an approximation
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
@@ -31,14 +31,14 @@ class EncoderConfig(msgspec.Struct, frozen=True):
         model_type: ``"bert"`` or ``"roberta"``.
         layers: number of transformer layers.
         hidden: width of the hidden states.
-        inner: width inside the feed-forward blocks.
-        heads: attention heads.
-        vocabulary_rows: rows of the embedding, at least one for each piece.
-        position_rows: rows of the position table.
-        padding: RoBERTa counts positions from this id + 1 on, BERT from 0.
+        inner: width of the feed-forward layers.
+        heads: number of attention heads.
+        vocabulary_rows: rows of the embedding, at least one per piece.
+        position_rows: rows of the position embedding.
+        padding: RoBERTa counts positions from this id + 1, BERT from 0.
         layer_norm_eps: added to the variance in each layer norm.
-        dropout: of hidden states.
-        attention_dropout: of attention weights.
+        dropout: probability for hidden states.
+        attention_dropout: probability for attention weights.
     """
 
     model_type: Literal["bert", "roberta"]
@@ -76,15 +76,15 @@ class EncoderConfig(msgspec.Struct, frozen=True):
 
     @property
     def max_positions(self) -> int:
-        """Return the longest input in tokens, special tokens included."""
+        """Return the longest input in tokens, including special tokens."""
         return self.position_rows - self.position_offset
 
     @property
     def architecture(self) -> str:
-        """Return the fairseq architecture that computes the same.
+        """Return the equivalent fairseq architecture.
 
-        fairseq's RoBERTa has a fixed epsilon of 1e-5; ``roberta_bert``, which this
-        package registers, has a flag for it.
+        fairseq's RoBERTa has a fixed epsilon of 1e-5; ``roberta_bert`` of this package
+        has a flag for it.
         """
         if self.layer_norm_eps != STOCK_EPS:
             return "roberta_bert"
@@ -97,27 +97,25 @@ class EncoderConfig(msgspec.Struct, frozen=True):
 
 
 def read_config(path: str | Path) -> EncoderConfig:
-    """Read a ``config.json`` and refuse what fairseq's RoBERTa cannot compute.
+    """Read a ``config.json``; refuse settings that fairseq's RoBERTa does not have.
 
     Raises:
-        InputError: the file is missing, a setting is missing, or has a value that
-            cannot be converted; the sentence names file, setting, value and what is
-            allowed.
+        InputError: the file or a setting is missing, or a value cannot be converted;
+            the message names the file, the setting, its value and what is allowed.
     """
     found = read_json(path)
     if isinstance(found, dict):
         kind = found.get("model_type")
         if kind in SENTENCEPIECE_TYPES:
             raise InputError(
-                f"{path}: model_type {kind!r} has a sentencepiece vocabulary, read "
-                "only from XLM-R and CamemBERT as fairseq publishes them; allowed: "
+                f"{path}: model_type {kind!r} has a sentencepiece vocabulary, which "
+                "works only for XLM-R and CamemBERT as published by fairseq; allowed: "
                 "bert (WordPiece), roberta (GPT-2 BPE)"
             )
         if found.get("auto_map"):
             raise InputError(
                 f"{path}: auto_map is {found['auto_map']!r}, which is code that comes "
-                "with the model; allowed: BERT and RoBERTa as transformers computes "
-                "them"
+                "with the model; allowed: the BERT and RoBERTa of transformers"
             )
         for name, only in ONLY.items():
             if (value := found.get(name, only)) != only:

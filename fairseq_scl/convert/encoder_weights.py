@@ -16,11 +16,11 @@ from fairseq_scl.errors import InputError
 
 ENCODER = "encoder.sentence_encoder."
 LM_HEAD = "encoder.lm_head."
-# fairseq's padding index is 1, and positions begin after it.
+# fairseq's padding index is 1, and positions start after it.
 FAIRSEQ_PADDING = 1
 FAIRSEQ_POSITION_OFFSET = FAIRSEQ_PADDING + 1
 
-# Modules of a layer: fairseq's name, and that of transformers.
+# Modules of a layer: from fairseq's name to that of transformers.
 LAYER_MODULES = {
     "self_attn.q_proj": "attention.self.query",
     "self_attn.k_proj": "attention.self.key",
@@ -34,7 +34,7 @@ LAYER_MODULES = {
 TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
 WORDS = "embeddings.word_embeddings.weight"
 POSITIONS = "embeddings.position_embeddings.weight"
-# In the head of the masked language model, by model type.
+# Modules of the masked language model's head, by model type.
 HEAD_MODULES = {
     "bert": {
         "dense": "cls.predictions.transform.dense",
@@ -43,8 +43,8 @@ HEAD_MODULES = {
     "roberta": {"dense": "lm_head.dense", "layer_norm": "lm_head.layer_norm"},
 }
 HEAD_OUTPUT = {"bert": "cls.predictions", "roberta": "lm_head"}
-# Buffers, and weights that only next-sentence pre-training and other heads use. fairseq
-# trains a dense layer of its own in each classification head, in place of the pooler.
+# Buffers, and weights that only next-sentence prediction and other heads use. fairseq
+# trains a dense layer in each classification head instead of the pooler.
 UNUSED = (
     "embeddings.position_ids",
     "embeddings.token_type_ids",
@@ -53,19 +53,19 @@ UNUSED = (
     "cls.seq_relationship.weight",
     "cls.seq_relationship.bias",
 )
-# What transformers names the heads of its classifiers, left out like the pooler.
+# Prefixes of the task heads of transformers, which are left out like the pooler.
 TASK_HEADS = ("classifier.", "qa_outputs.")
 INDEX = ".index.json"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read ``model.safetensors`` or ``pytorch_model.bin`` without running its code.
+    """Read ``model.safetensors`` or ``pytorch_model.bin`` without running code.
 
     Args:
-        path: one of them, or the ``.index.json`` that names the files of its parts.
+        path: one of these files, or the ``.index.json`` that lists their parts.
 
     Raises:
-        InputError: the file is missing, damaged, or holds more than tensors.
+        InputError: the file is missing, damaged, or has more than tensors.
     """
     if not Path(path).is_file():
         raise InputError(f"missing file: {path}")
@@ -97,7 +97,7 @@ def _parts(index: Path) -> list[Path]:
     found = read_json(index)
     files = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(files, dict) or not files:
-        raise InputError(f"{index} lacks weight_map, from tensors to files")
+        raise InputError(f"{index} lacks weight_map, a mapping from tensors to files")
     names = {str(name) for name in files.values()}
     for name in names:
         if name != Path(name).name or not name.endswith((".safetensors", ".bin")):
@@ -116,26 +116,26 @@ def fairseq_weights(
 ) -> tuple["OrderedDict[str, Tensor]", bool, list[str]]:
     """Return the state dict of fairseq's ``RobertaModel`` with an encoder's weights.
 
-    Token type 0 is added to every position: fairseq knows no token types. Row 1
-    (padding) of both embeddings is zero. Without a head for masked language modelling
-    in the source, ``lm_head`` is made up: its dense layer is the identity, its layer
-    norm and biases are those of a new one; fine-tuning a classifier does not use it.
+    fairseq does not have token types, so type 0 is added to every position. Row 1
+    (padding) of both embeddings is zero. If the source lacks a masked language model
+    head, ``lm_head`` is a placeholder, which fine-tuning a classifier does not use: its
+    dense layer is the identity, its layer norm and biases have their initial values.
 
     Args:
-        tensors: by the names of ``BertModel`` or ``RobertaModel``, of their models
-            with a head (with the prefix ``bert.`` or ``roberta.``), or with the oldest
-            names of layer norms (``gamma``, ``beta``).
+        tensors: named as in ``BertModel`` or ``RobertaModel``, as in their models with
+            a head (with the prefix ``bert.`` or ``roberta.``), or with the old names of
+            layer norms (``gamma``, ``beta``).
         config: the shape of the encoder.
-        rows: for each symbol of the fairseq dictionary its row in the source.
-        origin: the file that the tensors come from, for messages.
+        rows: for each symbol of the fairseq dictionary, its row in the source.
+        origin: the file of the tensors, for messages.
 
     Returns:
-        the float32 state dict, whether the source had a language model head, and the
-        names of its task head, which is left out.
+        the float32 state dict, whether the source has a language model head, and the
+        names of its task head's weights, which are left out.
 
     Raises:
-        InputError: tensors are missing, unknown, of another shape, not floats, or not
-            finite; the sentence names them.
+        InputError: a tensor is missing or unknown, has another shape or dtype, or is
+            not finite; the message names it.
     """
     source = SourceTensors(tensors, config, origin)
     types = source.take(TOKEN_TYPES, (None, config.hidden))
@@ -165,7 +165,7 @@ def fairseq_weights(
 def encoder_modules(
     config: EncoderConfig,
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yield fairseq's name, Hugging Face's and the weight's shape of each module."""
+    """Yield fairseq's name, Hugging Face's name and the weight's shape per module."""
     norm, square = (config.hidden,), (config.hidden, config.hidden)
     shapes = {
         "fc1": (config.inner, config.hidden),
@@ -201,7 +201,7 @@ def _language_model_head(
             state[f"{LM_HEAD}{ours}.{kind}"] = (
                 source.take(name, shape) if found else default
             )
-    # The output's weight is that of the embedding: one tensor under two names.
+    # The output layer shares its weight with the embedding: one tensor, two names.
     state[f"{LM_HEAD}weight"] = state[f"{ENCODER}embed_tokens.weight"]
     state[f"{LM_HEAD}bias"] = torch.zeros(len(rows))
     if found:
@@ -212,7 +212,7 @@ def _language_model_head(
 
 
 class SourceTensors:
-    """Tensors by the names of a bare encoder; remembers which were taken."""
+    """Tensors by their names in a bare encoder; keeps track of which were used."""
 
     def __init__(
         self, tensors: Mapping[str, Tensor], config: EncoderConfig, origin: str | Path
@@ -224,11 +224,11 @@ class SourceTensors:
         self.left = set(self.tensors) - set(UNUSED)
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a tensor."""
+        """Return whether there is such a tensor."""
         return name in self.tensors
 
     def take(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
-        """Return a tensor as float32, in memory of its own."""
+        """Return a copy of a tensor in float32."""
         if name not in self.tensors:
             raise InputError(f"{self.origin} lacks the tensor {name}")
         tensor = self.tensors[name]
@@ -239,11 +239,11 @@ class SourceTensors:
         if not fits:
             raise InputError(
                 f"{self.origin}: {name} has the shape {tuple(tensor.shape)}, but the "
-                f"configuration asks for {shape}"
+                f"configuration requires {shape}"
             )
         if not tensor.is_floating_point():
             raise InputError(
-                f"{self.origin}: {name} holds {tensor.dtype}, allowed: float types"
+                f"{self.origin}: {name} has {tensor.dtype}, allowed: float types"
             )
         self.left.discard(name)
         tensor = tensor.to(torch.float32, copy=True)
@@ -257,7 +257,7 @@ class SourceTensors:
         return self.take(name if self.has(name) else twin, (size,))
 
     def refuse_untied(self, name: str) -> None:
-        """Refuse an output layer of its own: fairseq shares it with the embedding."""
+        """Refuse an output layer that does not share its weight with the embedding."""
         self.left.discard(name)
         if name in self.tensors and not torch.equal(
             self.tensors[name], self.tensors[WORDS]
@@ -269,12 +269,12 @@ class SourceTensors:
             )
 
     def refuse_leftovers(self) -> None:
-        """Refuse tensors that nothing has asked for: they would be lost silently."""
+        """Refuse tensors that were not used, which would be lost silently."""
         if self.left:
             names = sorted(self.left)
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise InputError(
-                f"{self.origin} holds tensors that are not part of such an encoder: "
+                f"{self.origin} has tensors that are not part of such an encoder: "
                 f"{', '.join(names[:5])}{more}"
             )
 
@@ -285,7 +285,7 @@ def _reason(error: Exception) -> str:
             f"its pickle asks for {wanted.group(1)}, which is not a tensor and could "
             "run code; if you trust it, save its tensors as model.safetensors"
         )
-    return f"it is damaged or holds no weights ({short_reason(error)})"
+    return f"it is damaged or does not contain weights ({short_reason(error)})"
 
 
 def _bare_name(name: str, model_type: str) -> str:

@@ -1,6 +1,6 @@
-"""From the files of a Hugging Face encoder to a fairseq encoder folder.
+"""Convert the files of a Hugging Face encoder to a fairseq encoder folder.
 
-An encoder folder holds ``model.pt``, ``dict.txt`` and the files of its tokenizer, like
+An encoder folder has ``model.pt``, ``dict.txt`` and the files of its tokenizer, like
 ``roberta.base`` as published by fairseq. ``model.pt`` has only plain values and
 tensors, so that ``torch.load(weights_only=True)`` reads it without an allow-list.
 """
@@ -47,7 +47,7 @@ class EncoderFiles:
             ``.index.json``.
         config: ``config.json``.
         vocabulary: ``vocab.txt``, or ``vocab.json`` and ``merges.txt``, or
-            ``tokenizer.json``. Settings of the tokenizer are read from files beside it.
+            ``tokenizer.json``. Settings of the tokenizer are read from the same folder.
     """
 
     weights: Path
@@ -61,13 +61,13 @@ class ConvertedEncoder:
 
     Attributes:
         config: the shape of the encoder.
-        symbols: size of the dictionary with special symbols and ``<mask>``.
-        unused_rows: rows of the source's embedding that belong to no piece, left out.
-        language_model_head: whether the source had one; if not, ``lm_head`` was made
-            up, of use for nothing but loading into fairseq.
-        task_head: names of the source's task head, which was left out.
+        symbols: size of the dictionary, including special symbols and ``<mask>``.
+        unused_rows: rows of the source's embedding without a piece, which are left out.
+        language_model_head: whether the source has one; otherwise ``lm_head`` is a
+            placeholder that fairseq needs for loading.
+        task_head: names of the weights of the source's task head, which are left out.
         tokenizer: the tokenizer that was saved.
-        pooling: how the encoder is to be read, ``cls`` or ``mean``.
+        pooling: the recommended pooling, ``cls`` or ``mean``.
     """
 
     config: EncoderConfig
@@ -94,30 +94,31 @@ def convert_encoder(
 
     ``fairseq-train --restore-file TARGET/model.pt --reset-optimizer --reset-dataloader
     --reset-meters`` and ``RobertaModel.from_pretrained(TARGET)`` load the result. Its
-    final hidden states are those of ``transformers``, for a pair with all token types
-    0: fairseq has no token types, so type 0 is folded into the positions.
+    final hidden states equal those of ``transformers``, for pairs with token type 0
+    everywhere: fairseq does not have token types, so type 0 is folded into the
+    positions.
 
-    ``from_pretrained`` gives an encoder of token ids. For its ``encode`` of text add,
-    with the package that the tokenizer needs installed, for example
+    ``from_pretrained`` gives an encoder of token ids. For ``encode`` on text, install
+    the package that the tokenizer needs and pass, for example,
     ``bpe={"_name": "gpt2", "gpt2_encoder_json": …, "gpt2_vocab_bpe": …}``.
 
     Args:
         source: a folder with ``config.json``, the weights and the vocabulary, or these
-            files one by one.
-        target: the encoder folder to write; one that was written there is replaced
-            when all of the new one is complete.
+            files.
+        target: the encoder folder to write; an existing encoder folder is replaced once
+            the new one is complete.
         lowercase: whether a WordPiece vocabulary is uncased; ``None`` takes
-            ``do_lower_case`` of the source's ``tokenizer_config.json``, or what its
-            ``tokenizer.json`` does.
-        pooling: recorded as the encoder's ``head_pooling``; ``None`` takes that of the
-            source's files of sentence-transformers, or ``cls``.
+            ``do_lower_case`` from the source's ``tokenizer_config.json``, or the
+            setting in its ``tokenizer.json``.
+        pooling: recorded as the encoder's ``head_pooling``; ``None`` takes it from the
+            source's sentence-transformers files, and ``cls`` without these.
 
     Returns:
         what was written.
 
     Raises:
-        InputError: files are missing or damaged, or the encoder or its tokenizer is
-            one that we cannot compute.
+        InputError: files are missing or damaged, or the encoder or its tokenizer is not
+            supported.
     """
     inputs: list[str | Path] = []
     if not isinstance(source, EncoderFiles):
@@ -135,7 +136,7 @@ def convert_encoder(
         with write_then_rename(folder / "model.pt", "wb") as file:
             torch.save(encoder_checkpoint(weights, config, pooling), file)
         with write_then_rename(folder / "dict.txt") as file:
-            # No counts are known. They would order a new dictionary, this one is fixed.
+            # The counts are unknown; fairseq uses them only to sort a new dictionary.
             file.writelines(f"{symbol} 1\n" for symbol in symbols)
         tokenizer.save(folder)
     return ConvertedEncoder(
@@ -150,7 +151,7 @@ def convert_encoder(
 
 
 def find_encoder_files(folder: str | Path) -> EncoderFiles:
-    """Find the files of an encoder in a folder as Hugging Face's libraries write it.
+    """Find the files of an encoder in a folder written by Hugging Face's libraries.
 
     Raises:
         InputError: the folder or one of the files is missing.
@@ -162,8 +163,8 @@ def find_encoder_files(folder: str | Path) -> EncoderFiles:
     weights = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
     if not weights:
         raise InputError(
-            f"{folder} has neither model.safetensors nor pytorch_model.bin, nor the "
-            f"{INDEX} of their parts"
+            f"{folder} has neither model.safetensors nor pytorch_model.bin, nor an "
+            f"{INDEX} that lists their parts"
         )
     names = VOCABULARY_FILES[config.model_type]
     missing = [name for name in names if not (folder / name).is_file()]
@@ -172,7 +173,7 @@ def find_encoder_files(folder: str | Path) -> EncoderFiles:
     elif missing:
         raise InputError(
             f"missing vocabulary of a {config.model_type}: {folder / missing[0]}, or "
-            f"{TOKENIZER} in its place"
+            f"{TOKENIZER} instead"
         )
     return EncoderFiles(
         weights=weights[0],
@@ -184,20 +185,19 @@ def find_encoder_files(folder: str | Path) -> EncoderFiles:
 def fold_layer_norm_eps(
     state: Mapping[str, Tensor], source_eps: float, target_eps: float = STOCK_EPS
 ) -> "OrderedDict[str, Tensor]":
-    """Rewrite a RoBERTa so that it computes the same with another layer norm epsilon.
+    """Rewrite a RoBERTa for another layer norm epsilon, with the same outputs.
 
-    From LN(c·x, c²·ε) = LN(x, ε): with c = sqrt(target / source), whatever a layer norm
-    reads is made c times larger (embeddings; in each layer the output of the layer norm
-    before, of ``out_proj`` and of ``fc2``), and what reads a layer norm's enlarged
-    output (query, key, value, ``fc1``) gets weights c times smaller. The last layer
-    norm keeps its size, and so do the encoder's features and all classification heads.
-    This is exact but for rounding: each float32 number is rounded once more, as c is no
-    power of two. Only ``lm_head`` cannot follow, as there is a GELU and nothing linear
-    before its layer norm: its logits keep their size, and its epsilon becomes
-    ``target_eps``.
+    LN(c·x, c²·ε) = LN(x, ε). So with c = sqrt(target / source), every input of a layer
+    norm is scaled by c (the embeddings; in each layer the output of the previous layer
+    norm, of ``out_proj`` and of ``fc2``), and the weights that read a scaled output
+    (query, key, value, ``fc1``) are scaled by 1/c. The last layer norm is not scaled,
+    so the encoder's features and all classification heads stay the same. The result is
+    exact except for one more rounding of each float32 number, since c is not a power of
+    two. ``lm_head`` cannot be rewritten, because a GELU precedes its layer norm: its
+    logits keep their scale, and its epsilon becomes ``target_eps``.
 
-    For inference in float32: enlarged by the 3162 of BERT's 1e-12, values may leave the
-    range of float16.
+    This is for inference in float32: for BERT's 1e-12, c is 3162, and values may exceed
+    the range of float16.
 
     Args:
         state: state dict of ``RobertaModel`` (post-norm) with ``source_eps``.
@@ -208,8 +208,8 @@ def fold_layer_norm_eps(
         a new state dict, float32 where it was float, with the same names.
 
     Raises:
-        InputError: an epsilon is not above 0, or the model normalises before its
-            layers, where the residual stream passes no layer norm.
+        InputError: an epsilon is not above 0, or the model is pre-norm: its residual
+            stream does not pass through layer norms.
     """
     if not (source_eps > 0 and target_eps > 0):
         raise InputError(
@@ -217,7 +217,7 @@ def fold_layer_norm_eps(
             "allowed: above 0"
         )
     if f"{ENCODER}layer_norm.weight" in state:
-        raise InputError("a RoBERTa that normalises before its layers cannot be folded")
+        raise InputError("a pre-norm RoBERTa cannot be folded")
     scale = (target_eps / source_eps) ** 0.5
     layers = 1 + max(
         int(name.removeprefix(f"{ENCODER}layers.").split(".")[0])
@@ -235,17 +235,17 @@ def fold_layer_norm_eps(
             folded[name] = (tensor.double() * scale**power).float()
     words, output = f"{ENCODER}embed_tokens.weight", f"{LM_HEAD}weight"
     if state[output].data_ptr() == state[words].data_ptr():
-        folded[output] = folded[words]  # one tensor under two names, saved once
+        folded[output] = folded[words]  # one tensor with two names, saved once
     return folded
 
 
 def _powers_of_scale(layers: int) -> dict[str, int]:
-    """Return the power of c for each module, or for one of its tensors."""
+    """Return the power of c that scales each module, or one of its tensors."""
     powers = {
         f"{ENCODER}embed_tokens": 1,
         f"{ENCODER}embed_positions": 1,
         f"{ENCODER}layernorm_embedding": 1,
-        # Shares the embedding, which has grown; so its layer norm has to shrink.
+        # Shares the scaled embedding, so its layer norm is scaled the other way.
         f"{LM_HEAD}weight": 1,
         f"{LM_HEAD}layer_norm": -1,
     }
@@ -267,7 +267,7 @@ def _architecture(config: EncoderConfig, pooling: Pooling) -> str:
 def encoder_checkpoint(
     weights: "OrderedDict[str, Tensor]", config: EncoderConfig, pooling: Pooling = "cls"
 ) -> dict[str, Any]:
-    """Return the checkpoint of an encoder."""
+    """Return the checkpoint of an encoder, for ``model.pt``."""
     architecture = _architecture(config, pooling)
     model: dict[str, Any] = {
         "_name": architecture,

@@ -1,8 +1,8 @@
-"""Our tokenizers as the files that ``transformers`` reads.
+"""Write our tokenizers as files for ``transformers``.
 
-``tokenizer.json`` says all of it: the rule for white space, special tokens, how a pair
-is joined. The files of older versions (``vocab.txt``, or ``vocab.json`` and
-``merges.txt``) lie beside it.
+``tokenizer.json`` is complete: it has the whitespace rule, the special tokens and the
+template of a pair. Older versions of ``transformers`` read ``vocab.txt``, or
+``vocab.json`` and ``merges.txt``, which are written as well.
 """
 
 import json
@@ -33,7 +33,7 @@ from fairseq_scl.data.vocabulary_files import UNKNOWN_PIECE, WordPieceSettings
 from fairseq_scl.errors import InputError
 
 NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
-# What Python's str.split takes for white space, and so data folders and prediction.
+# What Python's str.split treats as whitespace, like data folders and prediction.
 BLANKS = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
@@ -42,9 +42,9 @@ class Vocabulary:
     """The tokens of the new model.
 
     Attributes:
-        pieces: what the tokenizer's model knows, in the order of their ids.
+        pieces: pieces of the tokenizer's model, in the order of their ids.
         ids: id of each token; added tokens follow the pieces.
-        rows: for each id its row in fairseq's embedding.
+        rows: for each id, its row in fairseq's embedding.
         special: names of ``<s>``, ``<pad>``, ``</s>``, ``<unk>`` and ``<mask>``.
     """
 
@@ -54,7 +54,7 @@ class Vocabulary:
     special: tuple[str, ...]
 
     def of_fairseq(self, number: int | None, origin: object) -> list[str]:
-        """Return the name of a special token, none for ``None``."""
+        """Return the name of a special token in a list, an empty list for ``None``."""
         if number is None:
             return []
         for name in self.special:
@@ -71,9 +71,8 @@ def new_vocabulary(
 ) -> Vocabulary:
     """Number the tokens for ``transformers``.
 
-    Word pieces keep the order of their ``vocab.txt``, byte pairs that of the
-    dictionary. A piece that the dictionary lacks, unknown to the model, gets the row of
-    ``<unk>``.
+    Word pieces keep the order of ``vocab.txt``, byte pairs that of the dictionary. A
+    piece that is not in the dictionary gets the row of ``<unk>``.
 
     Raises:
         InputError: a piece has the name of a special token.
@@ -93,11 +92,11 @@ def new_vocabulary(
         piece_of = {str(number): piece for piece, number in tokenizer.encoder.items()}
         rows = {}
         for row, symbol in enumerate(dictionary.symbols):
-            # Symbols that no text becomes: fairseq pads its dictionaries with some.
+            # Symbols that do not occur in text, such as the padding of dictionaries.
             name = symbol if row in numbers else piece_of.get(symbol, f"[{symbol}]")
             if rows.setdefault(name, row) != row:
                 raise InputError(
-                    f"{origin} has a piece of the name {name}, a special token"
+                    f"{origin} has a piece named {name}, which is a special token"
                 )
         made = [first + second for first, second in tokenizer.merges]
         for piece in [*pre_tokenizers.ByteLevel.alphabet(), *made, *added]:
@@ -116,27 +115,26 @@ def write_tokenizer(
 ) -> None:
     """Write ``tokenizer.json``, its settings and the files of older versions.
 
-    What was written is read again and compared on texts of many kinds and on the whole
-    vocabulary.
+    The result is read back and compared on varied texts and on the whole vocabulary.
 
     Args:
         folder: an existing folder.
-        tokenizer: of the classifier.
+        tokenizer: the tokenizer of the classifier.
         vocabulary: from :func:`new_vocabulary`.
         template: the special tokens before the first sentence, after each sentence,
             and before the second.
-        max_positions: longest input in tokens, special tokens included.
+        max_positions: longest input in tokens, including special tokens.
 
     Raises:
-        InputError: an added token begins or ends with white space, or ``tokenizers``
-            splits a text in another way than the classifier does.
+        InputError: an added token starts or ends with whitespace, or ``tokenizers``
+            splits a text differently.
     """
     before, after, between = template
     single = [*before, "$A", *after]
     written = _tokenizer(tokenizer, vocabulary)
     written.post_processor = TemplateProcessing(
         single=single,
-        # One type for both sentences: fairseq's RoBERTa has no others.
+        # Token type 0 for both sentences, since fairseq does not have token types.
         pair=[*single, *between, "$B:0", *after],
         special_tokens=[(name, vocabulary.ids[name]) for name in vocabulary.special],
     )
@@ -150,11 +148,10 @@ def write_tokenizer(
     write_json(folder / "special_tokens_map.json", special)
     inputs = ["input_ids", "attention_mask"]
     settings: dict[str, Any] = {
-        # Computes what tokenizer.json says; the classes of BERT and RoBERTa make a
-        # tokenizer of their own of it.
+        # Uses tokenizer.json as it is; the classes of BERT and RoBERTa change it.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_positions,
-        # A text cannot forge [SEP] or </s>.
+        # "[SEP]" or "</s>" in a text is not a special token.
         "split_special_tokens": True,
         "clean_up_tokenization_spaces": False,
         "padding_side": "right",
@@ -184,16 +181,16 @@ def _tokenizer(
     for token in added:
         if one_line(token["content"]) != token["content"]:
             raise InputError(
-                f"the added token {token['content']!r} has white space at its ends or "
-                "more than a blank inside, which an exported tokenizer cannot have"
+                f"the added token {token['content']!r} has whitespace at its ends or "
+                "several blanks inside, which an exported tokenizer cannot have"
             )
     if isinstance(tokenizer, GPT2BPE):
         made = tokenizers.Tokenizer(BPE(vocab=vocabulary.ids, merges=tokenizer.merges))
         rule.append(normalizers.Replace(Regex(r"\A | \z"), ""))
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = decoders.ByteLevel()
-        # Looked for in the normalized text: else the rule for the ends of a text would
-        # hold for what is between two of them.
+        # Matched in the normalized text. Otherwise the text between two added tokens
+        # would be stripped, too.
         added = [{**token, "normalized": True} for token in added]
     else:
         settings = cast(WordPieceSettings, tokenizer.settings)

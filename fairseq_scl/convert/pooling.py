@@ -1,4 +1,4 @@
-"""How a sentence encoder is read, from the files of sentence-transformers."""
+"""Read the pooling of a sentence encoder from its sentence-transformers files."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,7 +12,7 @@ Pooling = Literal["cls", "mean"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 MODULES = "modules.json"
 SETTINGS = "config.json"
-# Its setting in a file of sentence-transformers.
+# From the settings of sentence-transformers.
 MODES: dict[str, Pooling] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -28,17 +28,17 @@ class _Module(msgspec.Struct):
 
 
 def read_pooling(folder: Path) -> Pooling:
-    """Read how an encoder is to be read: at ``<s>`` or by the mean over the tokens.
+    """Return the pooling of an encoder: the state at ``<s>`` or the mean over tokens.
 
     Args:
-        folder: a Hugging Face folder; one of sentence-transformers has ``modules.json``
-            or ``1_Pooling/config.json``.
+        folder: a Hugging Face folder. Those of sentence-transformers have
+            ``modules.json`` or ``1_Pooling/config.json``.
 
     Returns:
-        ``cls`` for a folder that does not say it.
+        the pooling; ``cls`` if the folder does not define it.
 
     Raises:
-        InputError: a file is damaged, or asks for something else.
+        InputError: a file is damaged, or defines another pooling.
     """
     path = folder / "1_Pooling" / SETTINGS
     if (folder / MODULES).is_file():
@@ -57,6 +57,6 @@ def read_pooling(folder: Path) -> Pooling:
     if len(modes) == 1 and modes[0] in MODES:
         return MODES[modes[0]]
     raise InputError(
-        f"{path} asks for {' and '.join(modes) or 'no pooling'}; allowed: "
+        f"{path} defines {' and '.join(modes) or 'no pooling'}; allowed: "
         f"{' or '.join(MODES)}, or choose with --pooling"
     )

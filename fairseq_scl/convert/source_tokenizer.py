@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face folder: what its files say, and what it computes."""
+"""Read the tokenizer of a Hugging Face folder, and compare it with ours."""
 
 import json
 import os
@@ -17,14 +17,14 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.typed import as_type
 
 TOKENIZER = "tokenizer.json"
-# What fairseq's dictionary begins with, and <mask>, which its tasks put at the end.
+# First symbols of every fairseq dictionary, and <mask>, which tasks append.
 RESERVED = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 SPECIAL = {"bert": ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"), "roberta": RESERVED}
 MODELS = {"bert": "WordPiece", "roberta": "BPE"}
-# Files that may hold settings of a tokenizer; later ones win, as in transformers.
+# Files with settings of a tokenizer; later ones override, as in transformers.
 SETTINGS_FILES = ("config.json", "special_tokens_map.json", "tokenizer_config.json")
-# Settings of tokenizers in transformers by which a text would become other tokens, and
-# the values that we compute. None: as if the setting were not there.
+# Settings of tokenizers in transformers that change the tokens of a text, with the
+# values that we support. None is the same as a missing setting.
 ALLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
     "bert": {
         "tokenizer_class": (None, "BertTokenizer", "BertTokenizerFast"),
@@ -45,7 +45,7 @@ ALLOWED: dict[str, dict[str, tuple[Any, ...]]] = {
         "add_prefix_space": (None, False),
     },
 }
-# Of tokenizers for one language.
+# Settings of tokenizers for single languages.
 ALLOWED_OF_BOTH: dict[str, tuple[Any, ...]] = {
     "word_tokenizer_type": (None, "basic"),
     "subword_tokenizer_type": (None, "wordpiece"),
@@ -53,7 +53,7 @@ ALLOWED_OF_BOTH: dict[str, tuple[Any, ...]] = {
     "do_subword_tokenize": (True,),
     "normalization": (None, False),
 }
-# Names of classes that compute whatever tokenizer.json says.
+# Names of classes that use tokenizer.json as it is.
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 TEXTS = (
@@ -78,17 +78,17 @@ PIECES_ON_A_LINE = 8
 
 @dataclass(frozen=True)
 class SourceTokenizer:
-    """A ``tokenizer.json``, without its special tokens: to us they are text.
+    """A ``tokenizer.json`` without its special tokens, which we treat as text.
 
     Attributes:
         path: the file.
-        rows: the id of each token, the special and added ones too.
-        pieces: the tokens that the model itself makes.
-        merges: of a byte-pair encoding.
-        normalizer: its settings.
-        added_tokens: those that are not special.
+        rows: the id of each token, including special and added tokens.
+        pieces: the tokens of the model itself.
+        merges: the merges of a byte-pair encoding.
+        normalizer: settings of the normalizer.
+        added_tokens: added tokens that are not special.
         parts: names of its normalizer and pre-tokenizer, for messages.
-        tokenizer: what computes.
+        tokenizer: the tokenizer.
     """
 
     path: Path
@@ -105,7 +105,7 @@ def read_tokenizer_json(path: Path, model_type: str) -> SourceTokenizer:
     """Read a ``tokenizer.json``.
 
     Raises:
-        InputError: the file is damaged, or its model is not one of ``model_type``.
+        InputError: the file is damaged, or its model does not fit ``model_type``.
     """
     found, special = read_json(path), SPECIAL[model_type]
     try:
@@ -152,13 +152,13 @@ def read_settings(
     """Return the settings of a folder's tokenizer.
 
     Args:
-        folder: where the vocabulary is; the files may be missing.
+        folder: the folder of the vocabulary; files with settings may be missing.
         model_type: ``"bert"`` or ``"roberta"``.
-        source: the folder's ``tokenizer.json`` where there is one.
+        source: the folder's ``tokenizer.json`` if there is one.
 
     Raises:
-        InputError: a setting has a value that we do not compute, or a file names added
-            tokens that ``tokenizer.json`` lacks.
+        InputError: the value of a setting is not supported, or a file has added tokens
+            that ``tokenizer.json`` lacks.
     """
     allowed = ALLOWED_OF_BOTH | ALLOWED[model_type]
     if source:
@@ -171,14 +171,14 @@ def read_settings(
     settings: dict[str, Any] = {}
     for path in (folder / name for name in SETTINGS_FILES):
         for name, value in _object(path).items():
-            # Of the model's own configuration transformers takes the class alone.
+            # transformers reads only the class from the model's configuration.
             if path.name == "config.json" and name != "tokenizer_class":
                 continue
             values = allowed.get(name)
             if values is not None and not _is_in(_content(value), values):
                 raise InputError(
                     f"{path}: {name} is {_content(value)!r}, which a converted encoder "
-                    f"does not compute; allowed: {', '.join(map(repr, values))}"
+                    f"does not support; allowed: {', '.join(map(repr, values))}"
                 )
             settings[name] = value
     known = {token.content for token in source.added_tokens} if source else set()
@@ -198,19 +198,19 @@ def refuse_other_tokens(
     encode: Callable[[Sequence[str]], list[list[str]]],
     collapses_blanks: bool = False,
 ) -> None:
-    """Refuse a converted tokenizer that splits a text in another way than its source.
+    """Refuse a converted tokenizer that splits a text differently from its source.
 
-    Compared are texts of many kinds, and everything in the vocabulary: as it is, in the
-    other case, decomposed, and without blanks between the pieces.
+    They are compared on varied texts and on the whole vocabulary: as it is, with
+    swapped case, decomposed, and without blanks between the pieces.
 
     Args:
-        source: what the encoder was trained with.
-        encode: from texts to the pieces, as the source names them, of what we compute.
-        collapses_blanks: whether the source is to apply our rule for white space; if
-            not, texts come to it as to all our tokenizers, with single blanks.
+        source: the tokenizer that the encoder was trained with.
+        encode: our tokenizer, from texts to pieces as the source names them.
+        collapses_blanks: whether the source also has to apply our whitespace rule;
+            otherwise it gets texts with single blanks, as our tokenizers do.
 
     Raises:
-        InputError: shows a text and the two lists of tokens.
+        InputError: they differ; the message has a text and both lists of tokens.
     """
     pieces = {n: piece for piece, n in source.tokenizer.get_vocab().items()}
 
@@ -256,7 +256,7 @@ def _lines_of_vocabulary(source: SourceTokenizer) -> Iterator[str]:
 
 
 def _added_tokens(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the tokens that files beside ``tokenizer.json`` add."""
+    """Yield the tokens that the files next to ``tokenizer.json`` add."""
     path = folder / "added_tokens.json"
     yield from ((path, token) for token in _object(path))
     for path in (folder / name for name in SETTINGS_FILES[1:]):
@@ -278,7 +278,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _content(value: Any) -> Any:
-    """Return a token's text; files hold it alone or with its settings."""
+    """Return a token's text; files have it alone or with its settings."""
     return value["content"] if isinstance(value, dict) and "content" in value else value
 
 

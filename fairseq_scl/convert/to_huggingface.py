@@ -1,4 +1,4 @@
-"""A fine-tuned RoBERTa of fairseq as ``transformers`` names and numbers it."""
+"""Convert a fine-tuned RoBERTa of fairseq to the names of ``transformers``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -44,13 +44,13 @@ def encoder_shape(
     Args:
         model: fairseq's ``RobertaModel``.
         model_type: ``"bert"`` or ``"roberta"``.
-        vocabulary: for each token of the new vocabulary its row in fairseq's.
+        vocabulary: for each token of the new vocabulary, its row in fairseq's.
         pad: id of padding in the new vocabulary.
-        eps: of the layer norms.
-        origin: names the model in messages.
+        eps: epsilon of the layer norms.
+        origin: the model, for messages.
 
     Raises:
-        InputError: the model computes what those of ``transformers`` do not.
+        InputError: the model has settings that ``transformers`` does not support.
     """
     encoder, settings = model.encoder.sentence_encoder, model.args
     for name, value, only in (
@@ -60,7 +60,7 @@ def encoder_shape(
         if value != only:
             raise InputError(
                 f"{origin} was trained with {name} {value}, which a Hugging Face "
-                f"classifier does not compute; allowed: {only}"
+                f"classifier does not support; allowed: {only}"
             )
     positions = len(encoder.embed_positions.weight)
     unused = FAIRSEQ_POSITION_OFFSET if model_type == "bert" else 0
@@ -106,19 +106,19 @@ def huggingface_weights(
 ) -> dict[str, Tensor]:
     """Return the tensors of ``model.safetensors``.
 
-    The opposite of :func:`~fairseq_scl.convert.encoder_weights.fairseq_weights`: token
-    types have no weight of their own (zero), the language model head is left out.
+    The inverse of :func:`~fairseq_scl.convert.encoder_weights.fairseq_weights`: token
+    types are zero, and the language model head is left out.
 
     Args:
         state: state dict of fairseq's ``RobertaModel``.
         shape: from :func:`encoder_shape`.
-        rows: for each token of the new vocabulary its row in fairseq's.
+        rows: for each token of the new vocabulary, its row in fairseq's.
         head: name of the classification head.
-        origin: names the model in messages.
+        origin: the model, for messages.
 
     Raises:
-        InputError: a weight is missing, of another shape, or has no counterpart; names
-            it.
+        InputError: a weight is missing, has another shape, or lacks a counterpart; the
+            message names it.
     """
     left = {
         name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)

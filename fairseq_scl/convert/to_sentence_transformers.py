@@ -1,8 +1,8 @@
-"""A classifier with its head on the mean, as a folder of sentence-transformers.
+"""Write a classifier whose head reads the mean as a sentence-transformers folder.
 
-``transformers`` has no classifier that reads the mean over the tokens. In
-sentence-transformers it is four modules: the encoder, the mean, and the two layers of
-the head. ``SentenceTransformer(folder).encode(texts)`` gives the logits.
+``transformers`` does not have a classifier that reads the mean over the tokens. In
+sentence-transformers it consists of four modules: the encoder, the mean, and the two
+layers of the head. ``SentenceTransformer(folder).encode(texts)`` gives the logits.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def write_modules(
     shape: EncoderConfig,
     longest: int,
 ) -> None:
-    """Write all of the folder but the tokenizer and the model card.
+    """Write the folder except for the tokenizer and the model card.
 
     Args:
         folder: an existing folder.
@@ -41,7 +41,7 @@ def write_modules(
         tensors: from
             :func:`~fairseq_scl.convert.to_huggingface.huggingface_weights`.
         shape: the encoder.
-        longest: longest input in tokens.
+        longest: longest input in tokens, including special tokens.
     """
     kind = shape.model_type
     head = {
@@ -92,7 +92,7 @@ def write_modules(
 def _of_head(tensors: Mapping[str, Tensor], module: str, part: str) -> Tensor:
     """Return a tensor of the head; BERT's pooler is part of the encoder."""
     names = [name for name in tensors if name.endswith(f"{module}.{part}")]
-    return tensors[names[0]].clone()  # safetensors refuses one tensor under two names
+    return tensors[names[0]].clone()  # safetensors refuses shared tensors
 
 
 def _write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""From a Hugging Face vocabulary to a tokenizer and the lines of ``dict.txt``."""
+"""Convert a Hugging Face vocabulary to a tokenizer and the lines of ``dict.txt``."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -41,22 +41,21 @@ def read_vocabulary(
 ) -> tuple[WordPiece | GPT2BPE, list[str], list[int]]:
     """Read a vocabulary and order it as fairseq does.
 
-    ``tokenizer.json`` and files with settings are looked for beside the vocabulary.
+    ``tokenizer.json`` and files with settings are read from the same folder.
 
     Args:
         files: ``vocab.txt``, or ``vocab.json`` and ``merges.txt``, or
             ``tokenizer.json``.
         config: the shape of the encoder.
-        lowercase: whether word pieces are uncased; ``None``: as the folder's files say.
+        lowercase: whether word pieces are uncased; ``None``: as in the folder's files.
 
     Returns:
-        the tokenizer, the symbols that ``dict.txt`` lists, and for each symbol of the
-        loaded dictionary (four special symbols, these, ``<mask>``) its row in the
-        source.
+        the tokenizer; the symbols of ``dict.txt``; and for each symbol of the loaded
+        dictionary (four special symbols, these, ``<mask>``), its row in the source.
 
     Raises:
-        InputError: files are missing, damaged, do not fit together or the encoder, or
-            describe a tokenizer that we do not compute.
+        InputError: files are missing, damaged, or do not match each other or the
+            encoder, or the tokenizer is not supported.
     """
     kind = config.model_type
     expected = VOCABULARY_FILES[kind]
@@ -139,8 +138,8 @@ def _check_rows(row_of: Mapping[str, Any], file: Path, config: EncoderConfig) ->
             raise InputError(f"{file} has {taken[row]!r} and {piece!r} in row {row}")
         if "\n" in piece or "\r" in piece:
             raise InputError(
-                f"{file}: the token {piece!r} holds the end of a line, which dict.txt "
-                "cannot hold"
+                f"{file}: the token {piece!r} has a line break, which cannot be in "
+                "dict.txt"
             )
     if missing := [name for name in special if name not in row_of]:
         raise InputError(f"{file} lacks the special symbol {missing[0]}")
@@ -161,7 +160,7 @@ def _wordpiece(
     if not isinstance(lowercase, bool):
         raise InputError(
             f"{file} does not say whether it is cased, and there is no "
-            "tokenizer_config.json with do_lower_case: give --cased or --uncased"
+            "tokenizer_config.json with do_lower_case: use --cased or --uncased"
         )
     pieces = [p for p in row_of if not source or p in source.pieces]
     if not any(p.startswith("##") for p in pieces) and any("▁" in p for p in pieces):
@@ -187,20 +186,20 @@ def _gpt2(
     merges_file: Path,
     added: list[AddedTokenSettings],
 ) -> Pieces:
-    # Its ids are not those of GPT-2, by which fairseq's dictionaries name the pieces.
+    # fairseq's dictionaries name the pieces by GPT-2's ids, not by the source's.
     encoder = number_pieces(merges)
     check_merges(merges, encoder, merges_file)
     for piece in encoder:
         if piece not in row_of and piece != "<|endoftext|>":
             raise InputError(
-                f"{file} lacks {piece!r}, which {merges_file} makes: the two files do "
-                "not belong together"
+                f"{file} lacks {piece!r}, which {merges_file} produces: the two files "
+                "do not belong together"
             )
     for token in added:
         encoder.setdefault(token.content, len(encoder))
     settings = GPT2Settings(pair_separator=True, added_tokens=added or UNSET)
     tokenizer = GPT2BPE(encoder, merges, settings)
-    # No text contains what no merge makes; fairseq has a name for such rows.
+    # Pieces without a merge do not occur in text; this is fairseq's name for such rows.
     fillers = [piece for piece in row_of if piece not in encoder]
     fillers = [piece for piece in fillers if piece not in RESERVED]
     symbol_of = {piece: f"madeupword{n:04d}" for n, piece in enumerate(fillers)}

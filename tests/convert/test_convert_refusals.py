@@ -115,7 +115,7 @@ def test_command_line_says_which_flag_is_wrong(tmp_path, capsys, flags, message)
             2,
             r"not part of such an encoder: encoder\.layer\.2\..* and 11 more",
         ),
-        ("intermediate_size", 64, r"intermediate.*shape \(48, 32\).*asks for \(64, 32"),
+        ("intermediate_size", 64, r"intermediate.*shape \(48, 32\).*requires \(64, 32"),
         ("max_position_embeddings", 20, "position_embeddings.*shape"),
         ("vocab_size", 20, "has 41 pieces, the encoder's configuration 20"),
         ("layer_norm_eps", 0, "layer_norm_eps: expected float > 0.*found 0"),
@@ -141,7 +141,7 @@ def test_a_configuration_of_another_model_is_refused(
         (lambda w: w.pop("embeddings.LayerNorm.bias"), "lacks.*LayerNorm.bias"),
         (
             lambda w: w.update({"embeddings.LayerNorm.bias": torch.ones(32).int()}),
-            "LayerNorm.bias holds torch.int32, allowed: float",
+            "LayerNorm.bias has torch.int32, allowed: float",
         ),
     ],
 )
@@ -173,8 +173,8 @@ def test_an_output_layer_of_its_own_is_refused(tmp_path):
         ("config.json", b"[]", "config.json: expected object"),
         ("config.json", None, "missing file: .*config.json"),
         ("vocab.txt", None, "missing vocabulary of a bert: .*vocab.txt"),
-        ("tokenizer_config.json", b"{}", "give --cased or --uncased"),
-        ("tokenizer_config.json", None, "give --cased or --uncased"),
+        ("tokenizer_config.json", b"{}", "use --cased or --uncased"),
+        ("tokenizer_config.json", None, "use --cased or --uncased"),
         (
             "tokenizer_config.json",
             b'{"do_lower_case": true, "do_basic_tokenize": false}',
@@ -217,9 +217,9 @@ def test_missing_and_damaged_files_are_named(source, tmp_path, name, content, me
         (
             "vocab.json",
             '{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}',
-            "lacks '!', which .* makes",
+            "lacks '!', which .* produces",
         ),
-        ("merges.txt", "#version: 0.2\nz z\n", "lacks 'zz', which .*merges.txt makes"),
+        ("merges.txt", "#version: 0.2\nz z\n", "lacks 'zz', which .*merges.txt produces"),
         ("tokenizer_config.json", '{"add_prefix_space": true}', "add_prefix_space is"),
     ],
 )

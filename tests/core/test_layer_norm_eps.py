@@ -128,7 +128,7 @@ def test_what_cannot_be_folded_is_refused(data):
     with pytest.raises(InputError, match=r"0.0 \(from\).*allowed: above 0"):
         fold_layer_norm_eps(weights, 0.0)
     weights["encoder.sentence_encoder.layer_norm.weight"] = torch.ones(16)
-    with pytest.raises(InputError, match="normalises before its layers"):
+    with pytest.raises(InputError, match="a pre-norm RoBERTa"):
         fold_layer_norm_eps(weights, 1e-12)
 
 
