@@ -106,7 +106,7 @@ def test_rows_come_in_order_with_labels_and_copies(tmp_path):
         ". ".join(["zz " * (POSITIONS - 4)] * 3),
     ],
 )
-def test_a_source_without_a_known_piece_stays_as_it_is(tmp_path, text):
+def test_a_source_without_known_pieces_is_copied(tmp_path, text):
     examples = [Example((text,), "x"), Example(("a z c",), "y"), Example(("b",), "x")]
     record, rows = make(examples, tmp_path / "a-bt1.jsonl")
     for row in rows[:3]:
@@ -119,7 +119,7 @@ def test_a_source_without_a_known_piece_stays_as_it_is(tmp_path, text):
     assert record.sources == {module.UNKNOWN_PIECES: [0, 1], module.ENTITIES: []}
 
 
-def test_one_unknown_sentence_of_a_pair_leaves_the_other_as_it_would_be(tmp_path):
+def test_an_unknown_sentence_of_a_pair_does_not_affect_the_other(tmp_path):
     pair = Example(("a b c", "zz !"), "x")
     _, rows = make([pair, Example(("a b c", "d"), "x")], tmp_path / "a-bt1.jsonl")
     for row in rows[:3]:
@@ -127,7 +127,7 @@ def test_one_unknown_sentence_of_a_pair_leaves_the_other_as_it_would_be(tmp_path
         assert (row["input1"], row["trouble"]) == ("zz !", ["unknown"])
 
 
-def test_an_unknown_part_of_a_long_source_stays_between_the_others(tmp_path):
+def test_an_unknown_part_of_a_long_source_keeps_its_place(tmp_path):
     known = " ".join("abcdef" * (POSITIONS // 6))[: 2 * POSITIONS - 4] + " ."
     text = f"{known} {'zz ' * (POSITIONS - 3)}! {known}"
     _, rows = make([Example((text,), "x")], tmp_path / "a-bt1.jsonl")
@@ -148,7 +148,7 @@ def test_an_unknown_part_of_a_long_source_stays_between_the_others(tmp_path):
         ("a &nosuchname; b", False),
     ],
 )
-def test_html_entities_are_told_from_other_ampersands(text, found):
+def test_html_entities_are_distinguished_from_other_ampersands(text, found):
     assert has_entities(text) is found
 
 
@@ -181,7 +181,7 @@ def test_bytes_do_not_depend_on_batches_and_chunks(tmp_path):
     assert other.read_bytes() != made[0][0]
 
 
-def test_an_example_has_its_outputs_wherever_it_stands(tmp_path):
+def test_the_outputs_of_an_example_do_not_depend_on_its_position(tmp_path):
     examples = examples_of(6)
     _, rows = make(examples, tmp_path / "a-bt1.jsonl", plan(2.0))
     _, some = make([examples[4], examples[1]], tmp_path / "b-bt1.jsonl", plan(2.0))

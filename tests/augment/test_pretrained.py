@@ -100,14 +100,14 @@ def test_wmt18_is_the_ensemble_of_five_without_the_model_for_copies(hub, tmp_pat
     assert (folder / "code").read_text("utf-8") == WMT18["code"]
 
 
-def test_a_download_that_breaks_off_goes_on(hub, tmp_path):
+def test_an_interrupted_download_resumes(hub, tmp_path):
     hub.faults = ["truncated"]
     folder = resolve("wmt19", "de", "en", tmp_path)
     assert names(folder) == sorted(WMT19)
     assert len(hub.ranges) == 2
 
 
-def test_a_part_that_is_whole_already_is_fetched_anew(hub, tmp_path):
+def test_a_partial_file_of_full_length_is_downloaded_again(hub, tmp_path):
     key = ("wmt19", "de", "en")
     content = hub.files[archive_of(key)]
     part = tmp_path / "translation" / "archives" / f"{archive_of(key)}.part"
@@ -123,7 +123,7 @@ def test_a_server_that_does_not_answer_is_one_sentence(hub, tmp_path):
         resolve("wmt19", "en", "de", tmp_path)
 
 
-def test_archives_of_ones_own_are_unpacked_without_the_network(hub, tmp_path):
+def test_a_users_archives_are_unpacked_without_the_network(hub, tmp_path):
     key = ("wmt19", "en", "de")
     (tmp_path / "mine").mkdir()
     mine = tmp_path / "mine" / archive_of(key)
@@ -134,7 +134,7 @@ def test_archives_of_ones_own_are_unpacked_without_the_network(hub, tmp_path):
     assert hub.ranges == []
 
 
-def test_an_unpacked_folder_of_ones_own_is_used_as_it_is(hub, tmp_path):
+def test_a_users_unpacked_folder_is_used_as_it_is(hub, tmp_path):
     key = ("wmt19", "en", "de")
     folder = tmp_path / archive_of(key).removesuffix(pretrained.SUFFIX)
     folder.mkdir()

@@ -242,7 +242,7 @@ def test_outputs_depend_on_no_batch(arch, method):
     assert some == [whole[n] for n in order]
 
 
-def test_close_decisions_are_made_alone():
+def test_close_decisions_are_computed_without_a_batch():
     translator = toy()
     requests = requests_for(translator, 12)
     usual, often = DecisionCounts(), DecisionCounts(tolerances={torch.float32: 3.0})
@@ -260,7 +260,7 @@ def test_close_decisions_are_made_alone():
     )
 
 
-def test_half_precision_depends_on_no_batch_either():
+def test_half_precision_does_not_depend_on_the_batch():
     translator = toy()
     requests = requests_for(translator, 6)
     whole = [translate(translator, requests, DecodingMethod(), n) for n in (100_000, 1)]
@@ -371,7 +371,7 @@ def test_an_ensemble_averages_probabilities_as_fairseq_does():
     assert translate(both, requests, DecodingMethod(), 1) == whole
 
 
-def test_outputs_are_text_whatever_the_temperature():
+def test_outputs_are_text_at_any_temperature():
     translator = toy(updates=0)
     forbidden = set(forbidden_pieces(translator).tolist()) | {EOS}
     for outputs in translate(

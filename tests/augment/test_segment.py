@@ -199,7 +199,7 @@ def test_files_of_each_version_of_subword_nmt_are_read_as_it_does(tmp_path, kind
         assert cut(text) == theirs.segment(text)
 
 
-def test_the_kind_is_told_by_the_files(tmp_path):
+def test_the_kind_is_detected_from_the_files(tmp_path):
     assert guess_bpe(tmp_path) is None
     for kind, bpe in [("fastbpe",) * 2, ("0.2", "subword_nmt"), ("0.1", "subword_nmt")]:
         write_codes(tmp_path, kind)

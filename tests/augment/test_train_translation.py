@@ -120,7 +120,7 @@ def test_missing_text_and_too_little_text_are_named(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-def test_pairs_that_are_no_translations_are_left_out(tmp_path):
+def test_pairs_that_are_not_translations_are_left_out(tmp_path):
     rows = [("a b c", "x y"), ("a b", "x y z"), ("a b", "x y z w"), ("", "x")]
     rows += [("a " * 250, "x " * 250), ("a " * 251, "x " * 251), ("a", "x")]
     for side, language in enumerate(PAIR):
@@ -228,7 +228,7 @@ def test_the_script_goes_from_a_corpus_to_a_published_folder(tmp_path, fast_path
 
 
 @pytest.mark.slow
-def test_the_script_goes_on_where_it_was(tmp_path):
+def test_the_script_resumes(tmp_path):
     folder, _ = toy_run(tmp_path, 4)
     text = tmp_path / "en de.work" / "text" / "spm.model"
     before = text.stat().st_mtime_ns, (folder / "model.pt").read_bytes()

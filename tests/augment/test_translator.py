@@ -102,7 +102,7 @@ def test_half_precision_needs_a_gpu(folder):
         load_translator([folder], "en", "de", precision="bf16")
 
 
-def test_models_tell_their_bpe(folder):
+def test_the_bpe_of_a_model_is_detected(folder):
     with pytest.raises(InputError, match=r"has no BPE codes .* --bpe to one of"):
         find_models(str(folder), "en", "de")
     (folder / "bpecodes").write_text("#version: 0.2\nz z\n")

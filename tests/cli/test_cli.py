@@ -80,7 +80,7 @@ def test_user_dir_is_the_package(run):
     assert (status, out) == (0, f"{Path(fairseq_scl.__file__).parent}\n")
 
 
-def test_doctor_finds_nothing_here(run):
+def test_doctor_finds_no_problem_here(run):
     status, out, _ = run("doctor")
     assert status == 0
     assert out.endswith("no problems found\n")
@@ -117,7 +117,7 @@ def test_doctor_prints_the_remedy_of_a_broken_installation(run, without_fairseq)
 
 
 @pytest.mark.parametrize("verb", [v for v in VERBS if v not in cli.WITHOUT_FAIRSEQ])
-def test_where_fairseq_does_not_fit_a_verb_says_so(run, without_fairseq, verb):
+def test_a_verb_says_that_fairseq_does_not_fit(run, without_fairseq, verb):
     status, out, error = run(verb, "--help")
     assert (status, out) == (2, "")
     assert error.startswith(
@@ -287,7 +287,7 @@ def test_predict_imports_no_metrics_no_compiler_and_little_beside_fairseq(tmp_pa
     assert imported_by(code) == ["torch", "fairseq", "numpy"]
 
 
-def test_importing_fairseq_leaves_logging_alone():
+def test_importing_fairseq_does_not_configure_logging():
     code = (
         "import fairseq_scl, fairseq, logging\n"
         "assert logging.root.level == logging.WARNING\n"
@@ -310,7 +310,7 @@ def test_fairseq_knows_the_plug_in_in_either_order_of_imports(order):
     assert "sklearn" in imported_by(code)
 
 
-def test_output_is_utf_8_whatever_the_locale():
+def test_output_is_utf_8_in_any_locale():
     code = (
         "import sys; from fairseq_scl import cli\n"
         "from fairseq_scl.cli import doctor\n"
@@ -326,7 +326,7 @@ def test_output_is_utf_8_whatever_the_locale():
     assert (ended.stdout, ended.stderr) == ("é €\n".encode(), b"")
 
 
-def test_convert_prepare_and_export_go_hand_in_hand(run, tmp_path):
+def test_convert_prepare_export_and_predict_work_together(run, tmp_path):
     """The flags that two verbs print are those with which the run was trained."""
     _, checkpoint_folder, record = trained()
     for split, examples in make_splits().items():
@@ -365,7 +365,7 @@ def test_convert_prepare_and_export_go_hand_in_hand(run, tmp_path):
     assert load_classifier(tmp_path / "model").labels == ["negative", "positive"]
 
 
-def test_prepare_takes_pairs_and_a_training_set_alone(run, tmp_path):
+def test_prepare_accepts_pairs_and_a_training_set_without_others(run, tmp_path):
     write_split(tmp_path / "text", "train", make_pairs(9))
     status, out, _ = run(
         *["prepare", "--text", tmp_path / "text", "--encoder", toy_encoder()],

@@ -41,7 +41,7 @@ def test_reviews_are_balanced_without_being_asked(prepare, tmp_path):
     assert "5 is not a multiple of the number of classes, 2" in error
 
 
-def test_rows_left_out_are_told(prepare, tmp_path):
+def test_skipped_rows_are_reported(prepare, tmp_path):
     folder = write_yelp(tmp_path) / "yelp_review_polarity_csv"
     with (folder / "train.csv").open("a") as file:
         file.write('"1",""\n')
@@ -138,7 +138,7 @@ def test_an_own_table_is_checked_as_a_folder_is(prepare, tmp_path, capfd):
     assert f"{table}, line 41" in notes
 
 
-def test_a_quoted_tsv_says_how_it_is_read(tmp_path, capfd):
+def test_a_quoted_tsv_is_reported(tmp_path, capfd):
     rows = [f'"a ""fine"" film {i}"\t{"ab"[i % 2]}' for i in range(12)]
     table = write(tmp_path / "t.tsv", "s\tl", *rows)
     words = ["--table", table, "--columns", "s", "l", "--to", tmp_path / "out"]

@@ -71,7 +71,7 @@ def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words):
     assert "neutral" not in {example.label for example in valid}
 
 
-def test_a_failed_training_is_told_and_tried_again(tmp_path, run, words, monkeypatch):
+def test_a_failed_training_is_reported_and_retried(tmp_path, run, words, monkeypatch):
     path = write_labeled(tmp_path / "a.csv", make_sentences(40))
     status, printed, _ = run(*words, path, "--learning-rate", "1e30")
     assert status == 1

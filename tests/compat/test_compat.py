@@ -246,7 +246,7 @@ def test_a_checkpoint_that_ends_within_a_name_is_damaged(tmp_path, load, end):
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"<!DOCTYPE html>", b"version https://git-lfs", b"\x80"]
 )
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path, load, content):
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path, load, content):
     path = tmp_path / "other.pt"
     path.write_bytes(content)
     message = refusal(load, path)
@@ -262,7 +262,7 @@ def test_a_missing_checkpoint_is_named(tmp_path, load):
 
 
 @pytest.mark.parametrize("content", [[1, 2], torch.ones(2)])
-def test_a_checkpoint_that_is_no_dictionary_is_named(tmp_path, load, content):
+def test_a_checkpoint_that_is_not_a_dictionary_is_refused(tmp_path, load, content):
     path = tmp_path / "other.pt"
     torch.save(content, path)
     assert f"{path} is " in refusal(load, path)
@@ -307,7 +307,7 @@ def test_a_missing_file_to_restore_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_starting_over_beside_a_last_checkpoint_is_warned_of(tmp_path, caplog, there):
+def test_starting_over_next_to_a_last_checkpoint_is_warned_of(tmp_path, caplog, there):
     encoder = tmp_path / "encoder.pt"
     for path in (encoder, *([tmp_path / "checkpoint_last.pt"] if there else [])):
         path.touch()
@@ -488,7 +488,7 @@ def test_python_3_14_without_the_start_up_module_is_a_problem():
     assert versions.problems((3, 13), installed.get, []) == []
 
 
-def test_the_report_says_what_is_missing(monkeypatch):
+def test_the_report_lists_what_is_missing(monkeypatch):
     installed = versions.installed_version
     monkeypatch.setattr(
         versions,

@@ -219,7 +219,11 @@ def test_missing_and_damaged_files_are_named(source, tmp_path, name, content, me
             '{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}',
             "lacks '!', which .* produces",
         ),
-        ("merges.txt", "#version: 0.2\nz z\n", "lacks 'zz', which .*merges.txt produces"),
+        (
+            "merges.txt",
+            "#version: 0.2\nz z\n",
+            "lacks 'zz', which .*merges.txt produces",
+        ),
         ("tokenizer_config.json", '{"add_prefix_space": true}', "add_prefix_space is"),
     ],
 )

@@ -186,7 +186,7 @@ def test_scl_alone_reaches_the_encoder_as_finite_differences_say(plain, features
     assert checked > 20  # of 36; the keys' biases, for one, have no gradient
 
 
-def test_lambda_one_on_cls_gives_the_head_no_gradient_and_says_so(data, caplog):
+def test_lambda_one_on_cls_warns_that_the_head_gets_no_gradient(data, caplog):
     toy = build(data, "--scl-lambda", "1")
     assert [r.levelno for r in caplog.records if "--scl-lambda 1" in r.message] == [
         logging.WARNING
@@ -278,7 +278,7 @@ def test_logs_can_be_summed_over_workers(plain):
         assert isinstance(value, int) or value.dim() == 0, key
 
 
-def test_metrics_are_exact_over_batches_of_unlike_sizes():
+def test_metrics_are_exact_over_batches_of_different_sizes():
     logs = [
         {
             **{"loss": torch.tensor(8.0), "ntokens": 50, "nsentences": 7},
@@ -336,9 +336,21 @@ def test_the_stock_task_gives_the_same_loss(data):
         ("scl_lambda", -0.1, "--scl-lambda: expected float >= 0.0, found -0.1"),
         ("scl_lambda", math.nan, "--scl-lambda: expected float >= 0.0, found nan"),
         ("scl_temperature", 0.0, "--scl-temperature: expected float > 0.0, found 0.0"),
-        ("scl_temperature", -1.0, "--scl-temperature: expected float > 0.0, found -1.0"),
-        ("scl_temperature", math.nan, "--scl-temperature: expected float > 0.0, found nan"),
-        ("scl_temperature", math.inf, "--scl-temperature: expected float <= 1000000.0, found inf"),
+        (
+            "scl_temperature",
+            -1.0,
+            "--scl-temperature: expected float > 0.0, found -1.0",
+        ),
+        (
+            "scl_temperature",
+            math.nan,
+            "--scl-temperature: expected float > 0.0, found nan",
+        ),
+        (
+            "scl_temperature",
+            math.inf,
+            "--scl-temperature: expected float <= 1000000.0, found inf",
+        ),
         (
             "scl_features",
             "first",

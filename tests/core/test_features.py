@@ -130,7 +130,7 @@ def test_features_have_the_dtype_of_the_model_and_means_at_least_float32(
 
 
 @pytest.mark.parametrize("kind", FEATURES)
-def test_nothing_stays_on_the_model(model, tokens, kind):
+def test_no_hook_stays_on_the_model(model, tokens, kind):
     before = hooks_on(model)
     with classification_features(model, HEAD, kind):
         assert hooks_on(model) > before
@@ -141,7 +141,7 @@ def test_nothing_stays_on_the_model(model, tokens, kind):
 
 @pytest.mark.parametrize("kind", FEATURES)
 @pytest.mark.parametrize("place", ["encoder", "head", "out_proj"])
-def test_nothing_stays_after_an_exception(model, tokens, kind, place):
+def test_no_hook_stays_after_an_exception(model, tokens, kind, place):
     head = model.classification_heads[HEAD]
     module = {"encoder": model.encoder, "head": head, "out_proj": head.out_proj}[place]
 
@@ -160,7 +160,7 @@ def test_nothing_stays_after_an_exception(model, tokens, kind, place):
     assert EXTRA_KEY not in model(tokens, classification_head_name=HEAD)[1]
 
 
-def test_a_failed_pass_leaves_nothing_to_the_next_one(model, tokens):
+def test_a_failed_pass_does_not_affect_the_next_one(model, tokens):
     """Also within one block: an out-of-memory error that the caller survives."""
     head = model.classification_heads[HEAD]
 
@@ -175,14 +175,14 @@ def test_a_failed_pass_leaves_nothing_to_the_next_one(model, tokens):
         assert EXTRA_KEY not in model(tokens, features_only=True)[1]
 
 
-def test_an_unknown_head_leaves_nothing(model):
+def test_an_unknown_head_leaves_no_hooks(model):
     before = hooks_on(model)
     with pytest.raises(KeyError), classification_features(model, "other", "cls"):
         pass
     assert hooks_on(model) == before
 
 
-def test_a_pass_without_the_head_is_left_alone(model, tokens):
+def test_a_pass_without_the_head_is_unchanged(model, tokens):
     with classification_features(model, HEAD, "cls"):
         _, extra = model(tokens, features_only=True)
     assert EXTRA_KEY not in extra

@@ -72,7 +72,7 @@ def test_parameters_without_gradient_stay_and_count_their_own_steps():
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
-def test_goes_on_from_a_state_of_fairseqs_adam_and_back():
+def test_states_are_interchangeable_with_fairseqs_adam():
     values = {"ours": parameters(), "theirs": parameters()}
     for values_of in values.values():
         first = Adam(values_of, **SETTINGS)
@@ -129,7 +129,7 @@ def memory_efficient(kind, values):
     return MemoryEfficientFP16Optimizer(cfg, values, wrapped)
 
 
-def test_half_precision_goes_on_from_a_restored_state():
+def test_half_precision_resumes_from_a_restored_state():
     found = []
     for kind in (FusedAdam, Adam):
         values = parameters(torch.bfloat16)

@@ -153,7 +153,7 @@ def test_dropout_is_repeated_by_the_seed_and_by_a_restored_state(data):
     assert all(torch.equal(g, again[1][name]) for name, g in first[1].items())
 
 
-def test_evaluation_draws_nothing(data):
+def test_evaluation_draws_no_random_numbers(data):
     model = pack(build(data, dropout=0.5, attention_dropout=0.5)).eval()
     tokens = batch(LENGTH_CASES["ragged"])
     assert torch.equal(results(model, tokens)[0], results(model, tokens)[0])
@@ -231,7 +231,7 @@ def test_lengths_are_counted_only_where_padding_is_at_the_right():
     assert right_padded_lengths(torch.tensor([[PAD, PAD], [0, 5]]), PAD) is None
 
 
-def test_padding_elsewhere_and_calls_without_a_head_go_the_stock_way(data):
+def test_padding_elsewhere_and_calls_without_a_head_use_the_stock_pass(data):
     model, tokens = build(data).eval(), batch(LENGTH_CASES["ragged"])
     other = pack(copy.deepcopy(model))
     inside = tokens.clone()

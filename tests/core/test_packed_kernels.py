@@ -99,7 +99,9 @@ def test_a_kernel_that_fails_is_not_used_and_said_once(flash, device, caplog):
     ]
 
 
-def test_running_out_of_memory_in_the_check_is_no_verdict(flash, device, monkeypatch):
+def test_running_out_of_memory_in_the_check_is_not_a_verdict(
+    flash, device, monkeypatch
+):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -215,7 +217,7 @@ def per_layer(of_layers):
     return [(b.total - a.total) / LAYERS for a, b in zip(few, many, strict=True)]
 
 
-def test_a_packed_layer_has_no_more_kernels_than_others(data, monkeypatch):
+def test_a_packed_layer_launches_as_few_kernels_as_a_stock_layer(data, monkeypatch):
     """At small batches a step is bound by launches. Dropout is on throughout."""
     monkeypatch.setattr(packed_attention, "has_kernel", lambda *_: True)
     flags = ["--dropout", "0.1", "--attention-dropout", "0.1"]

@@ -78,7 +78,7 @@ def test_fixed_is_the_default_and_the_same_examples_meet_in_every_epoch(data):
 
 @pytest.mark.parametrize("batching", ["reshuffled", "balanced"])
 @pytest.mark.parametrize("flags", [[], ["--no-shuffle"]])
-def test_other_batches_are_drawn_anew_in_every_epoch(data, batching, flags):
+def test_other_batchings_draw_new_batches_in_every_epoch(data, batching, flags):
     task = toy_model([data, "--batching", batching, *flags]).task
     first, second, third = epochs(task)
     assert not members(first) & members(second) & members(third)
@@ -450,9 +450,7 @@ def test_a_metrics_file_that_cannot_be_written_is_named_before_training(data, tm
 
 @pytest.mark.parametrize("batching", ["fixed", "balanced"])
 @pytest.mark.parametrize("multiple", [1, 8])
-def test_every_example_takes_part_whatever_the_batch_size_multiple(
-    data, batching, multiple
-):
+def test_every_example_is_used_for_any_batch_size_multiple(data, batching, multiple):
     task = toy_model([data, "--batching", batching]).task
     for split, size in (("train", 22), ("valid", 10)):
         task.load_dataset(split)
@@ -494,7 +492,7 @@ def test_an_example_beyond_max_tokens_is_named(data):
         ),
     ],
 )
-def test_a_validation_is_counted_whatever_the_criterion(data, flags):
+def test_a_validation_is_counted_for_every_criterion(data, flags):
     toy = toy_model([data, *flags])
     log = toy.task.valid_step(toy.batch(10, "valid"), toy.model, toy.criterion)[2]
     with metrics.aggregate() as logged:
@@ -511,7 +509,7 @@ def test_a_validation_is_counted_whatever_the_criterion(data, flags):
 @pytest.mark.parametrize(
     "criterion", ["sentence_prediction", "sentence_prediction_scl"]
 )
-def test_mcc_and_f1_are_those_of_the_class_ids_whatever_the_labels(data, criterion):
+def test_mcc_and_f1_use_the_class_ids_for_any_labels(data, criterion):
     flags = ["--criterion", criterion, "--report-mcc"]
     flags += ["--report-acc-and-f1"]
     toy = toy_model([data, *flags])
@@ -620,9 +618,7 @@ def test_tokens_other_than_those_of_the_data_are_refused(
 
 
 @pytest.mark.parametrize(("flags", "token"), [([], 0), (["--init-token", "2"], 2)])
-def test_an_init_token_left_out_is_the_start_where_the_data_does_not_say(
-    data, flags, token
-):
+def test_the_default_init_token_is_the_start_symbol(data, flags, token):
     task = toy_task([data, *flags])
     assert task.cfg.init_token == task.state_dict()[KEY]["init_token"] == token
 

@@ -227,7 +227,7 @@ def test_what_does_not_go_with_views_is_named(data, flags, message):
         toy_model([data, *ON, *flags])
 
 
-def test_criteria_that_stand_on_this_one_take_no_views(data):
+def test_subclasses_of_the_criterion_refuse_views(data):
     class Other(SentencePredictionSCLCriterion):
         pass
 
@@ -239,7 +239,7 @@ def test_criteria_that_stand_on_this_one_take_no_views(data):
         Other(cfg, toy.task)
 
 
-def test_training_goes_through(data, tmp_path):
+def test_training_runs_to_its_end(data, tmp_path):
     flags = ["--contrastive-batch", "6", "--batching", "balanced", "--packed"]
     metrics = tmp_path / "metrics.jsonl"
     more = ["--metrics-file", metrics, "--save-dir", tmp_path / "out"]

@@ -103,7 +103,7 @@ def test_held_out_files_are_the_same_and_the_manifest_is_of_all(sample, tmp_path
     assert not list(target.glob("view*"))
 
 
-def test_draw_says_what_was_added(sample, tmp_path):
+def test_draw_json_records_what_was_added(sample, tmp_path):
     folder, examples = sample
     file, target = file_of(tmp_path, examples), tmp_path / "out"
     add_outputs(folder, file, toy_encoder(), target)
@@ -124,7 +124,7 @@ def test_draw_says_what_was_added(sample, tmp_path):
 
 
 @pytest.mark.parametrize("make", [make_sentences, make_pairs])
-def test_views_stand_beside_the_examples(tmp_path, make):
+def test_views_are_stored_with_the_examples(tmp_path, make):
     folder, examples = make_sample(tmp_path, make)
     target = tmp_path / "out"
     counts = add_outputs(

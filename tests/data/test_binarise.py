@@ -102,7 +102,7 @@ def test_fairseq_reads_the_symbols_and_labels_of_pairs(tmp_path):
     ]
 
 
-def test_flags_tell_classes_and_how_a_pair_is_joined(tmp_path):
+def test_flags_have_the_classes_and_the_separator_of_pairs(tmp_path):
     binarise(make_splits(make_pairs), toy_encoder(), tmp_path / "bert")
     assert fairseq_flags(tmp_path / "bert") == [
         *["--num-classes", "3", "--init-token", "0"]
@@ -151,7 +151,7 @@ def test_any_label_comes_back(tmp_path, label):
     assert read == [e.label for e in examples]
 
 
-def test_manifest_tells_counts_and_true_checksums_of_every_file(tmp_path):
+def test_the_manifest_has_counts_and_checksums_of_every_file(tmp_path):
     folder = tmp_path / "data"
     binarise(make_splits(make_pairs), toy_encoder(), folder)
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
@@ -177,7 +177,7 @@ def test_same_examples_give_the_same_bytes(tmp_path):
     assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
 
 
-def test_a_data_folder_is_replaced_by_the_new_one_alone(tmp_path):
+def test_a_replaced_data_folder_has_only_the_new_files(tmp_path):
     binarise(make_splits(make_pairs), toy_encoder(), tmp_path / "data")
     binarise(make_splits(), toy_encoder(), tmp_path / "data")
     binarise(make_splits(), toy_encoder(), tmp_path / "other")
@@ -186,7 +186,7 @@ def test_a_data_folder_is_replaced_by_the_new_one_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_is_no_data_folder_is_never_replaced(tmp_path, kind):
+def test_only_data_folders_are_replaced(tmp_path, kind):
     """A slip in ``--to`` must not cost somebody a folder of results."""
     target = tmp_path / "years of work"
     if kind == "folder":
@@ -255,7 +255,7 @@ def test_labels_of_another_folder_are_a_missing_file(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["../train", "..", "", "train/", "nosuch", "test.x"])
-def test_a_split_is_known_by_its_name_alone(tmp_path, split):
+def test_a_split_is_recognized_by_its_name(tmp_path, split):
     binarise(make_splits(), toy_encoder(), tmp_path / "data")
     (tmp_path / "data" / "label" / "sub").mkdir()
     with pytest.raises(InputError, match=r"is not the name of a split|missing file"):

@@ -140,7 +140,7 @@ def test_a_run_on_it_keeps_what_is_in_its_folder(tmp_path):
     ],
 )
 @pytest.mark.usefixtures("without_gpus")
-def test_a_sweep_on_it_does_not_begin(tmp_path, capsys, words, message):
+def test_a_sweep_on_it_is_refused(tmp_path, capsys, words, message):
     table, data = write_toy_table(tmp_path), make_toy_samples(tmp_path / "data")
     command = ["run", str(table), "--data", str(data), "--model", str(toy_encoder())]
     results = tmp_path / "results"
@@ -166,7 +166,7 @@ def test_the_quick_start_on_it_does_not_begin(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_importing_the_package_asks_cuda_nothing():
+def test_importing_the_package_does_not_touch_cuda():
     """fairseq by itself counts GPUs, which may bar the forks of a sweep from CUDA."""
     code = (
         "import torch\n"

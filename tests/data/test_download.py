@@ -34,7 +34,7 @@ def test_a_file_is_fetched_once(server, tmp_path):
     assert names(tmp_path / "new") == ["a.zip"]
 
 
-def test_a_truncated_body_is_taken_up_where_it_ended(server, tmp_path):
+def test_a_truncated_body_is_resumed(server, tmp_path):
     wanted = server.wanted("a.zip")
     server.faults = ["truncated", "truncated"]
     assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
@@ -49,7 +49,7 @@ def test_a_server_without_ranges_starts_again(server, tmp_path):
     assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
 
 
-def test_a_broken_download_goes_on_in_the_next_call(server, tmp_path):
+def test_the_next_call_resumes_a_broken_download(server, tmp_path):
     wanted = server.wanted("a.zip")
     server.faults = ["truncated"] + [503] * download.RETRIES
     with refused(
@@ -122,7 +122,7 @@ def test_a_folder_that_is_a_file_is_one_sentence(server, tmp_path):
         fetch_file(server.wanted("a.zip"), tmp_path / "taken")
 
 
-def test_a_download_killed_in_the_middle_goes_on(server, tmp_path):
+def test_a_killed_download_resumes(server, tmp_path):
     wanted = server.wanted("a.zip")
     server.faults = ["slow"]
     script = (

@@ -61,7 +61,7 @@ def test_bytes_are_written_in_binary_mode(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"\xff\x00"
 
 
-def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_is_kept_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
     with write_then_rename(path) as file:
@@ -80,7 +80,7 @@ def test_an_error_in_the_block_keeps_the_old_file(hostile, error):
     assert os.listdir(hostile.parent) == [hostile.name]
 
 
-def test_an_error_in_the_block_leaves_no_file_where_none_was(tmp_path):
+def test_an_error_in_the_block_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match="stop"):
         write_and_stop(tmp_path / "file", ValueError)
     assert not os.listdir(tmp_path)
@@ -173,7 +173,7 @@ def test_json_comes_back_and_has_one_form(hostile):
     assert before.endswith(b"}\n")
 
 
-def test_a_value_that_is_no_json_keeps_the_old_file(tmp_path):
+def test_a_value_that_is_not_json_keeps_the_old_file(tmp_path):
     write_json(tmp_path / "file", 1)
     with pytest.raises(TypeError):
         write_json(tmp_path / "file", {"a": 1, "b": object()})
@@ -206,7 +206,7 @@ def test_sha256_is_that_of_the_whole_file(tmp_path):
 @pytest.mark.parametrize(
     "name", ["", ".", "..", ".git", "a/b", "/", "a\0b", "x" * 201, "ä" * 101, None, 1]
 )
-def test_a_name_that_is_no_part_of_a_path_is_refused(name):
+def test_a_name_that_cannot_be_part_of_a_path_is_refused(name):
     with pytest.raises(InputError, match=r"^the loss is .*: a name must"):
         check_name(name, "the loss")
 

@@ -85,7 +85,7 @@ def prepared(folder, *words):
     return folder
 
 
-def test_folders_of_a_task_differ_in_the_listed_labels_alone(tmp_path):
+def test_folders_of_a_task_differ_only_in_the_listed_labels(tmp_path):
     glue = write_sst2(tmp_path / "glue")
     words = ["--task", "SST-2", "--from", glue, "--partial", "--size-valid", "8"]
     few = ["--few-shot", "30", "--full", "--samples", "2"]

@@ -203,7 +203,7 @@ def test_a_folder_with_anything_else_is_not_replaced(tmp_path, what):
     assert tree(tmp_path) == before
 
 
-def test_what_came_while_the_block_ran_is_not_replaced(tmp_path):
+def test_a_folder_created_in_the_meantime_is_not_replaced(tmp_path):
     path = tmp_path / "folder"
     write_folder(path, old="1")
     with (
@@ -339,7 +339,7 @@ def test_files_of_others_are_not_replaced(tmp_path):
             check_files([ours])
 
 
-def test_unfinished_work_is_cleared_only_where_nothing_else_is(tmp_path):
+def test_unfinished_work_is_deleted_only_if_nothing_else_is_there(tmp_path):
     check_holds_only(tmp_path / "missing", ["*.log"])
     (tmp_path / "a.log").touch()
     (tmp_path / f"{renames.PREFIX}abcdefgh").touch()

@@ -46,7 +46,7 @@ def test_files_that_are_not_read_are_named(prepare):
     assert "lacks valid.input0" in notes
 
 
-def test_nothing_is_noted_of_an_ordinary_folder(prepare):
+def test_an_ordinary_folder_gives_no_warnings(prepare):
     status, out, notes = prepare(lambda folder: (folder / ".git").mkdir())
     assert status == 0
     assert "unknown tokens: 0.00% train, 0.00% valid, 0.00% test\n" in out
@@ -75,7 +75,7 @@ def test_a_pair_without_first_sentences_is_refused(prepare):
     assert "test.input0, to go with test.input1" in error
 
 
-def test_a_folder_without_a_training_set_tells_what_it_has(prepare):
+def test_a_folder_without_a_training_set_is_refused_with_its_contents(prepare):
     status, _, error = prepare(lambda folder: rename(folder, "train", "training"))
     assert status == 2
     assert "train.input0; the folder has " in error
@@ -124,9 +124,7 @@ def with_unknown(count, split="valid"):
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])
-def test_text_of_another_language_is_refused_unless_a_flag_says_so(
-    prepare, tmp_path, split
-):
+def test_text_of_another_language_needs_a_flag(prepare, tmp_path, split):
     splits = with_unknown(8, split)
     status, _, error = prepare(lambda _: None, splits)
     assert status == 2

@@ -99,7 +99,7 @@ def test_a_wrong_checksum_is_refused_and_nothing_is_left(pip, tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_wrong_download_leaves_the_older_file_of_the_cache_alone(pip, tmp_path):
+def test_a_wrong_download_keeps_the_older_file_of_the_cache(pip, tmp_path):
     """A file of another version stays, and so does the damaged one."""
     (tmp_path / "other.whl").write_bytes(GOOD)
     (tmp_path / PACKAGE.file).write_bytes(GOOD[:5])

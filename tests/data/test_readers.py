@@ -172,7 +172,7 @@ def test_own_tables_are_read_by_the_names_of_their_columns(tmp_path):
     assert own_rows(path, "t", "l") == [(1, "c, d", "x"), (2, "f", "1")]
 
 
-def test_a_csv_row_of_several_lines_is_known_by_its_first(tmp_path):
+def test_a_csv_row_of_several_lines_is_named_by_its_first_line(tmp_path):
     path = write(tmp_path / "t.csv", "s,l", '"a', 'b",x', "", "c,y")
     assert own_rows(path, "s", "l") == [(2, "a b", "x"), (5, "c", "y")]
 
@@ -241,7 +241,7 @@ def test_quotes_of_any_other_tsv_are_characters(tmp_path, lines):
     assert [f"{text}\t{label}" for _, text, label in found] == lines[1:]
 
 
-def test_a_row_cut_inside_a_quote_says_so(tmp_path):
+def test_a_row_cut_inside_a_quote_is_named(tmp_path):
     path = write(tmp_path / "t.tsv", "s\tl", '"two', 'lines"\tx', 'a "b" c\ty')
     found = refusal(own_table(path, ["s", "l"]))
     assert found.startswith(f"{path}, line 2 has 1 column, expected 2")

@@ -178,7 +178,7 @@ def test_reviews_can_be_balanced_and_their_test_small(tmp_path):
     assert drawn["balanced"] is True
 
 
-def test_an_own_table_gives_up_its_validation_and_test(tmp_path):
+def test_validation_and_test_sets_are_split_off_a_users_table(tmp_path):
     rows = [f"text {i}\t{'ab'[i % 4 == 0]}" for i in range(60)]
     table = own_table(write(tmp_path / "t.tsv", "s\tl", *rows), ["s", "l"])
     source = Source("t.tsv", table)
@@ -215,7 +215,7 @@ def test_an_own_table_gives_up_its_validation_and_test(tmp_path):
         ({"size_test": 42}, "samples of 42 + 1 examples were asked for"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused_before_anything_is_written(
+def test_impossible_sizes_are_refused_before_anything_is_written(
     tmp_path, settings, message
 ):
     with refused(message):

@@ -38,7 +38,7 @@ def check(labels, any_labels=False):
         ([f"text {n}" for n in range(9)] + ["text 0"], 1, "one of 9 labels in only 10"),
     ],
 )
-def test_labels_that_are_no_classes_are_refused(labels, line, problem):
+def test_labels_that_are_not_classes_are_refused(labels, line, problem):
     with pytest.raises(InputError) as error:
         check(labels)
     found = str(error.value)

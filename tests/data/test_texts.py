@@ -63,7 +63,7 @@ def test_any_text_comes_back_with_its_white_space_made_one_blank(
     assert read.label == label
 
 
-def test_an_example_says_where_its_label_was_read(tmp_path):
+def test_an_example_knows_the_origin_of_its_label(tmp_path):
     folder = write(tmp_path / "d", train_input0="one\ntwo\n", train_label="a\nb\n")
     origins = [e.origin for e in read_split(folder, "train")]
     assert origins == [f"{folder / 'train.label'}, line {n}" for n in (1, 2)]
@@ -77,7 +77,7 @@ def test_line_feeds_with_and_without_carriage_return_end_a_line(tmp_path, ending
     assert [e.label for e in read_split(folder, "train")] == ["one", "two"]
 
 
-def test_byte_order_mark_is_no_part_of_the_first_text(tmp_path):
+def test_byte_order_mark_is_not_part_of_the_first_text(tmp_path):
     folder = write(
         tmp_path / "d", train_input0=b"\xef\xbb\xbfone\n", train_label=b"\xef\xbb\xbfa"
     )
@@ -103,13 +103,13 @@ def test_labels_may_hold_blanks_and_signs(tmp_path, label):
     assert [e.label for e in read_split(tmp_path, "train")] == [label, "other"]
 
 
-def test_files_of_unlike_length_are_refused_with_both_lengths(tmp_path):
+def test_files_of_different_lengths_are_refused_with_both_lengths(tmp_path):
     folder = write(tmp_path / "d", valid_input0="one\ntwo\nthree\n", valid_label="a\nb")
     with refused(f"{folder}/valid.input0 has 3 lines, but {folder}/valid.label has 2"):
         read_split(folder, "valid")
 
 
-def test_second_sentences_of_unlike_length_are_refused(tmp_path):
+def test_second_sentences_of_another_length_are_refused(tmp_path):
     folder = write(
         tmp_path / "d", train_input0="a\nb\n", train_input1="c\n", train_label="x\ny\n"
     )

@@ -142,7 +142,7 @@ def square(count, seed):
     return points, [str(x > 0) for x, _ in points], [str(x * y > 0) for x, y in points]
 
 
-def test_a_linear_probe_finds_what_is_linear_and_no_more():
+def test_a_linear_probe_finds_only_linear_structure():
     drawn = {s: square(400, i) for i, s in enumerate(("train", "valid", "test"))}
     features = {split: points for split, (points, _, _) in drawn.items()}
     line = linear_probe(features, {s: labels for s, (_, labels, _) in drawn.items()})

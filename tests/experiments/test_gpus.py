@@ -89,7 +89,7 @@ def test_no_parent_asks_cuda(monkeypatch, toy, started, words, environment):
     assert started[0][-1] == {ALL: environment}
 
 
-def test_the_plan_is_printed_beside_the_commands(monkeypatch, toy, capfd):
+def test_the_plan_is_printed_with_the_commands(monkeypatch, toy, capfd):
     pretend(monkeypatch, 8)
     assert main([*toy, "--dry-run", "--jobs-per-gpu", "2", "--precision", "tf32"]) == 0
     printed = capfd.readouterr()
@@ -220,7 +220,7 @@ def test_a_worker_for_a_gpu_is_a_process_of_its_own_for_many_runs(tmp_path, toy)
     )
 
 
-def test_the_model_of_a_run_is_gone_when_the_next_begins(tmp_path, monkeypatch):
+def test_the_model_of_a_run_is_freed_before_the_next(tmp_path, monkeypatch):
     models, alive = [], []
     make = fairseq.trainer.Trainer.__init__
 

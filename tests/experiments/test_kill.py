@@ -171,7 +171,7 @@ def snapshot(folder):
 
 
 @pytest.mark.slow
-def test_ten_kills_lose_double_and_halve_nothing(tmp_path):
+def test_ten_kills_lose_duplicate_and_truncate_nothing(tmp_path):
     data = make_toy_samples(tmp_path / "data", SAMPLES)
     table = TOY_TABLE.replace("repetitions: 3", f"repetitions: {SAMPLES}")
     argv = [

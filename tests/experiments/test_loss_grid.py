@@ -94,7 +94,7 @@ def test_only_names_the_keys_of_the_table():
         compare("flipped=10")
 
 
-def test_a_cell_has_what_was_chosen_and_a_name_that_tells(tmp_path):
+def test_a_cell_has_its_choice_and_a_distinct_name(tmp_path):
     table = toy(tmp_path)
     runs = planned_runs(table, tmp_path, dict.fromkeys(table.losses, tmp_path))
     names = [run.name for run in runs if run.seed == 0]

@@ -233,7 +233,7 @@ def test_the_second_time_needs_no_network_and_trains_nothing(again):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_it_asks_cuda_nothing_before_it_trains(again, monkeypatch, device):
+def test_cuda_is_not_touched_before_training(again, monkeypatch, device):
     pretend(monkeypatch, 2)
     shutil.rmtree(again.output)
 
@@ -246,7 +246,7 @@ def test_it_asks_cuda_nothing_before_it_trains(again, monkeypatch, device):
 
 
 @pytest.mark.usefixtures("interrupted")
-def test_interrupted_it_goes_on_where_it_stopped(again, capfd, monkeypatch):
+def test_an_interrupted_quick_start_resumes(again, capfd, monkeypatch):
     for name in RUNS[1:]:
         shutil.rmtree(again.output / "runs" / name)
     for name in ("classifier", f"{DATA}/n8-sample1"):
@@ -311,7 +311,7 @@ def test_other_settings_are_refused_for_the_same_output(again, capfd):
     assert again.trained == []
 
 
-def test_without_network_the_first_time_it_says_so(again, capfd):
+def test_the_first_call_without_network_is_refused(again, capfd):
     again.output = again.folder / "never made"
     again.network = False
     assert again.run() == 2

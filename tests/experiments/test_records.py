@@ -149,7 +149,7 @@ def test_a_broken_line_is_refused_with_its_number(tmp_path, line):
         read_metrics(path)
 
 
-def test_origin_tells_versions_commit_and_checksums():
+def test_the_origin_has_versions_commit_and_checksums():
     found = origin({"data": "ab"})
     assert {"torch", "numpy"} <= found["versions"].keys()
     assert found["sha256"] == {"data": "ab"}
@@ -157,7 +157,7 @@ def test_origin_tells_versions_commit_and_checksums():
     json.dumps(found)
 
 
-def test_origin_is_told_without_git(monkeypatch):
+def test_the_origin_works_without_git(monkeypatch):
     def no_git(*_, **__):
         raise FileNotFoundError("git")
 

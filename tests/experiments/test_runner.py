@@ -151,7 +151,7 @@ def test_another_architecture_is_refused_by_name(tmp_path, state, name):
         architecture_flags(tmp_path, 512)
 
 
-def test_a_missing_encoder_or_data_folder_is_named_and_nothing_is_made(tmp_path):
+def test_a_missing_encoder_or_data_folder_is_named_before_anything_is_written(tmp_path):
     nothing = tmp_path / "nothing here"
     for settings, file in (
         ({"encoder": nothing}, nothing / "model.pt"),

@@ -145,14 +145,14 @@ def test_equal_validation_accuracy_is_decided_by_loss_and_then_by_seed():
     assert [r.seed for r in ordered] == [3, 1, 4]
 
 
-def test_a_loss_that_is_no_number_loses_a_tie_and_only_a_tie():
+def test_a_nan_loss_loses_ties_and_nothing_else():
     one = [run(0, 80, loss=math.nan), run(1, 80, loss=9.0), run(2, 81, loss=math.nan)]
     for order in itertools.permutations(one):
         ordered = select_full_data({(): order}, 3).chosen.runs
         assert [r.seed for r in ordered] == [2, 1, 0]
 
 
-def test_equal_mean_accuracies_tie_also_where_floats_differ():
+def test_equal_mean_accuracies_tie_despite_rounding():
     less, more = (330, 330, 335), (331, 332, 332)
     # Added one by one: sum() of Python 3.12 would make up for the rounding.
     means = [

@@ -70,7 +70,7 @@ def submissions(fake):
     return len(path.read_text().split()) if path.exists() else 0
 
 
-def test_the_script_asks_for_what_was_wanted(fake, folder, runs):
+def test_the_script_passes_its_settings_on(fake, folder, runs):
     settings = SlurmSettings(
         jobs=3,
         partition="gpu",
@@ -93,7 +93,7 @@ def test_the_script_asks_for_what_was_wanted(fake, folder, runs):
     assert len(list((folder / "slurm").glob("7_*_submitted.pkl"))) == 3
 
 
-def test_names_of_jobs_tell_folders_apart(tmp_path):
+def test_names_of_jobs_distinguish_folders(tmp_path):
     one, other = (slurm.job_name(tmp_path / p / "it's, Ü") for p in ("a", "b"))
     assert one.startswith("fairseq-scl-it-s----")
     assert one != other

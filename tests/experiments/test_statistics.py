@@ -138,7 +138,7 @@ def test_signed_rank_p_is_exact_without_ties():
 
 
 @given(st.lists(st.integers(-6, 6), min_size=2, max_size=9))
-def test_signed_rank_p_is_exact_also_where_accuracies_tie(correct_answers):
+def test_signed_rank_p_is_exact_despite_ties(correct_answers):
     """Of 500 sentences each is worth 0.2 points, so that ties are the rule."""
     baseline = [100 * (330 + 7 * i) / 500 for i in range(len(correct_answers))]
     treatment = [
@@ -149,7 +149,7 @@ def test_signed_rank_p_is_exact_also_where_accuracies_tie(correct_answers):
     assert found == pytest.approx(expected)
 
 
-def test_equal_values_differ_by_nothing():
+def test_the_difference_of_equal_values_is_0():
     found = paired_difference([70.0, 80.0, 75.5], [70.0, 80.0, 75.5])
     assert (found.mean, found.low, found.high) == (0, 0, 0)
     assert (found.t_p, found.wilcoxon_p) == (1, 1)
@@ -169,7 +169,7 @@ def test_one_pair_has_no_interval():
 
 
 @pytest.mark.parametrize(("baseline", "treatment"), [([1.0], [1.0, 2.0]), ([], [])])
-def test_values_that_are_no_pairs_are_refused(baseline, treatment):
+def test_values_that_are_not_pairs_are_refused(baseline, treatment):
     with pytest.raises(ValueError, match="paired values are needed, got"):
         paired_difference(baseline, treatment)
 

@@ -200,7 +200,7 @@ def test_only_some_and_then_the_rest(tmp_path, toy):
     assert len(records(tmp_path / "results")) == 3
 
 
-def test_a_failed_run_is_told_and_tried_again_on_demand(tmp_path, toy, samples, capfd):
+def test_a_failed_run_is_reported_and_retried_on_request(tmp_path, toy, samples, capfd):
     sample = samples / "toy" / "n8-sample1"
     target, listed = sample / "label" / "test.bin", sample / MANIFEST
     content, manifest = target.read_bytes(), listed.read_bytes()
@@ -254,7 +254,9 @@ def test_a_worker_that_is_killed_leaves_an_error(tmp_path, samples, monkeypatch)
     assert "ended with signal 9" in error
 
 
-def test_whatever_a_run_raises_is_left_as_its_error(tmp_path, samples, monkeypatch):
+def test_every_exception_of_a_run_is_written_as_its_error(
+    tmp_path, samples, monkeypatch
+):
     def fail(run, argv, folder):
         raise OSError("the disk is full")
 
@@ -298,7 +300,7 @@ def test_a_folder_of_others_is_not_cleared_for_a_run(tmp_path):
     assert os.listdir(tmp_path / "run") == ["thesis"]
 
 
-def test_results_without_a_table_are_left_alone(tmp_path, toy, capfd):
+def test_results_without_a_table_are_not_overwritten(tmp_path, toy, capfd):
     (tmp_path / "results" / "runs" / "mine").mkdir(parents=True)
     assert main(toy) == 2
     assert f"{tmp_path}/results holds runs or locks but lacks" in capfd.readouterr().err
@@ -382,7 +384,7 @@ def test_two_drivers_do_nothing_twice(tmp_path, samples):
     assert set(starts(tmp_path / "r").values()) == {1}
 
 
-def test_a_killed_driver_takes_its_workers_along_and_is_gone_on_from(tmp_path, samples):
+def test_workers_end_with_a_killed_driver_and_the_sweep_resumes(tmp_path, samples):
     folder = tmp_path / "r"
     driver = drive(samples, folder, 0.3)
     while len(records(folder)) < 3:
@@ -420,7 +422,7 @@ def test_data_is_checked_before_anything_starts(tmp_path, toy, samples, capfd):
     assert not (tmp_path / "results").exists()
 
 
-def test_progress_of_a_resumed_sweep_is_told_run_by_run(monkeypatch, capfd, tmp_path):
+def test_progress_of_a_resumed_sweep_is_printed_per_run(monkeypatch, capfd, tmp_path):
     def swept(runs, folder, jobs, show):
         for done in (29, 29, 30, 31):
             show(sweep.Tally(75, done, 0, 2))

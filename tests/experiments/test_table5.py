@@ -66,7 +66,7 @@ def test_only_chooses_columns(only, count):
     assert len(plan(only)) == count
 
 
-def test_only_says_which_temperatures_there_are():
+def test_only_names_the_existing_temperatures():
     with pytest.raises(InputError, match=r"temperature is one of 0\.3, 0\.5, 0\.7, 0"):
         plan("temperature=0.4")
     table4 = planned_runs(load_table("table4"), Path("data"), MODELS)
@@ -218,7 +218,7 @@ def test_all_forms_have_the_whole_table(tmp_path):
         assert text in html
 
 
-def test_average_of_one_run_a_column_has_no_deviation():
+def test_the_average_of_one_run_per_column_has_no_deviation():
     found = results(selection="full-data", sizes=["full"], name="mine")
     mean = accuracies(found).rows[0][-1]
     assert "±" in mean  # between columns

@@ -213,7 +213,7 @@ def test_a_wrong_file_gets_one_sentence(tmp_path, old, new, words):
 
 
 @pytest.mark.parametrize("text", ["", "3", "- 1", "{}", "null", "a: b"])
-def test_a_file_that_is_no_table_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, text):
     path = write_toy_table(tmp_path, text)
     with pytest.raises(InputError, match=str(path)):
         load_table(str(path))

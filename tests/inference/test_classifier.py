@@ -99,7 +99,7 @@ def test_pairs_are_two_strings():
     assert len(classifier.predict([["a film", ""]])) == 1  # a list; one may be empty
 
 
-def test_no_texts_have_no_answers(classifier):
+def test_no_texts_give_no_answers(classifier):
     assert classifier.predict([]) == []
     assert classifier.predict_proba([]).shape == (0, 2)
 

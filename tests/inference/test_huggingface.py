@@ -178,7 +178,7 @@ def test_a_symbol_that_the_dictionary_lacks_is_unknown_there_too(tmp_path):
     assert vocabulary.rows[: len(symbols)] == list(range(len(symbols)))
 
 
-def test_white_space_is_that_of_python():
+def test_whitespace_is_defined_as_in_python():
     inside = huggingface_tokenizer.Regex(f"[{huggingface_tokenizer.BLANKS}]")
     rule = huggingface_tokenizer.normalizers.Replace(inside, "")
     every = [chr(n) for n in range(0x110000) if not 0xD800 <= n < 0xE000]
@@ -187,7 +187,7 @@ def test_white_space_is_that_of_python():
     )
 
 
-def test_the_model_card_tells_labels_checksums_and_what_a_run_recorded(tmp_path):
+def test_the_model_card_has_labels_checksums_and_the_record(tmp_path):
     model = shutil.copytree(toy_model(), tmp_path / "model")
     (model / "manifest.json").unlink()
     settings = json.loads((model / "classifier.json").read_text("utf-8"))
@@ -307,7 +307,7 @@ def test_labels_that_cannot_be_are_refused(tmp_path, capsys, change, said):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_source_that_is_no_such_classifier_is_refused(tmp_path, capsys):
+def test_a_source_that_is_not_such_a_classifier_is_refused(tmp_path, capsys):
     source, target = tmp_path / "source", tmp_path / "model"
     write_classifier(source, "bert")
     arguments = ["convert", "--classifier", "--from", str(source), "--to", str(target)]

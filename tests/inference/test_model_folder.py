@@ -95,7 +95,7 @@ def as_trained(checkpoint, data):
     return models[0].eval(), task
 
 
-def test_a_model_folder_has_all_it_needs_and_nothing_else():
+def test_a_model_folder_is_complete_and_minimal():
     _, checkpoint, folder, _ = exported()
     assert files(folder) == FILES
     state = torch.load(folder / "model.pt", weights_only=True)
@@ -103,7 +103,7 @@ def test_a_model_folder_has_all_it_needs_and_nothing_else():
     assert (folder / "model.pt").stat().st_size < 1.5 * checkpoint.stat().st_size
 
 
-def test_a_model_folder_tells_nothing_of_the_machine_it_was_made_on():
+def test_a_model_folder_has_no_traces_of_its_machine():
     *_, folder, _ = exported()
     for name in files(folder):
         assert str(scratch()).encode() not in (folder / name).read_bytes()
@@ -317,7 +317,7 @@ def test_loading_draws_no_random_numbers():
 
 
 @pytest.mark.parametrize("counts", [[0, 8], [8, 0], [1, 7]])
-def test_a_model_of_one_answer_says_so(tmp_path, counts, capsys):
+def test_a_model_with_a_single_answer_is_warned_of(tmp_path, counts, capsys):
     run, checkpoint, *_ = exported()
     state = load_checkpoint(checkpoint)
     assert sum(state["task_state"]["answers"]["valid"]) == 8
@@ -418,7 +418,7 @@ def test_labels_that_a_checkpoint_does_not_record_are_warned_of(tmp_path, record
     assert any(str(run.data) in r and "'negative'" in r for r in remarks) != recorded
 
 
-def test_another_kind_of_folder_is_no_data_folder(tmp_path):
+def test_another_kind_of_folder_is_not_a_data_folder(tmp_path):
     _, checkpoint, model, _ = exported()
     for folder, kind in ((model, "model folder"), (toy_encoder(), "encoder folder")):
         with pytest.raises(InputError, match=f"{folder}/manifest.json: .*{kind}"):

@@ -79,7 +79,7 @@ def test_stock_fairseq_cannot_misread_the_model_folder(model):
     assert (settings._name, settings.head_pooling) == ("roberta_bert", "mean")
 
 
-def test_training_goes_on_only_with_the_same_pooling(trained, model, tmp_path):
+def test_training_resumes_only_with_the_same_pooling(trained, model, tmp_path):
     assert "--head-pooling" in architecture_flags(model, 40, "mean")
     with refused(model, "reads mean", "head_pooling is cls", "--encoder-only"):
         architecture_flags(model, 40)
@@ -117,7 +117,7 @@ def write_settings(folder, settings, modules=None):
         ({"pooling_mode": "cls"}, [POOLING], "cls"),
     ],
 )
-def test_the_folder_of_an_encoder_says_how_it_is_read(
+def test_an_encoder_folder_records_its_pooling(
     tmp_path, run, settings, modules, pooling
 ):
     write_source(tmp_path / "source")
@@ -195,7 +195,7 @@ def module_logits(folder, texts):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_it_goes_out_as_a_folder_of_sentence_transformers(tmp_path, model, kind):
+def test_a_mean_head_is_exported_to_sentence_transformers(tmp_path, model, kind):
     if kind == "roberta":
         model = roberta_model(tmp_path)
     export_huggingface(model, tmp_path / "out")

@@ -70,7 +70,7 @@ def test_standard_input_is_answered_line_by_line_in_order(predict):
     assert {row.split("\t")[0] for row in rows} == {"negative", "positive"}
 
 
-def test_a_file_is_answered_as_standard_input_is(predict, tmp_path):
+def test_a_file_gives_the_answers_of_standard_input(predict, tmp_path):
     file = tmp_path / "it's a file.txt"
     file.write_bytes(lines(*TEXTS))
     assert predict(b"", file)[:2] == predict(lines(*TEXTS))[:2]
@@ -168,7 +168,7 @@ def test_pairs_with_other_columns_are_refused_with_their_line(predict, text, cou
     ]
 
 
-def test_a_tab_in_a_single_sentence_is_white_space(predict):
+def test_a_tab_in_a_single_sentence_is_whitespace(predict):
     assert predict(b"a\tgood film\n")[1] == predict(b"a good film\n")[1]
 
 
@@ -179,7 +179,7 @@ def test_white_space_does_not_change_an_answer(predict, white):
     assert spaced == predict(lines(*TEXTS))
 
 
-def test_a_pipe_is_answered_when_no_more_comes(capfd):
+def test_a_pipe_is_answered_when_it_pauses(capfd):
     """The reader of ``predict FILE`` waits for answers before it writes more."""
     ours, theirs = os.pipe()
     argv = ["predict", "--model", str(toy_model()), "--device", "cpu"]
@@ -301,7 +301,7 @@ def test_options_for_tables_are_checked(predict, arguments, message):
     assert message in notes[0]
 
 
-def test_a_tsv_is_quoted_where_prepare_takes_it_so(predict, tmp_path):
+def test_predict_and_prepare_agree_on_quotes_in_a_tsv(predict, tmp_path):
     cases = [('"a ""good"" film"', 'a "good" film'), ('"a', '"a'), ('5" x', '5" x')]
     for quote, plain in cases:
         file = tmp_path / "a.tsv"
@@ -414,7 +414,7 @@ def test_a_missing_model_folder_ends_with_one_sentence(capfd, tmp_path):
     assert "Traceback" not in printed.err
 
 
-def test_a_reader_that_goes_away_leaves_no_traceback():
+def test_a_closed_output_leaves_no_traceback():
     """As ``fairseq-scl predict … | head -1``."""
     argv = [sys.executable, "-m", "fairseq_scl.cli", "predict", "--format", "json"]
     process = subprocess.Popen(

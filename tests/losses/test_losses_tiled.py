@@ -198,7 +198,7 @@ def test_autocast_does_not_lower_the_precision_of_either_pass():
 
 
 @pytest.mark.parametrize("anchors", [None, 4])
-def test_features_of_width_zero_are_all_alike(anchors):
+def test_features_of_width_zero_are_all_equal(anchors):
     features = torch.ones(6, 0, requires_grad=True)
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
     losses = supervised_contrastive_loss(features, labels, 0.3, "none", anchors)

@@ -125,7 +125,7 @@ def test_the_loss_is_that_with_label_embeddings(data, features, anchors, reducti
     assert log["scl_floor"] <= log["scl_loss"] + 1e-6
 
 
-def test_the_learned_table_leaves_the_draws_of_dropout_alone(data):
+def test_the_learned_table_does_not_change_dropout(data):
     states = []
     for flags in (ACL, EMBED):
         toy_model([data, *flags])

@@ -66,7 +66,7 @@ def test_its_gradient_is_that_of_finite_differences(label_anchors):
     )
 
 
-def test_a_single_sample_beside_its_label_has_a_positive():
+def test_a_single_sample_has_its_label_embedding_as_positive():
     features, labels = torch.eye(2)[:1], torch.tensor([0])
     found = label_embedding_loss(features, labels, torch.eye(2), 1.0, "samples")
     # Its own embedding at cosine 1, the other at 0.

@@ -36,7 +36,7 @@ def test_training_logs_what_was_decided(trained):
     assert -1 <= float(last["train_acl_cosine"]) <= 1
 
 
-def test_what_the_criterion_learned_is_no_part_of_the_classifier(trained, stock, data):
+def test_the_criterions_parameters_are_not_part_of_the_classifier(trained, stock, data):
     state = load_checkpoint(trained[0] / "checkpoint_last.pt")
     assert {n: tuple(v.shape) for n, v in state["criterion"].items()} == {
         "label_embeddings": (2, 16)
@@ -82,7 +82,9 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(trained, data, stock, tmp_pa
     assert torch.equal(*tables)
 
 
-def test_another_number_of_classes_starts_anew_and_says_so(trained, tmp_path, caplog):
+def test_another_number_of_classes_resets_the_embeddings_with_a_warning(
+    trained, tmp_path, caplog
+):
     three = make_data(tmp_path / "bin", classes=3)
     toy = toy_model([three, "--num-classes", "3", *EMBED])
     before = toy.criterion.label_embeddings.clone()

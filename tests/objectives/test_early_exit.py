@@ -159,7 +159,7 @@ def test_the_encoder_of_the_model_is_exported_without_heads(tmp_path):
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_each_sentence_leaves_where_it_would_alone(pooling, rule):
+def test_a_sentence_exits_at_the_same_layer_in_any_batch(pooling, rule):
     classifier, encoded = loaded(pooling)
     for tokens in (4096, 60):
         rows, layers = early_probabilities(classifier, encoded, rule, tokens)
@@ -169,7 +169,7 @@ def test_each_sentence_leaves_where_it_would_alone(pooling, rule):
             torch.testing.assert_close(found, wanted[1], rtol=0, atol=1e-5)
 
 
-def test_rules_in_these_tests_tell_sentences_apart():
+def test_exit_rules_in_these_tests_distinguish_sentences():
     classifier, encoded = loaded("cls")
     found = [
         set(early_probabilities(classifier, encoded, rule)[1].tolist())
@@ -319,7 +319,7 @@ def test_predict_shows_the_exit_of_each_sentence_where_asked(predict):
     assert [len(line.split("\t")) for line in predict(*arguments[:2])[1]] == [2] * 25
 
 
-def test_above_1_and_without_a_rule_predict_says_the_same(predict):
+def test_a_threshold_above_1_equals_no_exit_rule(predict):
     ordinary = predict()
     assert predict("--exit-threshold", "1.1") == ordinary
     assert predict("--exit-patience", "1") != ordinary

@@ -215,7 +215,7 @@ def test_other_calls_are_those_of_the_stock_model(data):
         assert torch.equal(found, wanted)
 
 
-def test_names_of_other_heads_are_no_exits():
+def test_names_of_other_heads_are_not_exits():
     heads = [HEAD, f"{HEAD}_exit2", "other_exit1", "rte", f"{HEAD}_exit10"]
     found = {2: f"{HEAD}_exit2", 10: f"{HEAD}_exit10", 12: HEAD}
     assert exit_heads(heads, HEAD, 12) == found

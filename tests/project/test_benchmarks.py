@@ -34,7 +34,7 @@ def test_cost_is_the_median_of_ours_over_peer():
     assert (row.target, row.met) == ("at most 0.4", False)
 
 
-def test_row_without_target_is_neither_met_nor_missed():
+def test_a_row_without_target_is_neither_met_nor_missed():
     row = Measured((1.0,), (2.0,), unit="MiB").gain("q", "s")
     assert (row.target, row.met, row.unit) == ("", None, "MiB")
     assert row.low == row.ratio == row.high == 2.0

@@ -132,7 +132,7 @@ def test_other_constraints_are_installed(installation):
     )
 
 
-def test_foreign_folder_is_left_alone(installation):
+def test_a_foreign_folder_is_not_changed(installation):
     installation.venv.mkdir()
     (installation.venv / "thesis.tex").write_text("years of work", encoding="utf-8")
     status, said, _ = installation.run()

@@ -26,7 +26,7 @@ def analyze(folder, *words):
     return main(["analyze", *map(str, [*given, *words])])
 
 
-def test_before_and_after_stand_in_one_table(tmp_path, capfd):
+def test_before_and_after_are_in_one_table(tmp_path, capfd):
     models = ["--model", f"before={toy_encoder()}", "--model", f"SCL={toy_model()}"]
     probe = ["--probe", f"itself={toy_data()}"]
     assert analyze(tmp_path, *models, *probe) == 0
@@ -48,7 +48,7 @@ def test_before_and_after_stand_in_one_table(tmp_path, capfd):
     assert (tmp_path / "analysis.json").read_bytes() == again
 
 
-def test_a_bar_goes_through_all_models_and_probes(tmp_path):
+def test_the_bar_counts_models_and_probes(tmp_path):
     models = ["--model", f"before={toy_encoder()}", "--model", f"SCL={toy_model()}"]
     with redirect_stderr(Terminal()) as terminal:
         assert analyze(tmp_path, *models, "--probe", f"itself={toy_data()}") == 0

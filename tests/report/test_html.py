@@ -55,7 +55,7 @@ def small(loss="CE+SCL", counts=None, **settings):
     return summarize(table, attempts_of(table, {**found, **(counts or {})}))
 
 
-def test_the_page_is_whole_and_needs_nothing_else(page):
+def test_the_page_is_self_contained(page):
     read = Reader(page)
     assert page.startswith("<!DOCTYPE html>")
     assert len(read.ids) == len(set(read.ids))
@@ -111,7 +111,7 @@ def test_everything_is_escaped(tmp_path):
     assert read.text.count(name) > 6
 
 
-def test_nothing_finished_is_a_page_without_charts(tmp_path):
+def test_a_page_without_finished_runs_has_no_charts(tmp_path):
     table = make_table()
     read = Reader(report_html.page(summarize(table, attempts_of(table, {})), tmp_path))
     assert "svg" not in read.tags
@@ -119,7 +119,7 @@ def test_nothing_finished_is_a_page_without_charts(tmp_path):
     assert "0 of 20 planned runs have finished" in read.text
 
 
-def test_the_verdict_has_the_colour_of_its_kind(tmp_path):
+def test_the_verdict_has_the_color_of_its_kind(tmp_path):
     assert '<li class="helped">' in report_html.page(small(), tmp_path)
 
 
@@ -137,7 +137,7 @@ def texts_of(svg):
     return ["".join(one.itertext()) for one in found]
 
 
-def test_charts_are_svg_with_text_in_the_colour_of_the_page():
+def test_charts_are_svg_with_text_in_the_color_of_the_page():
     (cell,) = small().cells
     svg = paired_dots(cell)
     assert svg.startswith('<svg role="img" aria-label="test accuracy of each run')
@@ -148,7 +148,7 @@ def test_charts_are_svg_with_text_in_the_colour_of_the_page():
     assert svg == paired_dots(cell)
 
 
-def test_curves_tell_the_temperature_of_the_term():
+def test_curves_name_the_temperature_of_the_term():
     (cell,) = small().cells
     assert "CE+SCL" in texts_of(curves(cell, "accuracy"))
     assert "CE+SCL, at τ = 0.3" in texts_of(curves(cell, "scl_loss"))
@@ -226,7 +226,7 @@ def browse(folder, *options):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (Debian: chromium)")
-def test_a_browser_cuts_nothing_off(page, tmp_path):
+def test_the_page_fits_into_a_browser_window(page, tmp_path):
     (tmp_path / "page.html").write_text(page.replace("</body>", PROBE), "utf-8")
     (tmp_path / "frames.html").write_text(FRAMES, "utf-8")
     address = f"file://{tmp_path}/frames.html"

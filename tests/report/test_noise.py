@@ -60,7 +60,7 @@ def test_distinct_counts_different_word_groups(sentences, n, value):
     assert distinct(sentences, n) == pytest.approx(value)
 
 
-def test_what_has_no_words_has_no_number():
+def test_texts_without_words_have_no_measure():
     assert math.isnan(distinct(["one"], 2))
     assert math.isnan(length_ratio(["a"], [""]))
     assert length_ratio(["a b c", "d"], ["a b", ""]) == 2
@@ -88,7 +88,7 @@ def test_known_values():
     assert 0 < found.chrf < 100
 
 
-def test_words_that_are_all_new_have_nothing_in_common():
+def test_entirely_new_words_have_no_overlap():
     found = measure([outputs(("aaaa", "zzzz"))])
     assert (found.unchanged, found.chrf) == (0, 0)
 
@@ -165,7 +165,7 @@ def test_files_of_a_task_and_temperature_count_together(folder):
     assert sheet.rows[1][3] == "50.0%"
 
 
-def test_a_bar_goes_through_all_tasks_and_temperatures(folder):
+def test_the_bar_counts_tasks_and_temperatures(folder):
     with redirect_stderr(Terminal()) as terminal:
         assert main(["noise", str(folder)]) == 0
     assert "4/4" in terminal.getvalue()
@@ -178,7 +178,7 @@ def test_temperatures_go_by_their_number(tmp_path):
     assert list(read_files([tmp_path])["SST-2"]) == ["0.5", "0.5-0.3", "10"]
 
 
-def test_sentences_stand_as_in_table_6(folder):
+def test_sentences_are_laid_out_as_in_table_6(folder):
     sheet = sentences_sheet(read_files([folder]), ["0.3", "0.9"], examples=2)
     assert sheet.header == ("Dataset", "Type", "Sentence")
     kinds = ["Original", "Augmented (T=0.3)", "Augmented (T=0.9)"]

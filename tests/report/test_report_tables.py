@@ -31,7 +31,7 @@ def with_records(change):
     ]
 
 
-def test_ours_stands_beside_the_paper_s():
+def test_our_results_are_next_to_the_papers():
     sheet = accuracies(results())
     assert sheet.groups == (("", 2), ("SST-2", 2))
     assert sheet.header == ("N", "loss", "ours", "paper")
@@ -43,7 +43,7 @@ def test_ours_stands_beside_the_paper_s():
     assert "RoBERTa-Large" in sheet.notes[1]
 
 
-def test_a_table_that_the_paper_has_not_stands_alone():
+def test_a_table_without_published_results_has_no_paper_column():
     sheet = accuracies(results(name="mine"))
     assert sheet.header == ("N", "loss", "ours")
     assert not any("Gunel" in note for note in sheet.notes)
@@ -67,7 +67,7 @@ def test_what_is_missing_is_marked_and_no_number_is_made_up():
     )
 
 
-def test_numbers_say_what_they_stand_on():
+def test_the_number_of_runs_is_shown_with_each_result():
     rows = basis(results()).rows
     assert rows[0][:9] == (
         *("SST-2", "20", "CE", "–", "–", "1 of 1", "4 of 4", "76.5 ± 1.3", "0"),
@@ -93,7 +93,7 @@ def test_differences_have_both_intervals_and_p_values():
         (0, "shows no clear difference, +0.00 points on 4 of 4 pairs; 0 is within "),
     ],
 )
-def test_words_say_whether_it_helped(gain, said):
+def test_words_report_whether_it_helped(gain, said):
     counts = {
         ("CE+SCL", 0.9, 0.3, seed): (160, test + gain)
         for (_, _, _, seed), (_, test) in CE.items()
@@ -116,7 +116,7 @@ def test_words_say_how_many_runs_learned_nothing(lost):
     assert ("Caution" in sentence) == bool(lost)
 
 
-def test_words_say_what_is_not_known():
+def test_words_report_unknown_results():
     assert verdicts(results(CE, sizes=[20, 100])) == [
         (
             UNKNOWN,
@@ -141,7 +141,7 @@ def test_words_say_what_is_not_known():
 @pytest.mark.parametrize(
     ("known", "said"), [({}, "SST-2, N = 20."), (SCL, "SST-2, N = 20, other.")]
 )
-def test_words_name_a_cell_once_where_no_loss_of_it_is_known(known, said):
+def test_a_cell_without_known_losses_is_named_once(known, said):
     losses = {"CE": {"scl_lambda": 0}, "CE+SCL": GRID, "other": GRID}
     table = make_table(losses=losses)
     *_, (kind, sentence) = verdicts(summarize(table, attempts_of(table, CE | known)))
@@ -149,7 +149,7 @@ def test_words_name_a_cell_once_where_no_loss_of_it_is_known(known, said):
     assert sentence.endswith(f"both losses: {said}")
 
 
-def test_failed_and_missing_runs_are_told():
+def test_failed_and_missing_runs_are_reported():
     assert remarks(results(SCL | {("CE", None, None, 0): "died"})) == [
         "Of 20 planned runs: 4 finished, 1 failed, 15 missing, as listed by cell below."
     ]
@@ -225,7 +225,7 @@ def test_signature_shows_what_differs():
     ]
 
 
-def test_data_of_a_signature_is_known_by_all_folders():
+def test_the_data_of_a_signature_covers_all_folders():
     def of(records):
         return re.search(r"data:(\w+)", table_signature(make_table(), records))[1]
 
@@ -241,7 +241,7 @@ def test_digits():
     assert mean_and_std(Summary(88.06, 3.25, 3)) == "88.1 ± 3.2"
 
 
-def test_tables_of_a_smoke_run_say_so():
+def test_tables_of_a_smoke_run_are_marked():
     training = {"updates": 2, "validations": 1, "max_valid_steps": 1}
     sheet = accuracies(results(training=training))
     assert "Only 1 batch of each validation" in sheet.notes[-1]
