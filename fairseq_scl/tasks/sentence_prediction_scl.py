@@ -217,7 +217,11 @@ class SentencePredictionSCLTask(SentencePredictionTask):
             kwargs["max_sentences"] = size
         if kwargs.get("max_tokens") is not None and (split := self._split(dataset)):
             check_max_tokens(dataset, kwargs["max_tokens"], self.cfg.data, split)
-        return super().get_batch_iterator(dataset, **kwargs)
+        found = super().get_batch_iterator(dataset, **kwargs)
+        # Otherwise the workers of every epoch stay until the garbage collector finds
+        # them, which then waits 5 seconds for each.
+        found.persistent_workers &= self.can_reuse_epoch_itr(dataset)
+        return found
 
     @exit_on_input_error()
     def filter_indices_by_size(

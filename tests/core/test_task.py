@@ -1,7 +1,10 @@
 """The task: which examples meet in a batch, and what data it refuses."""
 
+import gc
 import json
+import multiprocessing
 import shutil
+import time
 import warnings
 from collections import Counter
 from types import SimpleNamespace
@@ -151,6 +154,23 @@ def test_balanced_batches_of_two_even_classes_are_even():
     for epoch in range(1, 20):
         ordered = labels[epoch_order(labels, True, 1, epoch)].reshape(-1, 16)
         assert (ordered.sum(axis=1) == 8).all()
+
+
+def test_the_workers_of_reshuffled_batches_end_with_their_epoch(data):
+    task = toy_model([data, "--batching", "reshuffled"]).task
+    task.load_dataset("train")
+    settings = {"max_sentences": 4, "num_workers": 2, "data_buffer_size": 2}
+    batches = task.get_batch_iterator(task.dataset("train"), **settings)
+    others = multiprocessing.active_children()
+    gc.disable()  # it would end them sooner or later
+    try:
+        assert len(list(batches.next_epoch_itr(shuffle=True))) == 6
+        end = time.monotonic() + 10
+        while left := [p for p in multiprocessing.active_children() if p not in others]:
+            assert time.monotonic() < end, left
+            time.sleep(0.02)
+    finally:
+        gc.enable()
 
 
 def test_reshuffled_batches_are_not_balanced():
