@@ -186,8 +186,9 @@ def check_training(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: names the option, its value and what is allowed.
     """
-    at_least(1, arguments, "updates", "max_positions")
+    at_least(1, arguments, "updates")
     at_least(2, arguments, "batch_size")
+    at_least(3, arguments, "max_positions")  # <s>, </s> and a token of the text
     rate = arguments.learning_rate
     if rate is not None and not 0 < rate < float("inf"):
         raise InputError(f"--learning-rate is {rate}: it must be above 0")

@@ -98,6 +98,10 @@ def try_lock(path: Path) -> Iterator[bool]:
         raise InputError(
             f"{path.parent} is on a disk without file locks: choose another folder"
         ) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"cannot lock {path}: {path.parent} is not a folder; choose another name"
+        ) from error
     except OSError as error:
         raise InputError(
             f"cannot lock {path}: {error.strerror or error}; make it writable or "

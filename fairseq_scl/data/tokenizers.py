@@ -204,10 +204,12 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
             added.
 
     Raises:
-        InputError: files are missing or damaged, or the folder's dictionary belongs to
-            another tokenizer.
+        InputError: the folder or a file is missing or damaged, or the folder's
+            dictionary belongs to another tokenizer.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"missing folder: {folder}")
     own, encoder, merges = (
         folder / name for name in (SETTINGS, "encoder.json", "vocab.bpe")
     )

@@ -88,7 +88,8 @@ def test_a_failed_training_is_reported_and_retried(tmp_path, run, words, monkeyp
         (["--updates", "0"], "--updates is 0"),
         (["--columns", "text", "text"], "'text' twice"),
         (["--columns", "text", "class"], "'class'"),
-        (["--encoder", "nothing here"], "nothing here"),
+        (["--max-positions", "2"], "--max-positions is 2"),
+        (["--encoder", "nothing here"], "missing folder: "),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, run, words, more, named):

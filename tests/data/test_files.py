@@ -234,8 +234,14 @@ def test_a_lock_is_held_by_one(tmp_path):
 def test_a_lock_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "a.lock", tmp_path / "folder"):
-        with pytest.raises(InputError, match=f"cannot lock {path}: "), try_lock(path):
+    for path, reason in (
+        (tmp_path / "file" / "a.lock", f"{tmp_path / 'file'} is not a folder"),
+        (tmp_path / "folder", ""),
+    ):
+        with (
+            pytest.raises(InputError, match=f"cannot lock {path}: {reason}"),
+            try_lock(path),
+        ):
             pass
     for code in (errno.ENOSPC, errno.EACCES, errno.EMFILE):
         monkeypatch.setattr(os, "open", failing(code))
