@@ -31,6 +31,8 @@ from fairseq_scl.report.evaluation import (
 )
 from fairseq_scl.report.signature import evaluation_signature
 
+SPLIT = "test"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
@@ -53,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "by that of the label (default: found by their usual names, as in train)",
     )
     add_drop_empty(parser, "with a table: ")
-    parser.add_argument("--split", default="test", help="with a data folder: its split")
+    parser.add_argument("--split", default=SPLIT, help="with a data folder: its split")
     parser.add_argument(
         "--temperature-scaling",
         type=Path,
@@ -78,12 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate the model, print the tables and write the files."""
     at_least(1, arguments, "max_tokens")
     files = files_to_write(arguments.to, *SUFFIXES) if arguments.to else []
-    for flag in ("columns", "drop_empty"):
-        if getattr(arguments, flag) and arguments.file.is_dir():
-            raise InputError(
-                f"--{flag.replace('_', '-')} goes with a table, but {arguments.file} "
-                "is a folder"
-            )
+    _refuse_strangers(arguments)
     examples = _examples(arguments.file, arguments, arguments.split)
     verify(arguments.model)
     model = load_classifier(arguments.model, arguments.device, arguments.precision)
@@ -111,6 +108,20 @@ def run(arguments: argparse.Namespace) -> int:
         write_evaluation(found, title, line, made, arguments.to)
         print("", *(f"wrote {file}" for file in files), sep="\n")
     return 0
+
+
+def _refuse_strangers(arguments: argparse.Namespace) -> None:
+    """Check that the options fit the kind of source."""
+    file, folder = arguments.file, arguments.file.is_dir()
+    for flag in ("columns", "drop_empty"):
+        if getattr(arguments, flag) and folder:
+            raise InputError(
+                f"--{flag.replace('_', '-')} goes with a table, but {file} is a folder"
+            )
+    if arguments.split != SPLIT and not folder:
+        raise InputError(
+            f"--split {arguments.split} goes with a data folder, but {file} is a table"
+        )
 
 
 def _scale(model: LoadedModel, arguments: argparse.Namespace) -> None:
