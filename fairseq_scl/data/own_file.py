@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_scl.data.readers import own_table
+from fairseq_scl.data.readers import QUOTED_TSV, own_table, separator_hint
 from fairseq_scl.data.suspects import Checks, check_labels
 from fairseq_scl.data.texts import Example, class_names
 from fairseq_scl.errors import InputError
@@ -52,8 +52,11 @@ def guess_columns(path: Path) -> list[str]:
     clear = len(spelled) == len(usual) and len(pairs) <= 1 and len(labels) == 1
     if not clear or len(texts) != 1 + len(pairs):
         raise InputError(
-            f"{path} has the columns {', '.join(map(repr, names))}: name those of the "
-            "text and of the label with --columns TEXT LABEL"
+            f"{path} has the columns {', '.join(map(repr, names))}"
+            + (
+                separator_hint(names)
+                or ": name those of the text and of the label with --columns TEXT LABEL"
+            )
         )
     return [*texts, *labels]
 
@@ -67,13 +70,15 @@ def read_rows(
         path: the table.
         columns: names of one or two text columns, followed by that of the label.
         drop_empty: skip rows with an empty text or label.
-        note: gets a sentence that counts the rows that were skipped.
+        note: gets sentences about quotes in a ``.tsv`` and rows that were skipped.
 
     Raises:
         InputError: the table cannot be read, has an empty cell or has no rows.
     """
     table = own_table(path, columns, drop_empty=drop_empty)
     found = [example for _, example in table]
+    if table.layout.format == QUOTED_TSV:
+        note(f"{path} is read with CSV quoting, as written by pandas")
     for reason, count in table.left_out.items():
         note(f"skipped: {count} rows {reason} of {path}")
     if not found:

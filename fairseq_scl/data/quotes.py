@@ -2,7 +2,7 @@
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 FIELD = rb'"(?:[^"]|"")*"|[^"\t]*'
@@ -50,6 +50,17 @@ def is_quoted(path: Path) -> bool:
             if m
         )
     return needed or (rows > 2 and any(quoted))
+
+
+def open_quote_hint(values: Sequence[str]) -> str:
+    """Return a hint if an open quote may explain a wrong number of columns."""
+    if any(v.startswith('"') and v.count('"') % 2 for v in values):
+        return (
+            ": the line ends inside a quote, and a .tsv may have line breaks or tabs "
+            "in quotes only if all its quotes follow the rules of CSV; fix the quotes "
+            "or save the file as .csv"
+        )
+    return ""
 
 
 def _records(path: Path) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_scl.data.quotes import is_quoted
+from fairseq_scl.data.quotes import is_quoted, open_quote_hint
 from fairseq_scl.data.tasks import RowFormat
 from fairseq_scl.data.texts import Example, check_no_nul, decoded_lines, one_line
 from fairseq_scl.errors import InputError
@@ -85,12 +85,14 @@ class TableFile:
 
         Raises:
             InputError: the file is missing, empty or not UTF-8, or its first line is
-                not a row.
+                not a row or has a NUL.
         """
         lines = decoded_lines(self.path)
         if self.layout.format == "jsonl":
             return list(next(_json_rows(self.path, lines, ()))[1])
-        return next(_rows_of(self.path, lines, self.layout), (1, [""]))[1]
+        names = next(_rows_of(self.path, lines, self.layout), (1, [""]))[1]
+        check_header(f"{self.path}, line 1", (), names)
+        return names
 
     def _rows(
         self, lines: Iterator[tuple[int, str]]
@@ -109,7 +111,7 @@ class TableFile:
                     f"{self.path}, line {number} has {len(values)} column"
                     f"{'s' * (len(values) != 1)}, expected {len(names)}"
                     + (f" ({', '.join(names)})" if self.layout.header else "")
-                    + _open_quote(values)
+                    + open_quote_hint(values)
                 )
             yield number, dict(zip(names, values, strict=True))
 
@@ -288,35 +290,31 @@ def check_columns(
             )
 
 
+def separator_hint(names: Sequence[str]) -> str:
+    """Return a hint if a single column may be several, with other separators."""
+    if len(names) != 1 or not (cut := re.search(r"[,;|\t]", names[0])):
+        return ""
+    return (
+        f"; the columns seem to be separated by {cut[0]!r}, but a .tsv needs tabs and "
+        "a .csv needs commas"
+    )
+
+
 def check_header(origin: str, wanted: Sequence[str], names: Sequence[str]) -> None:
     """Refuse a first line that lacks a column or repeats it.
 
     Raises:
         InputError: names ``origin`` and the column.
     """
-    hint = "; the first line must name the columns"
-    if len(names) == 1 and (cut := re.search(r"[,;|\t]", names[0])):
-        hint = (
-            f"; the columns seem to be separated by {cut[0]!r}, but a .tsv needs tabs "
-            "and a .csv needs commas"
-        )
+    for name in names:
+        check_no_nul(name, f"{origin}: a column name")
+    hint = separator_hint(names) or "; the first line must name the columns"
     check_columns(origin, wanted, names, hint)
     for column in wanted:
         if (count := names.count(column)) > 1:
             raise InputError(
                 f"{origin}: {count} columns are named {column!r}: rename all but one"
             )
-
-
-def _open_quote(values: Sequence[str]) -> str:
-    """Return a hint if an open quote may explain a wrong number of columns."""
-    if any(v.startswith('"') and v.count('"') % 2 for v in values):
-        return (
-            ": the line ends inside a quote, and a .tsv may have line breaks or tabs "
-            "in quotes only if all its quotes follow the rules of CSV; fix the quotes "
-            "or save the file as .csv"
-        )
-    return ""
 
 
 def _label_of(row: dict[str, Any], column: str, origin: str) -> str:

@@ -46,9 +46,9 @@ def check_unknown(
         if (share := share_unknown(counts)) > most:
             raise InputError(
                 f"{share:.1%} of the tokens of {split} ({counts['unknown']:,} of "
-                f"{counts['tokens']:,}) are unknown to {encoder}, but --max-unknown is "
-                f"{most:.1%}: use an encoder whose dictionary fits the language of the "
-                "text, or raise --max-unknown"
+                f"{counts['tokens']:,}) are unknown to {encoder}, but at most "
+                f"{most:.1%} may be (--max-unknown of 'fairseq-scl prepare'): use an "
+                "encoder whose dictionary fits the language of the text"
             )
 
 

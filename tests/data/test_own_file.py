@@ -23,8 +23,9 @@ COLUMNS = ("text", "label")
 
 
 def write_csv(path, rows, names=COLUMNS):
+    delimiter = "\t" if path.suffix == ".tsv" else ","
     with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([names, *rows])
+        csv.writer(file, delimiter=delimiter).writerows([names, *rows])
     return path
 
 
@@ -78,11 +79,30 @@ def test_other_columns_are_listed_and_asked_for(tmp_path, names):
         guess_columns(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"text;label\na;b\n", "separated by ';'"),
+        ("text,label\na,b\n".encode("utf-16-le"), "line 1: a column name has a NUL"),
+    ],
+)
+def test_the_cause_of_unreadable_columns_is_named(tmp_path, content, named):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with refused(path, named):
+        guess_columns(path)
+
+
 def test_quotes_commas_line_breaks_and_any_labels_are_read(tmp_path):
     labels = ["true", "1", "très bien", "a/b", "with spaces"]
     rows = [(f'a "quoted", text\nof {n} lines', labels[n % 5]) for n in range(30)]
     examples, notes = read(write_csv(tmp_path / "a.csv", rows))
     assert notes == []
+    again, notes = read(write_csv(tmp_path / "a.tsv", rows))
+    assert notes == [
+        f"{tmp_path / 'a.tsv'} is read with CSV quoting, as written by pandas"
+    ]
+    assert [e.sentences for e in again] == [e.sentences for e in examples]
     assert [e.label for e in examples] == [label for _, label in rows]
     assert examples[1].sentences == ('a "quoted", text of 1 lines',)
 

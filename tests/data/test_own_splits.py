@@ -129,7 +129,7 @@ def test_text_of_another_language_needs_a_flag(prepare, tmp_path, split):
     status, _, error = prepare(lambda _: None, splits)
     assert status == 2
     assert f"% of the tokens of {split} (" in error
-    assert "--max-unknown is 10.0%" in error
+    assert "at most 10.0% may be (--max-unknown" in error
     assert not (tmp_path / "data").exists()
     status, out, notes = prepare(lambda _: None, splits, "--max-unknown", "1")
     assert status == 0

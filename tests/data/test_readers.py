@@ -256,7 +256,7 @@ def test_a_row_cut_inside_a_quote_is_named(tmp_path):
         ("t.csv", "good,x", "the first line must name the columns"),
         ("t.csv", "s,l,s", "2 columns are named 's'"),
         ("t.tsv", "l\tother\tl\ts", "2 columns are named 'l'"),
-        ("t.tsv", "a\0\tb", "there is no column 's'"),
+        ("t.tsv", "a\0\tb", "has a NUL character"),
     ],
 )
 def test_a_wrong_first_line_is_refused(tmp_path, name, header, message):
