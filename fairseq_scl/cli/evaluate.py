@@ -148,7 +148,15 @@ def _examples(source: Path, arguments: argparse.Namespace, split: str) -> list[E
     if source.is_dir():
         return read_examples(source, split)
     columns = arguments.columns or guess_columns(source)
-    return read_rows(source, columns, arguments.drop_empty, _note)
+    found = read_rows(source, columns, arguments.drop_empty, _note)
+    first: dict[tuple[str, ...], str] = {}
+    other = [e for e in found if first.setdefault(e.sentences, e.label) != e.label]
+    if other:
+        _note(
+            f"{len(other)} rows of {source} have the text of an earlier row, but "
+            f"another label, the first at {other[0].origin}"
+        )
+    return found
 
 
 def _note(text: str) -> None:

@@ -251,6 +251,16 @@ def test_rows_with_an_empty_cell_are_skipped_on_request(evaluated, tmp_path):
     assert f"skipped: 1 rows without a label of {file}" in error
 
 
+def test_texts_with_two_labels_are_counted(evaluated, tmp_path):
+    rows = [(e.sentences[0], e.label) for e in make_sentences(20, seed=9)]
+    other = {"positive": "negative", "negative": "positive"}[rows[3][1]]
+    file = write_table(tmp_path / "a.csv", [*rows, rows[2], (rows[3][0], other)])
+    status, _, error, found = evaluated(file)
+    assert (status, found["examples"]) == (0, 22)
+    assert f"1 rows of {file} have the text of an earlier row" in error
+    assert error.endswith(f"{file}, line 23")
+
+
 def test_bad_arguments_end_with_one_sentence(run, evaluated, tmp_path):
     file = write_table(tmp_path / "a.csv", [("a", "b", "neutral")])
     pair = ["--columns", "text", "other", "label"]
