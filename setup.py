@@ -80,6 +80,7 @@ setup(
         # A fork: no release of fairseq can be imported on Python 3.11 and later.
         "fairseq-fixed==0.12.3.1",
         "filelock",
+        "huggingface-hub",  # which tokenizers needs, too
         "matplotlib",
         "msgspec",
         "numpy>=2",

@@ -29,7 +29,7 @@ VERBS = {
     "compare": "compare objectives on your own table of labeled texts",
     "convert": "convert a Hugging Face encoder or classifier to a folder for fairseq",
     "doctor": "print versions and check the installation for problems",
-    "download": "download the official files of the paper's tasks",
+    "download": "download the official files of the paper's tasks, or an encoder",
     "evaluate": "measure how good the answers of a model folder are",
     "exits": "measure accuracy and speed of multi-exit model folders",
     "export": "create a model folder, or one for Hugging Face, from a checkpoint",

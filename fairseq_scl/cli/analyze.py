@@ -5,9 +5,11 @@ import argparse
 from tqdm import tqdm
 
 from fairseq_scl.cli.options import (
+    add_cache,
     add_device,
     add_split,
     at_least,
+    encoder_folder,
     files_to_write,
     named_folders,
 )
@@ -24,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split(
         parser,
         done="measured",
-        model="encoder folder (before fine-tuning) or model folder (after); repeatable",
+        model="encoder (folder or name, before fine-tuning) or model folder (after); "
+        "repeatable",
         files="Markdown file to write, along with a JSON file of the same name. If it "
         "is analysis.md in a results folder, the report includes its encoders",
     )
@@ -43,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="number of largest singular values to average",
     )
+    add_cache(parser)
     add_device(parser)
 
 
@@ -50,7 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure the models, write the files and print the tables."""
     files = files_to_write(arguments.to, ".md", ".json")
     at_least(1, arguments, "top")
-    models = named_folders("--model", arguments.model)
+    models = {
+        name: encoder_folder(str(folder), arguments.cache, f"--model {name}=")
+        for name, folder in named_folders("--model", arguments.model).items()
+    }
     others = named_folders("--probe", arguments.probe)
     data, device = arguments.data, arguments.device
     for folder in {data, *models.values(), *others.values()}:

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_scl.cli.machine import Machine
-from fairseq_scl.cli.options import MOST_TIMES, at_least
+from fairseq_scl.cli.options import MOST_TIMES, at_least, encoder_folder
 from fairseq_scl.cli.run import train_table
 from fairseq_scl.cli.train import (
     add_table,
     add_training,
     check_training,
-    find_encoder,
     read_table,
     settings_of,
 )
@@ -84,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     folder = arguments.to.absolute()
     with hold(folder / LOCK, folder):
-        encoder = find_encoder(arguments)
+        encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
         settings = settings_of(arguments, encoder, parts.size)
         shared = {name: settings.pop(name) for name in ("device", "precision")}
         settings["head_pooling"] = settings.pop("pooling")

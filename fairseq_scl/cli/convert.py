@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from fairseq_scl.convert.encoder_config import EncoderConfig
+from fairseq_scl.convert.hub import fetch_from_hub, is_hub_id
 from fairseq_scl.convert.huggingface import EncoderFiles, convert_encoder
 from fairseq_scl.convert.pooling import POOLINGS
 from fairseq_scl.errors import InputError
@@ -20,12 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="source",
-        type=Path,
         metavar="FOLDER",
         default=argparse.SUPPRESS,
-        help="Hugging Face folder with config.json, model.safetensors or "
-        "pytorch_model.bin (or the .index.json of their shards), and vocab.txt, or "
-        "vocab.json and merges.txt, or tokenizer.json; instead of the next three",
+        help="model of the Hugging Face hub (OWNER/NAME) or folder with config.json, "
+        "model.safetensors or pytorch_model.bin (or the .index.json of their shards), "
+        "and vocab.txt, or vocab.json and merges.txt, or tokenizer.json; instead of "
+        "the next three",
     )
     parser.add_argument(
         "--weights",
@@ -159,6 +160,15 @@ def _sizes(shape: EncoderConfig) -> str:
     return f"{shape.layers} layers, {shape.hidden} dimensions, {shape.heads} heads"
 
 
+def _folder(source: str) -> Path:
+    if Path(source).exists() or not is_hub_id(source):
+        return Path(source)
+    try:
+        return fetch_from_hub(source)
+    except InputError as error:
+        raise InputError(f"--from {source}: {error}") from error
+
+
 def _source(arguments: argparse.Namespace) -> Path | EncoderFiles:
     found = vars(arguments)
     parts = ("weights", "config", "vocab")
@@ -167,7 +177,7 @@ def _source(arguments: argparse.Namespace) -> Path | EncoderFiles:
     if "source" in found and given:
         raise InputError(f"--from and {given[0]} are both given: give one of them")
     if "source" in found:
-        return Path(found["source"])
+        return _folder(found["source"])
     if missing:
         raise InputError(
             f"{missing[0]} is missing: give --from FOLDER, or all of --weights, "

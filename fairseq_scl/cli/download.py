@@ -4,8 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from fairseq_scl.cli.options import add_encoder, encoder_folder
 from fairseq_scl.data.download import download_task
 from fairseq_scl.data.tasks import TASKS, find_task
+from fairseq_scl.errors import InputError
+from fairseq_scl.inference.encoder_folder import is_encoder_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,23 +16,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task",
         nargs="+",
-        required=True,
+        default=[],
         metavar="NAME",
         help=f"tasks to download: {', '.join(TASKS)}",
     )
     parser.add_argument(
         "--to",
-        required=True,
         type=Path,
         metavar="FOLDER",
-        help="output folder; pass it to 'fairseq-scl prepare --from'",
+        help="with --task: output folder; pass it to 'fairseq-scl prepare --from'",
     )
+    add_encoder(parser, "encoder to download, whose folder is printed")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Download the official files of each task."""
+    """Download the official files of each task, or an encoder."""
+    if arguments.encoder is None and not arguments.task:
+        raise InputError("give --task or --encoder: what to download")
+    if arguments.task and arguments.to is None:
+        raise InputError("--task needs --to, the folder for its files")
+    if arguments.to is not None and not arguments.task:
+        raise InputError("--to goes with --task; encoders are kept in --cache")
     tasks = [find_task(name) for name in arguments.task]
     for task in tasks:
         folder = download_task(task, arguments.to, progress=sys.stderr.isatty())
         print(f"{task.name}: {folder}", flush=True)
+    if arguments.encoder is not None:
+        folder = encoder_folder(arguments.encoder, arguments.cache)
+        if not is_encoder_folder(folder):
+            raise InputError(
+                f"--encoder {folder} is not an encoder folder (model.pt, dict.txt)"
+            )
+        print(folder)
     return 0

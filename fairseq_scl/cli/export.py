@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fairseq_scl.cli.options import add_encoder, encoder_folder
 from fairseq_scl.data.folders import HUGGING_FACE, check_replaceable
 from fairseq_scl.data.renames import temporary
 from fairseq_scl.errors import InputError
@@ -59,12 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="with --checkpoint: data folder that the model was trained on",
     )
-    parser.add_argument(
-        "--encoder",
-        type=Path,
-        metavar="FOLDER",
-        help="with --data from fairseq-preprocess: encoder folder with the tokenizer "
-        "used for its text",
+    add_encoder(
+        parser,
+        "with --data from fairseq-preprocess: encoder with the tokenizer used for its "
+        "text",
     )
     parser.add_argument(
         "--only",
@@ -112,16 +111,17 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.only:
         raise InputError(f"--only {arguments.only!r} goes with --results")
     noted = _noted(checkpoint) if arguments.results is not None else {}
+    encoder = arguments.encoder and encoder_folder(arguments.encoder, arguments.cache)
     if arguments.encoder_only:
-        export_encoder(checkpoint, data, target, arguments.encoder)
+        export_encoder(checkpoint, data, target, encoder)
     elif huggingface:
         check_replaceable(target, HUGGING_FACE)
         with temporary(target.resolve().parent, folder=True) as (own, _):
             model = own / "model"
-            _warn(export_classifier(checkpoint, data, model, arguments.encoder, noted))
+            _warn(export_classifier(checkpoint, data, model, encoder, noted))
             export_huggingface(model, target, (checkpoint, data))
     else:
-        _warn(export_classifier(checkpoint, data, target, arguments.encoder, noted))
+        _warn(export_classifier(checkpoint, data, target, encoder, noted))
     print(f"wrote {target}")
     return 0
 

@@ -7,7 +7,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fairseq_scl.augment.distance import Noise, noise_signature
-from fairseq_scl.cli.options import add_device, at_least
+from fairseq_scl.cli.options import (
+    add_device,
+    add_encoder,
+    at_least,
+    encoder_folder,
+)
 from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.data.folders import check_files, list_files
 from fairseq_scl.data.readers import repeated
@@ -64,12 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of originals shown per task",
     )
-    parser.add_argument(
-        "--encoder",
-        type=Path,
-        metavar="FOLDER",
-        help="encoder folder: also measure similarity of meaning by the cosine of "
-        "sentence embeddings, preferably of an encoder trained to compare sentences",
+    add_encoder(
+        parser,
+        "also measure similarity of meaning by the cosine of sentence embeddings, "
+        "preferably of an encoder trained to compare sentences",
     )
     add_device(parser)
 
@@ -84,9 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_files(_paths(arguments))
     found = read_files(arguments.files)
     sentences = sentences_sheet(found, arguments.temperatures, arguments.examples)
-    encoder, line = arguments.encoder, noise_signature()
-    embed = sentence_embedder(encoder, arguments.device) if encoder else None
-    if encoder:
+    embed, line = None, noise_signature()
+    if arguments.encoder:
+        encoder = encoder_folder(arguments.encoder, arguments.cache)
+        embed = sentence_embedder(encoder, arguments.device)
         line += f" cosine: encoder:{sha256(encoder / 'model.pt')[:8]}"
     total = sum(map(len, found.values()))
     with tqdm(total=total, unit=" temperatures", disable=None) as bar:

@@ -1,11 +1,13 @@
 """Options shared by several verbs."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import check_files
+from fairseq_scl.data.packages import default_cache
 from fairseq_scl.device import PRECISIONS, available_device
 from fairseq_scl.errors import InputError
 
@@ -29,6 +31,61 @@ def add_device(
 def _device(given: str) -> str:
     """Resolve ``auto``; argparse calls this for a default only if it is used."""
     return available_device() if given == "auto" else given
+
+
+def add_encoder(
+    parser: argparse.ArgumentParser,
+    what: str,
+    required: bool = False,
+    default: str = "",
+) -> None:
+    """Add ``--encoder`` and ``--cache``; get its folder with :func:`encoder_folder`.
+
+    Args:
+        parser: the parser of the verb.
+        what: what the encoder is for, for the help.
+        required: whether the option is required.
+        default: the name of the default encoder.
+    """
+    parser.add_argument(
+        "--encoder",
+        required=required,
+        default=default or None,
+        metavar="ENCODER",
+        help=f"{what}: a folder, or a name such as minilm, roberta.large or that of a "
+        "model of the Hugging Face hub (OWNER/NAME), see docs/encoders.md",
+    )
+    add_cache(parser)
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cache``, where encoders given by name are kept."""
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=default_cache(),
+        metavar="FOLDER",
+        help="folder for encoders given by name, which are downloaded once",
+    )
+
+
+def encoder_folder(given: str, cache: Path, flag: str = "--encoder") -> Path:
+    """Return the folder of an encoder given as a folder or by name.
+
+    Args:
+        given: the value of the option.
+        cache: the value of ``--cache``.
+        flag: the option, for error messages.
+
+    Raises:
+        InputError: the name is unknown, or its encoder cannot be fetched.
+    """
+    from fairseq_scl.convert.named_encoders import find_encoder  # imports torch
+
+    def say(message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+    return find_encoder(given, cache, say, sys.stderr.isatty(), flag)
 
 
 def add_split(

@@ -6,7 +6,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from fairseq_scl.cli.options import MOST_TIMES, add_drop_empty, at_least
+from fairseq_scl.cli.options import (
+    MOST_TIMES,
+    add_drop_empty,
+    add_encoder,
+    at_least,
+    encoder_folder,
+)
 from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarise import fairseq_flags, read_labels
 from fairseq_scl.data.files import files_in
@@ -63,13 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="data folder to which back-translations are added, or a folder with "
         "several of them (n100-sample0 …); needs --augmented",
     )
-    parser.add_argument(
-        "--encoder",
-        required=True,
-        type=Path,
-        metavar="FOLDER",
-        help="encoder folder whose dictionary and tokenizer are used",
-    )
+    add_encoder(parser, "encoder whose dictionary and tokenizer are used", True)
     parser.add_argument(
         "--to",
         required=True,
@@ -201,6 +201,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"--max-unknown is {arguments.max_unknown:g}: it must be from 0 to 1"
         )
+    arguments.encoder = encoder_folder(arguments.encoder, arguments.cache)
     checks = Checks(arguments.max_unknown, arguments.labels_are_classes, _note)
     if arguments.text is not None:
         to = arguments.to

@@ -11,6 +11,7 @@ from fairseq_scl.cli.compare import print_comparison
 from fairseq_scl.cli.machine import Machine
 from fairseq_scl.cli.options import MOST_TIMES, add_device, add_precision, at_least
 from fairseq_scl.cli.run import train_table
+from fairseq_scl.convert.named_encoders import convert_minilm
 from fairseq_scl.data.files import hold
 from fairseq_scl.data.folders import check_files, list_files
 from fairseq_scl.data.packages import default_cache
@@ -19,7 +20,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import default_jobs
 from fairseq_scl.experiments.command import Run, command
 from fairseq_scl.experiments.plan import planned_runs
-from fairseq_scl.experiments.quickstart import prepare_data, prepare_encoder
+from fairseq_scl.experiments.quickstart import prepare_data
 from fairseq_scl.experiments.results import Attempt, collect
 from fairseq_scl.experiments.results_folder import BEST, run_folder
 from fairseq_scl.experiments.selection import GRID, outcome, rank
@@ -87,7 +88,7 @@ def _run(arguments: argparse.Namespace, table: Table) -> int:
     output = arguments.output.absolute()
     check_files(output / name for name in PICTURES)
     encoder, data = output / "encoder", output / "data"
-    prepare_encoder(encoder, arguments.cache, _say)
+    convert_minilm(encoder, arguments.cache, _say)
     samples = arguments.size, arguments.samples
     prepare_data(data / table.tasks[0], encoder, *samples, arguments.cache, _say)
     models = dict.fromkeys(table.losses, encoder)

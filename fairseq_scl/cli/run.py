@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fairseq_scl.cli.machine import Machine, add_machine, describe, find_machine
+from fairseq_scl.cli.options import add_cache, encoder_folder
 from fairseq_scl.cli.report import FILES, write_report
 from fairseq_scl.data.folders import check_files
 from fairseq_scl.errors import InputError
@@ -56,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="FOLDER",
-        help="encoder folder that training starts from; LOSS=FOLDER sets it for one "
-        "loss (repeatable)",
+        help="encoder that training starts from, a folder or a name as in docs/"
+        "encoders.md; LOSS=FOLDER sets it for one loss (repeatable)",
     )
     parser.add_argument(
         "--results",
@@ -94,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the best checkpoint of each run (1.4 GB each for RoBERTa-Large)",
     )
+    add_cache(parser)
     add_machine(parser)
 
 
@@ -103,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     table = load_table(arguments.table, arguments.set)
     if arguments.smoke:
         table = smoke(table)
-    models = _models(arguments.model, table)
+    models = _models(arguments.model, table, arguments.cache)
     machine = find_machine(arguments)
     shared = {
         "device": machine.device,
@@ -172,14 +174,18 @@ def train_table(
     return status
 
 
-def _models(given: Sequence[str], table: Table) -> dict[str, Path]:
+def _models(given: Sequence[str], table: Table, cache: Path) -> dict[str, Path]:
     models: dict[str, Path] = {}
+
+    def find(name: str) -> Path:
+        return encoder_folder(name, cache, "--model").absolute()
+
     for value in given:
         loss, sign, folder = value.partition("=")
         if sign and loss in table.losses:
-            models[loss] = Path(folder).absolute()
+            models[loss] = find(folder)
         elif not sign or Path(value).is_dir():
-            models |= dict.fromkeys(table.losses, Path(value).absolute())
+            models |= dict.fromkeys(table.losses, find(value))
         else:
             raise InputError(
                 f"--model {value!r}: there is no such folder, and {loss!r} is not one "

@@ -14,8 +14,10 @@ from tqdm import tqdm
 from fairseq_scl.cli.options import (
     add_device,
     add_drop_empty,
+    add_encoder,
     add_precision,
     at_least,
+    encoder_folder,
 )
 from fairseq_scl.convert.pooling import POOLINGS
 from fairseq_scl.data.files import hold
@@ -25,7 +27,6 @@ from fairseq_scl.data.own_file import (
     read_distinct,
     split_off_validation,
 )
-from fairseq_scl.data.packages import default_cache
 from fairseq_scl.data.suspects import Checks
 from fairseq_scl.data.texts import Example
 from fairseq_scl.device import check_device
@@ -41,7 +42,6 @@ from fairseq_scl.experiments.own_training import (
     recommended_learning_rate,
     recommended_updates,
 )
-from fairseq_scl.experiments.quickstart import default_encoder
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.results_folder import (
     BEST,
@@ -109,19 +109,7 @@ def add_table(parser: argparse.ArgumentParser) -> None:
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Add the options of training."""
-    parser.add_argument(
-        "--encoder",
-        type=Path,
-        metavar="FOLDER",
-        help="encoder folder (default: the quick start's MiniLM, downloaded once)",
-    )
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        default=default_cache(),
-        metavar="FOLDER",
-        help="folder for the default encoder",
-    )
+    add_encoder(parser, "encoder to start from", default="minilm")
     parser.add_argument(
         "--pooling",
         choices=POOLINGS,
@@ -157,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.to.absolute()
     work = folder.with_name(f"{folder.name}-training")
     with hold(work / LOCK, work):
-        encoder = find_encoder(arguments)
+        encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
         prepare_own_data(work / "data", train, valid, encoder, arguments.file)
         settings = settings_of(arguments, encoder, len(train))
         one = own_run(
@@ -208,13 +196,6 @@ def read_table(arguments: argparse.Namespace) -> list[Example]:
         flush=True,
     )
     return examples
-
-
-def find_encoder(arguments: argparse.Namespace) -> Path:
-    """Return the encoder folder, downloading the default one if necessary."""
-    if arguments.encoder is not None:
-        return Path(arguments.encoder).absolute()
-    return default_encoder(arguments.cache.absolute(), _say)
 
 
 def settings_of(
@@ -303,7 +284,3 @@ def _print_scores(arguments: argparse.Namespace, valid: Sequence[Example]) -> No
 
 def _note(text: str) -> None:
     print(f"fairseq-scl: note: {text}", file=sys.stderr, flush=True)
-
-
-def _say(message: str) -> None:
-    print(message, flush=True)

@@ -79,10 +79,14 @@ def explained(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def try_lock(path: Path) -> Iterator[bool]:
+def try_lock(path: Path, seconds: float = 0) -> Iterator[bool]:
     """Hold a lock file within the block; yield ``False`` if another process has it.
 
     The kernel releases the lock when the process dies. The file is not deleted.
+
+    Args:
+        path: the lock file.
+        seconds: how long to wait for another process; -1 for as long as it takes.
 
     Raises:
         InputError: the lock file cannot be opened, or the disk does not support locks.
@@ -90,7 +94,7 @@ def try_lock(path: Path) -> Iterator[bool]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=seconds)
     except Timeout:
         yield False
         return

