@@ -2,7 +2,7 @@
 # Compares CE, CE+SCL, CAPCORT and ACL on the same samples: accuracies with paired
 # differences from CE, measures of representations, and curves over flipped labels.
 #
-# Usage:  ENCODER=encoders/roberta.large scripts/compare.sh [OPTION...]
+# Usage:  ENCODER=roberta.large scripts/compare.sh [OPTION...]
 #         options are passed to `fairseq-scl run`; rerun to resume:
 #           --only flipped=0              only runs without flipped labels
 #           --precision bf16              fp16 on GPUs before Ampere
@@ -15,12 +15,12 @@
 #         For timings on CPU cores see docs/results.md.
 # Expected: no results are published for this setting; for ours see docs/results.md.
 #
-# Settings: ENCODER   encoder folder, see table4.sh
+# Settings: ENCODER   name or folder, see table4.sh
 #           DATA_BIN  data folders (default: data-bin/compare)
 #           RESULTS   results folder (default: outputs/compare)
 #           GLUE, PREPARE   see table4.sh
 set -euo pipefail
-ENCODER=${ENCODER:?set it to an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder or name}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin/compare}
 RESULTS=${RESULTS:-outputs/compare}
 read -ra prepare <<<"${PREPARE:-}"

@@ -3,7 +3,7 @@
 # at N = 20, N = 100 and on the full training set, with silhouette scores. Each panel shows
 # one model: that of the first sample (or seed) at its best validation accuracy.
 #
-# Usage:  ENCODER=encoders/roberta.large scripts/figure2.sh [OPTION...]
+# Usage:  ENCODER=roberta.large scripts/figure2.sh [OPTION...]
 #         options are passed to each `fairseq-scl run`
 # Writes: outputs/figure2: records, checkpoints, figure2.png, figure2.pdf, figure2.json.
 # Hardware and cost: one GPU with 16 GB; four few-shot runs and two on all of SST-2.
@@ -11,7 +11,7 @@
 # Settings: ENCODER, GLUE, DATA_BIN, PREPARE: see table4.sh; PANELS (20 100 full);
 #           POINT, one point of the grid (default: lambda=0.9,tau=0.3)
 set -euo pipefail
-ENCODER=${ENCODER:?set it to an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder or name}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 read -ra prepare <<<"${PREPARE:-}"
 read -ra sizes <<<"${PANELS:-20 100 full}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Table 2 of Gunel et al. (2021): full training sets.
 #
-# Usage:  ENCODER=encoders/roberta.large scripts/table2.sh [OPTION...]
+# Usage:  ENCODER=roberta.large scripts/table2.sh [OPTION...]
 #         options are passed to `fairseq-scl run`; rerun to resume:
 #           --only 'lambda=0.9,tau=0.3'   one point of the grid instead of 24
 #           --precision bf16              fp16 on GPUs before Ampere
@@ -12,13 +12,13 @@
 #         Slurm see docs/slurm.md. 1,500 runs with the grid, 120 with one point.
 # Expected: the paper's averages are 89.7 (CE) and 90.3 (CE+SCL).
 #
-# Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
+# Settings: ENCODER   name (roberta.large …) or encoder folder, see docs/encoders.md
 #           TASKS     tasks to run         (default: SST-2 CoLA MRPC RTE QNLI MNLI)
 #           GLUE, DATA_BIN, SIZES    see prepare_glue.sh
 #           PREPARE   options of `fairseq-scl prepare`, such as --partial for files
 #                     with missing rows
 set -euo pipefail
-ENCODER=${ENCODER:?set it to an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder or name}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 export TASKS=${TASKS:-SST-2 CoLA MRPC RTE QNLI MNLI}
 read -ra prepare <<<"${PREPARE:-}"

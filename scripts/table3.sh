@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Table 3 of Gunel et al. (2021): the size of the contrastive batch.
 #
-# Usage:  ENCODER=encoders/roberta.base scripts/table3.sh [OPTION...]
+# Usage:  ENCODER=roberta.base scripts/table3.sh [OPTION...]
 #         options are passed to `fairseq-scl run`; rerun to resume:
 #           --only 'lambda=0.9,tau=0.3'   one point of the grid instead of 24
 #           --precision bf16              fp16 on GPUs before Ampere
@@ -12,14 +12,14 @@
 #         Slurm see docs/slurm.md. 2,250 runs with the grid, 180 with one point.
 # Expected: the paper's SST-2 goes from 93.9 (batch 16) to 94.3 (256).
 #
-# Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
+# Settings: ENCODER   name (roberta.large …) or encoder folder, see docs/encoders.md
 #           TASKS     tasks to run         (default: SST-2 CoLA QNLI)
 #           TABLE     table3-n1000 uses samples of 1,000 SST-2 examples
 #           GLUE, DATA_BIN, SIZES    see prepare_glue.sh
 #           PREPARE   options of `fairseq-scl prepare`, such as --partial for files
 #                     with missing rows
 set -euo pipefail
-ENCODER=${ENCODER:?set it to an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder or name}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 export TASKS=${TASKS:-SST-2 CoLA QNLI}
 read -ra prepare <<<"${PREPARE:-}"

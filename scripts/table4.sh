@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Table 4 of Gunel et al. (2021): 20, 100 and 1,000 labeled examples.
 #
-# Usage:  ENCODER=encoders/roberta.large scripts/table4.sh [OPTION...]
+# Usage:  ENCODER=roberta.large scripts/table4.sh [OPTION...]
 #         options are passed to `fairseq-scl run`; rerun to resume:
 #           --only 'lambda=0.9,tau=0.3'   one point of the grid instead of 24
 #           --precision bf16              fp16 on GPUs before Ampere
@@ -13,13 +13,13 @@
 #         For timings on CPU cores see docs/results.md.
 # Expected: the paper's SST-2 at N = 20: 85.9 ± 2.1 (CE), 88.1 ± 3.3 (CE+SCL).
 #
-# Settings: ENCODER   encoder folder (model.pt, dict.txt, encoder.json, vocab.bpe)
+# Settings: ENCODER   name (roberta.large …) or encoder folder, see docs/encoders.md
 #           TASKS     tasks to run         (default: SST-2 QNLI MNLI)
 #           GLUE, DATA_BIN, SIZES    see prepare_glue.sh
 #           PREPARE   options of `fairseq-scl prepare`, such as --partial for files
 #                     with missing rows
 set -euo pipefail
-ENCODER=${ENCODER:?set it to an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder or name}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 export TASKS=${TASKS:-SST-2 QNLI MNLI}
 read -ra prepare <<<"${PREPARE:-}"

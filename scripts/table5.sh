@@ -2,7 +2,7 @@
 # Table 5 of Gunel et al. (2021): 100 labeled examples, each with three back-translations
 # sampled at temperature T; and the distance of these from their sources.
 #
-# Usage:  ENCODER=encoders/roberta.large FORWARD=mt/en-de BACKWARD=mt/de-en \
+# Usage:  ENCODER=roberta.large FORWARD=mt/en-de BACKWARD=mt/de-en \
 #           scripts/table5.sh [OPTION...]
 #         options are passed to `fairseq-scl run`; rerun to resume:
 #           --only 'temperature=original|0.3,lambda=0.9,tau=0.3'   two columns, one point
@@ -14,13 +14,13 @@
 #         Slurm see docs/slurm.md. 3,750 runs with the grid, 300 with one point.
 # Expected: the paper's SST-2 at T = 0.3: 92.0 ± 1.3 (CE), 92.6 ± 0.9 (CE+SCL).
 #
-# Settings: ENCODER             encoder folder, see table4.sh
+# Settings: ENCODER             name or folder, see table4.sh
 #           FORWARD, BACKWARD   translation models, see backtranslate.sh
 #           AUGMENTED           back-translations (default: data-bin/augmented)
 #           TASKS               tasks to run (default: SST-2 QNLI MNLI)
 #           GLUE, DATA_BIN, PREPARE   see table4.sh; SAMPLES see backtranslate.sh
 set -euo pipefail
-ENCODER=${ENCODER:?set it to an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder or name}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 export TASKS=${TASKS:-SST-2 QNLI MNLI} SIZES=${SIZES:-100}
 export AUGMENTED=${AUGMENTED:-data-bin/augmented}

@@ -2,7 +2,7 @@
 # Table 7 of Gunel et al. (2021): SST-2 models are fine-tuned further on 20 examples per
 # class of Amazon-2 and Yelp-2. Each loss starts from the SST-2 model of the same loss.
 #
-# Usage:  ENCODER=encoders/roberta.large scripts/table7.sh [OPTION...]
+# Usage:  ENCODER=roberta.large scripts/table7.sh [OPTION...]
 #         options are passed to `fairseq-scl run table7`, see table4.sh
 # Writes: outputs/table2-sst2 (the SST-2 runs if they are missing), outputs/models (the
 #         best model of each loss), DATA_BIN and outputs/table7.
@@ -14,7 +14,7 @@
 # Settings: ENCODER, GLUE, DATA_BIN, PREPARE: see table4.sh; REVIEWS, folder of the reviews;
 #           SST2, options of `fairseq-scl run table2` (default: λ 0.9, τ 0.3)
 set -euo pipefail
-ENCODER=${ENCODER:?set it to an encoder folder}
+ENCODER=${ENCODER:?set it to an encoder folder or name}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 REVIEWS=${REVIEWS:-data-bin/reviews}
 read -ra prepare <<<"${PREPARE:-}"

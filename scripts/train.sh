@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Trains one model: fairseq-train with (1 - λ)·CE + λ·SCL and fairseq's GLUE recipe.
 #
-# Usage:  ENCODER=encoders/roberta.large DATA=data-bin/SST-2/n100-sample0 \
+# Usage:  ENCODER=roberta.large DATA=data-bin/SST-2/n100-sample0 \
 #           scripts/train.sh [OPTION of fairseq-train...]
 # Writes: SAVE_DIR (checkpoints, metrics.jsonl). Rerun to resume from the last checkpoint.
 # Cost:   one GPU with 16 GB, or a laptop for small encoders with --cpu. To use 8 GPUs with
 #         8 times the batch, add --distributed-world-size 8.
 #
-# Settings: ENCODER and DATA, folders; ARCH (roberta_large); UPDATES (200); LR (1e-5);
-#           BATCH (16); LAMBDA (0.9); TAU (0.3); CLASSES (2); SEED (0);
+# Settings: ENCODER, name or folder; DATA, folder; ARCH (roberta_large); UPDATES (200);
+#           LR (1e-5); BATCH (16); LAMBDA (0.9); TAU (0.3); CLASSES (2); SEED (0);
 #           PRECISION (fp32; or tf32, bf16, fp16); SAVE_DIR (checkpoints)
 set -euo pipefail
-ENCODER=${ENCODER:?set it to an encoder folder} DATA=${DATA:?set it to a data folder}
+DATA=${DATA:?set it to a data folder}
+ENCODER=$(fairseq-scl download --encoder "${ENCODER:?set it to an encoder folder or name}")
 UPDATES=${UPDATES:-200} SAVE_DIR=${SAVE_DIR:-checkpoints}
 case ${PRECISION:=fp32} in
 fp32) precision=() ;;

@@ -11,6 +11,7 @@ from fairseq_scl.data.files import read_json
 from helpers import ROOT, run_process
 from helpers.encoders import toy_encoder
 from helpers.outputs import rows_of, write_outputs
+from helpers.published import published_files
 from helpers.tasks import write_sst2
 
 SCRIPTS = sorted((ROOT / "scripts").glob("*.sh"))
@@ -57,6 +58,25 @@ def test_table4_goes_from_the_files_to_the_report(tmp_path, fast_path):
     results = tmp_path / "outputs" / "table4-smoke"
     for name in ("table.md", "table.tex", "table.csv", "runs.csv", "report.html"):
         assert (results / name).stat().st_size > 0
+
+
+def test_table4_starts_from_the_name_of_an_encoder(tmp_path, fast_path):
+    place = tmp_path / "cache" / "fairseq-scl" / "archives"
+    place.mkdir(parents=True)
+    for name, content in published_files().items():
+        (place / name.rpartition("/")[2]).write_bytes(content)
+    done = run(
+        *("table4.sh", tmp_path, "--smoke", "--jobs", "2"),
+        *("--device", "cpu", "--only", "n=20,loss=CE", "--set", "max_positions=16"),
+        ENCODER="roberta.base",
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
+        GLUE=str(write_sst2(tmp_path / "glue")),
+        TASKS="SST-2",
+        SIZES="20",
+        PREPARE="--partial --max-unknown 1 --size-valid 8 --size-test 8",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 runs are done" in done.stdout
 
 
 @pytest.fixture
@@ -156,6 +176,6 @@ def test_table6_shows_sentences_and_their_noise(tmp_path, augmented, fast_path):
 def test_missing_encoder_is_named(tmp_path, fast_path, script):
     done = run(script, tmp_path, ENCODER="")
     assert done.returncode != 0
-    assert "ENCODER: set it to an encoder folder" in done.stderr
+    assert "ENCODER: set it to an encoder folder or name" in done.stderr
     done = run(script, tmp_path, ENCODER="nowhere")
-    assert "'nowhere', which has no dict.txt" in done.stderr
+    assert "'nowhere': there is no such folder, and the known names" in done.stderr
