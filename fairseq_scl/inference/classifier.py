@@ -59,7 +59,7 @@ class Classifier:
         """Load a model folder.
 
         Args:
-            folder: written by ``fairseq-scl export``.
+            folder: written by ``fairseq-scl train`` or ``export``.
             device: ``cpu``, ``cuda``, ``cuda:1``, …; ``auto`` is ``cuda`` if there is a
                 GPU, else ``cpu``.
             precision: ``fp32``, or on a GPU ``tf32``, ``fp16`` or ``bf16``. ``tf32`` is

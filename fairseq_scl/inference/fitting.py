@@ -16,7 +16,8 @@ import fairseq_scl
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.errors import InputError
 
-ERROR = "fairseq-scl: error: "
+# The command's, and those of argparse.
+ERROR = re.compile(r"fairseq-scl(?: train)?: error: ")
 
 
 def check_examples(
@@ -83,7 +84,7 @@ def train_in_a_process(
     with write_then_rename(table) as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     command = [sys.executable, "-m", "fairseq_scl.cli", "train", str(table)]
-    command += ["--to", str(folder), *_flags(settings)]
+    command += [f"--to={folder}", *_flags(settings)]
     package = str(Path(fairseq_scl.__file__).parent.parent)
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     printed = ""
@@ -102,8 +103,8 @@ def train_in_a_process(
                 sys.stderr.write(text)
     if process.returncode:
         last = printed.strip().rpartition("\n")[2]
-        if process.returncode == 2 and ERROR in last:
-            raise InputError(_in_python(last.partition(ERROR)[2], table))
+        if process.returncode == 2 and (error := ERROR.search(last)):
+            raise InputError(_in_python(last[error.end() :], table))
         raise RuntimeError(f"training failed: {last}")
 
 
@@ -112,7 +113,7 @@ def _flags(settings: Mapping[str, object]) -> list[str]:
     for name, value in settings.items():
         if value is not None and value is not False:
             flag = f"--{name.replace('_', '-')}"
-            flags += [flag] if value is True else [flag, str(value)]
+            flags.append(flag if value is True else f"{flag}={value}")
     return flags
 
 

@@ -43,8 +43,8 @@ def test_what_the_command_refuses_is_told_in_terms_of_python(tmp_path):
     texts = [*TEXTS[:7], " ", *TEXTS[8:]]
     with refused("texts[7]: column text is empty"):
         Classifier.fit(texts, LABELS, tmp_path / "mine", **settings())
-    with refused("learning_rate is -1.0: it must be above 0"):
-        Classifier.fit(TEXTS, LABELS, **settings() | {"learning_rate": -1.0})
+    with refused("argument objective: invalid choice: 'other'"):
+        Classifier.fit(TEXTS, LABELS, objective="other")
 
 
 def test_pairs_and_integers_become_rows():
