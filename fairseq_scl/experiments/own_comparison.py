@@ -1,5 +1,6 @@
 """Objectives compared on repeated samples of a user's own examples."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,21 +50,34 @@ def divide(examples: Sequence[Example], size: int | None, seed: int) -> Parts:
 
     Raises:
         InputError: a class is too rare to be in each part, or the size is larger than
-            what is left.
+            what is left or too small for each class.
     """
     shares = (TEST_SHARE, VALID_SHARE)
     sizes = [min(MOST_HELD_OUT, round(s * len(examples))) for s in shares]
-    test, valid = stratified_split([e.label for e in examples], sizes, seed)
+    counts = Counter(example.label for example in examples)
+    rarest = min(counts, key=lambda label: counts[label])
+    too_rare = InputError(
+        f"the class {rarest!r} has {counts[rarest]} of {len(examples)} texts, too few "
+        "to be in test, validation and training: label more, or merge classes"
+    )
+    try:
+        test, valid = stratified_split([e.label for e in examples], sizes, seed)
+    except InputError:
+        raise too_rare from None
     held_out = {*test, *valid}
     pool = [e for number, e in enumerate(examples) if number not in held_out]
-    if missing := {e.label for e in examples} - {e.label for e in pool}:
-        raise InputError(f"no example of {min(missing)!r} is left for training")
+    if len({e.label for e in pool}) < len(counts):
+        raise too_rare
     if size is not None and not 1 <= size <= len(pool):
         raise InputError(
             f"--size is {size}: it must be from 1 to {len(pool)}, the examples that "
             f"{len(test)} for test and {len(valid)} for validation leave"
         )
     size = size or round(SAMPLE_SHARE * len(pool))
+    try:
+        stratified_sample([e.label for e in pool], size, 0)
+    except InputError as error:
+        raise InputError(f"--size is {size}: {error}") from None
     return Parts(pool, [examples[n] for n in valid], [examples[n] for n in test], size)
 
 
@@ -80,7 +94,7 @@ def prepare_own_samples(
         file: the file of the examples, which is not to be overwritten.
 
     Raises:
-        InputError: a sample of this size lacks a class, or as ``binarise``.
+        InputError: as ``binarise``.
     """
     labels = [example.label for example in parts.pool]
     folders = []

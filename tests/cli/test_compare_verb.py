@@ -82,7 +82,21 @@ def test_a_size_that_does_not_fit_is_refused(size, words):
         divide(examples, size, 0)
 
 
-def test_a_class_that_is_too_rare_is_named(tmp_path, run):
+@pytest.mark.parametrize(
+    ("rare", "size", "words"),
+    [
+        (1, None, "'rare' has 1 of 41 texts"),
+        (2, None, "'rare' has 2 of 42 texts"),
+        (3, 5, "--size is 5: a sample of 5 examples has none of the class 'rare'"),
+    ],
+)
+def test_a_class_that_is_too_rare_is_named(rare, size, words):
+    labels = [*("yes", "no") * 20, *["rare"] * rare]
+    with refused(words):
+        divide([Example((str(n),), x) for n, x in enumerate(labels)], size, 0)
+
+
+def test_a_refusal_names_the_table(tmp_path, run):
     examples = [*make_sentences(40), Example(("one more",), "rare")]
     path = write_labeled(tmp_path / "a.csv", examples)
     words = ["--to", tmp_path / "out", "--encoder", toy_encoder(), "--device", "cpu"]
