@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_scl.cli.options import add_encoder, encoder_folder
+from fairseq_scl.convert.pooling import MODULES
 from fairseq_scl.data.folders import HUGGING_FACE, check_replaceable
 from fairseq_scl.data.renames import temporary
 from fairseq_scl.errors import InputError
@@ -96,6 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.model is not None:
         _export_model_folder(arguments)
+        print(f"wrote {target}{_library(target)}")
         return 0
     if arguments.results is not None:
         if data is not None:
@@ -122,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
             export_huggingface(model, target, (checkpoint, data))
     else:
         _warn(export_classifier(checkpoint, data, target, encoder, noted))
-    print(f"wrote {target}")
+    print(f"wrote {target}{_library(target) if huggingface else ''}")
     return 0
 
 
@@ -133,7 +135,17 @@ def _export_model_folder(arguments: argparse.Namespace) -> None:
         if getattr(arguments, flag):
             raise InputError(f"--{flag} excludes --model, which has all it needs")
     export_huggingface(arguments.model, arguments.to)
-    print(f"wrote {arguments.to}")
+
+
+def _library(folder: Path) -> str:
+    """Say which library loads a folder that was written for Hugging Face."""
+    if (folder / MODULES).exists():
+        return (
+            " for sentence-transformers, as the head reads the mean over the tokens, "
+            "which a pipeline of transformers ignores; its README.md shows how to load "
+            "it"
+        )
+    return " for transformers; its README.md shows how to load it"
 
 
 def _warn(remarks: Sequence[str]) -> None:

@@ -219,6 +219,7 @@ def test_only_a_folder_of_this_kind_is_replaced(tmp_path, capsys):
     out = tmp_path / "out"
     for _ in range(2):
         assert main([*arguments, "--to", str(out)]) == 0
+        assert f"wrote {out} for transformers" in capsys.readouterr().out
     (out / "notes.txt").write_text("mine")
     assert main([*arguments, "--to", str(out)]) == 2
     assert "notes.txt" in capsys.readouterr().err

@@ -195,10 +195,13 @@ def module_logits(folder, texts):
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_a_mean_head_is_exported_to_sentence_transformers(tmp_path, model, kind):
+def test_a_mean_head_is_exported_to_sentence_transformers(tmp_path, model, kind, run):
     if kind == "roberta":
         model = roberta_model(tmp_path)
-    export_huggingface(model, tmp_path / "out")
+    words = ["export", "--format", "huggingface", "--model", model]
+    status, printed, _ = run(*words, "--to", tmp_path / "out")
+    assert status == 0
+    assert "out for sentence-transformers" in printed
     texts = ["the film", "a gripping , beautifully acted film !", "x"]
     classifier = load_classifier(model)
     rows, _ = encode(classifier, [(text,) for text in texts])
