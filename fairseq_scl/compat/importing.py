@@ -3,6 +3,7 @@
 import importlib
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -48,9 +49,12 @@ def importing_fairseq() -> Iterator[None]:
     logging.disable(logging.INFO)
     try:
         with (
+            warnings.catch_warnings(),
             mock.patch.object(logging, "basicConfig"),
             mock.patch.object(torch.cuda, "device_count", return_value=1),
         ):
+            # fairseq scripts functions that nothing here calls.
+            warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)
             yield
     finally:
         logging.disable(disabled)
