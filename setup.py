@@ -42,7 +42,7 @@ LINT = [
 ]
 
 # Peers of `make bench`.
-BENCH = ["pytorch-metric-learning", "transformers>=4.40,<5"]
+BENCH = ["pytorch-metric-learning", "transformers>=4.40"]
 
 # Acts at the start of Python 3.14, before anything imports this package.
 STARTUP = "fairseq_scl/compat/startup/fairseq_scl_startup"
