@@ -7,8 +7,12 @@ import re
 import sys
 from collections.abc import Callable, Container
 
-# An isolated build would download a second PyTorch and build with that.
-INSTALL = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
+# An isolated build would download a second PyTorch and build with that. With CUDA_HOME
+# set, the build asks for sources that fairseq's archive lacks.
+INSTALL = (
+    "pip install torch numpy cython setuptools wheel, then env -u CUDA_HOME pip "
+    "install --no-build-isolation fairseq-fixed==0.12.3.1"
+)
 
 # The module of compat/startup, which an installation puts into site-packages.
 STARTUP = "fairseq_scl_startup"
@@ -55,12 +59,12 @@ def problems(
     elif stock is not None and fixed is not None:
         found.append(
             f"fairseq {stock} and fairseq-fixed {fixed} are both installed and "
-            f"overwrite each other: pip uninstall fairseq fairseq-fixed, then {INSTALL}"
+            f"overwrite each other: pip uninstall fairseq fairseq-fixed, {INSTALL}"
         )
     elif fixed is None and stock == "0.12.2":
         found.append(
             f"fairseq {stock} cannot be imported on Python 3.11 and later "
-            f"(mutable dataclass defaults): pip uninstall fairseq, then {INSTALL}"
+            f"(mutable dataclass defaults): pip uninstall fairseq, {INSTALL}"
         )
     torch_version = version_of("torch")
     if torch_version is None:
@@ -102,8 +106,8 @@ def doctor_report(
     more = ("tokenizers", "safetensors", "scikit-learn", "scipy", "matplotlib")
     versions = [("python", platform.python_version())]
     versions += [(n, installed_version(n) or "not installed") for n in names + more]
-    found = problems()
-    if not versions_only:
+    found = problems(version_of=installed_version)
+    if not versions_only and installed_version("torch") is not None:
         import torch
 
         versions.append(("cuda", torch.version.cuda or "not in this PyTorch build"))

@@ -399,7 +399,10 @@ def test_other_errors_pass_through_fairseq_commands():
 # Versions
 
 STOCK, FIXED = "fairseq 0.12.2", "fairseq-fixed 0.12.3.1"
-INSTALL = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
+INSTALL = (
+    "pip install torch numpy cython setuptools wheel, then env -u CUDA_HOME pip "
+    "install --no-build-isolation fairseq-fixed==0.12.3.1"
+)
 
 
 @pytest.mark.parametrize(
@@ -415,7 +418,7 @@ INSTALL = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
             "2.6.0",
             [
                 "fairseq 0.12.2 cannot be imported on Python 3.11 and later (mutable "
-                f"dataclass defaults): pip uninstall fairseq, then {INSTALL}"
+                f"dataclass defaults): pip uninstall fairseq, {INSTALL}"
             ],
         ),
         ((3, 12), None, None, "2.6.0", [f"fairseq is not installed: {INSTALL}"]),
@@ -426,7 +429,7 @@ INSTALL = "pip install --no-build-isolation fairseq-fixed==0.12.3.1"
             "2.6.0",
             [
                 f"{STOCK} and {FIXED} are both installed and overwrite each other: "
-                f"pip uninstall fairseq fairseq-fixed, then {INSTALL}"
+                f"pip uninstall fairseq fairseq-fixed, {INSTALL}"
             ],
         ),
         (
@@ -498,6 +501,17 @@ def test_the_report_lists_what_is_missing(monkeypatch):
     rows, found = versions.doctor_report()
     assert dict(rows)["scipy"] == "not installed"
     assert found == ["scipy missing: pip install scipy"]
+
+
+def test_the_report_says_that_nothing_is_installed(monkeypatch):
+    monkeypatch.setattr(versions, "installed_version", lambda name: None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    rows, found = versions.doctor_report()
+    assert dict(rows)["torch"] == "not installed"
+    assert found[:2] == [
+        f"fairseq is not installed: {INSTALL}",
+        "PyTorch is not installed: pip install torch",
+    ]
 
 
 def test_the_report_says_that_fairseq_does_not_import(monkeypatch):

@@ -108,6 +108,34 @@ def test_command_of_the_installed_wheel_prints_the_user_dir(wheel, tmp_path):
     assert (Path(printed.rstrip("\n")) / "__init__.py").is_file()
 
 
+@pytest.mark.slow
+def test_quick_start_of_the_wheel_in_an_empty_environment(wheel, tmp_path):
+    """The installation in docs/platforms.md; needs a package index; takes 3 minutes."""
+    run(sys.executable, "-m", "venv", "--clear", "--upgrade-deps", tmp_path / "venv")
+    bin = tmp_path / "venv" / "bin"
+    here = {"cwd": tmp_path, "PYTHONPATH": "", "PATH": f"{bin}:{os.environ['PATH']}"}
+    pip = ["pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    run(*pip, "torch", "numpy", "cython", "setuptools", "wheel", **here)
+    fairseq = ["--no-build-isolation", "--no-deps", "fairseq-fixed"]
+    run(*pip, *fairseq, **here)
+    run(*pip, wheel, **here)
+    assert run("fairseq-scl", "doctor", **here).endswith("no problems found\n")
+    assert "--scl-lambda" in run(
+        "fairseq-train",
+        *("--user-dir", run("fairseq-scl", "user-dir", **here).rstrip()),
+        *("--criterion", "sentence_prediction_scl", "--help"),
+        **here,
+    )
+    sizes = {"samples": 1, "size": 20, "updates": 4, "validations": 1}
+    small = [word for name, size in sizes.items() for word in (f"--{name}", size)]
+    run("fairseq-scl", "quickstart", *small, "--device", "cpu", **here)
+    (tmp_path / "texts").write_text("a gripping film\na dull story\n", "utf-8")
+    model = ["--model", "data-bin/quickstart/classifier"]
+    lines = run("fairseq-scl", "predict", *model, "texts", **here).splitlines()
+    assert len(lines) == 2
+    assert {line.split()[0] for line in lines} <= {"negative", "positive"}
+
+
 def test_make_help_lists_every_target():
     listed = [line.split()[0] for line in run("make", "-C", ROOT, "help").splitlines()]
     assert set(TARGETS) <= set(listed)
