@@ -1,7 +1,8 @@
-"""Hand-written augmented files, hostile file names and a simulated full disk."""
+"""Hand-written augmented files, hostile file names, a simulated full disk, pictures."""
 
 import json
 import resource
+import struct
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,3 +65,11 @@ def write_outputs(path: Path, rows: list[dict]) -> Path:
     )
     path.with_suffix(".json").write_text(made, "utf-8")
     return path
+
+
+def size_of_png(path):
+    """Return width and height as the file's header states them."""
+    content = path.read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert content[-8:-4] == b"IEND"
+    return struct.unpack(">II", content[16:24])

@@ -2,7 +2,6 @@
 
 import json
 import math
-import struct
 
 import numpy as np
 import pytest
@@ -26,15 +25,8 @@ from helpers.encoders import (
     toy_encoder,
     toy_model,
 )
+from helpers.outputs import size_of_png
 from helpers.results import make_record, make_table, runs_of
-
-
-def size_of_png(path):
-    """Return width and height as the file's header states them."""
-    content = path.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    assert content[-8:-4] == b"IEND"
-    return struct.unpack(">II", content[16:24])
 
 
 def test_learning_curves_are_a_picture_with_the_same_bytes_each_time(tmp_path):
