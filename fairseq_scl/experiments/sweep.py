@@ -23,7 +23,7 @@ from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import threads_each, worker_environments
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.in_process import encoder_state, train_here
+from fairseq_scl.experiments.in_process import prepare_forks, train_here
 from fairseq_scl.experiments.results_folder import (
     ERROR,
     claim,
@@ -119,9 +119,9 @@ def sweep(
     check_device(runs[0].device, runs[0].precision)
     plan = worker_environments(runs[0].device, jobs)
     compute_with_one_thread()
-    if _start_method(runs) == "fork":
-        for path in sorted({str(run.encoder / "model.pt") for run in runs}):
-            encoder_state(path)
+    ended = (is_done(folder, r.name) or is_failed(folder, r.name) for r in runs)
+    if _start_method(runs) == "fork" and not all(ended):
+        prepare_forks(runs)
     threads = threads_each(jobs)
     workers: dict[int, _Worker] = {}  # by their place in the plan
     idle = False

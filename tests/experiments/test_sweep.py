@@ -359,7 +359,7 @@ def train(run, argv, folder):
     return 0
 
 sweep.train_here = train
-sweep.encoder_state = lambda path: None
+sweep.prepare_forks = lambda runs: None
 data, encoder, folder = map(Path, sys.argv[1:])
 runs = [
     Run(f"run{i}", data, encoder, {"scl_lambda": 0}, i, 1, 1) for i in range(12)
