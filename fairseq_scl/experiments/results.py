@@ -97,8 +97,7 @@ class LossResult:
     @property
     def competing(self) -> int:
         """The number of combinations with enough runs to be chosen."""
-        selection = self.selection
-        return len(selection.candidates) - len(selection.passed_over)
+        return len(self.selection.competing)
 
     @property
     def chosen_attempts(self) -> tuple[Attempt, ...]:

@@ -84,15 +84,9 @@ class Selection:
         return _test_summary(self.chosen.runs if self.chosen else ())
 
     @property
-    def missing(self) -> int:
-        """The number of unfinished runs over all combinations."""
-        return sum(self.expected - len(c.runs) for c in self.candidates)
-
-    @property
-    def passed_over(self) -> tuple[Candidate, ...]:
-        """The combinations that did not compete because they have too few runs."""
-        most = max((len(c.runs) for c in self.candidates), default=0)
-        return tuple(c for c in self.candidates if len(c.runs) < most or not c.scored)
+    def competing(self) -> tuple[Candidate, ...]:
+        """The combinations with enough runs to be chosen, see :func:`_competing`."""
+        return _competing(self.candidates)
 
 
 def outcome(record: Record) -> Outcome:
@@ -186,12 +180,15 @@ def _select(
         ranked = tuple(sorted(check_runs(runs[key], expected, key), key=rank))
         best = ranked[:scored] if len(ranked) >= reported else ()
         candidates.append(Candidate(key, ranked, best))
-    # Means over different numbers of runs, or their top 3, are not comparable.
-    most = max((len(c.runs) for c in candidates), default=0)
-    competing = [c for c in candidates if c.scored and len(c.runs) == most]
-    chosen = min(competing, key=_candidate_rank, default=None)
+    chosen = min(_competing(candidates), key=_candidate_rank, default=None)
     kept = chosen.runs[:reported] if chosen else ()
     return Selection(chosen, kept, tuple(candidates), expected)
+
+
+def _competing(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Return those with the most runs; means over different numbers do not compare."""
+    most = max((len(c.runs) for c in candidates), default=0)
+    return tuple(c for c in candidates if c.scored and len(c.runs) == most)
 
 
 def rank(run: Outcome) -> tuple[Fraction, float, int]:

@@ -78,7 +78,6 @@ def test_what_is_planned_is_counted_whether_it_was_run_or_not():
     assert [scl.count(state) for state in (DONE, FAILED, MISSING)] == [11, 1, 4]
     assert len(scl.selection.candidates) == 4
     assert scl.competing == 2  # 0.5 with 0.1 has three of four, 0.9 with 0.1 none
-    assert scl.selection.missing == 5
 
 
 def test_selection_is_that_of_the_rules_themselves():

