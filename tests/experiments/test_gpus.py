@@ -24,9 +24,8 @@ from fairseq_scl.experiments.command import command
 from fairseq_scl.experiments.results_folder import LOG, RECORD, read_record
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.tasks.sentence_prediction_scl import SentencePredictionSCLTask
-from helpers import run_process
 from helpers.encoders import toy_encoder, toy_run
-from helpers.gpus import environment, pretend
+from helpers.gpus import pretend, run_with_gpus
 
 ALL = "CUDA_VISIBLE_DEVICES"
 
@@ -192,16 +191,9 @@ def test_cuda_graphs_are_used_where_they_work(tmp_path, settings, expected):
     assert ("--cuda-graphs" in command(run, tmp_path)) == expected
 
 
-def run_table(toy, count, *words, **more):
-    return run_process(
-        *[sys.executable, "-m", "fairseq_scl.cli", *toy, *words],
-        env=environment(count, **more),
-    )
-
-
 def test_a_table_runs_on_the_cpu_of_a_machine_with_eight_gpus(tmp_path, toy):
     words = ["--device", "cpu", "--smoke", "--jobs", "2", "--only", "loss=CE"]
-    done = run_table(toy, 8, *words)
+    done = run_with_gpus(8, [*toy, *words])
     assert done.returncode == 0, done.stderr
     assert "3 of 3 runs are done" in done.stdout
     paths = list((tmp_path / "results").glob(f"runs/*/{RECORD}"))
@@ -210,7 +202,7 @@ def test_a_table_runs_on_the_cpu_of_a_machine_with_eight_gpus(tmp_path, toy):
 
 def test_a_worker_for_a_gpu_is_a_process_of_its_own_for_many_runs(tmp_path, toy):
     words = ["--device", "cuda", "--jobs", "1", "--only", "loss=CE,sample=0-1"]
-    done = run_table(toy, 8, *words, CUDA_VISIBLE_DEVICES="5,3")
+    done = run_with_gpus(8, [*toy, *words], CUDA_VISIBLE_DEVICES="5,3")
     assert done.returncode == 0, done.stderr
     paths = list((tmp_path / "results").glob(f"runs/*/{RECORD}"))
     origins = [read_record(path.parent).origin for path in paths]

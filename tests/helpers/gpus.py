@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+from fairseq_scl.cli import main
+from helpers.training import start_fast
+
 FOLDER = Path(__file__).parent / "fake_gpus"
 
 
@@ -19,11 +22,7 @@ def pretend(monkeypatch, count=0, capabilities=None, visible=None):
         capabilities: compute capability of each GPU, such as ``(9, 0)``.
         visible: value of ``CUDA_VISIBLE_DEVICES``; ``None`` unsets it.
     """
-    spec = importlib.util.spec_from_file_location(
-        "toy_gpus_fake", FOLDER / "sitecustomize.py"
-    )
-    fake = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fake)
+    fake = _load_fake()
     monkeypatch.setitem(sys.modules, "pynvml", fake.FakeNvml(count, capabilities))
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -42,9 +41,29 @@ def bar_cuda(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, touched)
 
 
-def environment(count, **more):
-    """Return the environment of a process that sees ``count`` GPUs."""
-    found = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-    places = [str(FOLDER), found.get("PYTHONPATH", "")]
-    found |= {"FAKE_GPUS": str(count), "PYTHONPATH": os.pathsep.join(places)}
-    return found | more
+def run_with_gpus(count, argv, **environment):
+    """Run ``fairseq-scl`` in a new process that sees ``count`` GPUs.
+
+    Args:
+        count: number of GPUs.
+        argv: the arguments.
+        environment: further variables.
+    """
+    path = os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])
+    variables = {"FAKE_GPUS": str(count), "PYTHONPATH": path, **environment}
+    return start_fast(_main_with_gpus, variables, argv).wait()
+
+
+def _main_with_gpus(variables, argv):
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    os.environ.update(variables)
+    _load_fake()
+    sys.exit(main(argv))
+
+
+def _load_fake():
+    place = FOLDER / "sitecustomize.py"
+    spec = importlib.util.spec_from_file_location("toy_gpus_fake", place)
+    fake = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fake)
+    return fake
