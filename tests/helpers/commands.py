@@ -43,6 +43,7 @@ def serve(listening: socket.socket) -> None:
     """Answer one command after another until this process is terminated."""
     for verb in VERBS:
         importlib.import_module(f"fairseq_scl.cli.{verb.replace('-', '_')}")
+    importlib.import_module("fairseq_scl.report.html")  # with matplotlib
     while True:
         connection, _ = listening.accept()
         with connection:

@@ -202,7 +202,8 @@ def start_fast(function: Callable[..., None], *arguments: Any) -> Running:
     # torch._dynamo, which the first optimizer of a process imports, takes longer than a
     # toy training.
     commands = ["fairseq_cli.train", "fairseq_cli.hydra_train"]
-    context.set_forkserver_preload([*commands, "torch._dynamo", __name__])
+    preloaded = [*commands, "torch._dynamo", __name__, "helpers.warm"]
+    context.set_forkserver_preload(preloaded)
     with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
         forkserver.ensure_running()
     output = tempfile.TemporaryDirectory()
@@ -243,7 +244,7 @@ class Toy:
 
 def toy_model(arguments: Sequence[str | Path], seed: int = 0) -> Toy:
     """Build task, model and criterion in this process, in the same way as fairseq."""
-    cfg = pickle.loads(_settings(tuple(command_line(arguments))))
+    cfg = pickle.loads(settings(tuple(command_line(arguments))))
     task = setup_task(cfg.task)
     torch.manual_seed(seed)
     model = task.build_model(cfg.model)
@@ -251,7 +252,8 @@ def toy_model(arguments: Sequence[str | Path], seed: int = 0) -> Toy:
 
 
 @functools.cache  # takes longer than to build everything from it
-def _settings(arguments: tuple[str, ...]) -> bytes:
+def settings(arguments: tuple[str, ...]) -> bytes:
+    """Return the pickled configuration that fairseq makes of a command line."""
     parser = options.get_training_parser()
     known = options.parse_args_and_arch(parser, input_args=list(arguments))
     with warnings.catch_warnings():  # fairseq calls Hydra by deprecated names
