@@ -65,6 +65,19 @@ def finish(folder, runs):
         record.write_text("{}")
 
 
+def sweep_until(runs, folder, jobs, looks):
+    """Sweep with jobs until all runs are finished at a look; return the tallies."""
+    tallies = []
+
+    def look(tally):
+        tallies.append(tally)
+        if len(tallies) == looks:
+            finish(folder, runs)
+
+    slurm.sweep_on_slurm(runs, folder, SlurmSettings(jobs=jobs), look)
+    return tallies
+
+
 def submissions(fake):
     path = fake / "submitted"
     return len(path.read_text().split()) if path.exists() else 0
@@ -109,14 +122,7 @@ def test_what_is_done_needs_no_jobs(fake, folder, runs):
 
 def test_jobs_that_are_there_are_followed(fake, folder, runs):
     (fake / "states").write_text("RUNNING\nPENDING\n")
-    tallies = []
-
-    def look(tally):
-        tallies.append(tally)
-        if len(tallies) == 3:
-            finish(folder, runs)
-
-    slurm.sweep_on_slurm(runs, folder, SlurmSettings(jobs=2), look)
+    tallies = sweep_until(runs, folder, jobs=2, looks=3)
     assert submissions(fake) == 0
     assert [(t.running, t.done) for t in tallies[:3]] == [(1, 0)] * 3
     assert f"--name={slurm.job_name(folder)}" in (fake / "asked").read_text()
@@ -124,28 +130,14 @@ def test_jobs_that_are_there_are_followed(fake, folder, runs):
 
 def test_missing_jobs_are_added_once(fake, folder, runs):
     (fake / "states").write_text("RUNNING\n")
-    looks = []
-
-    def look(tally):
-        looks.append(tally)
-        if len(looks) == 3:
-            finish(folder, runs)
-
-    slurm.sweep_on_slurm(runs, folder, SlurmSettings(jobs=3), look)
+    sweep_until(runs, folder, jobs=3, looks=3)
     assert submissions(fake) == 1
     assert "#SBATCH --array=0-1%2" in (fake / "scripts").read_text()
 
 
 def test_no_more_jobs_than_runs(fake, folder, runs):
     finish(folder, runs[2:])
-    looks = []
-
-    def look(tally):
-        looks.append(tally)
-        if len(looks) == 2:
-            finish(folder, runs)
-
-    slurm.sweep_on_slurm(runs, folder, SlurmSettings(jobs=50), look)
+    sweep_until(runs, folder, jobs=50, looks=2)
     assert "#SBATCH --array=0-1%2" in (fake / "scripts").read_text()
 
 
@@ -177,15 +169,8 @@ def test_progress_earns_new_jobs(fake, folder, runs):
 
 def test_a_run_that_another_driver_is_at_needs_no_job(fake, folder, runs):
     finish(folder, runs[1:])
-    looks = []
     with claim(folder, runs[0].name):
-
-        def look(tally):
-            looks.append(tally)
-            if len(looks) == 10:
-                finish(folder, runs)
-
-        slurm.sweep_on_slurm(runs, folder, SlurmSettings(jobs=1), look)
+        sweep_until(runs, folder, jobs=1, looks=10)
     assert submissions(fake) == 1  # before the first look nobody knew
 
 
