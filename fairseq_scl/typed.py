@@ -124,6 +124,19 @@ def as_type(value: Any, kind: type[T], where: str) -> T:
         ) from None
 
 
+def check_ranges(settings: Any) -> None:
+    """Check the options of :data:`RANGES`.
+
+    Args:
+        settings: has these options as attributes.
+
+    Raises:
+        InputError: names the flag, its value and what is allowed.
+    """
+    for name, allowed in RANGES.items():
+        as_type(getattr(settings, name), allowed, f"--{name.replace('_', '-')}")
+
+
 def _shown(value: Any, place: str) -> str:
     """Return the value at a path such as ``valid[0].correct``, truncated if long."""
     for name, number in re.findall(r"([^.\[\]]+)|\[(\d+|\.\.\.)\]", place):

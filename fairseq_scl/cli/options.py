@@ -174,6 +174,17 @@ def at_least(
             raise InputError(f"--{flag} is {value}: it must be at most {most}")
 
 
+def check_learning_rate(arguments: argparse.Namespace) -> None:
+    """Check ``--learning-rate``; ``None`` is accepted.
+
+    Raises:
+        InputError: it is not above 0 and finite.
+    """
+    rate = arguments.learning_rate
+    if rate is not None and not 0 < rate < float("inf"):
+        raise InputError(f"--learning-rate is {rate}: it must be above 0")
+
+
 def files_to_write(to: Path, *suffixes: str) -> list[Path]:
     """Return the output files of a verb whose ``--to`` names the first of them.
 

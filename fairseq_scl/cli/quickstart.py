@@ -9,7 +9,13 @@ from msgspec.structs import replace
 
 from fairseq_scl.cli.compare import print_comparison
 from fairseq_scl.cli.machine import Machine
-from fairseq_scl.cli.options import MOST_TIMES, add_device, add_precision, at_least
+from fairseq_scl.cli.options import (
+    MOST_TIMES,
+    add_device,
+    add_precision,
+    at_least,
+    check_learning_rate,
+)
 from fairseq_scl.cli.run import train_table
 from fairseq_scl.convert.named_encoders import convert_minilm
 from fairseq_scl.data.files import hold
@@ -29,6 +35,7 @@ from fairseq_scl.experiments.tables import Table, load_table
 from fairseq_scl.inference.model_folder import export_classifier
 from fairseq_scl.report.figures import draw_features, learning_curves
 from fairseq_scl.tasks.batching import BATCHING
+from fairseq_scl.typed import check_ranges
 
 LOCK = ".lock"
 CURVES, TSNE = "curves.png", "tsne.png"
@@ -130,16 +137,10 @@ def _table(arguments: argparse.Namespace) -> Table:
             f"--validations is {arguments.validations}: it must be at most --updates "
             f"({arguments.updates})"
         )
-    if not 0 < arguments.scl_lambda <= 1:
-        raise InputError(
-            f"--scl-lambda is {arguments.scl_lambda}: it must be above 0 and up to 1 "
-            "(0 is CE, which is always trained, too)"
-        )
-    for name in ("learning_rate", "scl_temperature"):
-        value = getattr(arguments, name)
-        if not 0 < value < float("inf"):
-            flag = name.replace("_", "-")
-            raise InputError(f"--{flag} is {value}: it must be above 0")
+    if arguments.scl_lambda == 0:
+        raise InputError("--scl-lambda is 0, which is CE and always trained, too")
+    check_ranges(arguments)
+    check_learning_rate(arguments)
     table = load_table("quickstart")
     given = {key: (getattr(arguments, key),) for key in GRID}
     names = ("learning_rate", "updates", "validations", "batching")

@@ -17,6 +17,7 @@ from fairseq_scl.cli.options import (
     add_encoder,
     add_precision,
     at_least,
+    check_learning_rate,
     encoder_folder,
 )
 from fairseq_scl.convert.pooling import POOLINGS
@@ -177,9 +178,7 @@ def check_training(arguments: argparse.Namespace) -> None:
     at_least(1, arguments, "updates")
     at_least(2, arguments, "batch_size")
     at_least(3, arguments, "max_positions")  # <s>, </s> and a token of the text
-    rate = arguments.learning_rate
-    if rate is not None and not 0 < rate < float("inf"):
-        raise InputError(f"--learning-rate is {rate}: it must be above 0")
+    check_learning_rate(arguments)
     check_device(arguments.device, arguments.precision)
 
 

@@ -9,7 +9,7 @@ from fairseq_scl.criterions.protocol import require_task
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import label_names
 from fairseq_scl.models.features import FEATURES
-from fairseq_scl.typed import RANGES, as_type
+from fairseq_scl.typed import check_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +21,7 @@ def check_settings(cfg: Any, task: Any) -> None:
         InputError: an option is out of its range; names flag, value and what is
             allowed.
     """
-    for name, allowed in RANGES.items():
-        as_type(getattr(cfg, name), allowed, f"--{name.replace('_', '-')}")
+    check_ranges(cfg)
     check_choice(cfg, "scl_features", FEATURES)
     check_choice(cfg, "scl_reduction", ("mean", "paper"))
     check_choice(cfg, "class_weights", CLASS_WEIGHTS)
