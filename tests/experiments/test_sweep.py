@@ -23,11 +23,13 @@ from fairseq_scl.data.files import read_json, sha256, write_json
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import sweep
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.results_folder import (
     BEST,
     ERROR,
     LOG,
+    METRICS,
     RECORD,
     claim,
     read_record,
@@ -38,6 +40,7 @@ from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.tasks.checks import POSITIONS
 from helpers.encoders import PIECES, make_bert, toy_encoder, toy_run, train_in_fork
 from helpers.tables import TOY_TABLE, write_toy_table
+from helpers.training import start_fast
 
 
 @pytest.fixture
@@ -338,48 +341,34 @@ def test_changed_data_and_encoders_are_refused(tmp_path, toy, samples, capfd):
     assert not (tmp_path / "results").exists()
 
 
-DRIVER = """
-import os, sys, time
-from pathlib import Path
-from fairseq_scl.errors import InputError
-from fairseq_scl.experiments import runner, sweep
-from fairseq_scl.experiments.results_folder import read_metrics
-from fairseq_scl.experiments.command import Run
-import json
+def sweep_slowly(data, encoder, folder, seconds):
+    """Sweep in this process, with a training that only takes its time."""
 
-def train(run, argv, folder):
-    with open(folder.parent.parent / "starts", "a") as file:
-        file.write(run.name + "\\n")
-    time.sleep(float(os.environ["SECONDS"]))
-    row = {"subset": "valid", "update": 1, "n_correct": 1, "n_total": 2}
-    row |= {"ce_loss": 0.5, "scl_loss": 1.0}
-    for subset in ("valid", "test"):
-        with open(folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({**row, "subset": subset}) + "\\n")
-    return 0
+    def train(run, argv, folder):
+        with open(folder.parent.parent / "starts", "a") as file:
+            file.write(run.name + "\n")
+        time.sleep(seconds)
+        row = {"update": 1, "n_correct": 1, "n_total": 2, "ce_loss": 0.5}
+        rows = [{**row, "subset": subset} for subset in ("valid", "test")]
+        (folder / METRICS).write_text("\n".join(map(json.dumps, rows)))
+        return 0
 
-sweep.train_here = train
-sweep.prepare_forks = lambda runs: None
-data, encoder, folder = map(Path, sys.argv[1:])
-runs = [
-    Run(f"run{i}", data, encoder, {"scl_lambda": 0}, i, 1, 1) for i in range(12)
-]
-sweep.sweep(runs, folder, jobs=2)
-"""
+    sweep.train_here = train
+    loss = {"scl_lambda": 0}
+    runs = [Run(f"run{i}", data, encoder, loss, i, 1, 1) for i in range(12)]
+    sweep.sweep(runs, folder, jobs=2)
 
 
 def drive(samples, folder, seconds):
+    """Start a sweep in a process of its own."""
     folder.mkdir(exist_ok=True)
     sample = samples / "toy" / "n8-sample0"
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(sample), str(toy_encoder()), str(folder)],
-        env={**os.environ, "SECONDS": str(seconds)},
-    )
+    return start_fast(sweep_slowly, sample, toy_encoder(), folder, seconds)
 
 
 def test_two_drivers_do_nothing_twice(tmp_path, samples):
     drivers = [drive(samples, tmp_path / "r", 0.1) for _ in range(2)]
-    assert [driver.wait(120) for driver in drivers] == [0, 0]
+    assert [driver.wait().returncode for driver in drivers] == [0, 0]
     assert len(records(tmp_path / "r")) == 12
     assert set(starts(tmp_path / "r").values()) == {1}
 
@@ -389,8 +378,8 @@ def test_workers_end_with_a_killed_driver_and_the_sweep_resumes(tmp_path, sample
     driver = drive(samples, folder, 0.3)
     while len(records(folder)) < 3:
         time.sleep(0.05)
-        assert driver.poll() is None
-    driver.kill()
+        assert driver.process.is_alive()
+    driver.process.kill()
     driver.wait()
     time.sleep(1)  # its workers notice
     done = records(folder)
@@ -398,7 +387,7 @@ def test_workers_end_with_a_killed_driver_and_the_sweep_resumes(tmp_path, sample
     assert records(folder) == done
     assert len(done) < 12
     before = starts(folder)
-    assert drive(samples, folder, 0.0).wait(120) == 0
+    assert drive(samples, folder, 0.0).wait().returncode == 0
     assert len(records(folder)) == 12
     again = starts(folder) - before
     assert not set(again) & set(done)  # what had finished was not repeated
