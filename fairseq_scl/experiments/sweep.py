@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,8 @@ def sweep(
                 # Workers also get Ctrl-C; they ignore it, and this process kills them.
                 work = (runs, folder, threads, (*ignored, signal.SIGINT))
                 workers[place] = _Worker(*work, plan[place])
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+            running = [worker.process.sentinel for worker in workers.values()]
+            connection.wait(running, SECONDS_BETWEEN_LOOKS)  # for the first to end
     finally:
         for worker in workers.values():
             worker.process.kill()  # SIGTERM may be ignored
