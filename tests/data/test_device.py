@@ -172,7 +172,7 @@ def test_importing_the_package_does_not_touch_cuda():
         "import torch\n"
         "def touched(): raise SystemExit('asked CUDA')\n"
         "torch.cuda.device_count = torch.cuda.is_available = touched\n"
-        "import fairseq_scl.cli.run, fairseq_scl.cli.quickstart\n"
+        "import fairseq_scl.cli.run, fairseq_scl.cli.quickstart, torch._dynamo\n"
     )
     done = run_process(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr
