@@ -30,6 +30,14 @@ hypothesis.settings.register_profile("search", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("repeatable")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest file first; at the end, one of two workers would wait for it.
+
+    Workers get whole files in this order (``--dist loadfile``).
+    """
+    items.sort(key=lambda item: item.path.name != "test_scripts.py")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU, or PyTorch for one, unless it is rehearsed on the CPU."""
     if item.get_closest_marker("cuda_build") and torch.version.cuda is None:
