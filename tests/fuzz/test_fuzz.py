@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,12 @@ import pytest
 import torch
 
 from fairseq_scl.cli import VERBS, main
+from fairseq_scl.cli.endings import fail, sentence_of
 from fairseq_scl.data.files import read_json, write_json
 from fairseq_scl.data.folders import MANIFEST, manifest
-from helpers.corpus import COMMANDS, make_corpus
+from fairseq_scl.errors import InputError
+from fairseq_scl.inference.classifier import Classifier
+from helpers.corpus import COMMANDS, PYTHON, make_corpus
 from helpers.damage import HOPELESS, MARKER, TEXT, WAYS
 
 CASES = int(os.environ.get("FUZZ_CASES", "600"))
@@ -196,7 +200,7 @@ def _forked(words, tmp_path):
             limit = GIGABYTES << 30
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
             os.chdir(tmp_path / "work")
-            status = main(words)
+            status = _predicted(words) if words[0] == PYTHON else main(words)
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 2
         finally:
@@ -211,6 +215,18 @@ def _forked(words, tmp_path):
         return os.waitstatus_to_exitcode(ended[1]), file.read()
 
 
+def _predicted(words):
+    """Label a text from Python; end as a command does if the input is refused."""
+    try:
+        Classifier.load(*words[1:]).predict(["a gripping film"])
+    except (InputError, OSError) as error:
+        return fail(f"error: {sentence_of(error)}", 2)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
 def _print_totals(verdicts):
     tell = sys.stdout.write
     kinds = (
@@ -223,7 +239,7 @@ def _print_totals(verdicts):
     )
     tell(f"\n| verb | cases | {' | '.join(kinds)} | other |\n")
     tell(f"| --- |{' ---: |' * (len(kinds) + 2)}\n")
-    for verb in (*VERBS, "all"):
+    for verb in (*VERBS, PYTHON, "all"):
         found = Counter(v.outcome for v in verdicts if verb in (v.verb, "all"))
         counts = [found[kind] for kind in kinds]
         rest = [sum(found.values()), *counts, sum(found.values()) - sum(counts)]

@@ -22,6 +22,10 @@ from helpers.tasks import write_sst2
 from helpers.texts import write_split
 from helpers.translation import toy_models
 
+PYTHON = "Classifier.load"  # not a verb: called from Python with a model folder
+# What prediction reads of a model folder.
+WITHOUT_MANIFEST = ("model/*/*", "model/[!m]*", "model/model.pt")
+
 
 @dataclass(frozen=True)
 class Command:
@@ -43,9 +47,7 @@ def _command(line, *files):
 COMMANDS = [
     _command(
         "predict --model @/model @/lines.txt --device cpu",
-        "model/*/*",
-        "model/[!m]*",
-        "model/model.pt",
+        *WITHOUT_MANIFEST,
     ),
     _command(
         "predict --model @/model @/table.csv --columns text --echo label --device cpu",
@@ -107,6 +109,28 @@ COMMANDS = [
         "en-de/*",
         "de-en/*",
     ),
+    _command(
+        "train @/table.csv --to @/out --encoder @/encoder --updates 2 --device cpu",
+        "table.csv",
+        "encoder/*",
+    ),
+    _command(
+        "compare @/table.tsv --to @/out --encoder @/encoder --objectives ce "
+        "--samples 2 --updates 2 --device cpu",
+        "table.tsv",
+        "encoder/*",
+    ),
+    _command(
+        "evaluate --model @/model @/table.jsonl --to @/out.json --device cpu",
+        "table.jsonl",
+        "model/**/*",
+    ),
+    _command(
+        "export --format huggingface --model @/model --to @/out",
+        "model/**/*",
+    ),
+    _command("convert --classifier --from @/classifier --to @/out", "classifier/*"),
+    _command(f"{PYTHON} @/model", *WITHOUT_MANIFEST),
 ]
 
 
@@ -126,6 +150,7 @@ def make_corpus(folder: Path) -> None:
         (folder / pair / "bpecodes").write_text("#version: 0.2\nz z\n")
     write_outputs(folder / "pairs-bt0.7.jsonl", rows_of(make_splits()["train"]))
     write_source(folder / "roberta", "roberta")
+    write_source(folder / "classifier", "bert", "BertForSequenceClassification")
     write_toy_table(folder)
     make_toy_samples(folder / "samples", 1)
     table = make_table()
