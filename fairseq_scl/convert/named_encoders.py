@@ -148,9 +148,9 @@ def _from_hub(name: str, folder: Path, _: Path, say: Say, __: bool) -> None:
 def _published(name: str, folder: Path, cache: Path, say: Say, progress: bool) -> None:
     archive, tokenizer = PUBLISHED[name]
     place = cache / ARCHIVES
-    say(f"fetching {name} as published by fairseq")
     noted = _noted(cache / FOLDER / CHECKSUMS)
     urls = [f"{FAIRSEQ}/{file}" for file in (f"models/{archive}.tar.gz", *tokenizer)]
+    say(f"fetching {name} from {urls[0]} into {place}")
     own = (place / f"{archive}.tar.gz").exists()  # put there by the user
     try:
         packed, *others = (
