@@ -99,17 +99,17 @@ def test_from_pretrained_refuses_a_hostile_pickle(tmp_path):
     [
         ("test_compat.Harmless", Harmless()),
         ("functools.partial", functools.partial(print, "hello")),
-        ("eval", eval),
-        ("getattr", getattr),
+        (r"(builtins\.)?eval", eval),
+        (r"(builtins\.)?getattr", getattr),
         ("pathlib.PurePosixPath", pathlib.PurePosixPath("a")),
         ("torch.nn.modules.linear.Linear", torch.nn.Linear(1, 1)),
-        ("numpy._core.multiarray._reconstruct", np.zeros(3)),
+        ("numpy", np.zeros(3)),
     ],
 )
 def test_the_list_of_allowed_classes_is_short(tmp_path, name, thing):
     path = tmp_path / "other.pt"
     torch.save({"model": {}, "other": thing}, path)
-    with pytest.raises(InputError, match=f"its pickle asks for {name.split('.')[0]}"):
+    with pytest.raises(InputError, match=f"its pickle asks for {name}"):
         checkpoints.load_checkpoint(path)
 
 
