@@ -249,7 +249,9 @@ def _json_rows(
         origin = f"{path}, line {number}"
         try:
             row = json.loads(line, object_pairs_hook=json_object)
-        except (ValueError, RecursionError) as error:
+        except RecursionError:
+            raise InputError(f"{origin} is not JSON: too deeply nested") from None
+        except ValueError as error:
             raise InputError(f"{origin} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise InputError(f"{origin} is not a JSON object with names and values")

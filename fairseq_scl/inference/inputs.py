@@ -212,7 +212,9 @@ def _record(number: int, text: str, format: str) -> Any:
         found = json.loads(
             text, parse_constant=_not_json, object_pairs_hook=json_object
         )
-    except (csv.Error, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise InputError(f"line {number} is not JSONL: too deeply nested") from None
+    except (csv.Error, ValueError) as error:
         if "unexpected end of data" in str(error):
             return None
         raise InputError(f"line {number} is not {format.upper()}: {error}") from None

@@ -271,7 +271,7 @@ def test_a_quoted_field_may_hold_line_breaks_and_quotes(predict):
         ("jsonl", '{"text": NaN}', "line 1 is not JSONL: NaN is not"),
         ("jsonl", '{"text": ["a"]}', "line 1: text is ['a'], expected text"),
         ("jsonl", '{"text": "\\ud800"}', "line 1: text has half a surrogate"),
-        ("jsonl", "[" * 100_000, "line 1 is not JSONL: "),
+        ("jsonl", "[" * 200_000, "line 1 is not JSONL: too deeply nested"),
     ],
 )
 def test_a_damaged_table_is_refused_by_line(predict, format, content, message):
