@@ -98,7 +98,7 @@ def without_fairseq(monkeypatch):
     def version(name):
         return None if name in hidden else real(name)
 
-    def found():
+    def found(**_):
         return REAL_PROBLEMS(version_of=version)
 
     monkeypatch.setattr(versions, "problems", found)

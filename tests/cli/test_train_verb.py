@@ -89,7 +89,10 @@ def test_a_failed_training_is_reported_and_retried(tmp_path, run, words, monkeyp
         (["--columns", "text", "text"], "'text' twice"),
         (["--columns", "text", "class"], "'class'"),
         (["--max-positions", "2"], "--max-positions is 2"),
-        (["--encoder", "nothing here"], "missing folder: "),
+        (
+            ["--encoder", "nothing here"],
+            "--encoder is 'nothing here': there is no such folder",
+        ),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path, run, words, more, named):

@@ -80,7 +80,7 @@ def test_command_line_takes_two_vocabulary_files(tmp_path, capsys):
         ([], "--weights is missing: give --from FOLDER, or all of"),
         (["--weights", "w", "--vocab", "v"], "--config is missing"),
         (["--from", "f", "--vocab", "v"], "--from and --vocab are both given"),
-        (["--from", "no/such"], "missing folder: no/such"),
+        (["--from", "./no/such"], "missing folder: no/such"),
     ],
 )
 def test_command_line_says_which_flag_is_wrong(tmp_path, capsys, flags, message):

@@ -92,7 +92,7 @@ def test_a_model_of_single_sentences_is_probed_on_pairs():
         (["--model", "x"], "--model 'x': it must be NAME=FOLDER"),
         (
             ["--model", "x=nowhere"],
-            "nowhere is neither an encoder folder (model.pt, dict.txt)",
+            "--model x= is 'nowhere': there is no such folder",
         ),
         (["--model", "x=a", "--model", "x=b"], "--model 'x=b': x is given twice"),
         (["--model", "x=a", "--top", "0"], "--top is 0: it must be at least 1"),
