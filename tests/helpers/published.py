@@ -110,12 +110,22 @@ class _HubHandler(BaseHTTPRequestHandler):
             self._answer(status, b"{}", {"X-Error-Code": code})
         elif api:
             folder = self.server.models[model]
-            files = [
-                {"rfilename": str(path.relative_to(folder))}
-                for path in sorted(folder.rglob("*"))
-                if path.is_file()
-            ]
-            told = {"id": model, "sha": COMMIT, "siblings": files}
+            paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            names = [path.relative_to(folder).as_posix() for path in paths]
+            told: object = {
+                **{"id": model, "sha": COMMIT},
+                "siblings": [{"rfilename": name} for name in names],
+            }
+            if rest[0] == "tree":  # which huggingface_hub 2 asks for
+                told = [
+                    {
+                        "type": "file",
+                        "path": name,
+                        "oid": COMMIT,
+                        "size": path.stat().st_size,
+                    }
+                    for name, path in zip(names, paths, strict=True)
+                ]
             self._answer(200, json.dumps(told).encode(), {})
         else:
             file = self.server.models[model].joinpath(*rest[2:])
