@@ -195,7 +195,9 @@ def _opened(file: str) -> BinaryIO:
         if sys.stdin is None:
             raise InputError("standard input is closed: give a file")
         return sys.stdin.buffer
-    if not Path(file).exists() or Path(file).is_dir():
+    if Path(file).is_dir():
+        raise InputError(f"{file} is a folder: give a file")
+    if not Path(file).exists():
         raise InputError(f"missing file: {file}")
     try:
         return open(file, "rb", buffering=0)

@@ -92,6 +92,8 @@ def decoded_lines(
         InputError: the file is missing, empty or not UTF-8.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give a file")
     if not path.is_file():
         raise InputError(f"missing file: {path}")
     number = 0

@@ -283,6 +283,9 @@ def test_a_nul_character_is_refused_with_the_line(tmp_path, name):
 def test_a_missing_own_table_is_named(tmp_path):
     found = refusal(own_table(tmp_path / "none.csv", ["s", "l"]))
     assert found == f"missing file: {tmp_path / 'none.csv'}"
+    (tmp_path / "folder.csv").mkdir()
+    found = refusal(own_table(tmp_path / "folder.csv", ["s", "l"]))
+    assert found == f"{tmp_path / 'folder.csv'} is a folder: give a file"
 
 
 def every_row(path, columns):

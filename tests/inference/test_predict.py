@@ -397,7 +397,7 @@ def test_an_answer_that_is_not_a_number_is_refused(predict, monkeypatch):
     [
         (["--max-tokens", "0"], "--max-tokens is 0: it must be at least 1"),
         (["nothing here"], "missing file: nothing here"),
-        ([".."], "missing file: .."),
+        ([".."], ".. is a folder: give a file"),
     ],
 )
 def test_bad_arguments_end_with_one_sentence(predict, arguments, message):
