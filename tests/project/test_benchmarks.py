@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import accuracy
 from benchmarks.pairs import Pairs as Measured
 from benchmarks.pairs import PeerMissing, Row, Settings, paired, peer_module, quartiles
 from fairseq_scl.errors import InputError
@@ -147,3 +148,33 @@ def test_help_and_errors_name_the_flags(capsys):
             command.main(wrong)
         assert ended.value.code == 2
         assert wrong[0] in capsys.readouterr().err
+
+
+def test_methods_are_compared_on_the_samples_that_both_have():
+    results = [
+        {"method": method, "sample": n, "correct": c, "total": 200, "seconds": s}
+        for method, counts, s in (
+            ("setfit", (140, 150, 160), 130.0),
+            ("CE", (144, 152), None),
+            ("frozen", (130,), 2.0),
+        )
+        for n, c in enumerate(counts)
+    ]
+    rows = {row[0]: row[1:] for row in accuracy.comparison(results, "setfit").rows}
+    assert rows["setfit"] == ("3", "75.0 ± 5.0", "130", "–", "–", "–")
+    # Gains of 2 and 1 points: t(0.975, 1) / 2 = 6.35.
+    assert rows["CE"] == ("2", "74.0 ± 2.8", "–", "+1.50", "-4.85 to +7.85", "2")
+    assert rows["frozen"][3:] == ("-5.00", "–", "1")
+
+
+def test_accuracy_resumes_and_says_why_a_peer_failed(tmp_path, monkeypatch, capsys):
+    line = {"method": "frozen", "sample": 0, "correct": 7, "total": 10, "seconds": 1.0}
+    (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n", "utf-8")
+    folders = ["--data", "--encoder", "--published", "--to"]
+    argv = ["accuracy", *(part for f in folders for part in (f, str(tmp_path)))]
+    monkeypatch.setattr(sys, "argv", [*argv, "--methods", "frozen"])
+    assert accuracy.main() == 0
+    assert "| frozen | 1 | 70.0 | 1 |" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*argv, "--methods", "setfit"])
+    with pytest.raises(InputError, match="setfit failed"):
+        accuracy.main()

@@ -1,0 +1,208 @@
+"""Accuracy and processor time of few-shot classifiers: ours, SetFit, Trainer, a probe.
+
+``python -m benchmarks.accuracy --data FOLDER --encoder FOLDER --published FOLDER --to
+FOLDER --samples 0-4``: every method gets the same encoder, training samples and test
+sentences, and one thread. Each result is a line of ``results.jsonl`` in ``--to``, so
+the command resumes; several at a time, with other samples, use several cores.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.command import Run
+from fairseq_scl.experiments.frozen import probed
+from fairseq_scl.experiments.loss_grid import default_point, loss_of
+from fairseq_scl.experiments.results_folder import BEST
+from fairseq_scl.experiments.runner import run_training
+from fairseq_scl.experiments.statistics import (
+    paired_difference,
+    result_at_best,
+    summary,
+)
+from fairseq_scl.experiments.tables import load_table
+from fairseq_scl.inference.model_folder import export_classifier
+from fairseq_scl.report.markdown import sheet_as_markdown
+from fairseq_scl.report.numbers import NONE, interval, mean_and_std
+from fairseq_scl.report.sheets import Sheet
+
+SCL_THEN_PROBE = "SCL+probe"
+# The loss of the quick start's table that each is trained with.
+OURS = {"CE": "CE", "CE+SCL": "CE+SCL", SCL_THEN_PROBE: "CE+SCL"}
+PEERS = ("setfit", "trainer", "trainer-120")
+METHODS = (*OURS, "frozen", *PEERS)
+RESULTS = "results.jsonl"
+Result = dict[str, Any]
+
+
+def main() -> int:
+    """Run what is missing and print the comparison."""
+    arguments = _parser().parse_args()
+    torch.set_num_threads(1)
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    file = arguments.to / RESULTS
+    first, _, last = arguments.samples.partition("-")
+    for sample in range(int(first), int(last or first) + 1):
+        data = arguments.data / f"n{arguments.size}-sample{sample}"
+        for method in arguments.methods:
+            done = {(one["method"], one["sample"]) for one in read_results(file)}
+            if (method, sample) not in done:
+                found = _measured(method, sample, data, arguments)
+                with file.open("a", encoding="utf-8") as lines:
+                    line = {"method": method, "sample": sample, **found}
+                    lines.write(json.dumps(line) + "\n")
+    print(sheet_as_markdown(comparison(read_results(file), arguments.baseline)))
+    return 0
+
+
+def read_results(file: Path) -> list[Result]:
+    """Return the results: method, sample, correct, total and seconds."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def comparison(results: Iterable[Result], baseline: str) -> Sheet:
+    """Compare each method with a baseline on the samples that both have.
+
+    Args:
+        results: from :func:`read_results`.
+        baseline: a method.
+    """
+    found: dict[str, dict[int, Result]] = {}
+    for one in results:
+        found.setdefault(one["method"], {})[one["sample"]] = one
+
+    def accuracy(method: str, samples: Iterable[int]) -> list[float]:
+        of = found[method]
+        return [100 * of[s]["correct"] / of[s]["total"] for s in samples]
+
+    rows = []
+    for method in sorted(found, key=METHODS.index):
+        samples = sorted(found[method])
+        seconds = [one["seconds"] for one in found[method].values() if one["seconds"]]
+        cells = [f"{summary(seconds).mean:.0f}" if seconds else NONE]
+        shared = sorted(found[method].keys() & found.get(baseline, {}).keys())
+        if method != baseline and shared:
+            pairs = (accuracy(baseline, shared), accuracy(method, shared))
+            gain = paired_difference(*pairs)
+            cells += [f"{gain.mean:+.2f}", interval(gain.low, gain.high)]
+            cells += [str(gain.count)]
+        else:
+            cells += [NONE] * 3
+        mean = mean_and_std(summary(accuracy(method, samples)))
+        rows.append((method, str(len(samples)), mean, *cells))
+    header = ("method", "samples", "accuracy", "processor seconds")
+    return Sheet(
+        name="accuracy",
+        title=f"Test accuracy (%), mean ± std, and paired difference to {baseline}",
+        header=(*header, "difference", "95% t", "pairs"),
+        rows=tuple(rows),
+    )
+
+
+def _measured(
+    method: str, sample: int, data: Path, arguments: argparse.Namespace
+) -> Result:
+    if method in PEERS:
+        return _peer(method, sample, data, arguments)
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        correct, total = _ours(method, sample, data, arguments.encoder, Path(folder))
+    seconds = time.process_time() - start
+    return {"correct": correct, "total": total, "seconds": seconds}
+
+
+def _ours(
+    method: str, sample: int, data: Path, encoder: Path, folder: Path
+) -> tuple[int, int]:
+    """Train and return correct and all test answers."""
+    model = encoder
+    if method in OURS:
+        grid = default_point(load_table("quickstart").losses[OURS[method]])
+        loss = loss_of({key: values[0] for key, values in grid.items()})
+        run = Run(
+            name=method,
+            data=data.absolute(),
+            encoder=encoder.absolute(),
+            loss=loss,
+            seed=sample,
+            updates=120,
+            learning_rate=1e-4,
+            batching="reshuffled",
+            head_pooling="mean",
+        )
+        if method != SCL_THEN_PROBE:
+            best = result_at_best(run_training(run, folder / method))
+            return best.correct, best.total
+        # The head is not trained, so nothing is chosen by validation.
+        run = replace(run, loss={**loss, "scl_lambda": 1.0}, keep_checkpoint=True)
+        run = replace(run, validations=1, max_valid_steps=1)
+        run_training(run, folder / method)
+        model = folder / "model"
+        export_classifier(folder / method / BEST, run.data, model)
+    probe = probed(model, data)
+    return probe.test_correct, probe.test_total
+
+
+def _peer(
+    method: str, sample: int, data: Path, arguments: argparse.Namespace
+) -> Result:
+    """Train with a peer in its own Python, because its pins may conflict with ours.
+
+    Raises:
+        InputError: it is not installed there, or it failed.
+    """
+    script = Path(__file__).with_name("accuracy_peers.py")
+    command = [arguments.peer_python, str(script)]
+    command += [method, str(arguments.published), str(data / "text"), str(sample)]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, env=alone)
+    if done.returncode:
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise InputError(f"{method} failed with {arguments.peer_python}: {last}")
+    found: Result = json.loads(done.stdout.strip().rpartition("\n")[2])
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy",
+        description="Compare few-shot classifiers.",
+    )
+    for flag, text in (
+        ("--data", "folder with data folders n100-sample0 …, as the quick start makes"),
+        ("--encoder", "encoder folder, such as the quick start's"),
+        ("--published", "the same encoder in Hugging Face's format, for the peers"),
+        ("--to", "folder of the results"),
+    ):
+        parser.add_argument(flag, type=Path, required=True, help=text)
+    parser.add_argument("--samples", default="0", metavar="N or N-M")
+    parser.add_argument("--size", type=int, default=100, help="examples per sample")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--baseline", choices=METHODS, default="setfit")
+    parser.add_argument(
+        "--peer-python",
+        default=sys.executable,
+        metavar="PYTHON",
+        help="Python that has setfit, transformers and accelerate (default: this one)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except InputError as error:
+        sys.exit(f"benchmarks.accuracy: {error}")
