@@ -4,6 +4,7 @@ fairseq's training changes logging, random states and standard output of its pro
 it does not run in the caller's.
 """
 
+import codecs
 import json
 import os
 import re
@@ -87,6 +88,7 @@ def train_in_a_process(
     command += [f"--to={folder}", *_flags(settings)]
     package = str(Path(fairseq_scl.__file__).parent.parent)
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     printed = ""
     with subprocess.Popen(
         command,
@@ -97,7 +99,7 @@ def train_in_a_process(
     ) as process:
         output = process.stdout
         while output and (piece := os.read(output.fileno(), 1 << 16)):
-            text = piece.decode("utf-8", "replace")
+            text = decoder.decode(piece)
             printed = (printed + text)[-10_000:]
             if progress:
                 sys.stderr.write(text)
