@@ -44,16 +44,15 @@ def make_toy_samples(folder: Path, samples: int = 3, size: int = 8) -> Path:
     return folder
 
 
-def write_labeled(path, examples):
-    """Write labeled texts as .csv or .jsonl with the usual names of columns."""
-    names = ["sentence1", "sentence2"] if len(examples[0].sentences) > 1 else ["text"]
+def write_labeled(path, examples, names=None):
+    """Write labeled texts as .csv or .jsonl, by default with usual column names."""
+    texts = ["sentence1", "sentence2"] if len(examples[0].sentences) > 1 else ["text"]
+    names = names or [*texts, "label"]
     rows = [(*example.sentences, example.label) for example in examples]
     if path.suffix == ".jsonl":
-        lines = [
-            json.dumps(dict(zip([*names, "label"], row, strict=True))) for row in rows
-        ]
+        lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
         path.write_text("\n".join([*lines, ""]), "utf-8")
     else:
         with open(path, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([[*names, "label"], *rows])
+            csv.writer(file).writerows([names, *rows])
     return path
