@@ -1,7 +1,7 @@
 """Objectives compared on repeated samples of a user's own examples."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,13 +157,3 @@ def frozen_outcomes(
         test = Validation(0, probe.test_correct, probe.test_total, 0.0)
         found.append(Outcome(number, valid, test))
     return found
-
-
-def by_method(
-    outcomes: Mapping[str, Sequence[Outcome]],
-) -> dict[str, list[float]]:
-    """Return the test accuracies of each method in percent, in order of the samples."""
-    return {
-        name: [one.test.accuracy for one in sorted(found, key=lambda one: one.seed)]
-        for name, found in outcomes.items()
-    }

@@ -11,7 +11,6 @@ from typing import Any
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.comparison import Comparison, compare, degenerate_runs
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.results_folder import (
     ERROR,
@@ -25,10 +24,12 @@ from fairseq_scl.experiments.runner import changed_settings, record_settings
 from fairseq_scl.experiments.selection import (
     Outcome,
     Selection,
+    compare,
     outcome,
     select_few_shot,
     select_full_data,
 )
+from fairseq_scl.experiments.statistics import PairedDifference
 from fairseq_scl.experiments.tables import FEW_SHOT, Table
 
 TOP = 3
@@ -80,7 +81,7 @@ class LossResult:
     attempts: tuple[Attempt, ...]
     selection: Selection
     degenerate: int | None
-    comparison: Comparison | None = None
+    comparison: PairedDifference | None = None
 
     def count(self, state: str) -> int:
         """Return the number of runs in a state: ``done``, ``failed`` or ``missing``."""
@@ -249,7 +250,7 @@ def best_attempt(results: Sequence[LossResult]) -> Attempt | None:
     )
 
 
-def verdict(comparison: Comparison | None) -> str:
+def verdict(comparison: PairedDifference | None) -> str:
     """Return the conclusion that both 95% intervals of a paired difference support.
 
     Returns:
@@ -257,12 +258,11 @@ def verdict(comparison: Comparison | None) -> str:
         or both below 0, ``open`` if one of them contains 0, and ``unknown`` for fewer
         than two pairs.
     """
-    if comparison is None or comparison.difference.count < 2:
+    if comparison is None or comparison.count < 2:
         return UNKNOWN
-    difference, bootstrap = comparison.difference, comparison.bootstrap
-    if min(difference.low, bootstrap.low) > 0:
+    if min(comparison.low, comparison.bootstrap_low) > 0:
         return HELPED
-    return HURT if max(difference.high, bootstrap.high) < 0 else OPEN
+    return HURT if max(comparison.high, comparison.bootstrap_high) < 0 else OPEN
 
 
 def _loss_result(
@@ -284,8 +284,7 @@ def _loss_result(
     result = LossResult(loss, names, tuple(attempts), selection, None)
     comparison = None
     if first and first.selection.chosen and selection.chosen:
-        old, new = first.selection.chosen.runs, selection.chosen.runs
-        comparison = compare(old, new, table.repetitions)
+        comparison = compare(first.selection.chosen.runs, selection.chosen.runs)
     records = [a.record for a in result.chosen_attempts if a.record is not None]
     return replace(result, degenerate=count_degenerate(records), comparison=comparison)
 
@@ -295,12 +294,28 @@ def _key(run: Run, names: Sequence[str]) -> tuple[Any, ...]:
 
 
 def count_degenerate(records: Sequence[Record]) -> int | None:
-    """Count the runs at or below the majority class; ``None`` if that is unknown."""
+    """Count the runs that did no better than always predicting the majority class.
+
+    A run counts if its validation or test accuracy is at or below the share of the
+    majority class in that subset. The result is ``None`` if that is unknown.
+
+    Raises:
+        ValueError: a run was evaluated on a different number of examples.
+    """
     count = 0
     for record in records:
         classes = record.origin.get("classes")
         if classes is None or record.settings.get("max_valid_steps") is not None:
             return None  # unknown, or only part of a subset was evaluated
-        labels = classes["valid"], classes["test"]
-        count += len(degenerate_runs([outcome(record)], *labels))
+        run = outcome(record)
+        is_degenerate = False
+        for subset, result in (("valid", run.valid), ("test", run.test)):
+            labels = classes[subset].values()
+            if result.total != sum(labels):
+                raise ValueError(
+                    f"{subset} accuracy is of {result.total} examples, the label counts"
+                    f" are of {sum(labels)}"
+                )
+            is_degenerate |= result.correct <= max(labels)
+        count += is_degenerate
     return count

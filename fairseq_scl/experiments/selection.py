@@ -1,19 +1,22 @@
-"""The paper's two selection rules.
+"""The paper's two selection rules, and paired comparisons of two losses.
 
 Pure functions of runs, independent of their order. A missing run is never replaced:
 each result holds the runs that it is based on and the number of planned runs.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from fairseq_scl.data.readers import repeated
 from fairseq_scl.experiments.records import Record, Validation
 from fairseq_scl.experiments.statistics import (
+    PairedDifference,
     Summary,
     best_validation,
+    paired_difference,
     result_at_best,
     summary,
 )
@@ -139,34 +142,33 @@ def select_few_shot(
         top: number of runs that count.
 
     Raises:
-        ValueError: a combination has a sample twice, or more runs than planned, or
-            ``top`` is not between 1 and ``expected``.
+        ValueError: a combination has a sample twice, or more runs than planned.
     """
-    if not 1 <= top <= expected:
-        raise ValueError(f"top is {top}: it must be from 1 to {expected}")
     return _select(runs, expected, scored=top, reported=top)
 
 
-def check_runs(
-    runs: Sequence[Outcome], expected: int, name: Hashable
-) -> Sequence[Outcome]:
-    """Return the runs after checking that each seed occurs once.
+def compare(
+    baseline: Sequence[Outcome], treatment: Sequence[Outcome]
+) -> PairedDifference | None:
+    """Compare the test accuracies, in percent, of all finished runs of two losses.
+
+    The top 3 runs of two losses usually come from different samples and cannot be
+    paired, so this uses every seed for which both runs have finished.
 
     Args:
-        runs: finished runs of one combination.
-        expected: number of planned runs.
-        name: name of the combination, for error messages.
+        baseline: runs with CE, in any order.
+        treatment: runs with CE + SCL on the same seeds or samples, in any order.
 
-    Raises:
-        ValueError: a seed occurs twice, or there are more runs than planned.
+    Returns:
+        treatment minus baseline in points, or ``None`` without a pair.
     """
-    seeds = [run.seed for run in runs]
-    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if twice:
-        raise ValueError(f"{name}: seed {twice[0]} occurs twice")
-    if len(runs) > expected:
-        raise ValueError(f"{name}: {len(runs)} runs, but {expected} were planned")
-    return runs
+    before, after = (
+        {run.seed: run.test.accuracy for run in runs} for runs in (baseline, treatment)
+    )
+    seeds = sorted(before.keys() & after.keys())
+    if not seeds:
+        return None
+    return paired_difference([before[s] for s in seeds], [after[s] for s in seeds])
 
 
 def _select(
@@ -177,7 +179,11 @@ def _select(
 ) -> Selection:
     candidates = []
     for key in sorted(runs):
-        ranked = tuple(sorted(check_runs(runs[key], expected, key), key=rank))
+        ranked = tuple(sorted(runs[key], key=rank))
+        if twice := repeated([str(run.seed) for run in ranked]):
+            raise ValueError(f"{key}: seed {twice} occurs twice")
+        if len(ranked) > expected:
+            raise ValueError(f"{key}: {len(ranked)} runs, but {expected} were planned")
         best = ranked[:scored] if len(ranked) >= reported else ()
         candidates.append(Candidate(key, ranked, best))
     chosen = min(_competing(candidates), key=_candidate_rank, default=None)

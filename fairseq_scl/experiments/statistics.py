@@ -9,6 +9,8 @@ from scipy import stats
 
 from fairseq_scl.experiments.records import Record, Validation
 
+LEVEL, RESAMPLES = 0.95, 9999
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -21,31 +23,32 @@ class Summary:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean difference of pairs with its confidence interval and p-values.
+    """Mean difference of pairs, treatment minus baseline; undefined values are NaN.
 
-    The interval is Student's t at ``level``. ``t_p`` is the two-sided p-value of the
-    paired t-test, ``wilcoxon_p`` that of the signed-rank test (SciPy's default: exact
-    up to 13 pairs, and up to 50 without ties). Undefined values are NaN.
+    Attributes:
+        mean: mean difference.
+        low: lower end of its 95% interval by Student's t.
+        high: upper end.
+        bootstrap_low: lower end of its 95% interval by the percentile bootstrap.
+        bootstrap_high: upper end.
+        t_p: two-sided p-value of the paired t-test.
+        wilcoxon_p: two-sided p-value of the signed-rank test (SciPy's default: exact up
+            to 13 pairs, and up to 50 without ties).
+        count: number of pairs.
+        won: number of pairs in which the treatment was better.
+        lost: number of pairs in which it was worse.
     """
 
     mean: float
     low: float
     high: float
-    level: float
+    bootstrap_low: float
+    bootstrap_high: float
     t_p: float
     wilcoxon_p: float
     count: int
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Percentile bootstrap interval of a mean at ``level``; NaN if undefined."""
-
-    low: float
-    high: float
-    level: float
-    resamples: int
-    seed: int
+    won: int
+    lost: int
 
 
 def best_validation(validations: Sequence[Validation]) -> Validation:
@@ -78,12 +81,7 @@ def pool(groups: Sequence[Summary]) -> Summary:
     The result equals :func:`summary` of all the values. This reproduces the "Average ±"
     of Table 5, Gunel et al. (2021): four noise levels with three models each, with
     n - 1 within each cell and over all twelve. The std of a group of one is ignored.
-
-    Raises:
-        ValueError: there are no groups.
     """
-    if not groups:
-        raise ValueError("no groups to pool")
     count = sum(group.count for group in groups)
     mean = math.fsum(group.count * group.mean for group in groups) / count
     within = [(g.count - 1) * g.std**2 for g in groups if g.count > 1]
@@ -93,55 +91,44 @@ def pool(groups: Sequence[Summary]) -> Summary:
     return Summary(mean, std, count)
 
 
-def bootstrap_interval(
-    values: Sequence[float], level: float = 0.95, resamples: int = 9999, seed: int = 0
-) -> Interval:
-    """Return the percentile bootstrap confidence interval of the mean.
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95% percentile bootstrap interval of the mean, from a fixed seed.
 
     It does not assume a normal distribution but is too narrow for few values: for
-    normally distributed values, a 95% interval covers the mean in 75% of cases for
-    n = 3 and in 90% for n = 10.
+    normally distributed values, it covers the mean in 75% of cases for n = 3 and in 90%
+    for n = 10.
 
     Args:
         values: ``(n,)``, such as paired differences; their order does not matter.
-        level: confidence level of the interval.
-        resamples: number of bootstrap resamples.
-        seed: seed of the resampling.
 
     Returns:
-        the interval; NaN for fewer than two values.
-
-    Raises:
-        ValueError: there are no values.
+        lower and upper end; NaN for fewer than two values.
     """
-    if not len(values):
-        raise ValueError("no values to resample")
     if len(values) < 2:
-        return Interval(math.nan, math.nan, level, resamples, seed)
+        return math.nan, math.nan
     found = stats.bootstrap(
         (np.sort(values),),
         np.mean,
-        n_resamples=resamples,
-        confidence_level=level,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
         method="percentile",
-        random_state=np.random.default_rng(seed),
+        random_state=np.random.default_rng(0),
     ).confidence_interval
-    return Interval(float(found.low), float(found.high), level, resamples, seed)
+    return float(found.low), float(found.high)
 
 
 def paired_difference(
-    baseline: Sequence[float], treatment: Sequence[float], level: float = 0.95
+    baseline: Sequence[float], treatment: Sequence[float]
 ) -> PairedDifference:
     """Compare two losses on the same samples: treatment minus baseline.
 
     Args:
         baseline: ``(n,)`` values, such as test accuracies with CE.
         treatment: ``(n,)`` values on the same samples in the same order.
-        level: confidence level of the interval.
 
     Returns:
-        the mean difference with Student's t interval and two p-values; interval and
-        p-values are NaN for fewer than two pairs.
+        the mean difference with intervals and p-values, which are NaN for fewer than
+        two pairs.
 
     Raises:
         ValueError: the lengths differ, or there are no values.
@@ -151,17 +138,27 @@ def paired_difference(
             f"paired values are needed, got {len(baseline)} baseline and "
             f"{len(treatment)} treatment values"
         )
+    exact = np.subtract(treatment, baseline)
     # Rounded, so that equal gains in counts are ties in the signed-rank test.
-    difference = np.round(np.subtract(treatment, baseline), 9)
-    mean, count = float(difference.mean()), len(difference)
-    if count < 2:
-        return PairedDifference(mean, math.nan, math.nan, level, math.nan, math.nan, 1)
-    if np.ptp(difference) == 0:
-        low, high, t_p = mean, mean, 1.0 if mean == 0 else 0.0
-    else:
-        test = stats.ttest_1samp(difference, 0)
-        low, high = map(float, test.confidence_interval(level))
-        t_p = float(test.pvalue)
-    moved = difference[difference != 0]
-    wilcoxon = float(stats.wilcoxon(moved).pvalue) if len(moved) else 1.0
-    return PairedDifference(mean, low, high, level, t_p, wilcoxon, count)
+    difference = np.round(exact, 9)
+    mean, moved = float(difference.mean()), difference[difference != 0]
+    low, high, t_p, wilcoxon_p = [math.nan] * 4
+    if len(difference) > 1:
+        if np.ptp(difference) == 0:
+            low, high, t_p = mean, mean, 1.0 if mean == 0 else 0.0
+        else:
+            test = stats.ttest_1samp(difference, 0)
+            low, high = map(float, test.confidence_interval(LEVEL))
+            t_p = float(test.pvalue)
+        wilcoxon_p = float(stats.wilcoxon(moved).pvalue) if len(moved) else 1.0
+    return PairedDifference(
+        mean,
+        low,
+        high,
+        *bootstrap_interval(exact.tolist()),
+        t_p=t_p,
+        wilcoxon_p=wilcoxon_p,
+        count=len(difference),
+        won=int((exact > 0).sum()),
+        lost=int((exact < 0).sum()),
+    )

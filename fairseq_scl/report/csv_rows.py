@@ -100,16 +100,15 @@ def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[st
         **_summary("all", selection.test_of_all),
     }
     found = one.comparison
-    difference, bootstrap = found and found.difference, found and found.bootstrap
     row |= {
-        "pairs": difference and difference.count,
-        "difference": difference and difference.mean,
-        "t_low": difference and difference.low,
-        "t_high": difference and difference.high,
-        "bootstrap_low": bootstrap and bootstrap.low,
-        "bootstrap_high": bootstrap and bootstrap.high,
-        "t_p": difference and difference.t_p,
-        "wilcoxon_p": difference and difference.wilcoxon_p,
+        "pairs": found and found.count,
+        "difference": found and found.mean,
+        "t_low": found and found.low,
+        "t_high": found and found.high,
+        "bootstrap_low": found and found.bootstrap_low,
+        "bootstrap_high": found and found.bootstrap_high,
+        "t_p": found and found.t_p,
+        "wilcoxon_p": found and found.wilcoxon_p,
         "won": found and found.won,
         "lost": found and found.lost,
         "verdict": found and verdict(found),

@@ -91,10 +91,6 @@ def recorded_sheet(recorded: Sequence[Recorded]) -> Sheet:
     for one in recorded:
         ce, scl = one.accuracies()
         found = one.difference
-        won, lost = (
-            sum(sign * (b - a) > 0 for a, b in zip(ce, scl, strict=True))
-            for sign in (1, -1)
-        )
         rows.append(
             (
                 one.task,
@@ -105,7 +101,7 @@ def recorded_sheet(recorded: Sequence[Recorded]) -> Sheet:
                 f"{found.mean:+.2f}",
                 interval(found.low, found.high),
                 p_value(found.t_p),
-                f"{won}–{lost}",
+                f"{found.won}–{found.lost}",
             )
         )
     header = ("task", "N", "read at", "samples", "CE", "CE + SCL", "difference")

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from fairseq_scl.experiments.comparison import Comparison, compare
-from fairseq_scl.experiments.own_comparison import by_method
 from fairseq_scl.experiments.results import HELPED, HURT, OPEN, UNKNOWN, verdict
-from fairseq_scl.experiments.selection import Outcome
-from fairseq_scl.experiments.statistics import summary
+from fairseq_scl.experiments.selection import Outcome, compare
+from fairseq_scl.experiments.statistics import PairedDifference, summary
 from fairseq_scl.report.numbers import interval, mean_and_std, p_value
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.report.words import caution, in_short
@@ -25,7 +23,10 @@ def own_sheets(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Sheet]:
     Args:
         outcomes: the outcomes of each method on the same samples.
     """
-    found = by_method(outcomes)
+    found = {
+        name: [one.test.accuracy for one in sorted(runs, key=lambda one: one.seed)]
+        for name, runs in outcomes.items()
+    }
     samples = len(next(iter(found.values())))
     accuracies = Sheet(
         name="samples",
@@ -47,10 +48,10 @@ def own_sheets(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Sheet]:
         rows=tuple(
             (
                 name,
-                f"{one.difference.mean:+.2f}",
-                interval(one.difference.low, one.difference.high),
-                interval(one.bootstrap.low, one.bootstrap.high),
-                p_value(one.difference.t_p),
+                f"{one.mean:+.2f}",
+                interval(one.low, one.high),
+                interval(one.bootstrap_low, one.bootstrap_high),
+                p_value(one.t_p),
                 in_short(one),
             )
             for name, one in compared.items()
@@ -78,8 +79,8 @@ def conclusion(
     first, compared = _compared(outcomes)
     samples = len(outcomes[first])
     parts = [
-        f"{name} is {WORDS[verdict(one)]} {first} ({one.difference.mean:+.1f} points, "
-        f"{interval(one.difference.low, one.difference.high)})"
+        f"{name} is {WORDS[verdict(one)]} {first} ({one.mean:+.1f} points, "
+        f"{interval(one.low, one.high)})"
         for name, one in compared.items()
     ]
     sentence = f"On {samples} samples of {size} texts, {', and '.join(parts)}."
@@ -92,9 +93,8 @@ def conclusion(
 
 def _compared(
     outcomes: Mapping[str, Sequence[Outcome]],
-) -> tuple[str, dict[str, Comparison]]:
+) -> tuple[str, dict[str, PairedDifference]]:
     """Return the first method, and its comparison with each other."""
     first, *others = outcomes
-    samples = len(outcomes[first])
-    found = {o: compare(outcomes[first], outcomes[o], samples) for o in others}
+    found = {name: compare(outcomes[first], outcomes[name]) for name in others}
     return first, {name: one for name, one in found.items() if one is not None}

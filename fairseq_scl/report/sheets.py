@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fairseq_scl.experiments.comparison import Comparison
 from fairseq_scl.experiments.results import (
     DONE,
     FAILED,
@@ -13,12 +12,13 @@ from fairseq_scl.experiments.results import (
     LossResult,
     TableResult,
 )
+from fairseq_scl.experiments.statistics import PairedDifference
 from fairseq_scl.experiments.tables import FEW_SHOT
 from fairseq_scl.experiments.variants import ORIGINAL, in_short_form
 from fairseq_scl.report import layout
 from fairseq_scl.report.numbers import NONE, interval, mean_and_std, p_value
 from fairseq_scl.report.paper import PaperTable, paper_tables
-from fairseq_scl.report.words import SIGNS, in_short, pairs
+from fairseq_scl.report.words import SIGNS, in_short
 
 
 @dataclass(frozen=True)
@@ -245,16 +245,15 @@ def _names(keys: Sequence[str]) -> list[str]:
     return [layout.NAMES[key] for key in keys]
 
 
-def _difference(found: Comparison | None, planned: int) -> tuple[str, ...]:
+def _difference(found: PairedDifference | None, planned: int) -> tuple[str, ...]:
     if found is None:
         return (f"0 of {planned}", *[NONE] * 6)
-    difference, bootstrap = found.difference, found.bootstrap
     return (
-        pairs(found),
-        f"{difference.mean:+.2f}",
-        interval(difference.low, difference.high),
-        interval(bootstrap.low, bootstrap.high),
-        p_value(difference.t_p),
-        p_value(difference.wilcoxon_p),
+        f"{found.count} of {planned}",
+        f"{found.mean:+.2f}",
+        interval(found.low, found.high),
+        interval(found.bootstrap_low, found.bootstrap_high),
+        p_value(found.t_p),
+        p_value(found.wilcoxon_p),
         f"{found.won}–{found.lost}",
     )

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from fairseq_scl.experiments.comparison import Comparison
 from fairseq_scl.experiments.results import (
     DONE,
     FAILED,
@@ -17,6 +16,7 @@ from fairseq_scl.experiments.results import (
     TableResult,
     verdict,
 )
+from fairseq_scl.experiments.statistics import PairedDifference
 from fairseq_scl.experiments.variants import in_short_form
 from fairseq_scl.report.layout import cell_keys, named
 from fairseq_scl.report.numbers import interval
@@ -42,7 +42,8 @@ def verdicts(result: TableResult) -> list[tuple[str, str]]:
                 unknown.append(loss)
                 continue
             kind = verdict(one.comparison)
-            sentence = f"{name}: {loss}{_chosen(one)} {_said(one.comparison)}"
+            said = _said(one.comparison, result.table.repetitions)
+            sentence = f"{name}: {loss}{_chosen(one)} {said}"
             both = (cell.losses[first], one)
             sentence += caution(
                 {o.loss: (o.degenerate or 0, _finished(o)) for o in both}
@@ -80,24 +81,22 @@ def cell_name(result: TableResult, cell: CellResult) -> str:
     return ", ".join(named(key, cell.place[key]) for key in keys)
 
 
-def in_short(comparison: Comparison | None) -> str:
+def in_short(comparison: PairedDifference | None) -> str:
     """Return where the intervals of a comparison are relative to 0."""
     words = {HELPED: "above 0", HURT: "below 0", OPEN: "contains 0"}
     return words.get(verdict(comparison), "unknown")
 
 
-def pairs(found: Comparison) -> str:
-    """Return the number of finished and planned pairs of a comparison."""
-    return f"{found.difference.count} of {found.expected}"
-
-
-def _said(found: Comparison) -> str:
-    gain = f"{found.difference.mean:+.2f} points on {pairs(found)} pairs"
+def _said(found: PairedDifference, planned: int) -> str:
+    gain = f"{found.mean:+.2f} points on {found.count} of {planned} pairs"
+    # The span of both intervals, each of which contains the mean.
+    low = min(found.low, found.bootstrap_low)
+    high = max(found.high, found.bootstrap_high)
     sentences = {
         HELPED: f"helped, {gain}; the 95% intervals are above 0.",
         HURT: f"hurt, {gain}; the 95% intervals are below 0.",
         OPEN: f"shows no clear difference, {gain}; 0 is within the 95% interval, "
-        f"{interval(*_widest(found))}.",
+        f"{interval(low, high)}.",
         UNKNOWN: f"is unknown, {gain}; an interval needs two pairs.",
     }
     return sentences[verdict(found)]
@@ -132,9 +131,3 @@ def _chosen(one: LossResult) -> str:
     if combinations > 1:
         values.append(f"chosen from {one.competing} of {combinations} combinations")
     return f" ({', '.join(values)})"
-
-
-def _widest(found: Comparison) -> tuple[float, float]:
-    """Return the span of both intervals, each of which contains the mean."""
-    both = (found.difference, found.bootstrap)
-    return min(one.low for one in both), max(one.high for one in both)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.comparison import compare
 from fairseq_scl.experiments.results import (
     DONE,
     FAILED,
@@ -18,13 +17,25 @@ from fairseq_scl.experiments.results import (
     UNKNOWN,
     Attempt,
     collect,
+    count_degenerate,
     summarize,
     verdict,
 )
 from fairseq_scl.experiments.results_folder import METRICS, RECORD
-from fairseq_scl.experiments.selection import select_few_shot, select_full_data
+from fairseq_scl.experiments.selection import (
+    compare,
+    select_few_shot,
+    select_full_data,
+)
 from fairseq_scl.experiments.statistics import summary
-from helpers.results import attempts_of, make_record, make_table, runs_of, write_results
+from helpers.results import (
+    CLASSES,
+    attempts_of,
+    make_record,
+    make_table,
+    runs_of,
+    write_results,
+)
 
 CE = {
     ("CE", None, None, 0): (150, 300),
@@ -107,10 +118,10 @@ def test_losses_are_compared_on_every_pair_not_the_reported_ones():
     ce, scl = (one_of(results(), loss) for loss in ("CE", "CE+SCL"))
     assert ce.comparison is None
     assert scl.comparison == compare(
-        ce.selection.chosen.runs, scl.selection.chosen.runs, 4
+        ce.selection.chosen.runs, scl.selection.chosen.runs
     )
     # (12 + 10 + 8 + 4) / 4 answers of 400
-    assert scl.comparison.difference.mean == pytest.approx(34 / 4 / 4)
+    assert scl.comparison.mean == pytest.approx(34 / 4 / 4)
     assert (scl.comparison.won, scl.comparison.lost) == (4, 0)
 
 
@@ -124,10 +135,27 @@ def test_too_few_runs_give_no_number():
     assert verdict(scl.comparison) == UNKNOWN
 
 
-def test_degenerate_runs_are_counted_at_the_chosen_combination():
-    counts = {("CE+SCL", 0.9, 0.3, 3): (111, 220)}  # test: the majority class
-    assert one_of(results(counts)).degenerate == 1
-    assert one_of(results()).degenerate == 0
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((111, 221), 0),
+        ((111, 220), 1),  # 220 of 400 test labels are of the majority class
+        ((110, 390), 1),  # and 110 of 200 validation labels
+    ],
+)
+def test_degenerate_runs_are_counted_at_the_chosen_combination(counts, expected):
+    found = results({("CE+SCL", 0.9, 0.3, 3): counts})
+    assert one_of(found).degenerate == expected
+
+
+@pytest.mark.parametrize("subset", ["valid", "test"])
+def test_label_counts_of_another_subset_are_refused(subset):
+    record = make_record(runs_of(make_table())[0], 150, 300)
+    record.origin["classes"] = {**CLASSES, subset: {"a": 60, "b": 30}}
+    total = sum(CLASSES[subset].values())
+    message = f"{subset} accuracy is of {total} examples, the label counts are of 90"
+    with pytest.raises(ValueError, match=message):
+        count_degenerate([record])
 
 
 def test_degenerate_runs_are_not_counted_where_the_classes_are_not_known():

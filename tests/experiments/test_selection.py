@@ -1,7 +1,8 @@
-"""The paper's two selection rules, against slow readings of their sentences."""
+"""The paper's two selection rules, against slow readings of their sentences; pairs."""
 
 import itertools
 import math
+import random
 
 import hypothesis.strategies as st
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given
 from fairseq_scl.experiments.records import Record, Validation
 from fairseq_scl.experiments.selection import (
     Outcome,
+    compare,
     outcome,
     select_few_shot,
     select_full_data,
 )
+from fairseq_scl.experiments.statistics import paired_difference
 
 LOSSES = (0.25, 0.5, 1.0)
 
@@ -204,7 +207,14 @@ def test_what_counts_a_run_twice_is_refused(rule):
         rule({(0.9,): runs(1, 2, 3, 4)}, 3)
 
 
-@pytest.mark.parametrize("top", [0, 11])
-def test_a_top_that_cannot_be_is_refused(top):
-    with pytest.raises(ValueError, match=f"top is {top}: it must be from 1 to 10"):
-        select_few_shot({}, 10, top)
+def test_pairs_are_made_by_seed_and_the_rest_is_left_out():
+    baseline = [run(s, 50, test) for s, test in ((0, 60), (1, 70), (2, 80), (5, 10))]
+    treatment = [run(s, 50, test) for s, test in ((4, 99), (2, 79), (1, 74), (0, 60))]
+    found = compare(baseline, treatment)
+    assert found == paired_difference([60, 70, 80], [60, 74, 79])
+    assert (found.count, found.won, found.lost) == (3, 1, 1)
+    rng = random.Random(0)
+    for _ in range(5):
+        assert found == compare(rng.sample(baseline, 4), rng.sample(treatment, 4))
+    assert compare([run(0, 50)], [run(1, 50)]) is None
+    assert compare([], []) is None

@@ -1,4 +1,4 @@
-"""Selection and statistics, against the definitions and against SciPy."""
+"""Statistics, against their definitions and against SciPy."""
 
 import itertools
 import math
@@ -16,12 +16,15 @@ from scipy import stats
 from fairseq_scl.experiments.records import Record, Validation
 from fairseq_scl.experiments.statistics import (
     best_validation,
+    bootstrap_interval,
     paired_difference,
+    pool,
     result_at_best,
     summary,
 )
 
 ACCURACIES = st.floats(0, 100, allow_nan=False)
+GROUPS = st.lists(st.lists(ACCURACIES, min_size=1, max_size=5), min_size=1, max_size=5)
 PAIRS = st.integers(2, 12).flatmap(
     lambda n: st.tuples(*[st.lists(ACCURACIES, min_size=n, max_size=n)] * 2)
 )
@@ -112,21 +115,22 @@ def test_one_value_has_no_standard_deviation():
     assert math.isnan(found.std)
 
 
-@given(PAIRS, st.sampled_from([0.9, 0.95, 0.99]))
-def test_paired_difference_is_students_by_its_definition(pairs, level):
+@given(PAIRS)
+def test_paired_difference_is_students_by_its_definition(pairs):
     baseline, treatment = pairs
     moved = np.subtract(treatment, baseline)
     if moved.std() <= 1e-6 * np.abs(moved).max():
         return  # equal differences have a test of their own
-    found = paired_difference(baseline, treatment, level)
+    found = paired_difference(baseline, treatment)
     error, freedom = moved.std(ddof=1) / math.sqrt(len(moved)), len(moved) - 1
-    half = stats.t.ppf((1 + level) / 2, freedom) * error
+    half = stats.t.ppf(0.975, freedom) * error
     p = 2 * stats.t.sf(abs(moved.mean()) / error, freedom)
     assert found.t_p == pytest.approx(p, rel=1e-6, abs=1e-12)
     assert found.low == pytest.approx(moved.mean() - half, rel=1e-6, abs=1e-6)
     assert found.high == pytest.approx(moved.mean() + half, rel=1e-6, abs=1e-6)
     assert found.mean == pytest.approx(moved.mean(), rel=1e-6, abs=1e-9)
-    assert (found.level, found.count) == (level, len(baseline))
+    assert found.count == len(baseline)
+    assert (found.bootstrap_low, found.bootstrap_high) == bootstrap_interval(moved)
 
 
 def test_signed_rank_p_is_exact_without_ties():
@@ -174,26 +178,34 @@ def test_values_that_are_not_pairs_are_refused(baseline, treatment):
         paired_difference(baseline, treatment)
 
 
-@pytest.mark.parametrize(
-    ("cells", "average"),
-    [
-        ("92.0 1.3 91.4 1.0 91.7 1.3 90.0 0.5", (91.3, 1.2)),
-        ("92.6 0.9 91.5 1.0 91.2 0.6 91.5 1.0", (91.7, 1.0)),
-        ("81.1 2.3 80.0 2.9 78.9 3.7 75.9 4.0", (79.0, 3.5)),
-        ("82.7 1.9 81.9 2.5 81.3 0.6 80.1 2.5", (81.5, 2.0)),
-        ("54.0 1.1 55.3 2.4 54.6 2.2 47.0 1.8", (52.7, 3.9)),
-        ("61.2 2.3 62.1 0.9 62.3 1.1 53.0 2.1", (59.7, 4.3)),
-    ],
-)
-def test_dividing_by_n_minus_1_gives_the_papers_printed_averages(cells, average):
-    """Table 5: four temperatures with three models each, pooled to "Average ±".
+@given(GROUPS)
+def test_pooled_groups_are_the_summary_of_all_their_values(groups):
+    found = pool([summary(values) for values in groups])
+    expected = summary(list(itertools.chain(*groups)))
+    assert found.mean == pytest.approx(expected.mean, abs=1e-9)
+    assert found.std == pytest.approx(expected.std, abs=1e-6, nan_ok=True)
+    assert found.count == expected.count
 
-    The accuracies m - s, m, m + s have the mean m and the sample deviation s that are
-    printed; only means and deviations enter the result. To the rounding of the cells.
-    """
-    numbers = [float(number) for number in cells.split()]
-    pooled = []
-    for mean, std in zip(numbers[::2], numbers[1::2], strict=True):
-        pooled += [mean - std, mean, mean + std]
-    found = summary(pooled)
-    assert (found.mean, found.std) == pytest.approx(average, abs=0.06)
+
+@given(st.lists(st.integers(-20, 20), min_size=2, max_size=5))
+def test_bootstrap_has_the_quantiles_of_all_resamples(values):
+    """Every one of the n^n resamples, to within the error of drawing 9,999 of them."""
+    low, high = bootstrap_interval(values)
+    means = np.mean(list(itertools.product(values, repeat=len(values))), axis=1)
+    tail, error = 0.025, 0.016
+    assert np.mean(means < low - 1e-9) <= tail + error
+    assert np.mean(means <= low + 1e-9) >= tail - error
+    assert np.mean(means > high + 1e-9) <= tail + error
+    assert np.mean(means >= high - 1e-9) >= tail - error
+
+
+def test_bootstrap_repeats_itself_and_ignores_order():
+    values = [3.0, -1.0, 2.5, 0.0, 4.0, 1.7, 0.3, -2.9, 8.1, 1.1]
+    assert bootstrap_interval(values) == bootstrap_interval(values[::-1])
+
+
+def test_bootstrap_of_three_values_is_their_range():
+    """A resample of one value only has probability 1/27, more than 2.5%."""
+    assert bootstrap_interval([1.0, 5.0, 2.0]) == (1, 5)
+    assert bootstrap_interval([2.0, 2.0, 2.0]) == (2, 2)
+    assert np.isnan(bootstrap_interval([1.0])).all()
