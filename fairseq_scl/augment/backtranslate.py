@@ -9,7 +9,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,10 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as plain values."""
-        found = {
-            "schema": BackTranslationRecord.SCHEMA,
-            "seed": self.seed,
-            "copies": self.copies,
-        }
-        ways = {"forward": asdict(self.forward), "backward": asdict(self.backward)}
-        return json.loads(json.dumps({**found, **ways, **self.about}))
+        found = {"schema": BackTranslationRecord.SCHEMA, **vars(self), **self.about}
+        del found["about"]
+        settings: dict[str, Any] = msgspec.to_builtins(found)
+        return settings
 
 
 def name_of(name: str, forward: float, backward: float | None = None) -> str:
@@ -140,66 +137,46 @@ def backtranslate(
         InputError: there is a file, or chunks of one, with other settings; another
             process is writing it; or the disk is full.
     """
-    partial = partial_folder(target)
+    partial, record = partial_folder(target), target.with_suffix(".json")
     remove_leftovers(target.parent)
     if not finished(target, plan):
         with hold(partial / LOCK, target):
-            if not target.with_suffix(".json").exists():
-                arguments = examples, (forward, backward), plan, max_tokens
-                _write(target, *arguments, at_once, on_done)
+            if not record.exists():
+                write_json(partial / SETTINGS, plan.settings())
+                if not target.exists():
+                    more = (forward, backward), plan, max_tokens, on_done, at_once
+                    _write_rows(target, examples, *more)
+                write_json(record, describe(target, plan, examples, forward))
             discard(partial)
-    return read_as(target.with_suffix(".json"), BackTranslationRecord)
+    return read_as(record, BackTranslationRecord)
 
 
-def _write(
+def _write_rows(
     target: Path,
     examples: Sequence[Example],
     directions: tuple[Direction, Direction],
     plan: Plan,
     max_tokens: int | None,
-    at_once: int,
     on_done: Callable[[int], object],
+    at_once: int,
 ) -> None:
-    """Write the missing chunks, then the file, then its record."""
-    partial = partial_folder(target)
-    write_json(partial / SETTINGS, plan.settings())
-    if not target.exists():
-        names = stream_names(examples, plan.seed)
-        chunks = []
-        for start in range(0, len(examples), at_once):
-            end = min(start + at_once, len(examples))
-            chunks.append(partial / f"{start}-{end}.jsonl")
-            if chunks[-1].exists():
-                texts = sum(len(e.sentences) for e in examples[start:end])
-                on_done(2 * plan.copies * texts)
-                continue
-            rows = backtranslated(
-                examples[start:end],
-                names[start:end],
-                directions,
-                plan,
-                max_tokens,
-                on_done,
-                first=start,
-            )
-            with write_then_rename(chunks[-1]) as file:
-                file.writelines(
-                    json.dumps(row, ensure_ascii=False) + "\n" for row in rows
-                )
-        with write_then_rename(target) as file:
-            for chunk in chunks:
-                file.write(chunk.read_text(encoding="utf-8"))
-    flaws = {
-        UNKNOWN_PIECES: lambda text: has_unknown_pieces(directions[0], text),
-        ENTITIES: has_entities,
-    }
-    sources = {
-        name: [n for n, e in enumerate(examples) if any(map(has_flaw, e.sentences))]
-        for name, has_flaw in flaws.items()
-    }
-    record = describe(target, plan, len(examples), sources)
-    found = {"schema": BackTranslationRecord.SCHEMA, **msgspec.structs.asdict(record)}
-    write_json(target.with_suffix(".json"), found)
+    """Write the missing chunks, then the file."""
+    names = stream_names(examples, plan.seed)
+    chunks = []
+    for start in range(0, len(examples), at_once):
+        chunk, of_chunk = examples[start : start + at_once], names[start:]
+        path = partial_folder(target) / f"{start}-{start + len(chunk)}.jsonl"
+        chunks.append(path)
+        if path.exists():
+            on_done(2 * plan.copies * sum(len(e.sentences) for e in chunk))
+            continue
+        more = of_chunk[: len(chunk)], directions, plan, max_tokens, on_done
+        rows = backtranslated(chunk, *more, first=start)
+        with write_then_rename(path) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with write_then_rename(target) as file:
+        for path in chunks:
+            file.write(path.read_text(encoding="utf-8"))
 
 
 def backtranslated(
@@ -208,19 +185,13 @@ def backtranslated(
     directions: tuple[Direction, Direction],
     plan: Plan,
     max_tokens: int | None,
-    on_done: Callable[[int], object] = lambda _: None,
-    first: int = 0,
+    on_done: Callable[[int], object],
+    first: int,
 ) -> list[dict[str, Any]]:
     """Return the rows of an augmented file, ``plan.copies`` for each example.
 
-    Args:
-        examples: single sentences or pairs.
-        names: names of their random streams, from :func:`stream_names`.
-        directions: models that translate to the other language and back.
-        plan: the settings.
-        max_tokens: pieces in a batch.
-        on_done: called with the number of finished translations after each batch.
-        first: the number of the first example.
+    The arguments are those of :func:`backtranslate`, with the ``names`` of the random
+    streams and the number of the ``first`` example.
     """
     copies, forward, backward = range(plan.copies), plan.forward, plan.backward
     fields = [(n, f) for n, e in enumerate(examples) for f in range(len(e.sentences))]
@@ -258,15 +229,15 @@ def stream_names(examples: Sequence[Example], seed: int) -> list[StreamName]:
 
 
 def describe(
-    target: Path, plan: Plan, examples: int, sources: dict[str, list[int]]
-) -> BackTranslationRecord:
+    target: Path, plan: Plan, examples: Sequence[Example], forward: Direction
+) -> dict[str, Any]:
     """Return the record of an augmented file, with counts taken from the file.
 
     Args:
         target: the file.
         plan: its settings.
-        examples: number of examples it was created from.
-        sources: the numbers of the examples with each problem in their source.
+        examples: the examples it was created from.
+        forward: the models that read the examples.
     """
     counts = Counter(dict.fromkeys(("outputs", "unchanged", *TROUBLES), 0))
     origins: dict[str, list[int]] = {}
@@ -278,18 +249,23 @@ def describe(
             for trouble in row.get("trouble", []):
                 if row["origin"] not in origins.setdefault(trouble, [])[-1:]:
                     origins[trouble].append(row["origin"])
-    versions = {name: installed_version(name) for name in VERSIONS}
-    return BackTranslationRecord(
-        settings=plan.settings(),
-        counts={"examples": examples, "copies": plan.copies, **counts},
-        origins=origins,
-        versions={
-            "python": platform.python_version(),
-            **{name: version for name, version in versions.items() if version},
+    flaws = {
+        UNKNOWN_PIECES: lambda text: has_unknown_pieces(forward, text),
+        ENTITIES: has_entities,
+    }
+    versions = {name: v for name in VERSIONS if (v := installed_version(name))}
+    return {
+        "schema": BackTranslationRecord.SCHEMA,
+        "settings": plan.settings(),
+        "counts": {"examples": len(examples), "copies": plan.copies, **counts},
+        "origins": origins,
+        "versions": {"python": platform.python_version(), **versions},
+        "threads": torch.get_num_threads(),
+        "sources": {
+            name: [n for n, e in enumerate(examples) if any(map(has_flaw, e.sentences))]
+            for name, has_flaw in flaws.items()
         },
-        threads=torch.get_num_threads(),
-        sources=sources,
-    )
+    }
 
 
 def _row(

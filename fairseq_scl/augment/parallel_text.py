@@ -16,6 +16,7 @@ from fairseq_scl.errors import InputError
 
 MODEL = "spm.model"
 TRAIN, VALID = "train", "valid"
+LONGEST, RATIO = 250, 1.5
 
 
 def make_pieces(
@@ -78,12 +79,7 @@ def make_pieces(
 def read_pairs(
     corpus: Path, name: str, languages: tuple[str, str]
 ) -> list[tuple[str, str]]:
-    """Read one split of a parallel corpus.
-
-    Args:
-        corpus: the folder.
-        name: name of the files ``NAME.LANGUAGE``, with or without ``.gz``.
-        languages: source and target.
+    """Read one split of a parallel corpus, ``NAME.LANGUAGE`` with or without ``.gz``.
 
     Raises:
         InputError: as :func:`make_pieces`.
@@ -119,21 +115,17 @@ def clean(
     corpus: Path,
     languages: tuple[str, str],
     folder: Path,
-    longest: int = 250,
-    ratio: float = 1.5,
     valid_every: int = 100,
 ) -> dict[str, int]:
     """Drop pairs that are unlikely to be translations, and split off a validation set.
 
     Works like Moses' ``clean-corpus-n`` with the limits of fairseq's examples: each
-    side has 1 to ``longest`` pieces and at most ``ratio`` times as many as the other.
+    side has 1 to 250 pieces and at most 1.5 times as many as the other.
 
     Args:
         corpus: a folder with ``train.LANGUAGE``, pieces separated by spaces.
         languages: source and target.
         folder: where to write ``train.LANGUAGE`` and ``valid.LANGUAGE``.
-        longest: the largest number of pieces.
-        ratio: the largest ratio of the lengths of both sides.
         valid_every: every how many pairs one goes to ``valid``.
 
     Returns:
@@ -163,7 +155,7 @@ def clean(
                 )
             sizes = [len(side.split()) for side in pair]
             split = VALID if number % valid_every == 0 else TRAIN
-            if not 1 <= min(sizes) <= max(sizes) <= min(longest, ratio * min(sizes)):
+            if not 1 <= min(sizes) <= max(sizes) <= min(LONGEST, RATIO * min(sizes)):
                 split = "left out"
             counts[split] += 1
             for file, side in zip(files.get(split, ()), pair, strict=False):

@@ -29,11 +29,9 @@ class Translator:
         exact: the same models in float32, for decisions that are too close to call.
         source: dictionary of the source language.
         target: dictionary of the target language.
-        languages: source and target language.
         left_pad: whether sources are padded on the left, as in training.
         max_source: maximum number of pieces in a source, including ``</s>``.
         max_target: maximum number of pieces in an output, excluding ``</s>``.
-        checkpoints: the files.
         folder: folder of the first checkpoint, with dictionaries and BPE codes.
         precision: precision of ``models``, see ``fairseq_scl.device``.
     """
@@ -42,13 +40,11 @@ class Translator:
     exact: list[FairseqEncoderDecoderModel]
     source: Dictionary
     target: Dictionary
-    languages: tuple[str, str]
     left_pad: bool
     max_source: int
     max_target: int
-    checkpoints: list[Path]
     folder: Path
-    precision: str = "fp32"
+    precision: str
 
     @property
     def device(self) -> torch.device:
@@ -106,46 +102,34 @@ def load_translator(
     check_device(device, precision)
     allow_tf32(precision)
     paths = checkpoints_of(names)
-    first: Translator | None = None
-    for path in paths:
-        task, model = _load(path, source, target)
-        if first is None:
-            # Some checkpoints store this flag as a string.
-            left_pad = str(getattr(task.cfg, "left_pad_source", True)) == "True"
-            first = Translator(
-                models=[],
-                exact=[],
-                source=task.source_dictionary,
-                target=task.target_dictionary,
-                languages=(source, target),
-                left_pad=left_pad,
-                max_source=int(model.encoder.max_positions()),
-                max_target=int(model.decoder.max_positions()) - 1,
-                checkpoints=paths,
-                folder=path.parent,
-                precision=precision,
-            )
+    loaded = [_load(path, source, target, device) for path in paths]
+    task, exact = loaded[0][0], [model for _, model in loaded]
+    for path, (other, _) in zip(paths, loaded, strict=True):
         for side in SIDES:
-            theirs: Dictionary = getattr(task, f"{side}_dictionary")
-            if getattr(first, side).symbols != theirs.symbols:
+            ours, theirs = (getattr(t, f"{side}_dictionary") for t in (task, other))
+            if ours.symbols != theirs.symbols:
                 raise InputError(
-                    f"{path} and {first.checkpoints[0]} have different {side} "
-                    "dictionaries: the models of an ensemble must share one"
+                    f"{path} and {paths[0]} have different {side} dictionaries: the "
+                    "models of an ensemble must share one"
                 )
-        first.max_source = min(first.max_source, int(model.encoder.max_positions()))
-        first.max_target = min(first.max_target, int(model.decoder.max_positions()) - 1)
-        model.requires_grad_(False).eval().to(device)
-        first.exact.append(model)
-        half = precision in ("fp16", "bf16")
-        first.models.append(
-            copy.deepcopy(model).to(DTYPES[precision]) if half else model
-        )
-    if first is None:
-        raise InputError("no translation model was named")
-    return first
+    models = exact
+    if precision in ("fp16", "bf16"):
+        models = [copy.deepcopy(model).to(DTYPES[precision]) for model in exact]
+    return Translator(
+        models=models,
+        exact=exact,
+        source=task.source_dictionary,
+        target=task.target_dictionary,
+        # Some checkpoints store this flag as a string.
+        left_pad=str(getattr(task.cfg, "left_pad_source", True)) == "True",
+        max_source=min(int(model.encoder.max_positions()) for model in exact),
+        max_target=min(int(model.decoder.max_positions()) for model in exact) - 1,
+        folder=paths[0].parent,
+        precision=precision,
+    )
 
 
-def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
+def _load(path: Path, source: str, target: str, device: str) -> tuple[Any, Any]:
     """Return task and model of a checkpoint, with the dictionaries in its folder."""
     state = checkpoint_utils.load_checkpoint_to_cpu(
         str(path), {"data": str(path.parent)}
@@ -184,4 +168,4 @@ def _load(path: Path, source: str, target: str) -> tuple[Any, Any]:
             f"{path} is a {type(model).__name__}: a model with an encoder and an "
             "incremental decoder is needed"
         )
-    return task, model
+    return task, model.requires_grad_(False).eval().to(device)

@@ -8,9 +8,8 @@ import scipy.stats
 import torch
 from fairseq.sequence_generator import EnsembleModel, SequenceGenerator
 
-from fairseq_scl.augment.sampler import incremental
+from fairseq_scl.augment.sampler import decoding, incremental
 from fairseq_scl.augment.sampler.decoding import (
-    DecisionCounts,
     Request,
     averaged,
     forbidden_pieces,
@@ -242,22 +241,23 @@ def test_outputs_depend_on_no_batch(arch, method):
     assert some == [whole[n] for n in order]
 
 
-def test_close_decisions_are_computed_without_a_batch():
+def test_close_decisions_are_computed_without_a_batch(monkeypatch):
     translator = toy()
     requests = requests_for(translator, 12)
-    usual, often = DecisionCounts(), DecisionCounts(tolerances={torch.float32: 3.0})
-    expected = translate(translator, requests, DecodingMethod(), 100_000, counts=usual)
-    assert usual.again <= 0.01 * usual.pieces
-    assert (
-        translate(translator, requests, DecodingMethod(), 100_000, counts=often)
-        == expected
-    )
-    assert often.pieces == usual.pieces
-    assert 0.2 * often.pieces < often.again < often.pieces
-    again = DecisionCounts(tolerances={torch.float32: 3.0})
-    assert (
-        translate(translator, requests, DecodingMethod(), 50, counts=again) == expected
-    )
+    alone, again = decoding._Batch._scores_alone, []
+
+    def counted(batch, *arguments):
+        again.append(1)
+        return alone(batch, *arguments)
+
+    monkeypatch.setattr(decoding._Batch, "_scores_alone", counted)
+    expected = translate(translator, requests, DecodingMethod(), 100_000)
+    pieces = sum(len(o.tokens) + 1 for outputs in expected for o in outputs)
+    assert len(again) <= 0.01 * pieces
+    monkeypatch.setitem(decoding.TOLERANCES, torch.float32, 3.0)
+    assert translate(translator, requests, DecodingMethod(), 100_000) == expected
+    assert 0.2 * pieces < len(again) < pieces
+    assert translate(translator, requests, DecodingMethod(), 50) == expected
 
 
 def test_half_precision_does_not_depend_on_the_batch():

@@ -8,7 +8,7 @@ source and the output so far, in float32 with a batch of 1.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,22 +61,12 @@ class Hypothesis:
     cut: bool = False
 
 
-@dataclass
-class DecisionCounts:
-    """The number of sampled pieces, and of those that were sampled again alone."""
-
-    pieces: int = 0
-    again: int = 0
-    tolerances: dict[torch.dtype, float] = field(default_factory=lambda: TOLERANCES)
-
-
 def translate(
     translator: Translator,
     requests: Sequence[Request],
     method: DecodingMethod,
     max_tokens: int | None = None,
     on_done: Callable[[int], object] = lambda _: None,
-    counts: DecisionCounts | None = None,
 ) -> list[list[Hypothesis]]:
     """Translate each source once per stream.
 
@@ -87,14 +77,12 @@ def translate(
         max_tokens: source pieces in a batch, including padding and copies; ``None``
             for the device's value in ``MAX_TOKENS``.
         on_done: called with the number of outputs after each batch.
-        counts: if given, counts the sampled pieces.
 
     Returns:
         the outputs of each request, in the order of its streams. They depend neither on
         ``max_tokens`` nor on the other requests.
     """
     found: dict[int, list[Hypothesis]] = {}
-    counts = counts or DecisionCounts()
     most = max_tokens or MAX_TOKENS[translator.device.type]
     for numbers in _batches(translator, requests, method, most):
         batch = [requests[number] for number in numbers]
@@ -102,7 +90,7 @@ def translate(
             if method.beam:
                 outputs = [_beam_search(translator, batch[0], method)]
             else:
-                outputs = _Batch(translator, batch, method, counts).run()
+                outputs = _Batch(translator, batch, method).run()
         found |= dict(zip(numbers, outputs, strict=True))
         on_done(sum(map(len, outputs)))
     return [found[number] for number in range(len(requests))]
@@ -138,16 +126,14 @@ class _Batch:
         translator: Translator,
         requests: Sequence[Request],
         method: DecodingMethod,
-        counts: DecisionCounts,
     ) -> None:
         self._translator, self._requests, self._method = translator, requests, method
-        self._counts = counts
         self._device = translator.device
         self._copies = len(requests[0].streams)
         # TF32 has as many mantissa bits as float16.
         is_tf32 = translator.precision == "tf32"
         dtype = torch.float16 if is_tf32 else translator.dtype
-        self._tolerance = counts.tolerances[dtype] / method.temperature
+        self._tolerance = TOLERANCES[dtype] / method.temperature
         streams = [key for request in requests for key in request.streams]
         self._streams = torch.tensor(streams, device=self._device)
         self._limits = [longest_output(translator, r, method) for r in requests]
@@ -226,9 +212,7 @@ class _Batch:
         """Sample a piece per row; decide rows that are too close to call alone."""
         picked, close = gumbel_max(scores, noise, self._method, self._tolerance)
         close &= running
-        self._counts.pieces += int(running.sum())
         for row in close.nonzero().view(-1).tolist():
-            self._counts.again += 1
             number = int(alive[row])
             with without_tf32():
                 exact = self._scores_alone(number, previous[row : row + 1])
