@@ -1,6 +1,7 @@
 """Read tables of labelled sentences row by row."""
 
 import csv
+import itertools
 import json
 import re
 from collections import Counter
@@ -71,8 +72,7 @@ class TableFile:
         """
         self.left_out = Counter()
         broken: list[int] | None = [] if self._keep_all else None
-        lines = decoded_lines(self.path, broken)
-        for number, row in self._rows(lines):
+        for number, row in self._rows(broken):
             if self._only is None or self._only(row):
                 example = self._example(row, f"{self.path}, line {number}")
                 if example is not None:
@@ -87,30 +87,28 @@ class TableFile:
             InputError: the file is missing, empty or not UTF-8, or its first line is
                 not a row or has a NUL.
         """
-        lines = decoded_lines(self.path)
         if self.layout.format == "jsonl":
-            return list(next(_json_rows(self.path, lines, ()))[1])
-        names = next(_rows_of(self.path, lines, self.layout), (1, [""]))[1]
+            return list(next(json_rows(self.path, ()))[1])
+        names = next(_rows_of(self.path, self.layout), (1, [""]))[1]
         check_header(f"{self.path}, line 1", (), names)
         return names
 
-    def _rows(
-        self, lines: Iterator[tuple[int, str]]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _rows(self, broken: list[int] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+        columns = [*itertools.chain(*self.layout.sentences), self.layout.label]
         if self.layout.format == "jsonl":
-            yield from _json_rows(self.path, lines, self._columns())
+            yield from json_rows(self.path, columns, broken)
             return
-        rows = _rows_of(self.path, lines, self.layout)
+        rows = _rows_of(self.path, self.layout, broken)
         names = [str(column) for column in range(1, self.layout.width + 1)]
-        if self.layout.header:
+        if not names:  # they are in the first line
             names = next(rows, (1, [""]))[1]
-            check_header(f"{self.path}, line 1", self._columns(), names)
+            check_header(f"{self.path}, line 1", columns, names)
         for number, values in rows:
             if len(values) != len(names):
                 raise InputError(
                     f"{self.path}, line {number} has {len(values)} column"
                     f"{'s' * (len(values) != 1)}, expected {len(names)}"
-                    + (f" ({', '.join(names)})" if self.layout.header else "")
+                    + (f" ({', '.join(names)})" if not self.layout.width else "")
                     + open_quote_hint(values)
                 )
             yield number, dict(zip(names, values, strict=True))
@@ -149,9 +147,6 @@ class TableFile:
         if self.layout.escaped and "\\" in text:
             return ESCAPED_QUOTE.sub('"', text.replace("\\n", " "))
         return text
-
-    def _columns(self) -> list[str]:
-        return [*(c for cs in self.layout.sentences for c in cs), self.layout.label]
 
 
 def own_table(
@@ -197,9 +192,10 @@ def own_table(
 
 
 def _rows_of(
-    path: Path, lines: Iterator[tuple[int, str]], layout: RowFormat
+    path: Path, layout: RowFormat, broken: list[int] | None = None
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield line and values of each row of a table that is not JSON."""
+    lines = decoded_lines(path, broken)
     if layout.format == "tsv":  # split at tabs; a quote is an ordinary character
         for number, line in lines:
             yield number, line.removesuffix("\r").split("\t")
@@ -225,13 +221,14 @@ def _rows_of(
 
 
 def json_rows(
-    path: Path, columns: Iterable[str]
+    path: Path, columns: Iterable[str], broken: list[int] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read a file with one JSON object per line.
 
     Args:
         path: path of the file.
         columns: names that each object must have.
+        broken: see :func:`~fairseq_scl.data.texts.decoded_lines`.
 
     Yields:
         the number of each line, from 1, and its object.
@@ -239,13 +236,7 @@ def json_rows(
     Raises:
         InputError: the file is missing, or a line is not a JSON object or lacks a name.
     """
-    return _json_rows(path, decoded_lines(path), columns)
-
-
-def _json_rows(
-    path: Path, lines: Iterable[tuple[int, str]], columns: Iterable[str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in lines:
+    for number, line in decoded_lines(path, broken):
         origin = f"{path}, line {number}"
         try:
             row = json.loads(line, object_pairs_hook=json_object)

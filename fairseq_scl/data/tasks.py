@@ -26,11 +26,10 @@ class RowFormat:
             ``jsonl`` (one object per line).
         sentences: the columns of each sentence; several are joined by a space.
         label: the column of the label.
-        header: whether the first line names the columns; otherwise they are numbered
-            from 1 to ``width``.
-        width: number of columns in a file without header.
         labels: the label for each value of the label column; if empty, the values
             themselves.
+        width: number of columns in a file without header, which are then named from 1
+            to ``width``; 0 if the first line names the columns.
         no_label: a value that marks rows without a label, which are skipped.
         escaped: whether a backslash and ``n`` stand for a line break.
         leave_out_empty: whether rows with an empty sentence are skipped; otherwise they
@@ -40,9 +39,8 @@ class RowFormat:
     format: str
     sentences: tuple[tuple[str, ...], ...]
     label: str
-    header: bool = True
-    width: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    width: int = 0
     no_label: str | None = None
     escaped: bool = False
     leave_out_empty: bool = False
@@ -73,7 +71,6 @@ class Task:
         files: the files of the training set (``train``) and of the original validation
             set (``held_out``), from which validation and test sets are drawn.
         rows: number of rows in the official files, without a header.
-        table1: size of the training set as printed in Table 1.
         downloads: the official files.
         balanced: whether few-shot samples have the same number of examples per class;
             otherwise they have the label distribution of the training set.
@@ -84,7 +81,6 @@ class Task:
     folder: str
     files: Mapping[str, str]
     rows: Mapping[str, int]
-    table1: str
     downloads: tuple[Download, ...]
     balanced: bool = False
 
@@ -93,37 +89,33 @@ def _glue(
     name: str,
     layout: RowFormat,
     rows: tuple[int, int],
-    table1: str,
     *downloads: Download,
     dev: str = "dev.tsv",
 ) -> Task:
     files = {TRAIN: "train.tsv", HELD_OUT: dev}
     sizes = dict(zip((TRAIN, HELD_OUT), rows, strict=True))
-    return Task(name, layout, name, files, sizes, table1, downloads)
+    return Task(name, layout, name, files, sizes, downloads)
 
 
 def _reviews(
     name: str,
     sentences: tuple[str, ...],
-    width: int,
     rows: tuple[int, int],
-    table1: str,
     download: Download,
 ) -> Task:
     layout = RowFormat(
         "csv",
         (sentences,),
-        label="1",
-        header=False,
-        width=width,
-        labels={"1": "negative", "2": "positive"},
+        "1",
+        {"1": "negative", "2": "positive"},
+        width=1 + len(sentences),
         escaped=True,
         leave_out_empty=True,
     )
     folder = download.name.removesuffix(".tgz")
     files = {TRAIN: "train.csv", HELD_OUT: "test.csv"}
     sizes = dict(zip((TRAIN, HELD_OUT), rows, strict=True))
-    return Task(name, layout, folder, files, sizes, table1, (download,), balanced=True)
+    return Task(name, layout, folder, files, sizes, (download,), balanced=True)
 
 
 ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
@@ -138,13 +130,9 @@ TASKS = {
         _glue(
             "SST-2",
             RowFormat(
-                "tsv",
-                (("sentence",),),
-                "label",
-                labels={"0": "negative", "1": "positive"},
+                "tsv", (("sentence",),), "label", {"0": "negative", "1": "positive"}
             ),
             (67_349, 872),
-            "67k",
             Download(
                 GLUE + "SST-2.zip",
                 7_439_277,
@@ -154,15 +142,9 @@ TASKS = {
         _glue(
             "CoLA",
             RowFormat(
-                "tsv",
-                (("4",),),
-                "2",
-                header=False,
-                width=4,
-                labels={"0": "unacceptable", "1": "acceptable"},
+                "tsv", (("4",),), "2", {"0": "unacceptable", "1": "acceptable"}, width=4
             ),
             (8_551, 1_043),
-            "8.5k",
             Download(
                 GLUE + "CoLA.zip",
                 376_971,
@@ -175,10 +157,9 @@ TASKS = {
                 "tsv",
                 (("#1 String",), ("#2 String",)),
                 "Quality",
-                labels={"0": "not_equivalent", "1": "equivalent"},
+                {"0": "not_equivalent", "1": "equivalent"},
             ),
             (3_668, 408),
-            "3.7k",
             Download(
                 SENTEVAL + MRPC_BOTH,
                 1_047_044,
@@ -197,11 +178,8 @@ TASKS = {
         ),
         _glue(
             "RTE",
-            RowFormat(
-                "tsv", (("sentence1",), ("sentence2",)), "label", labels=ENTAILMENT
-            ),
+            RowFormat("tsv", (("sentence1",), ("sentence2",)), "label", ENTAILMENT),
             (2_490, 277),
-            "2.5k",
             Download(
                 GLUE + "RTE.zip",
                 697_150,
@@ -210,11 +188,8 @@ TASKS = {
         ),
         _glue(
             "QNLI",
-            RowFormat(
-                "tsv", (("question",), ("sentence",)), "label", labels=ENTAILMENT
-            ),
+            RowFormat("tsv", (("question",), ("sentence",)), "label", ENTAILMENT),
             (104_743, 5_463),
-            "105k",
             Download(
                 GLUE + "QNLIv2.zip",
                 10_627_589,
@@ -227,11 +202,10 @@ TASKS = {
                 "tsv",
                 (("sentence1",), ("sentence2",)),
                 "gold_label",
-                labels={n: n for n in ("entailment", "neutral", "contradiction")},
+                {n: n for n in ("entailment", "neutral", "contradiction")},
                 no_label="-",
             ),
             (392_702, 9_815),
-            "393k",
             Download(
                 GLUE + "MNLI.zip",
                 312_783_507,
@@ -242,9 +216,7 @@ TASKS = {
         _reviews(
             "Amazon-2",
             ("2", "3"),
-            3,
             (3_600_000, 400_000),
-            "",
             Download(
                 REVIEWS + "amazon_review_polarity_csv.tgz",
                 688_339_454,
@@ -254,9 +226,7 @@ TASKS = {
         _reviews(
             "Yelp-2",
             ("2",),
-            2,
             (560_000, 38_000),
-            "",
             Download(
                 REVIEWS + "yelp_review_polarity_csv.tgz",
                 166_373_201,

@@ -22,21 +22,19 @@ TABLE_1 = {
 
 def test_the_tasks_are_those_of_the_paper():
     assert list(TASKS) == list(TABLE_1)
-    for name, (size, classes, sentences) in TABLE_1.items():
+    for name, (_, classes, sentences) in TABLE_1.items():
         task = TASKS[name]
-        assert task.table1 == size
         assert len(set(task.layout.labels.values())) == classes
         assert len(task.layout.sentences) == sentences
         assert task.files.keys() == task.rows.keys() == {TRAIN, HELD_OUT}
 
 
-@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_row_counts_are_those_of_table_1(task):
+@pytest.mark.parametrize("name", [name for name, (size, *_) in TABLE_1.items() if size])
+def test_row_counts_are_those_of_table_1(name):
     """Within the last digit printed: 8,551 of CoLA are 8.5k there, and 3,668 3.7k."""
-    if task.table1:
-        printed = task.table1.removesuffix("k")
-        unit = 1000 / 10 ** len(printed.partition(".")[2])
-        assert abs(task.rows[TRAIN] - 1000 * float(printed)) < unit
+    printed = TABLE_1[name][0].removesuffix("k")
+    unit = 1000 / 10 ** len(printed.partition(".")[2])
+    assert abs(TASKS[name].rows[TRAIN] - 1000 * float(printed)) < unit
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
