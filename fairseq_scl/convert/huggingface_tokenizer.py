@@ -14,9 +14,7 @@ from typing import Any, cast
 import msgspec
 import tokenizers
 from fairseq.data import Dictionary
-from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.models import WordPiece as WordPieceModel
+from tokenizers import AddedToken, Regex, decoders, normalizers
 from tokenizers.processors import TemplateProcessing
 
 from fairseq_scl.convert.source_tokenizer import (
@@ -28,8 +26,13 @@ from fairseq_scl.convert.source_tokenizer import (
 from fairseq_scl.convert.to_huggingface import MODEL_TYPES
 from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.texts import one_line
-from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece
-from fairseq_scl.data.vocabulary_files import UNKNOWN_PIECE, WordPieceSettings
+from fairseq_scl.data.tokenizers import (
+    GPT2BPE,
+    WordPiece,
+    bert_tokenizer,
+    byte_level_tokenizer,
+)
+from fairseq_scl.data.vocabulary_files import WordPieceSettings, byte_symbols
 from fairseq_scl.errors import InputError
 
 NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
@@ -99,7 +102,7 @@ def new_vocabulary(
                     f"{origin} has a piece named {name}, which is a special token"
                 )
         made = [first + second for first, second in tokenizer.merges]
-        for piece in [*pre_tokenizers.ByteLevel.alphabet(), *made, *added]:
+        for piece in [*byte_symbols(), *made, *added]:
             rows.setdefault(piece, dictionary.unk())
         pieces = list(rows)
     ids = {name: number for number, name in enumerate(rows)}
@@ -185,31 +188,16 @@ def _tokenizer(
                 "several blanks inside, which an exported tokenizer cannot have"
             )
     if isinstance(tokenizer, GPT2BPE):
-        made = tokenizers.Tokenizer(BPE(vocab=vocabulary.ids, merges=tokenizer.merges))
+        made = byte_level_tokenizer(vocabulary.ids, tokenizer.merges)
         rule.append(normalizers.Replace(Regex(r"\A | \z"), ""))
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         made.decoder = decoders.ByteLevel()
         # Matched in the normalized text. Otherwise the text between two added tokens
         # would be stripped, too.
         added = [{**token, "normalized": True} for token in added]
     else:
-        settings = cast(WordPieceSettings, tokenizer.settings)
-        made = tokenizers.Tokenizer(
-            WordPieceModel(
-                vocab={name: vocabulary.ids[name] for name in vocabulary.pieces},
-                unk_token=UNKNOWN_PIECE,
-                max_input_chars_per_word=100,
-            )
-        )
-        rule.append(
-            normalizers.BertNormalizer(
-                clean_text=True,
-                handle_chinese_chars=settings.split_chinese,
-                strip_accents=settings.strip_accents,
-                lowercase=settings.lowercase,
-            )
-        )
-        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        pieces = {name: vocabulary.ids[name] for name in vocabulary.pieces}
+        made = bert_tokenizer(pieces, cast(WordPieceSettings, tokenizer.settings))
+        rule.append(made.normalizer)
         made.decoder = decoders.WordPiece()
     made.normalizer = normalizers.Sequence(rule)
     made.add_special_tokens(

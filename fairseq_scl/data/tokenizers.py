@@ -88,14 +88,10 @@ class _Subwords:
         return piece
 
     def encode_lines(self, sentences: Sequence[str]) -> list[list[str]]:
-        """Return the symbols of each sentence.
+        """Return the symbols of each sentence; an empty text has none.
 
-        Args:
-            sentences: any texts, including empty ones.
-
-        Returns:
-            one list of symbols per sentence. WordPiece returns ``[UNK]`` for a word
-            without pieces; fairseq's dictionaries lack it, so it becomes ``<unk>``.
+        WordPiece returns ``[UNK]`` for a word without pieces; fairseq's dictionaries
+        lack it, so it becomes ``<unk>``.
 
         Raises:
             InputError: a text has half a surrogate pair, which is not valid Unicode.
@@ -128,21 +124,8 @@ class WordPiece(_Subwords):
     def __init__(self, vocabulary: Sequence[str], settings: WordPieceSettings) -> None:
         """Build the tokenizer from distinct pieces with ``[UNK]`` among them."""
         self.vocabulary = list(vocabulary)
-        library = tokenizers.Tokenizer(
-            WordPieceModel(
-                vocab={piece: number for number, piece in enumerate(vocabulary)},
-                unk_token=UNKNOWN_PIECE,
-                max_input_chars_per_word=100,
-            )
-        )
-        library.normalizer = normalizers.BertNormalizer(
-            clean_text=True,
-            handle_chinese_chars=settings.split_chinese,
-            strip_accents=settings.strip_accents,
-            lowercase=settings.lowercase,
-        )
-        library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        super().__init__(library, settings)
+        ids = {piece: number for number, piece in enumerate(vocabulary)}
+        super().__init__(bert_tokenizer(ids, settings), settings)
 
     def save(self, folder: str | Path) -> None:
         """Write ``vocab.txt`` and ``tokenizer_settings.json`` into ``folder``."""
@@ -177,9 +160,7 @@ class GPT2BPE(_Subwords):
         """
         self.encoder = dict(encoder)
         self.merges = list(merges)
-        library = tokenizers.Tokenizer(BPE(vocab=self.encoder, merges=self.merges))
-        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        super().__init__(library, settings)
+        super().__init__(byte_level_tokenizer(self.encoder, self.merges), settings)
 
     def symbol(self, piece: str, number: int) -> str:
         """Return the symbol in fairseq's dictionaries: the id."""
@@ -193,6 +174,32 @@ class GPT2BPE(_Subwords):
             file.write("#version: 0.2\n")
             file.writelines(f"{first} {second}\n" for first, second in self.merges)
         write_json(Path(folder, SETTINGS), msgspec.to_builtins(self.settings))
+
+
+def bert_tokenizer(
+    ids: Mapping[str, int], settings: WordPieceSettings
+) -> tokenizers.Tokenizer:
+    """Build BERT's tokenizer from the ids of its pieces, without added tokens."""
+    made = tokenizers.Tokenizer(
+        WordPieceModel(vocab=ids, unk_token=UNKNOWN_PIECE, max_input_chars_per_word=100)
+    )
+    made.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=settings.split_chinese,
+        strip_accents=settings.strip_accents,
+        lowercase=settings.lowercase,
+    )
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return made
+
+
+def byte_level_tokenizer(
+    ids: Mapping[str, int], merges: Sequence[tuple[str, str]]
+) -> tokenizers.Tokenizer:
+    """Build GPT-2's tokenizer from ids and merges, without added tokens."""
+    made = tokenizers.Tokenizer(BPE(vocab=ids, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return made
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
