@@ -30,34 +30,27 @@ def take_files(archive: Path, names: Sequence[str], to: Path) -> list[Path]:
     Raises:
         InputError: the archive is damaged, or expands to far more than its size.
     """
+    parts: dict[PurePosixPath, Path] = {}
+    size = 0
     try:
-        return _take(archive, names, to)
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in filter(tarfile.TarInfo.isfile, tar):
+                path = PurePosixPath(member.name)
+                if not any(fnmatch.fnmatchcase(path.name, name) for name in names):
+                    continue
+                size += member.size
+                if size > SLACK + MOST_PACKED * archive.stat().st_size:
+                    raise InputError(
+                        f"{archive} was not unpacked: up to {member.name} it expands "
+                        f"to {size:,} bytes, too many for the size of the archive"
+                    )
+                part = parts.setdefault(path.parent, to / f"part{len(parts)}")
+                part.mkdir(exist_ok=True)
+                with (part / path.name).open("wb") as file:
+                    shutil.copyfileobj(tar.extractfile(member), file)  # type: ignore[arg-type]
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{archive} is damaged or not a gzipped tar file: delete it and "
             "download it again"
         ) from error
-
-
-def _take(archive: Path, names: Sequence[str], to: Path) -> list[Path]:
-    parts: dict[PurePosixPath, Path] = {}
-    size = 0
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            path = PurePosixPath(member.name)
-            if not any(fnmatch.fnmatchcase(path.name, name) for name in names):
-                continue
-            source = tar.extractfile(member) if member.isfile() else None
-            if source is None:
-                continue
-            size += member.size
-            if size > SLACK + MOST_PACKED * archive.stat().st_size:
-                raise InputError(
-                    f"{archive} was not unpacked: up to {member.name} it expands to "
-                    f"{size:,} bytes, too many for the size of the archive"
-                )
-            part = parts.setdefault(path.parent, to / f"part{len(parts)}")
-            part.mkdir(exist_ok=True)
-            with source, (part / path.name).open("wb") as file:
-                shutil.copyfileobj(source, file)
     return list(parts.values())

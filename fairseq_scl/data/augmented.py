@@ -5,12 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_scl.data.binarise import (
-    DRAW,
-    binarise,
-    read_examples,
-    read_labels,
-)
+from fairseq_scl.data.binarise import DRAW, binarise, read_examples, read_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.outputs import BackTranslationRecord, Output, read_outputs
@@ -42,7 +37,7 @@ def add_outputs(
         target: the folder to write.
         views: keep ``train`` unchanged, and write the first two outputs of each example
             as ``view0`` and ``view1`` next to ``input0``, for ``--scl-views``.
-        max_unknown: the largest share of unknown tokens that a split may have.
+        max_unknown: see :func:`~fairseq_scl.data.binarise.binarise`.
 
     Returns:
         the number of examples in each split.
@@ -114,15 +109,14 @@ def _draw(
     draw: dict[str, Any] = {"schema": 1}
     if os.path.lexists(sample / DRAW):
         draw = read_as(sample / DRAW, dict[str, Any])
-    every = [output for group in outputs for output in group]
     added = {
         "file": file.name,
         "sha256": sha256(file),
         "sample_manifest_sha256": sha256(sample / MANIFEST),
         "examples": len(outputs),
         "copies": len(outputs[0]),
-        "outputs": len(every),
-        "unchanged": sum(output.unchanged for output in every),
+        "outputs": len(outputs) * len(outputs[0]),
+        "unchanged": sum(output.unchanged for group in outputs for output in group),
         "as_views": views,
     }
     if os.path.lexists(file.with_suffix(".json")):

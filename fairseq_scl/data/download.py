@@ -29,13 +29,8 @@ def download_task(task: Task, folder: str | Path, progress: bool = False) -> Pat
 
     Archives are kept in ``archives/``, so that a second call downloads nothing.
 
-    Args:
-        task: from the table of tasks.
-        folder: where to create the task's folder, named as in the official archive.
-        progress: whether to show a progress bar on standard error.
-
     Returns:
-        the folder of the task.
+        the folder of the task in ``folder``, named as in the official archive.
 
     Raises:
         InputError: the download failed, the result is not the official file, or the
@@ -57,13 +52,8 @@ def fetch_file(wanted: Download, folder: str | Path, progress: bool = False) -> 
     """Download one file, or do nothing if it exists and its checksum matches.
 
     An interrupted download is resumed, by this call or by a later one, from the
-    ``.part`` file that it leaves.
-
-    Args:
-        wanted: URL, size and checksum of the file. If these are unknown, the server
-            gives the size, and any existing file is accepted.
-        folder: where to put it; created if missing.
-        progress: whether to show a progress bar on standard error.
+    ``.part`` file that it leaves. If size and checksum are unknown, the server gives
+    the size, and any existing file is accepted.
 
     Returns:
         the path of the file.
@@ -139,10 +129,15 @@ class _Resuming:
             have = have if resumes else 0
             if size is None and "Content-Length" in answer.headers:
                 size = have + int(answer.headers["Content-Length"])
-            with (
-                part.open("ab" if resumes else "wb") as file,
-                self._bar(have, size) as bar,
-            ):
+            bar = tqdm(
+                total=size,
+                initial=have,
+                desc=self._wanted.name,
+                unit="B",
+                unit_scale=True,
+                disable=not self._progress,
+            )
+            with part.open("ab" if resumes else "wb") as file, bar:
                 for block in answer.iter_content(BYTES_AT_ONCE):
                     file.write(block)
                     bar.update(len(block))
@@ -152,16 +147,6 @@ class _Resuming:
         if size is not None and have < size:
             raise _BrokenOff(f"{have} of {size} bytes")
         shutil.move(part, output_file)  # pooch verifies and renames it
-
-    def _bar(self, have: int, size: int | None) -> "tqdm[Any]":
-        return tqdm(
-            total=size,
-            initial=have,
-            desc=self._wanted.name,
-            unit="B",
-            unit_scale=True,
-            disable=not self._progress,
-        )
 
 
 def _unpack(archive: Path, member: str, target: Path) -> None:

@@ -48,10 +48,7 @@ def write_then_rename(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
-    with (
-        explained(path),
-        temporary(path.parent) as (new, descriptor),
-    ):
+    with explained(path), temporary(path.parent) as (new, descriptor):
         with open(
             descriptor, mode, encoding=encoding, newline=newline, closefd=False
         ) as file:
@@ -137,13 +134,9 @@ def hold(path: Path, what: str | Path) -> Iterator[None]:
 def check_name(name: object, what: str) -> str:
     """Return a name after checking that it can be part of a path.
 
-    Args:
-        name: given by a user, such as the name of an objective.
-        what: what it names and where, for the message.
-
     Raises:
         InputError: it is not a string of 1 to 200 bytes, has a ``/`` or NUL, or begins
-            with a dot.
+            with a dot; ``what`` it names begins the message.
     """
     if (
         not isinstance(name, str)
@@ -168,14 +161,9 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def files_in(folder: Path, pattern: str, at_any_depth: bool = False) -> list[Path]:
-    """Return the files whose names match a pattern, sorted.
+    """Return the files whose names match an ``fnmatch`` pattern, sorted.
 
     ``Path.glob`` would take a folder that cannot be read for an empty one.
-
-    Args:
-        folder: an existing folder.
-        pattern: of ``fnmatch``.
-        at_any_depth: whether to search the folders in it, too.
 
     Raises:
         OSError: a folder cannot be read.
@@ -194,8 +182,5 @@ def files_in(folder: Path, pattern: str, at_any_depth: bool = False) -> list[Pat
 
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

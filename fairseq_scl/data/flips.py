@@ -17,8 +17,8 @@ STREAM = 71
 Flips = Mapping[str, Mapping[int, str]]
 
 
-def check_share(share: float) -> float:
-    """Return the share of labels to flip after checking it.
+def check_share(share: float) -> None:
+    """Check the share of labels to flip.
 
     Raises:
         InputError: it is not in [0, 1), or has more digits than fit into the name of
@@ -33,7 +33,6 @@ def check_share(share: float) -> float:
             f"--flip-labels is {share!r}: use at most six digits, as in the name of "
             f"its folder, such as {share:g}"
         )
-    return share
 
 
 def flipped_folder(name: str, share: float) -> str:

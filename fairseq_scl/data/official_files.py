@@ -41,13 +41,7 @@ def task_table(task: Task, folder: str | Path, part: str) -> TableFile:
 
 
 def check_size(task: Task, part: str, table: TableFile, found: int) -> None:
-    """Refuse an official file with an unexpected number of rows.
-
-    Args:
-        task: from the table of tasks.
-        part: ``train`` or ``held_out``.
-        table: the file.
-        found: the number of its rows, including skipped ones.
+    """Refuse an official file with an unexpected number of rows, skipped ones included.
 
     Raises:
         InputError: names the file and both numbers.
@@ -62,8 +56,7 @@ def check_size(task: Task, part: str, table: TableFile, found: int) -> None:
 
 def _in_mrpc(folder: Path, part: str) -> Callable[[dict[str, Any]], bool]:
     """Select the rows of one of MRPC's two sets by the id list of GLUE."""
-    lines = decoded_lines(folder / MRPC_IDS)
-    held_out = {tuple(line.split()) for _, line in lines}
+    held_out = {tuple(line.split()) for _, line in decoded_lines(folder / MRPC_IDS)}
 
     def belongs(row: dict[str, Any]) -> bool:
         ids = tuple(row[column] for column in MRPC_ID_COLUMNS)

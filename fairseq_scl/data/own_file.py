@@ -31,9 +31,6 @@ VALID_SHARE, MOST_VALID = 0.2, 500
 def guess_columns(path: Path) -> list[str]:
     """Find the columns of a table by their usual names, in any case.
 
-    Args:
-        path: ``.tsv`` or ``.csv`` with column names in the first line, or ``.jsonl``.
-
     Returns:
         names of one or two text columns, followed by that of the label column.
 
@@ -64,13 +61,9 @@ def guess_columns(path: Path) -> list[str]:
 def read_rows(
     path: Path, columns: Sequence[str], drop_empty: bool, note: Callable[[str], object]
 ) -> list[Example]:
-    """Read all examples of a table.
+    """Read all examples of a table, see :func:`~fairseq_scl.data.readers.own_table`.
 
-    Args:
-        path: the table.
-        columns: names of one or two text columns, followed by that of the label.
-        drop_empty: skip rows with an empty text or label.
-        note: gets sentences about quotes in a ``.tsv`` and rows that were skipped.
+    Sentences about quotes in a ``.tsv`` and rows that were skipped go to ``note``.
 
     Raises:
         InputError: the table cannot be read, has an empty cell or has no rows.
@@ -89,14 +82,9 @@ def read_rows(
 def read_distinct(
     path: Path, columns: Sequence[str], drop_empty: bool, checks: Checks
 ) -> list[Example]:
-    """Read the examples of a table, each text once.
+    """Read the examples of a table as :func:`read_rows`, each text once.
 
-    Args:
-        path: the table.
-        columns: names of one or two text columns, followed by that of the label.
-        drop_empty: skip rows with an empty text or label.
-        checks: which labels to accept, and a callback for notes: rows that were
-            skipped, and texts that occur several times, of which the first counts.
+    Of a text that occurs several times, the first counts and the others are noted.
 
     Returns:
         examples with different texts, in the order of the table.

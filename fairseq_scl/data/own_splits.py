@@ -16,13 +16,7 @@ NAMED_AT_MOST = 5
 def prepare_splits(
     source: str | Path, encoder: str | Path, target: str | Path, checks: Checks
 ) -> dict[str, int]:
-    """Write a data folder from a folder of text files.
-
-    Args:
-        source: the folder, in the layout of :func:`read_splits`.
-        encoder: an encoder folder.
-        target: the data folder to write.
-        checks: which findings to accept, and a callback for notes.
+    """Write a data folder from a folder of text files, see :func:`read_splits`.
 
     Returns:
         the number of examples in each split.
@@ -41,10 +35,9 @@ def prepare_splits(
         checks.note(
             f"{source} lacks valid.input0: checkpoints cannot be selected without it"
         )
-    first: dict[str, str] = {}
-    for example in splits["train"]:
-        first.setdefault(example.label, example.origin)
-    check_labels(Counter(e.label for e in splits["train"]), first, checks)
+    train = splits["train"]
+    first = {example.label: example.origin for example in reversed(train)}
+    check_labels(Counter(example.label for example in train), first, checks)
     texts = {split: TextIndex(source / f"{split}.input0") for split in splits}
     for split, examples in splits.items():
         for line, example in enumerate(examples, start=1):
@@ -57,10 +50,7 @@ def prepare_splits(
 
 
 def read_splits(folder: str | Path) -> tuple[dict[str, list[Example]], list[str]]:
-    """Read the splits of a folder, each with :func:`read_split`.
-
-    Args:
-        folder: a folder with ``train`` and optionally ``valid`` and ``test``.
+    """Read ``train`` and, if there are files, ``valid`` and ``test`` of a folder.
 
     Returns:
         the examples of each split, and the names of the files that were ignored.

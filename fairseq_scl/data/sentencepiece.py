@@ -26,10 +26,6 @@ class SentencePiece:
     def __init__(self, path: str | Path, settings: SentencePieceSettings) -> None:
         """Read a ``sentencepiece.bpe.model``.
 
-        Args:
-            path: the file.
-            settings: how pairs are separated.
-
         Raises:
             InputError: the file is missing, unreadable or not a SentencePiece model.
         """

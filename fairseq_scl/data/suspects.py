@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import re
 import unicodedata
 from array import array
@@ -88,9 +89,8 @@ def _problems(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
         known = spellings.setdefault(_plain(label) if number is None else number, label)
         if known != label:
             yield label, f"is another spelling of {known!a}, written {label!a}"
-    total = sum(counts.values())
-    if len(counts) > FEW_CLASSES and 2 * len(counts) > total:
-        count = len(counts)
+    count, total = len(counts), sum(counts.values())
+    if count > FEW_CLASSES and 2 * count > total:
         yield next(iter(counts)), f"is one of {count} labels in only {total} examples"
 
 
@@ -99,7 +99,7 @@ def _number(label: str) -> float | None:
         value = float(label.removesuffix("%"))
     except ValueError:
         return None
-    return value if abs(value) < float("inf") else None
+    return value if math.isfinite(value) else None
 
 
 def _parts(label: str) -> list[str]:
@@ -137,11 +137,7 @@ class TextIndex:
 def repeated_texts(
     splits: Mapping[str, TextIndex], labels: bool = True
 ) -> Iterable[str]:
-    """Find texts that occur in several splits, and texts with several labels.
-
-    Args:
-        splits: the splits by name.
-        labels: whether to look for texts with several labels.
+    """Find texts that occur in several splits and, if asked to, with several labels.
 
     Yields:
         one sentence per pair of splits that share texts, and one for texts with several

@@ -27,10 +27,6 @@ def read_split(folder: str | Path, split: str) -> list[Example]:
 
     The files are UTF-8 with one example per line, as in fairseq's GLUE recipe.
 
-    Args:
-        folder: the folder with the files.
-        split: ``train``, ``valid`` or ``test``.
-
     Raises:
         InputError: a file is missing or not UTF-8, files differ in length, or a line is
             empty; the message names file and line.
@@ -153,9 +149,6 @@ def class_names(labels: Iterable[str]) -> list[str]:
 
     They are sorted by name, so that class ids depend neither on class frequencies (by
     which ``fairseq-preprocess`` sorts) nor on the sample.
-
-    Args:
-        labels: labels, each at least once.
 
     Raises:
         InputError: there are fewer than two labels, a label is reserved by fairseq's

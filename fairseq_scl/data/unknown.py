@@ -32,12 +32,7 @@ def count_unknown(counts: MutableMapping[str, int], row: torch.Tensor) -> None:
 def check_unknown(
     found: Mapping[str, Counts], encoder: str | Path, most: float = MAX_UNKNOWN
 ) -> None:
-    """Refuse text that does not fit the encoder's dictionary.
-
-    Args:
-        found: the counts of :func:`count_unknown` for each split.
-        encoder: the encoder folder, for the message.
-        most: the largest allowed share of unknown tokens.
+    """Refuse splits with a share of unknown tokens above ``most``.
 
     Raises:
         InputError: names the split, its share and the flag.
