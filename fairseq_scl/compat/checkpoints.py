@@ -230,11 +230,7 @@ def check_dictionary_size(
 ) -> None:
     """Refuse a RoBERTa whose embedding has another size than its dictionary.
 
-    Args:
-        weights: tensors by name.
-        folder: an encoder folder (``dict.txt``), or a data or model folder
-            (``input0``).
-        origin: the file of the weights, for the message.
+    The dictionary is in ``folder`` or, for a data or model folder, in its ``input0``.
 
     Raises:
         InputError: the sizes differ; the message names both files and sizes.
@@ -255,13 +251,8 @@ def check_dictionary_size(
 def check_finite(weights: Mapping[str, Tensor], origin: object) -> None:
     """Refuse weights that are NaN or infinite, whose output would look like an answer.
 
-    Args:
-        weights: tensors by name, with any shape and dtype.
-        origin: their file, for the message.
-
     Raises:
-        InputError: a tensor has a NaN or an infinite value; the message names the
-            first one.
+        InputError: names ``origin`` and the first tensor with such a value.
     """
     for name, tensor in weights.items():
         if torch.isfinite(tensor.sum()):  # which is much faster, but may overflow

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -134,18 +134,15 @@ def _check_plain(settings: Mapping[str, Any], path: str | Path) -> None:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        inside: Iterator[tuple[Any, Any]] | None = None
         if isinstance(value, argparse.Namespace):
             value = vars(value)
-        if isinstance(value, dict):
-            inside = iter(value.items())
-        elif isinstance(value, list | tuple | set):
-            inside = enumerate(value)
-        if inside is not None:
-            if len(seen) + len(rest) + len(value) > VALUES:
-                raise InputError(f"{path} has more than {VALUES} settings")
-            for key, item in inside:
-                rest += [(name, key), (f"{name}.{key}".lstrip("."), item)]
+        if not isinstance(value, dict | list | tuple | set):
+            continue
+        if len(seen) + len(rest) + len(value) > VALUES:
+            raise InputError(f"{path} has more than {VALUES} settings")
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            rest += [(name, key), (f"{name}.{key}".lstrip("."), item)]
 
 
 def _from_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,17 +327,14 @@ def _check_size(
 def _parameters(settings: Mapping[str, Any]) -> int:
     """Return a lower bound of a model's size from layers, positions and classes."""
     total = 0
-    for side in ("encoder", "decoder"):
+    for side, other in (("encoder", "source"), ("decoder", "target")):
         width = int(settings.get(f"{side}_embed_dim") or 0)
         hidden = int(settings.get(f"{side}_hidden_size") or 0)
         inner = int(settings.get(f"{side}_ffn_embed_dim") or 0)
         layers = int(settings.get(f"{side}_layers") or 0)
         total += layers * (4 * width * (hidden or width) + 2 * width * inner)
         total += layers * 4 * hidden * hidden
-        rows = ("max_positions", f"max_{SIDES[side]}_positions", "num_classes")
+        rows = ("max_positions", f"max_{other}_positions", "num_classes")
         if not hidden:  # an LSTM has no position embeddings
             total += sum(width * max(int(settings.get(n) or 0), 0) for n in rows)
     return total
-
-
-SIDES = {"encoder": "source", "decoder": "target"}

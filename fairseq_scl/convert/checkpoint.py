@@ -11,12 +11,8 @@ def plain_checkpoint(
 ) -> dict[str, Any]:
     """Return a checkpoint as fairseq saves it, without optimizer state and meters.
 
+    The settings of model and task include ``_name`` and are plain values, so that
     ``torch.load(weights_only=True)`` reads it without an allow-list.
-
-    Args:
-        model: settings of the model, including ``_name``; plain values.
-        task: settings of the task, including ``_name``; plain values.
-        weights: the model's state dict.
     """
     history: dict[str, Any] = {
         "criterion_name": None,
@@ -25,15 +21,14 @@ def plain_checkpoint(
         "num_updates": 0,
     }
     iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
-    # Otherwise the hub interface would download GPT-2's BPE, which may not fit.
-    bpe = {"_name": None}
     return {
         "args": None,
         "cfg": {
             "model": dict(model),
             "task": dict(task),
             "criterion": None,
-            "bpe": bpe,
+            # Otherwise the hub interface would download GPT-2's BPE, which may not fit.
+            "bpe": {"_name": None},
         },
         "model": weights,
         "optimizer_history": [history],

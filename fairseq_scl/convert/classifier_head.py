@@ -31,7 +31,7 @@ def classifier_weights(
         tensors: state dict of ``BertForSequenceClassification`` or
             ``RobertaForSequenceClassification``.
         config: the shape of the encoder.
-        classes: number of labels.
+        classes: number of labels, C.
         head: name of the classification head.
         origin: the file of the tensors, for messages.
 

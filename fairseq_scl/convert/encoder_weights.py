@@ -189,18 +189,14 @@ def _language_model_head(
     rows: Sequence[int],
 ) -> bool:
     modules, output = HEAD_MODULES[config.model_type], HEAD_OUTPUT[config.model_type]
-    shapes = {"dense": (config.hidden, config.hidden), "layer_norm": (config.hidden,)}
-    found = source.has(f"{modules['dense']}.weight")
+    found = f"{modules['dense']}.weight" in source.tensors
     for ours, theirs in modules.items():
-        made = (
-            torch.eye(config.hidden) if ours == "dense" else torch.ones(config.hidden)
-        )
-        for kind, default in (("weight", made), ("bias", torch.zeros(config.hidden))):
-            shape = shapes[ours] if kind == "weight" else (config.hidden,)
-            name = f"{theirs}.{kind}"
-            state[f"{LM_HEAD}{ours}.{kind}"] = (
-                source.take(name, shape) if found else default
-            )
+        weight = torch.eye if ours == "dense" else torch.ones
+        for kind, placeholder in (("weight", weight), ("bias", torch.zeros)):
+            tensor = placeholder(config.hidden)
+            if found:
+                tensor = source.take(f"{theirs}.{kind}", tuple(tensor.shape))
+            state[f"{LM_HEAD}{ours}.{kind}"] = tensor
     # The output layer shares its weight with the embedding: one tensor, two names.
     state[f"{LM_HEAD}weight"] = state[f"{ENCODER}embed_tokens.weight"]
     state[f"{LM_HEAD}bias"] = torch.zeros(len(rows))
@@ -222,10 +218,6 @@ class SourceTensors:
             _bare_name(name, config.model_type): t for name, t in tensors.items()
         }
         self.left = set(self.tensors) - set(UNUSED)
-
-    def has(self, name: str) -> bool:
-        """Return whether there is such a tensor."""
-        return name in self.tensors
 
     def take(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
         """Return a copy of a tensor in float32."""
@@ -254,7 +246,7 @@ class SourceTensors:
         """Return the bias of the language model's output, stored under two names."""
         name, twin = f"{output}.bias", f"{output}.decoder.bias"
         self.left.discard(twin)
-        return self.take(name if self.has(name) else twin, (size,))
+        return self.take(name if name in self.tensors else twin, (size,))
 
     def refuse_untied(self, name: str) -> None:
         """Refuse an output layer that does not share its weight with the embedding."""

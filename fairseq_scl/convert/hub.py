@@ -31,9 +31,6 @@ def fetch_from_hub(name: str) -> Path:
     offline. ``config.json`` is checked before the weights are downloaded, and pickles
     are downloaded only if there are no ``safetensors``.
 
-    Args:
-        name: ``OWNER/NAME``.
-
     Returns:
         the folder of the snapshot.
 

@@ -200,7 +200,7 @@ def fold_layer_norm_eps(
     the range of float16.
 
     Args:
-        state: state dict of ``RobertaModel`` (post-norm) with ``source_eps``.
+        state: state dict of a post-norm ``RobertaModel``.
         source_eps: epsilon of the layer norms that the weights were trained with.
         target_eps: epsilon of the layer norms that the new weights are for.
 

@@ -16,14 +16,14 @@ from fairseq_scl.convert.hub import fetch_from_hub, is_hub_id
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.archives import take_files
 from fairseq_scl.data.download import ARCHIVES, fetch_file
-from fairseq_scl.data.files import read_json, sha256, try_lock, write_json
+from fairseq_scl.data.files import sha256, try_lock, write_json
 from fairseq_scl.data.folders import ENCODER, folder_then_rename, verify
 from fairseq_scl.data.packages import Package, default_cache, fetch
 from fairseq_scl.data.sentencepiece import MODEL_FILE
 from fairseq_scl.data.tasks import Download
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.errors import InputError
-from fairseq_scl.typed import Checksum, as_type
+from fairseq_scl.typed import Checksum, read_as
 
 FAIRSEQ = "https://dl.fbaipublicfiles.com/fairseq"
 GPT2_FILES = ("gpt2_bpe/encoder.json", "gpt2_bpe/vocab.bpe")
@@ -85,14 +85,13 @@ def find_encoder(
         )
     cache = (cache or default_cache()).absolute()
     folder = cache / FOLDER / name.replace("/", "--")
-    make = {MINILM: _minilm}.get(name, _published if known else _from_hub)
     try:
         if folder.exists():
             _verify(folder)
         else:
             with _turn(cache / FOLDER / LOCK, say):
                 if not folder.exists():  # else made by the process that had the lock
-                    make(name, folder, cache, say, progress)
+                    _make(name, folder, cache, say, progress)
     except InputError as error:
         raise InputError(f"{flag} {name}: {error}") from error
     return folder
@@ -136,19 +135,21 @@ def _verify(folder: Path) -> None:
         raise InputError(f"{error}, by deleting it and running this again") from error
 
 
-def _minilm(_: str, folder: Path, cache: Path, say: Say, __: bool) -> None:
-    convert_minilm(folder, cache, say)
-
-
-def _from_hub(name: str, folder: Path, _: Path, say: Say, __: bool) -> None:
-    say(f"fetching {name} from the Hugging Face hub")
-    convert_encoder(fetch_from_hub(name), folder)
+def _make(name: str, folder: Path, cache: Path, say: Say, progress: bool) -> None:
+    if name == MINILM:
+        convert_minilm(folder, cache, say)
+    elif name in PUBLISHED:
+        _published(name, folder, cache, say, progress)
+    else:
+        say(f"fetching {name} from the Hugging Face hub")
+        convert_encoder(fetch_from_hub(name), folder)
 
 
 def _published(name: str, folder: Path, cache: Path, say: Say, progress: bool) -> None:
     archive, tokenizer = PUBLISHED[name]
-    place = cache / ARCHIVES
-    noted = _noted(cache / FOLDER / CHECKSUMS)
+    place, checksums = cache / ARCHIVES, cache / FOLDER / CHECKSUMS
+    # The checksums of the files that were used before, by URL.
+    noted = read_as(checksums, dict[str, Checksum]) if checksums.is_file() else {}
     urls = [f"{FAIRSEQ}/{file}" for file in (f"models/{archive}.tar.gz", *tokenizer)]
     say(f"fetching {name} from {urls[0]} into {place}")
     own = (place / f"{archive}.tar.gz").exists()  # put there by the user
@@ -169,7 +170,7 @@ def _published(name: str, folder: Path, cache: Path, say: Say, progress: bool) -
             f"{packed} is not used, delete it to download it again: {error}"
         ) from error
     found = zip(urls, map(sha256, (packed, *others)), strict=True)
-    write_json(cache / FOLDER / CHECKSUMS, noted | dict(found))
+    write_json(checksums, noted | dict(found))
     if not own:
         packed.unlink()  # 0.7 GB for roberta.large
 
@@ -194,10 +195,3 @@ def _assemble(packed: Path, others: list[Path], folder: Path) -> None:
             shutil.copyfile(path, new / path.name)
         load_tokenizer(new)
         load_model(new / "model.pt", {"data": str(new)})
-
-
-def _noted(path: Path) -> dict[str, Checksum]:
-    """Return the checksums of the files that were used before, by URL."""
-    if not path.is_file():
-        return {}
-    return as_type(read_json(path), dict[str, Checksum], str(path))

@@ -53,6 +53,8 @@ ALLOWED_OF_BOTH: dict[str, tuple[Any, ...]] = {
     "do_subword_tokenize": (True,),
     "normalization": (None, False),
 }
+# Settings that add tokens.
+ADDING = ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens")
 # Names of classes that use tokenizer.json as it is.
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
@@ -149,12 +151,7 @@ def read_tokenizer_json(path: Path, model_type: str) -> SourceTokenizer:
 def read_settings(
     folder: Path, model_type: str, source: SourceTokenizer | None
 ) -> dict[str, Any]:
-    """Return the settings of a folder's tokenizer.
-
-    Args:
-        folder: the folder of the vocabulary; files with settings may be missing.
-        model_type: ``"bert"`` or ``"roberta"``.
-        source: the folder's ``tokenizer.json`` if there is one.
+    """Return the settings of a folder's tokenizer; its files may be missing.
 
     Raises:
         InputError: the value of a setting is not supported, or a file has added tokens
@@ -261,10 +258,7 @@ def _added_tokens(folder: Path) -> Iterator[tuple[Path, str]]:
     yield from ((path, token) for token in _object(path))
     for path in (folder / name for name in SETTINGS_FILES[1:]):
         found = _object(path)
-        for name in (
-            *("added_tokens_decoder", "additional_special_tokens"),
-            "extra_special_tokens",
-        ):
+        for name in ADDING:
             tokens = found.get(name) or []
             values = tokens.values() if isinstance(tokens, dict) else tokens
             yield from ((path, str(_content(value))) for value in values)

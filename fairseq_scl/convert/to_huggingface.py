@@ -80,12 +80,7 @@ def encoder_shape(
 
 
 def huggingface_config(shape: EncoderConfig, labels: Sequence[str]) -> dict[str, Any]:
-    """Return the content of ``config.json``.
-
-    Args:
-        shape: the encoder.
-        labels: label of each class id.
-    """
+    """Return the content of ``config.json``."""
     return {
         **msgspec.to_builtins(shape),
         "architectures": [ARCHITECTURES[shape.model_type]],
@@ -120,9 +115,7 @@ def huggingface_weights(
         InputError: a weight is missing, has another shape, or lacks a counterpart; the
             message names it.
     """
-    left = {
-        name: tensor for name, tensor in state.items() if not name.startswith(UNUSED)
-    }
+    left = {name: t for name, t in state.items() if not name.startswith(UNUSED)}
 
     def take(name: str, size: tuple[int, ...] | None = None) -> Tensor:
         tensor = left.pop(name, None)

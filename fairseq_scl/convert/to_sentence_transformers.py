@@ -34,14 +34,9 @@ def write_modules(
 ) -> None:
     """Write the folder except for the tokenizer and the model card.
 
-    Args:
-        folder: an existing folder.
-        config: from
-            :func:`~fairseq_scl.convert.to_huggingface.huggingface_config`.
-        tensors: from
-            :func:`~fairseq_scl.convert.to_huggingface.huggingface_weights`.
-        shape: the encoder.
-        longest: longest input in tokens, including special tokens.
+    ``config`` and ``tensors`` are those of
+    :mod:`~fairseq_scl.convert.to_huggingface`; ``longest`` is the longest input in
+    tokens, including special tokens.
     """
     kind = shape.model_type
     head = {

@@ -92,44 +92,39 @@ def settle_tokens(cfg: Any) -> None:
         cfg.init_token = BOS
 
 
-def check_split(folder: str, split: str) -> None:
-    """Refuse a split whose binary files are missing or differ in length.
+def check_split(folder: str, split: str, symbols: int) -> None:
+    """Refuse a split whose binary files are missing, damaged or differ in length.
+
+    Args:
+        folder: the data folder.
+        split: the name of the split.
+        symbols: size of the dictionary of ``input0`` and ``input1``.
 
     Raises:
         InputError: names the file.
     """
     second = ["input1"] if Path(folder, "input1").is_dir() else []
-    for part in ("input0", *second, "label"):
-        for ending in ("bin", "idx"):
-            file = Path(folder, part, f"{split}.{ending}")
+    first, *others = (
+        Path(folder, part, split) for part in ("input0", *second, "label")
+    )
+    for path in (first, *others):
+        for file in (Path(f"{path}.bin"), Path(f"{path}.idx")):
             if not file.is_file():
                 raise InputError(f"missing file for the split {split!r}: {file}")
-    first = _count(folder, "input0", split)
-    for part in (*second, "label"):
-        if (found := _count(folder, part, split)) != first:
-            raise InputError(
-                f"{Path(folder, part, split)} has {found} lines, "
-                f"{Path(folder, 'input0', split)} has {first}"
-            )
-
-
-def _count(folder: str, part: str, split: str) -> int:
-    return len(open_rows(Path(folder, part, split)))
+    lines = len(open_rows(first, symbols))
+    for path in others:
+        rows = open_rows(path, None if path.parent.name == "label" else symbols)
+        if len(rows) != lines:
+            raise InputError(f"{path} has {len(rows)} lines, {first} has {lines}")
 
 
 def class_ids(
     dataset: Any, folder: str, split: str, num_classes: int
 ) -> NDArray[np.int64]:
-    """Return the class ids of a split after checking them.
-
-    Args:
-        dataset: fairseq's nested dataset of the split.
-        folder: the data folder, for the message.
-        split: the name of the split, for the message.
-        num_classes: class ids are from 0 to ``num_classes - 1``.
+    """Return the class ids in fairseq's nested dataset of a split.
 
     Returns:
-        ``(N,)`` int64.
+        ``(N,)`` int64, from 0 to ``num_classes - 1``.
 
     Raises:
         InputError: a label has several words or is not in the label dictionary; names

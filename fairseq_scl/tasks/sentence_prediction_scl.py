@@ -26,7 +26,7 @@ from fairseq_scl.large_batch import gradient_cache
 from fairseq_scl.models.features import unwrapped
 from fairseq_scl.packing.encoder import pack
 from fairseq_scl.packing.memory import keep_memory
-from fairseq_scl.rows import load_dictionary, open_rows
+from fairseq_scl.rows import load_dictionary
 from fairseq_scl.tasks.batching import BATCHING, CountedDataset, EpochOrderDataset
 from fairseq_scl.tasks.checks import (
     check_cuda_graphs,
@@ -140,9 +140,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         ``--batching`` sets the order of the training split. Other splits are sorted by
         length, which reduces padding.
         """
-        check_split(self.cfg.data, split)
-        for part in sorted(Path(self.cfg.data).glob("input?")):
-            open_rows(part / split, len(self.source_dictionary))
+        check_split(self.cfg.data, split, len(self.source_dictionary))
         dataset = super().load_dataset(split, combine, **kwargs)
         if self.cfg.regression_target:
             return dataset
