@@ -11,26 +11,22 @@ timed. Sizes that do not fit on the card are reported as such.
 import copy
 import gc
 import itertools
-from argparse import Namespace
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fairseq.data import Dictionary
-from fairseq.models.roberta import RobertaModel
 from torch import Tensor, nn
 
 from benchmarks.pairs import Pairs, Row, Settings, paired, peer_module
+from benchmarks.random_model import HEAD, random_classifier
 from fairseq_scl.data.official_files import task_table
 from fairseq_scl.data.tasks import TASKS, TRAIN
 from fairseq_scl.packing.encoder import LENGTHS, is_packed, pack
 
 QUESTION = "training step on a GPU"
-HEAD = "sentence_classification_head"
-# Layers, width, heads, words. The second is for rehearsals on a CPU.
+# Layers, width, heads, symbols. The second is for rehearsals on a CPU.
 LARGE = (24, 1024, 16, 50_265)
 TINY = (2, 64, 4, 1000)
 # Batch size to target ratio over Hugging Face.
@@ -56,7 +52,8 @@ def rows(settings: Settings) -> Iterator[Row]:
     peer_module("transformers", "transformers")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = LARGE if device.type == "cuda" else TINY
-    roberta = _roberta(shape).to(device, torch.bfloat16)
+    roberta, _ = random_classifier(shape, pooler_dropout=0.1)
+    roberta = roberta.to(device, torch.bfloat16)
     sides = {
         OURS: _Fairseq(pack(copy.deepcopy(roberta), cuda_graphs=True)),
         "Hugging Face, SDPA": _HuggingFace(shape, device),
@@ -163,31 +160,6 @@ class _Side:
             self.loss(batch).backward()
             self.adam.step()
             self.adam.zero_grad(set_to_none=True)
-
-
-def _roberta(shape: tuple[int, ...]) -> Any:
-    layers, width, heads, count = shape
-    words = Dictionary()
-    for number in range(count - words.nspecial):
-        words.add_symbol(f"word{number}")
-    sizes = Namespace(
-        encoder_layers=layers,
-        encoder_embed_dim=width,
-        encoder_ffn_embed_dim=4 * width,
-        encoder_attention_heads=heads,
-        tokens_per_sample=512,
-        max_positions=512,
-        dropout=0.1,
-        attention_dropout=0.1,
-        pooler_dropout=0.1,
-        activation_dropout=0.0,
-    )
-    task: Any = SimpleNamespace(
-        cfg=SimpleNamespace(), source_dictionary=words, dictionary=words
-    )
-    model = RobertaModel.build_model(sizes, task)
-    model.register_classification_head(HEAD, num_classes=2)
-    return model
 
 
 class _Fairseq(_Side):

@@ -10,7 +10,6 @@ process, including PyTorch, that takes two steps over 256 sentences, or 32 over 
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq.data import Dictionary
-from fairseq.models.roberta import RobertaModel
 
 from benchmarks.loss import own_peak_mebibytes
 from benchmarks.pairs import Pairs, Row, Settings, paired
+from benchmarks.random_model import random_classifier
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
@@ -34,10 +32,10 @@ from fairseq_scl.packing.encoder import LENGTHS, pack
 from fairseq_scl.packing.memory import keep_memory
 
 QUESTION = "gradient caching, 256 sentences in chunks of 16"
-HEAD = "sentence_classification_head"
 BATCH, CHUNK = 256, 16
+PAD = 1  # in every fairseq dictionary
 SLOWER, LARGER = 1.45, 1.15
-# MiniLM's layers, width, heads, words.
+# MiniLM's layers, width, heads, symbols.
 SHAPE = (6, 384, 12, 30_522)
 # Packed or padded, and the maximum number of timed pairs; a padded step takes too long
 # to be timed.
@@ -99,34 +97,14 @@ def _measure(kind: str, what: str, rounds: int) -> Any:
 class _Side:
     def __init__(self, packed: bool) -> None:
         torch.manual_seed(0)
-        layers, width, heads, count = SHAPE
-        words, labels = Dictionary(), Dictionary()
-        for number in range(count - words.nspecial):
-            words.add_symbol(f"word{number}")
-        for name in ("negative", "positive"):
-            labels.add_symbol(name)
-        task: Any = SimpleNamespace(
-            cfg=SimpleNamespace(num_classes=2),
-            source_dictionary=words,
-            label_dictionary=labels,
-        )
-        sizes = Namespace(
-            encoder_layers=layers,
-            encoder_embed_dim=width,
-            encoder_ffn_embed_dim=4 * width,
-            encoder_attention_heads=heads,
-            tokens_per_sample=512,
-        )
-        self.model = RobertaModel.build_model(sizes, task)
-        self.model.register_classification_head(HEAD, num_classes=2)
-        self.model.train()
+        self.model, task = random_classifier(SHAPE)
         if packed:
             pack(self.model)
             keep_memory()  # as the task does
         options = SentencePredictionSCLConfig()
         self.criterion = SentencePredictionSCLCriterion(options, task)
         self.adam = FusedAdam(self.model.parameters(), lr=1e-5, weight_decay=0.1)
-        self.sample = _batch(count, words.pad(), packed)
+        self.sample = _batch(packed)
 
     def step(self, chunk: int) -> None:
         """Take a step over the whole batch, in chunks if ``chunk`` is smaller."""
@@ -151,12 +129,12 @@ class _Side:
             self.adam.step()
 
 
-def _batch(words: int, pad: int, packed: bool) -> dict[str, Any]:
+def _batch(packed: bool) -> dict[str, Any]:
     random = np.random.default_rng(0)
     places = np.linspace(0, 1, len(TENTHS))
     lengths = np.interp(random.random(BATCH), places, TENTHS).round().astype(int)
-    tokens = torch.from_numpy(random.integers(4, words, (BATCH, lengths.max())))
-    tokens[torch.arange(lengths.max()) >= torch.from_numpy(lengths)[:, None]] = pad
+    tokens = torch.from_numpy(random.integers(4, SHAPE[3], (BATCH, lengths.max())))
+    tokens[torch.arange(lengths.max()) >= torch.from_numpy(lengths)[:, None]] = PAD
     net_input = {"src_tokens": tokens, "src_lengths": torch.from_numpy(lengths)}
     if packed:
         net_input[LENGTHS] = lengths.tolist()
