@@ -19,6 +19,7 @@ from helpers.huggingface import (
     MERGES,
     MODELS,
     PIECES,
+    fast_tokenizer,
     save_model,
     write_source,
     write_tokenizer_json,
@@ -54,13 +55,7 @@ def fairseq_states(hub, folder, batch, **kwargs):
 
 def transformers_states(model, source, batch, tokenizer=None):
     """Return the same of transformers, with its own tokenizer and all token types 0."""
-    if tokenizer is not None:
-        pass
-    elif (source / "vocab.txt").exists():
-        tokenizer = transformers.BertTokenizerFast(str(source / "vocab.txt"))
-    else:
-        files = (str(source / "vocab.json"), str(source / "merges.txt"))
-        tokenizer = transformers.RobertaTokenizerFast(*files)
+    tokenizer = tokenizer or fast_tokenizer(source)
     rows = [torch.tensor(tokenizer(*sentences)["input_ids"]) for sentences in batch]
     tokens = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
     ones = [torch.ones_like(row) for row in rows]
@@ -70,6 +65,14 @@ def transformers_states(model, source, batch, tokenizer=None):
     return output[0][mask.bool()]
 
 
+def assert_same_states(model, source, target, batch=PAIRS, tokenizer=None):
+    """Compare hidden states; return them, one row per token."""
+    ours = fairseq_states(load(target), target, batch, features_only=True)
+    wanted = transformers_states(model, source, batch, tokenizer)
+    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
+    return ours
+
+
 @pytest.mark.parametrize("batch", [SENTENCES, PAIRS, SENTENCES[1:2], PAIRS[:1]])
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_hidden_states_are_those_of_transformers(tmp_path, kind, name, batch):
@@ -77,26 +80,21 @@ def test_hidden_states_are_those_of_transformers(tmp_path, kind, name, batch):
     model = write_source(source, kind, name)
     done = convert_encoder(source, target)
     assert done.language_model_head == ("For" in name)
-    ours = fairseq_states(load(target), target, batch, features_only=True)
-    torch.testing.assert_close(
-        ours, transformers_states(model.base_model, source, batch), atol=1e-4, rtol=0
-    )
+    assert_same_states(model.base_model, source, target, batch)
 
 
 def test_epsilon_matters_in_these_tests_and_is_right(tmp_path):
     """Embeddings with a variance of 1e-6: with 1e-5 instead of 1e-12 all is wrong."""
     model = write_source(tmp_path / "hf", scale=0.005)
     convert_encoder(tmp_path / "hf", tmp_path / "encoder")
+    right = assert_same_states(model, tmp_path / "hf", tmp_path / "encoder", SENTENCES)
     hub = load(tmp_path / "encoder")
-    wanted = transformers_states(model, tmp_path / "hf", SENTENCES)
-    found = fairseq_states(hub, tmp_path / "encoder", SENTENCES, features_only=True)
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
     for module in hub.model.modules():
         if hasattr(module, "eps"):
             assert module.eps == 1e-12
             module.eps = 1e-5
     found = fairseq_states(hub, tmp_path / "encoder", SENTENCES, features_only=True)
-    assert (found - wanted).abs().max() > 0.1
+    assert (found - right).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -106,10 +104,8 @@ def test_the_longest_input_is_that_of_transformers(tmp_path, kind):
     hub = load(tmp_path / "encoder")
     assert done.config.max_positions == hub.model.max_positions() == 40
     batch = [(" ".join("x" * 38),)] if kind == "bert" else [("x" * 38,)]
-    ours = fairseq_states(hub, tmp_path / "encoder", batch, features_only=True)
+    ours = assert_same_states(model, tmp_path / "hf", tmp_path / "encoder", batch)
     assert len(ours) == 40
-    wanted = transformers_states(model, tmp_path / "hf", batch)
-    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if "For" in case[1]])
@@ -153,8 +149,7 @@ def test_a_checkpoint_is_plain_values_and_the_stock_state_dict(tmp_path, kind):
     assert not words[1].any()
     assert not weights[f"{encoder}embed_positions.weight"][:2].any()
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
-    stock = RobertaModel.from_pretrained(str(tmp_path / "encoder")).model.state_dict()
-    assert weights.keys() == stock.keys()
+    assert weights.keys() == load(tmp_path / "encoder").model.state_dict().keys()
 
 
 def test_half_precision_pickled_and_oldest_names_are_read(tmp_path):
@@ -168,22 +163,14 @@ def test_half_precision_pickled_and_oldest_names_are_read(tmp_path):
         }
     torch.save(weights, file)
     convert_encoder(tmp_path / "hf", tmp_path / "encoder")
-    found = fairseq_states(
-        load(tmp_path / "encoder"), tmp_path / "encoder", PAIRS, features_only=True
-    )
-    wanted = transformers_states(model.half().float(), tmp_path / "hf", PAIRS)
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    assert_same_states(model.half().float(), tmp_path / "hf", tmp_path / "encoder")
 
 
 def test_rows_without_a_piece_are_left_out_and_counted(tmp_path):
     model = write_source(tmp_path / "hf", vocab_size=len(PIECES) + 5)
     done = convert_encoder(tmp_path / "hf", tmp_path / "encoder")
     assert (done.symbols, done.unused_rows) == (len(PIECES), 5)
-    found = fairseq_states(
-        load(tmp_path / "encoder"), tmp_path / "encoder", PAIRS, features_only=True
-    )
-    wanted = transformers_states(model, tmp_path / "hf", PAIRS)
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    assert_same_states(model, tmp_path / "hf", tmp_path / "encoder")
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
@@ -191,7 +178,7 @@ def test_tokenizer_json_alone_gives_the_same_encoder(tmp_path, kind):
     source = tmp_path / "hf"
     write_source(source, kind)
     convert_encoder(source, tmp_path / "two files")
-    write_tokenizer_json(source, kind)
+    write_tokenizer_json(source)
     convert_encoder(source, tmp_path / "both")
     for name in ("vocab.txt", "vocab.json", "merges.txt", "tokenizer_config.json"):
         (source / name).unlink(missing_ok=True)
@@ -207,14 +194,11 @@ def test_tokenizer_json_alone_gives_the_same_encoder(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_added_tokens_keep_their_embeddings(tmp_path, kind):
     source, target = tmp_path / "hf", tmp_path / "encoder"
-    added = [
-        "[ENT]",
-        transformers.AddedToken("Star_wars", normalized=False, single_word=True),
-        "covid19",
-    ]
+    word = transformers.AddedToken("Star_wars", normalized=False, single_word=True)
+    added = ["[ENT]", word, "covid19"]
     size = {"bert": len(PIECES), "roberta": len(number_pieces(MERGES)) + 6}[kind]
     model = write_source(source, kind, vocab_size=size + len(added))
-    tokenizer = write_tokenizer_json(source, kind, added)
+    tokenizer = write_tokenizer_json(source, added)
     done = convert_encoder(source, target)
     assert (done.unused_rows, len(done.tokenizer.settings.added_tokens)) == (0, 3)
     batch = [("the [ENT]film covid19",), ("Star_wars [ent] xStar_wars", "Covid19 a")]
@@ -222,9 +206,7 @@ def test_added_tokens_keep_their_embeddings(tmp_path, kind):
     names = ("[ENT]", "Star_wars", "covid19")
     ids = {tokenizer.get_added_vocab()[name] for name in names}
     assert ids <= set(tokenizer(text)["input_ids"])
-    ours = fairseq_states(load(target), target, batch, features_only=True)
-    wanted = transformers_states(model, source, batch, tokenizer)
-    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
+    assert_same_states(model, source, target, batch, tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -243,10 +225,7 @@ def test_a_task_head_is_left_out_and_named(tmp_path, capsys, kind, name):
     assert main(["convert", "--from", str(source), "--to", str(target)]) == 0
     head = {"BertForQuestionAnswering": "qa_outputs."}.get(name, "classifier.")
     assert f"left out: the task head ({head}" in capsys.readouterr().out
-    ours = fairseq_states(load(target), target, PAIRS, features_only=True)
-    encoder = getattr(model, kind)
-    wanted = transformers_states(encoder, source, PAIRS)
-    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
+    assert_same_states(getattr(model, kind), source, target)
 
 
 @pytest.mark.parametrize("safe", [True, False])

@@ -82,16 +82,20 @@ def save_model(model, folder, safe=True, **settings):
         path.unlink()
 
 
-def write_tokenizer_json(folder, kind, added=()):
+def fast_tokenizer(folder):
+    """Return the tokenizer of transformers for a vocabulary."""
+    if (folder / "vocab.txt").exists():
+        return transformers.BertTokenizerFast(str(folder / "vocab.txt"))
+    files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
+    return transformers.RobertaTokenizerFast(*files)
+
+
+def write_tokenizer_json(folder, added=()):
     """Write the files of a fast tokenizer of transformers and return the tokenizer.
 
     The rows of its added tokens follow those of the vocabulary.
     """
-    if kind == "bert":
-        tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"))
-    else:
-        files = (str(folder / "vocab.json"), str(folder / "merges.txt"))
-        tokenizer = transformers.RobertaTokenizerFast(*files)
+    tokenizer = fast_tokenizer(folder)
     tokenizer.add_tokens([*added])
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -102,7 +102,7 @@ def test_out_and_in_again_the_logits_stay(tmp_path, kind, pair):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_classifier_of_transformers_keeps_its_logits(tmp_path, kind):
     write_classifier(tmp_path / "source", kind)
-    write_tokenizer_json(tmp_path / "source", kind, ["<user>", "a film"])
+    write_tokenizer_json(tmp_path / "source", ["<user>", "a film"])
     config = json.loads((tmp_path / "source" / "config.json").read_text("utf-8"))
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "source"
