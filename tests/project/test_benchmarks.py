@@ -12,6 +12,11 @@ from benchmarks import __main__ as command
 from benchmarks import accuracy
 from benchmarks.pairs import Pairs as Measured
 from benchmarks.pairs import PeerMissing, Row, Settings, paired, peer_module, quartiles
+from benchmarks.random_model import random_classifier
+from fairseq_scl.criterions.sentence_prediction_scl import (
+    SentencePredictionSCLConfig,
+    SentencePredictionSCLCriterion,
+)
 from fairseq_scl.errors import InputError
 from helpers import ROOT
 
@@ -20,6 +25,11 @@ from helpers import ROOT
 def test_every_benchmark_can_be_imported(file):
     """Those for a GPU run on no other machine, and must not fail there on an import."""
     importlib.import_module(f"benchmarks.{file.stem}")
+
+
+def test_our_criterion_takes_the_task_of_the_random_classifier():
+    _, task = random_classifier((1, 8, 2, 30))
+    SentencePredictionSCLCriterion(SentencePredictionSCLConfig(), task)
 
 
 def test_gain_is_the_median_of_peer_over_ours():
