@@ -100,6 +100,32 @@ def train(kind, command, given, data, encoder, folder):
     return json.loads(metrics.read_text().splitlines()[-1])
 
 
+def lines_of(folder):
+    """Return the validation examples as ``predict`` reads them."""
+    files = sorted((folder / "text").glob("valid.input?"))
+    columns = [file.read_text().splitlines() for file in files]
+    return ["\t".join(row) for row in zip(*columns, strict=True)]
+
+
+def exported(folder, capfd):
+    """Export the last checkpoint and predict the validation examples.
+
+    Returns how many answers are right, the classifier and the warnings of ``export``.
+    """
+    capfd.readouterr()
+    run, model = folder / "run" / "checkpoint_last.pt", folder / "model"
+    words = ["export", "--checkpoint", run, "--data", folder / "data", "--to", model]
+    assert main([str(word) for word in words]) == 0
+    warned = capfd.readouterr().err
+    (folder / "lines.txt").write_text("\n".join(lines_of(folder)))
+    words = ["predict", "--model", model, folder / "lines.txt", "--device", "cpu"]
+    assert main([str(word) for word in words]) == 0
+    answers = [row.split("\t")[0] for row in capfd.readouterr().out.splitlines()]
+    labels = (folder / "text" / "valid.label").read_text().splitlines()
+    right = sum(a == b for a, b in zip(answers, labels, strict=True))
+    return right, load_classifier(model), warned
+
+
 @pytest.mark.parametrize(("kind", "pairs", "command", "given"), CHOICES)
 def test_predictions_have_the_counts_of_the_training_log(
     tmp_path, encoders, capfd, kind, pairs, command, given
@@ -112,26 +138,12 @@ def test_predictions_have_the_counts_of_the_training_log(
     run.mkdir()
     logged = train(kind, command, given, data, encoder, run)
     assert logged["n_total"] == sizes["valid"]
-    model = tmp_path / "model"
-    checkpoint = ["--checkpoint", str(run / "checkpoint_last.pt")]
-    assert main(["export", *checkpoint, "--data", str(data), "--to", str(model)]) == 0
-    columns = [
-        (tmp_path / "text" / f"valid.input{i}").read_text().splitlines()
-        for i in range(1 + pairs)
-    ]
-    lines = ["\t".join(row) for row in zip(*columns, strict=True)]
-    (tmp_path / "lines.txt").write_text("\n".join(lines))
-    capfd.readouterr()
-    arguments = ["--model", str(model), str(tmp_path / "lines.txt"), "--device", "cpu"]
-    assert main(["predict", *arguments]) == 0
-    answers = [row.split("\t")[0] for row in capfd.readouterr().out.splitlines()]
-    labels = (tmp_path / "text" / "valid.label").read_text().splitlines()
-    right = sum(a == b for a, b in zip(answers, labels, strict=True))
+    right, classifier, _ = exported(tmp_path, capfd)
     assert right == logged["n_correct"]
-    separators = 1 + pairs + (pairs and kind == "gpt2")
-    (row,) = encode(load_classifier(model), [tuple(c[0] for c in columns)])[0]
+    examples = [tuple(row.split("\t")) for row in lines_of(tmp_path)]
+    (row,) = encode(classifier, examples[:1])[0]
     assert row[0] == 0
-    assert (row == 2).sum() == separators
+    assert (row == 2).sum() == 1 + pairs + (pairs and kind == "gpt2")
 
 
 def test_our_criterion_records_the_reading_of_the_stock_task(tmp_path, encoders, capfd):
@@ -152,16 +164,7 @@ def test_our_criterion_records_the_reading_of_the_stock_task(tmp_path, encoders,
     done = run_fast("fairseq_cli.train", line)
     assert done.returncode == 0, done.stderr
     logged = re.findall(r'"valid_n_correct": "?(\d+)', done.stdout + done.stderr)
-    capfd.readouterr()
-    checkpoint = ["--checkpoint", str(run / "checkpoint_last.pt")]
-    model = ["--to", str(tmp_path / "model")]
-    assert main(["export", *checkpoint, "--data", str(data), *model]) == 0
-    assert "does not record" not in capfd.readouterr().err
-    assert load_classifier(tmp_path / "model").init_token is None
-    lines = tmp_path / "text" / "valid.input0"
-    arguments = ["--model", model[1], str(lines), "--device", "cpu"]
-    assert main(["predict", *arguments]) == 0
-    answers = [row.split("\t")[0] for row in capfd.readouterr().out.splitlines()]
-    labels = (tmp_path / "text" / "valid.label").read_text().splitlines()
-    right = sum(a == b for a, b in zip(answers, labels, strict=True))
+    right, classifier, warned = exported(tmp_path, capfd)
     assert right == int(logged[-1])
+    assert classifier.init_token is None
+    assert "does not record" not in warned

@@ -45,7 +45,7 @@ def make_toy_samples(folder: Path, samples: int = 3, size: int = 8) -> Path:
 
 
 def write_labeled(path, examples, names=None):
-    """Write labeled texts as .csv or .jsonl, by default with usual column names."""
+    """Write labeled texts as .csv, .tsv or .jsonl; by default, with usual names."""
     texts = ["sentence1", "sentence2"] if len(examples[0].sentences) > 1 else ["text"]
     names = names or [*texts, "label"]
     rows = [(*example.sentences, example.label) for example in examples]
@@ -53,6 +53,7 @@ def write_labeled(path, examples, names=None):
         lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
         path.write_text("\n".join([*lines, ""]), "utf-8")
     else:
+        delimiter = "\t" if path.suffix == ".tsv" else ","
         with open(path, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([names, *rows])
+            csv.writer(file, delimiter=delimiter).writerows([names, *rows])
     return path

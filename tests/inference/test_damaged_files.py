@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -173,91 +174,74 @@ def test_an_edited_record_of_how_text_is_read_is_refused(change, words):
     refused("model.pt", words, as_type, FORMAT | change, InputFormat, "model.pt")
 
 
+def written(content):
+    return lambda path: path.write_text(json.dumps({"schema": 1, **content}), "utf-8")
+
+
 RECORD = {
-    **{"schema": 1, "settings": {"seed": 0}, "counts": {"outputs": 3}},
-    **{"origins": {"empty": [2]}, "versions": {"torch": "2"}, "threads": 1},
+    **{"settings": {"seed": 0}, "counts": {"outputs": 3}, "origins": {"empty": [2]}},
+    **{"versions": {"torch": "2"}, "threads": 1},
+}
+SHEET = Sheet("noise", "Noise", ("task", "n"), (("SST-2", "3"),), (("", 1),))
+MODEL = {"name": "x", "kind": "encoder", "measures": dict.fromkeys(MEASURES, 0.5)}
+PANEL = {"row": "SST-2", "name": "CE", "silhouette": 0.25}
+# Of each kind of file: how it is written and read, and what is found in it.
+KINDS = {
+    "outputs": (
+        written(RECORD),
+        lambda path: read_as(path, BackTranslationRecord).counts,
+        {"outputs": 3},
+    ),
+    "noise": (
+        lambda path: write_noise(path, [SHEET], "line"),
+        read_noise,
+        ([SHEET], "line"),
+    ),
+    "analysis": (written({"models": [MODEL]}), _before, {"x": MODEL["measures"]}),
+    "picture": (
+        written({"panels": [PANEL]}),
+        _silhouettes,
+        "silhouette SST-2 CE 0.250",
+    ),
 }
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "words"),
+    ("kind", "place", "value", "words"),
     [
-        ("schema", 2, "schema is 2"),
-        ("settings", None, "settings; None"),
-        ("counts", MISSING, "counts"),
-        ("counts.outputs", -1, "counts[...]; outputs"),
-        ("origins.empty.0", "2", "origins[...][0]; expected int"),
+        ("outputs", "schema", 2, "schema is 2"),
+        ("outputs", "settings", None, "settings; None"),
+        ("outputs", "counts", MISSING, "counts"),
+        ("outputs", "counts.outputs", -1, "counts[...]; outputs"),
+        ("outputs", "origins.empty.0", "2", "origins[...][0]; expected int"),
+        ("noise", "schema", 3, "schema is 3"),
+        ("noise", "sheets", None, "sheets; None"),
+        ("noise", "sheets.0.rows.0.1", 3, "sheets[0].rows[0][1]; found 3"),
+        ("noise", "sheets.0.rows.0", ["SST-2"], "noise"),
+        ("noise", "sheets.0.header", MISSING, "sheets[0]; header"),
+        ("noise", "sheets.0.groups.0.1", "1", "sheets[0].groups[0][1]; '1'"),
+        ("noise", "signature", MISSING, "signature"),
+        ("noise", "more", 1, "more; sheets, signature"),
+        ("analysis", "models", {}, "models; {}"),
+        ("analysis", "models.0.name", 1, "models[0].name; found 1"),
+        ("analysis", "models.0.kind", "data", "models[0].kind; 'data'; encoder, model"),
+        ("analysis", "models.0.measures", MISSING, "models[0]; measures"),
+        ("analysis", f"models.0.measures.{NAMES[0]}", "0.5", f"{NAMES[0]}; '0.5'"),
+        ("analysis", f"models.0.measures.{NAMES[0]}", float("nan"), NAMES[0]),
+        ("analysis", f"models.0.measures.{NAMES[-1]}", MISSING, f"{NAMES[-1]}"),
+        ("picture", "panels", None, "panels; None"),
+        ("picture", "panels.0.silhouette", True, "panels[0].silhouette; True"),
+        ("picture", "panels.0.silhouette", float("inf"), "panels[0].silhouette"),
+        ("picture", "panels.0.row", MISSING, "panels[0]; row"),
     ],
 )
-def test_an_edited_record_of_outputs_is_refused(tmp_path, place, value, words):
-    path = tmp_path / "a-bt0.3.json"
-    path.write_text(json.dumps(RECORD), "utf-8")
-    assert read_as(path, BackTranslationRecord).counts == {"outputs": 3}
+def test_an_edited_result_is_refused(tmp_path, kind, place, value, words):
+    path = tmp_path / "a result.json"
+    write, read, content = KINDS[kind]
+    write(path)
+    assert read(path) == content
     edit(path, place, value)
-    refused(path, words, read_as, path, BackTranslationRecord)
-
-
-SHEET = Sheet("noise", "Noise", ("task", "n"), (("SST-2", "3"),), (("", 1),))
-
-
-@pytest.mark.parametrize(
-    ("place", "value", "words"),
-    [
-        ("schema", 3, "schema is 3"),
-        ("sheets", None, "sheets; None"),
-        ("sheets.0.rows.0.1", 3, "sheets[0].rows[0][1]; found 3"),
-        ("sheets.0.rows.0", ["SST-2"], "noise"),
-        ("sheets.0.header", MISSING, "sheets[0]; header"),
-        ("sheets.0.groups.0.1", "1", "sheets[0].groups[0][1]; '1'"),
-        ("signature", MISSING, "signature"),
-        ("more", 1, "more; sheets, signature"),
-    ],
-)
-def test_an_edited_measurement_of_noise_is_refused(tmp_path, place, value, words):
-    path = tmp_path / "noise.json"
-    write_noise(path, [SHEET], "line")
-    assert read_noise(path) == ([SHEET], "line")
-    edit(path, place, value)
-    refused(path, words, read_noise, path)
-
-
-@pytest.mark.parametrize(
-    ("place", "value", "words"),
-    [
-        ("models", {}, "models; {}"),
-        ("models.0.name", 1, "models[0].name; found 1"),
-        ("models.0.kind", "data", "models[0].kind; 'data'; encoder, model"),
-        ("models.0.measures", MISSING, "models[0]; measures"),
-        (f"models.0.measures.{NAMES[0]}", "0.5", f"measures.{NAMES[0]}; '0.5'"),
-        (f"models.0.measures.{NAMES[0]}", float("nan"), NAMES[0]),
-        (f"models.0.measures.{NAMES[-1]}", MISSING, f"measures; {NAMES[-1]}"),
-    ],
-)
-def test_an_edited_analysis_is_refused(tmp_path, place, value, words):
-    path = tmp_path / "analysis.json"
-    model = {"name": "x", "kind": "encoder", "measures": dict.fromkeys(MEASURES, 0.5)}
-    path.write_text(json.dumps({"schema": 1, "models": [model]}))
-    assert _before(path) == {"x": model["measures"]}
-    edit(path, place, value)
-    refused(path, words, _before, path)
-
-
-@pytest.mark.parametrize(
-    ("place", "value", "words"),
-    [
-        ("panels", None, "panels; None"),
-        ("panels.0.silhouette", True, "panels[0].silhouette; True"),
-        ("panels.0.silhouette", float("inf"), "panels[0].silhouette"),
-        ("panels.0.row", MISSING, "panels[0]; row"),
-    ],
-)
-def test_an_edited_picture_is_refused(tmp_path, place, value, words):
-    path = tmp_path / "a.json"
-    panel = {"row": "SST-2", "name": "CE", "silhouette": 0.25}
-    path.write_text(json.dumps({"schema": 1, "panels": [panel]}))
-    assert _silhouettes(path) == "silhouette SST-2 CE 0.250"
-    edit(path, place, value)
-    refused(path, words, _silhouettes, path)
+    refused(path, words, read, path)
 
 
 def _cut(count):
@@ -398,7 +382,25 @@ def test_labels_of_a_model_folder_that_differ_from_its_dictionary_are_refused(tm
         load_classifier(folder)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root gives up its rights for a moment")
+@pytest.fixture
+def folder_of_root():
+    """Return a folder that others may list, to be read without the rights of root."""
+    if os.geteuid() != 0:
+        pytest.skip("root gives up its rights for a moment")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@contextmanager
+def as_nobody():
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
 @pytest.mark.parametrize(
     ("name", "read"),
     [
@@ -407,32 +409,22 @@ def test_labels_of_a_model_folder_that_differ_from_its_dictionary_are_refused(tm
         ("dict.txt", load_dictionary),
     ],
 )
-def test_a_file_that_the_user_may_not_read_is_named(name, read):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, name)
-        path.touch(mode=0)
-        os.chmod(folder, 0o711)
-        os.seteuid(65534)
-        try:
-            with pytest.raises(InputError, match=f"^cannot read {path}.*: Permission"):
-                read(path)
-        finally:
-            os.seteuid(0)
+def test_a_file_that_the_user_may_not_read_is_named(folder_of_root, name, read):
+    path = folder_of_root / name
+    path.touch(mode=0)
+    with (
+        as_nobody(),
+        pytest.raises(InputError, match=f"^cannot read {path}.*: Permission"),
+    ):
+        read(path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root gives up its rights for a moment")
 @pytest.mark.parametrize(
     "find", [lambda at: checkpoints_of([at]), lambda at: read_files([at.parent])]
 )
-def test_a_folder_that_the_user_may_not_read_is_not_called_empty(find):
-    with tempfile.TemporaryDirectory() as folder:
-        inner = Path(folder, "inner")
-        inner.mkdir(mode=0)
-        os.chmod(folder, 0o755)
-        os.seteuid(65534)
-        try:
-            with pytest.raises(PermissionError) as raised:
-                find(inner)
-        finally:
-            os.seteuid(0)
-        assert sentence_of(raised.value) == f"cannot use {inner}: Permission denied"
+def test_a_folder_that_the_user_may_not_read_is_not_called_empty(folder_of_root, find):
+    inner = folder_of_root / "inner"
+    inner.mkdir(mode=0)
+    with as_nobody(), pytest.raises(PermissionError) as raised:
+        find(inner)
+    assert sentence_of(raised.value) == f"cannot use {inner}: Permission denied"

@@ -1,6 +1,5 @@
 """``fairseq-scl evaluate`` and the measures below it."""
 
-import csv
 import json
 import math
 import shutil
@@ -19,6 +18,7 @@ from fairseq_scl.inference.predict import encode, probabilities
 from fairseq_scl.report.evaluation import draw_confusion, evaluation_sheets
 from fairseq_scl.report.figures import save_figure
 from helpers.encoders import make_pairs, make_sentences, toy_data, toy_model, trained
+from helpers.tables import write_labeled
 
 LABELS = ("a", "b/c d", "$x_1$", "\u4f60")
 
@@ -147,21 +147,6 @@ def evaluated(run, tmp_path):
     return call
 
 
-def write_table(path, rows):
-    """Write rows of text columns and a label in the format of the suffix."""
-    names = ["text", "other", "label"][-len(rows[0]) :] if len(rows[0]) == 3 else []
-    names = names or ["text", "label"]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
-            file.writelines(
-                json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows
-            )
-        else:
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            csv.writer(file, delimiter=delimiter).writerows([names, *rows])
-    return path
-
-
 def test_a_data_folder_has_the_result_of_the_training(evaluated, tmp_path):
     status, out, _, found = evaluated(toy_data())
     recorded = result_at_best(trained()[2])
@@ -182,9 +167,8 @@ def test_a_data_folder_has_the_result_of_the_training(evaluated, tmp_path):
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
 def test_tables_are_answered_as_predict_does(evaluated, tmp_path, suffix, pairs):
     made = make_pairs(12, seed=9) if pairs else make_sentences(20, seed=9)
-    rows = [(*example.sentences, example.label) for example in made]
-    file = write_table(tmp_path / f"it's a table.{suffix}", rows)
-    columns = ["text", *["other"] * pairs, "label"]
+    file = write_labeled(tmp_path / f"it's a table.{suffix}", made)
+    columns = ["sentence1", "sentence2", "label"] if pairs else ["text", "label"]
     status, _, _, found = evaluated(file, "--columns", *columns, model=toy_model(pairs))
     assert status == 0
     if not pairs:  # by their usual names
@@ -205,12 +189,9 @@ def test_answers_or_labels_that_are_all_the_same_are_warned_of(evaluated, tmp_pa
     classifier = load_classifier(toy_model())
     same = [e for e in make_sentences(60, seed=4) if e.label == "positive"]
     rows = probabilities(classifier, encode(classifier, [e.sentences for e in same])[0])
-    chosen = [
-        (e.sentences[0], e.label)
-        for e, row in zip(same, rows, strict=True)
-        if classifier.labels[row.argmax()] == "positive"
-    ]
-    file = write_table(tmp_path / "a.csv", chosen)
+    answers = [classifier.labels[row.argmax()] for row in rows]
+    chosen = [e for e, a in zip(same, answers, strict=True) if a == "positive"]
+    file = write_labeled(tmp_path / "a.csv", chosen)
     status, out, error, found = evaluated(file, "--columns", "text", "label")
     assert (status, found["accuracy"], found["mcc"]) == (0, 1, 0)
     warned = f"all {len(chosen)} examples"
@@ -241,8 +222,8 @@ def test_bad_tables_end_with_one_sentence(evaluated, tmp_path, content, message)
 
 
 def test_rows_with_an_empty_cell_are_skipped_on_request(evaluated, tmp_path):
-    rows = [(e.sentences[0], e.label) for e in make_sentences(20, seed=9)]
-    file = write_table(tmp_path / "a.csv", [*rows, ("  ", "positive"), ("a film", "")])
+    empty = [Example(("  ",), "positive"), Example(("a film",), "")]
+    file = write_labeled(tmp_path / "a.csv", [*make_sentences(20, seed=9), *empty])
     status, _, error, _ = evaluated(file)
     assert status == 2
     assert "--drop-empty" in error
@@ -252,9 +233,10 @@ def test_rows_with_an_empty_cell_are_skipped_on_request(evaluated, tmp_path):
 
 
 def test_texts_with_two_labels_are_counted(evaluated, tmp_path):
-    rows = [(e.sentences[0], e.label) for e in make_sentences(20, seed=9)]
-    other = {"positive": "negative", "negative": "positive"}[rows[3][1]]
-    file = write_table(tmp_path / "a.csv", [*rows, rows[2], (rows[3][0], other)])
+    rows = make_sentences(20, seed=9)
+    other = {"positive": "negative", "negative": "positive"}[rows[3].label]
+    rows += [rows[2], Example(rows[3].sentences, other)]
+    file = write_labeled(tmp_path / "a.csv", rows)
     status, _, error, found = evaluated(file)
     assert (status, found["examples"]) == (0, 22)
     assert f"1 rows of {file} have the text of an earlier row" in error
@@ -262,8 +244,8 @@ def test_texts_with_two_labels_are_counted(evaluated, tmp_path):
 
 
 def test_bad_arguments_end_with_one_sentence(run, evaluated, tmp_path):
-    file = write_table(tmp_path / "a.csv", [("a", "b", "neutral")])
-    pair = ["--columns", "text", "other", "label"]
+    file = write_labeled(tmp_path / "a.csv", [Example(("a", "b"), "neutral")])
+    pair = ["--columns", "sentence1", "sentence2", "label"]
     odd = tmp_path / "odd.csv"
     odd.write_text("a,b\nx,y\n")
     for argv, message in (
