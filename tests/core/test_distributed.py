@@ -4,20 +4,15 @@ import json
 
 import pytest
 import torch
-from fairseq.distributed import ModuleProxyWrapper
-from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
+from helpers.checkpoints import assert_same_weights
 from helpers.distributed import UPDATES, train_together
 from helpers.objectives import objective_case
-from helpers.training import (
-    RESET,
-    make_data,
-    start_fast,
-    toy_model,
-    train_fast,
-)
+from helpers.training import RESET, make_data, trained_checkpoint
 from helpers.views import add_views
+
+NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +26,12 @@ def test_two_processes_train_to_the_end(together):
     folder, done = together
     for process in done:
         assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    first, second = (
-        load_checkpoint(folder / f"rank{rank}" / "checkpoint_last.pt")
-        for rank in range(2)
-    )
+    files = [folder / f"rank{rank}" / "checkpoint_last.pt" for rank in range(2)]
+    assert_same_weights(*files)
+    first = load_checkpoint(files[0])
     assert first["optimizer_history"][-1]["num_updates"] == UPDATES
     for name, weight in first["model"].items():
         assert torch.isfinite(weight).all(), name
-        assert torch.equal(second["model"][name], weight), name
 
 
 def test_counts_are_added_over_the_processes_and_written_once(together):
@@ -54,63 +47,10 @@ def test_counts_are_added_over_the_processes_and_written_once(together):
 def test_two_workers_are_one_with_twice_the_update_frequency(data, together, tmp_path):
     """Both add up the terms of two batches of four: SCL does not reach across them."""
     flags = ["--update-freq", "2", "--max-update", UPDATES, "--max-epoch", "99"]
-    done = train_fast(
-        [
-            *[data, "--save-dir", tmp_path, *flags, "--batching", "reshuffled"],
-            *["--dropout", "0", "--attention-dropout", "0"],
-        ]
-    )
-    assert done.returncode == 0, done.stderr
-    alone = load_checkpoint(tmp_path / "checkpoint_last.pt")["model"]
-    folder, _ = together
-    shared = load_checkpoint(folder / "rank0" / "checkpoint_last.pt")["model"]
-    for name, weight in alone.items():
-        torch.testing.assert_close(shared[name], weight, atol=2e-4, rtol=1e-3, msg=name)
-
-
-NO_DROPOUT = ["--dropout", "0", "--attention-dropout", "0"]
-
-
-def gradients_by(data, rank, wrap=lambda model: model):
-    """Compute the criterion's gradients on every second of the first eight examples."""
-    toy = toy_model([data, *NO_DROPOUT, "--scl-features", "pooled"])
-    toy.task.load_dataset("train")
-    examples = toy.task.dataset("train")
-    batch = examples.collater([examples[i] for i in range(rank, 8, 2)])
-    model = wrap(toy.model.train())
-    toy.criterion(model, batch)[0].backward()
-    return {n: p.grad for n, p in toy.model.named_parameters() if p.grad is not None}
-
-
-def gradients_under_ddp(data, rank, folder):
-    """Do so as one of two workers under PyTorch's own DistributedDataParallel."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
-    found = gradients_by(
-        data,
-        rank,
-        lambda model: ModuleProxyWrapper(
-            DistributedDataParallel(model, find_unused_parameters=True)
-        ),
-    )
-    torch.save(found, f"{folder}/gradients{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_gradients_of_the_features_are_averaged_under_ddp(data, tmp_path):
-    running = [
-        start_fast(gradients_under_ddp, data, rank, str(tmp_path)) for rank in range(2)
-    ]
-    for process in [worker.wait() for worker in running]:
-        assert process.returncode == 0, process.stderr
-    first, second = (torch.load(tmp_path / f"gradients{rank}.pt") for rank in range(2))
-    alone = [gradients_by(data, rank) for rank in range(2)]
-    assert any(gradient.abs().max() > 1e-3 for gradient in first.values())
-    for name, gradient in alone[0].items():
-        average = (gradient + alone[1][name]) / 2
-        torch.testing.assert_close(first[name], average, msg=name)
-        assert torch.equal(first[name], second[name]), name
+    flags += ["--batching", "reshuffled", *NO_DROPOUT]
+    alone = trained_checkpoint(data, tmp_path, *flags)
+    shared = together[0] / "rank0" / "checkpoint_last.pt"
+    assert_same_weights(alone, shared, atol=2e-4, rtol=1e-3)
 
 
 def test_a_restored_run_ends_as_an_uninterrupted_one(data, together, tmp_path):
@@ -130,11 +70,10 @@ def test_a_restored_run_ends_as_an_uninterrupted_one(data, together, tmp_path):
     )
     assert half["optimizer_history"][-1]["num_updates"] == 3
     assert found["optimizer_history"][-1]["num_updates"] == UPDATES
-    for name, weight in expected["model"].items():
-        assert torch.equal(found["model"][name], weight), name
-    for number, state in expected["last_optimizer_state"]["state"].items():
-        restored = found["last_optimizer_state"]["state"][number]
-        assert torch.equal(restored["exp_avg"], state["exp_avg"])
+    exact = {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(found["model"], expected["model"], **exact)
+    states = [one["last_optimizer_state"]["state"] for one in (found, expected)]
+    torch.testing.assert_close(*states, **exact)
 
 
 DEFAULT = ["--ddp-backend", "pytorch_ddp"]  # fairseq's own default
@@ -221,7 +160,5 @@ def test_a_whole_run_of_two_workers_is_that_of_one(
     (rows, one), (other_rows, two) = found
     for row, other in zip(rows, other_rows, strict=True):
         assert other["ce_loss"] == pytest.approx(row["ce_loss"], abs=1e-3)
-    second = learned(tmp_path / "2", 1)
-    for key, weight in one.items():
-        torch.testing.assert_close(two[key], weight, atol=2e-4, rtol=1e-3, msg=key)
-        assert torch.equal(second[key], two[key]), key
+    torch.testing.assert_close(two, one, atol=2e-4, rtol=1e-3)
+    torch.testing.assert_close(learned(tmp_path / "2", 1), two, atol=0, rtol=0)

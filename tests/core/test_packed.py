@@ -11,11 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.models.features import (
-    EXTRA_KEY,
-    FEATURES,
-    classification_features,
-)
+from fairseq_scl.models.features import EXTRA_KEY, FEATURES, classification_features
 from fairseq_scl.models.pooling import POOLINGS
 from fairseq_scl.packing import encoder as packed
 from fairseq_scl.packing import layers
@@ -23,6 +19,7 @@ from fairseq_scl.packing.attention import attention
 from fairseq_scl.packing.encoder import LENGTHS, is_packed, pack, right_padded_lengths
 from fairseq_scl.packing.layout import CpuDropout, Layout
 from fairseq_scl.tasks import sentence_prediction_scl
+from helpers.checkpoints import assert_same_weights
 from helpers.packed import (
     HEAD,
     LENGTH_CASES,
@@ -33,8 +30,8 @@ from helpers.packed import (
     build,
     results,
 )
-from helpers.refusals import refused
-from helpers.training import toy_model, train_fast
+from helpers.refusals import assert_command_refused, refused
+from helpers.training import toy_model, train_fast, trained_checkpoint
 
 lengths = st.lists(st.integers(1, LONGEST), min_size=1, max_size=8)
 
@@ -338,22 +335,13 @@ def test_the_flag_packs_the_model_and_counts_in_the_batch(data, monkeypatch):
 
 
 def test_training_with_the_flag_ends_at_the_same_weights(data, tmp_path):
-    found = []
-    for name, flag in (("packed", ["--packed"]), ("stock", [])):
-        flags = ["--dropout", "0", "--attention-dropout", "0", "--lr", "0.001", *flag]
-        ended = train_fast([data, "--save-dir", tmp_path / name, *flags])
-        assert ended.returncode == 0, ended.stderr
-        file = tmp_path / name / "checkpoint_last.pt"
-        found.append(torch.load(file, weights_only=False)["model"])
-    assert found[0].keys() == found[1].keys()
-    for name, weight in found[0].items():
-        torch.testing.assert_close(weight, found[1][name], rtol=0, atol=2e-3)
+    flags = ["--dropout", "0", "--attention-dropout", "0", "--lr", "0.001"]
+    packed = trained_checkpoint(data, tmp_path / "packed", *flags, "--packed")
+    stock = trained_checkpoint(data, tmp_path / "stock", *flags)
+    assert_same_weights(packed, stock, rtol=0, atol=2e-3)
 
 
 def test_a_refusal_ends_training_with_one_sentence(data, tmp_path):
-    ended = train_fast(
-        [data, "--packed", "--quant-noise-pq", "0.1", "--save-dir", tmp_path]
-    )
-    assert ended.returncode == 2
-    assert "--packed does not go with --quant-noise-pq" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    flags = ["--packed", "--quant-noise-pq", "0.1", "--save-dir", tmp_path]
+    ended = train_fast([data, *flags])
+    assert_command_refused(ended, "--packed does not go with --quant-noise-pq")

@@ -2,9 +2,18 @@
 
 from pathlib import Path
 
-from helpers.training import USER_DIR
+from helpers.training import USER_DIR, run_fast
 
 CONFIGURATIONS = Path(USER_DIR, "conf", "hydra")
+
+
+def trained_with_hydra(data, save_dir, *overrides):
+    """Train with the shipped configuration to the end; return the last checkpoint."""
+    done = run_fast(
+        "fairseq_cli.hydra_train", hydra_arguments(data, save_dir, *overrides)
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Path(save_dir, "checkpoint_last.pt")
 
 
 def hydra_arguments(data, save_dir, *overrides):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -153,6 +154,13 @@ def train_fast(arguments: Sequence[str | Path]) -> "subprocess.CompletedProcess[
     return run_fast("fairseq_cli.train", command_line(arguments))
 
 
+def trained_checkpoint(data: str | Path, folder: Path, *flags: str | Path) -> Path:
+    """Train with ``train_fast`` to the end; return the last checkpoint."""
+    done = train_fast([data, "--save-dir", folder, *flags])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder / "checkpoint_last.pt"
+
+
 class Terminal(io.StringIO):
     """Replaces stderr: progress bars only show on a terminal."""
 
@@ -164,9 +172,7 @@ class Terminal(io.StringIO):
 def stock_checkpoint(data: str | Path, folder: Path) -> Path:
     """Train an update of the stock criterion; its file, without what that learned."""
     flags = ["--criterion", "sentence_prediction", "--max-update", "1"]
-    done = train_fast([data, "--save-dir", folder, *flags])
-    assert done.returncode == 0, done.stderr
-    file = folder / "checkpoint_last.pt"
+    file = trained_checkpoint(data, folder, *flags)
     state = load_checkpoint(file)
     del state["criterion"]
     torch.save(state, file)
@@ -233,6 +239,11 @@ class Toy:
     task: Any
     model: Any
     criterion: Any
+
+    def with_settings(self, **settings: Any) -> Any:
+        """Build the same criterion with other settings."""
+        cfg = SimpleNamespace(**{**self.cfg.criterion, **settings})
+        return type(self.criterion)(cfg, self.task)
 
     def batch(self, size: int = 8, split: str = "train") -> dict[str, Any]:
         """Collate the first ``size`` examples of a split."""

@@ -12,10 +12,11 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import command
 from fairseq_scl.inference.model_folder import export_classifier
 from helpers.checkpoints import assert_same_weights
-from helpers.configurations import CONFIGURATIONS, hydra_arguments
+from helpers.configurations import trained_with_hydra
 from helpers.encoders import scratch, toy_data, toy_run, train_in_fork
 from helpers.packed import HEAD
-from helpers.training import RESET, run_fast, toy_model, train_fast
+from helpers.refusals import assert_command_refused
+from helpers.training import RESET, toy_model, train_fast, trained_checkpoint
 
 CAPCORT = ["--criterion", "sentence_prediction_capcort"]
 ONE = [*CAPCORT, "--capcort-lambda", "1"]
@@ -60,19 +61,13 @@ def test_the_classifier_loads_into_fairseq(run, data):
 def test_z_pre_is_that_of_the_restored_encoder(data, stock, tmp_path):
     """Not of the random weights that the model had before."""
     flags = ["--restore-file", stock, *RESET, "--max-update", "3"]
-    for name, more in (("own", []), ("given", ["--capcort-pretrained", stock])):
-        done = run_capcort(data, tmp_path / name, *flags, *more)
-        assert done.returncode == 0, done.stderr
-    assert_same_weights(
-        *(tmp_path / name / "checkpoint_last.pt" for name in ("own", "given"))
-    )
-    other = ["--capcort-pretrained", tmp_path / "own" / "checkpoint_last.pt"]
-    done = run_capcort(data, tmp_path / "other", *flags, *other)
-    assert done.returncode == 0, done.stderr
+    own = trained_checkpoint(data, tmp_path / "own", *ONE, *flags)
+    flags += ["--capcort-pretrained"]
+    given = trained_checkpoint(data, tmp_path / "given", *ONE, *flags, stock)
+    assert_same_weights(own, given)
+    other = trained_checkpoint(data, tmp_path / "other", *ONE, *flags, own)
     with pytest.raises(AssertionError):
-        assert_same_weights(
-            *(tmp_path / name / "checkpoint_last.pt" for name in ("own", "other"))
-        )
+        assert_same_weights(own, other)
 
 
 def test_resuming_needs_the_encoder_and_ends_as_an_uninterrupted_run(
@@ -82,12 +77,8 @@ def test_resuming_needs_the_encoder_and_ends_as_an_uninterrupted_run(
     start = ["--restore-file", stock, *RESET]
     done = run_capcort(data, tmp_path, *flags, *start, "--max-update", "7")
     assert done.returncode == 0, done.stderr
-    refused = run_capcort(data, tmp_path, *flags, "--max-update", "13")
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1] == (
-        "fairseq-scl: error: the run resumes after 7 updates, but z_pre comes from the "
-        "encoder before the first one: pass its checkpoint as --capcort-pretrained"
-    )
+    done = run_capcort(data, tmp_path, *flags, "--max-update", "13")
+    assert_command_refused(done, "after 7 updates", "--capcort-pretrained")
     more = ["--capcort-pretrained", stock, "--max-update", "13"]
     done = run_capcort(data, tmp_path, *flags, *more)
     assert done.returncode == 0, done.stderr
@@ -111,19 +102,9 @@ def test_the_map_is_trained(data, stock, tmp_path, more):
 
 
 def test_hydra_trains_with_it(data, stock, tmp_path):
-    written = (CONFIGURATIONS / "sentence_prediction_scl.yaml").read_text()
-    head, _, tail = written.partition("  scl_lambda: 0.9\n")
-    head = head.replace(
-        "criterion:\n  _name: sentence_prediction_scl\n",
-        "criterion:\n  _name: sentence_prediction_capcort\n  scl_lambda: 0.0\n"
-        "  capcort_map: mlp\n",
-    )
-    (tmp_path / "capcort.yaml").write_text(head + tail)
-    arguments = hydra_arguments(data, tmp_path, f"checkpoint.restore_file={stock}")
-    arguments[1], arguments[3] = str(tmp_path), "capcort"
-    done = run_fast("fairseq_cli.hydra_train", arguments)
-    assert done.returncode == 0, done.stderr
-    state = load_checkpoint(tmp_path / "checkpoint_last.pt")
+    name = "criterion._name=sentence_prediction_capcort"
+    settings = [f"checkpoint.restore_file={stock}", name, "+criterion.capcort_map=mlp"]
+    state = load_checkpoint(trained_with_hydra(data, tmp_path, *settings))
     assert state["cfg"]["criterion"]["capcort_map"] == "mlp"
     assert "phi.0.weight" in state["criterion"]
 
