@@ -1,16 +1,11 @@
 """``--class-weights balanced``: weights, loss and gradient, refusals."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
-from fairseq_scl.criterions.sentence_prediction_scl import (
-    SentencePredictionSCLCriterion,
-)
 from helpers.refusals import refused
 from helpers.training import toy_model
 
@@ -26,16 +21,11 @@ def toy(data):
     return built
 
 
-def criterion(toy, **settings):
-    cfg = SimpleNamespace(**{**toy.cfg.criterion, **settings})
-    return SentencePredictionSCLCriterion(cfg, toy.task)
-
-
 def test_weights_are_those_of_scikit_learn(toy):
     toy.task.load_dataset("train")
     labels = [int(toy.task.dataset("train")[n]["target"]) for n in range(40)]
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
-    found = criterion(toy, class_weights="balanced").class_weights
+    found = toy.with_settings(class_weights="balanced").class_weights
     assert len(set(found.tolist())) == 3
     torch.testing.assert_close(found.double(), torch.tensor(expected))
 
@@ -43,8 +33,8 @@ def test_weights_are_those_of_scikit_learn(toy):
 @pytest.mark.parametrize("scl_lambda", [0, 0.9])
 def test_only_cross_entropy_in_training_is_weighted(toy, scl_lambda):
     batch = toy.batch()
-    weighted = criterion(toy, scl_lambda=scl_lambda, class_weights="balanced")
-    plain = criterion(toy, scl_lambda=scl_lambda)
+    weighted = toy.with_settings(scl_lambda=scl_lambda, class_weights="balanced")
+    plain = toy.with_settings(scl_lambda=scl_lambda)
     logits = toy.model(
         **batch["net_input"],
         features_only=True,
@@ -69,11 +59,11 @@ def test_only_cross_entropy_in_training_is_weighted(toy, scl_lambda):
 
 def test_what_cannot_be_weighted_is_refused(toy, monkeypatch):
     with refused("--class-weights is 'equal': it must be one of none, balanced"):
-        criterion(toy, class_weights="equal")
+        toy.with_settings(class_weights="equal")
     with refused("--class-weights does not go with --scl-views"):
-        criterion(toy, class_weights="balanced", scl_views=True)
+        toy.with_settings(class_weights="balanced", scl_views=True)
     names = [*toy.task.label_dictionary.symbols, "another"]
     monkeypatch.setattr(toy.task.label_dictionary, "symbols", names)
     monkeypatch.setattr(toy.task.cfg, "num_classes", 4)
     with refused("--class-weights is 'balanced', but", "no example of 'another'"):
-        criterion(toy, class_weights="balanced")
+        toy.with_settings(class_weights="balanced")

@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
-from helpers.gradients import stock_criterion
+from helpers.gradients import assert_is_stock, stock_criterion
 from helpers.refusals import refused
 from helpers.training import Toy, toy_model
 
@@ -36,12 +35,6 @@ def plain(data):
     toy = build(data, *off)
     toy.model.train()
     return toy
-
-
-def with_settings(toy, **settings) -> SentencePredictionSCLCriterion:
-    """Make the criterion with other settings than the toy was built with."""
-    cfg = SimpleNamespace(**{**toy.cfg.criterion, **settings})
-    return SentencePredictionSCLCriterion(cfg, toy.task)
 
 
 def gradients(model):
@@ -85,27 +78,8 @@ def terms(toy, batch, kind, temperature):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_lambda_zero_is_the_stock_criterion_bit_for_bit(data, flags, dtype):
     toy = build(data, "--scl-lambda", "0", *flags)
-    model, batch = toy.model.train().to(dtype), toy.batch(16)
-    expected = backward(stock_criterion(toy), model, batch)
-    by_stock, state = gradients(model), torch.get_rng_state()
-    found = backward(toy.criterion, model, batch)
-    by_ours = gradients(model)
-
-    assert found[0].dtype == expected[0].dtype
-    assert torch.equal(found[0], expected[0])
-    assert found[1] == expected[1]
-    assert all(torch.equal(found[2][k], v) for k, v in _tensors(expected[2]).items())
-    for name, gradient in by_stock.items():
-        if gradient is None:  # the language model's head
-            assert by_ours[name] is None
-        else:
-            assert torch.equal(by_ours[name], gradient), name
-    assert any(g is not None and g.any() for g in by_ours.values())
-    assert torch.equal(torch.get_rng_state(), state)  # nothing was drawn besides
-
-
-def _tensors(log):
-    return {k: v for k, v in log.items() if isinstance(v, torch.Tensor)}
+    toy.model.to(dtype)
+    assert_is_stock(toy, toy.batch(16))
 
 
 # What is summed
@@ -115,8 +89,7 @@ def _tensors(log):
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.9, 1.0])
 @pytest.mark.parametrize("reduction", ["mean", "paper"])
 def test_the_loss_is_equation_1(plain, features, weight, reduction):
-    criterion = with_settings(
-        plain,
+    criterion = plain.with_settings(
         scl_lambda=weight,
         scl_features=features,
         scl_reduction=reduction,
@@ -148,7 +121,7 @@ def test_gradients_are_the_weighted_sum_of_both_terms(plain):
         torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
         for term in (ce, scl)
     )
-    loss, _, _ = with_settings(plain, scl_lambda=0.7)(plain.model, batch)
+    loss, _, _ = plain.with_settings(scl_lambda=0.7)(plain.model, batch)
     for found, a, b in zip(
         torch.autograd.grad(loss, parameters), of_ce, of_scl, strict=True
     ):
@@ -158,7 +131,7 @@ def test_gradients_are_the_weighted_sum_of_both_terms(plain):
 
 @pytest.mark.parametrize("features", ["cls", "pooled"])
 def test_scl_alone_reaches_the_encoder_as_finite_differences_say(plain, features):
-    criterion = with_settings(plain, scl_lambda=1, scl_features=features)
+    criterion = plain.with_settings(scl_lambda=1, scl_features=features)
     model, batch = copy.deepcopy(plain.model).double(), plain.batch(10)
     for layer in model.encoder.sentence_encoder.layers:
         layer.activation_fn = torch.tanh  # fairseq computes its gelu in float32
@@ -219,7 +192,7 @@ def test_half_precision_gives_a_float32_loss_and_finite_gradients(
 ):
     """Here and not through ``fairseq-train --fp16``, which needs a GPU."""
     model = copy.deepcopy(plain.model).to(dtype)
-    criterion = with_settings(plain, scl_temperature=temperature)
+    criterion = plain.with_settings(scl_temperature=temperature)
     loss, _, log = backward(criterion, model, plain.batch(10))
     assert loss.dtype == log["scl_loss"].dtype == torch.float32
     assert loss.isfinite()
@@ -279,19 +252,14 @@ def test_logs_can_be_summed_over_workers(plain):
 
 
 def test_metrics_are_exact_over_batches_of_different_sizes():
+    names = ("loss", "ce_loss", "scl_loss", "scl_floor", "scl_anchors", "ncorrect")
     logs = [
-        {
-            **{"loss": torch.tensor(8.0), "ntokens": 50, "nsentences": 7},
-            **{"sample_size": 7, "ncorrect": torch.tensor(5)},
-            **{"ce_loss": torch.tensor(7.0), "scl_loss": torch.tensor(14.0)},
-            **{"scl_floor": torch.tensor(3.5), "scl_anchors": torch.tensor(7)},
-        },
-        {
-            **{"loss": torch.tensor(2.0), "ntokens": 20, "nsentences": 3},
-            **{"sample_size": 3, "ncorrect": torch.tensor(1)},
-            **{"ce_loss": torch.tensor(1.0), "scl_loss": torch.tensor(2.0)},
-            **{"scl_floor": torch.tensor(0.5), "scl_anchors": torch.tensor(2)},
-        },
+        {"sample_size": size, "nsentences": size, "ntokens": tokens}
+        | dict(zip(names, map(torch.tensor, values), strict=True))
+        for size, tokens, values in (
+            (7, 50, (8.0, 7.0, 14.0, 3.5, 7, 5)),
+            (3, 20, (2.0, 1.0, 2.0, 0.5, 2, 1)),
+        )
     ]
     for parts in ([logs], [[logs[0]], [logs[1]]]):  # at once, and batch by batch
         with metrics.aggregate(new_root=True) as found:
@@ -330,48 +298,24 @@ def test_the_stock_task_gives_the_same_loss(data):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("name", "value", "allowed"),
     [
-        ("scl_lambda", 1.5, "--scl-lambda: expected float <= 1.0, found 1.5"),
-        ("scl_lambda", -0.1, "--scl-lambda: expected float >= 0.0, found -0.1"),
-        ("scl_lambda", math.nan, "--scl-lambda: expected float >= 0.0, found nan"),
-        ("scl_temperature", 0.0, "--scl-temperature: expected float > 0.0, found 0.0"),
-        (
-            "scl_temperature",
-            -1.0,
-            "--scl-temperature: expected float > 0.0, found -1.0",
-        ),
-        (
-            "scl_temperature",
-            math.nan,
-            "--scl-temperature: expected float > 0.0, found nan",
-        ),
-        (
-            "scl_temperature",
-            math.inf,
-            "--scl-temperature: expected float <= 1000000.0, found inf",
-        ),
-        (
-            "scl_features",
-            "first",
-            "--scl-features is 'first': it must be one of cls, pooled, mean",
-        ),
-        (
-            "scl_reduction",
-            "sum",
-            "--scl-reduction is 'sum': it must be one of mean, paper",
-        ),
-        (
-            "regression_target",
-            True,
-            "--regression-target does not go with sentence_prediction_scl: the "
-            "contrastive term needs classes; use --criterion sentence_prediction",
-        ),
+        ("scl_lambda", 1.5, "<= 1.0"),
+        ("scl_lambda", -0.1, ">= 0.0"),
+        ("scl_lambda", math.nan, ">= 0.0"),
+        ("scl_temperature", 0.0, "> 0.0"),
+        ("scl_temperature", -1.0, "> 0.0"),
+        ("scl_temperature", math.nan, "> 0.0"),
+        ("scl_temperature", math.inf, "<= 1000000.0"),
+        ("scl_features", "first", "cls, pooled, mean"),
+        ("scl_reduction", "sum", "mean, paper"),
+        ("regression_target", True, "use --criterion sentence_prediction"),
     ],
 )
-def test_bad_settings_are_named(plain, name, value, message):
-    with refused(message):
-        with_settings(plain, **{name: value})
+def test_bad_settings_are_named(plain, name, value, allowed):
+    shown = "" if value is True else value
+    with refused(f"--{name.replace('_', '-')}", shown, allowed):
+        plain.with_settings(**{name: value})
 
 
 @pytest.mark.parametrize("number", ["2", "4"])

@@ -10,6 +10,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.large_batch import gradient_cache
 from fairseq_scl.large_batch.gradient_cache import cut
 from fairseq_scl.packing.encoder import LENGTHS
+from helpers.checkpoints import assert_same_weights
 from helpers.gradients import (
     FLAGS,
     OFF,
@@ -17,12 +18,11 @@ from helpers.gradients import (
     SIZE,
     HalfOptimizer,
     PlainOptimizer,
+    assert_chunks_are_the_batch,
     assert_same,
     build,
     gradients,
     step,
-    weights_of,
-    with_graph,
 )
 from helpers.refusals import refused
 from helpers.training import toy_model, train_fast
@@ -42,8 +42,9 @@ SETTINGS = [
 @pytest.mark.parametrize("flags", SETTINGS)
 def test_with_dropout_it_is_the_whole_batch_with_the_same_masks(data, flags):
     toy = build(data, 4, *ON, *flags.split())
-    found, state = step(toy), torch.get_rng_state()
-    assert_same(found, with_graph(toy, 4))
+    step(toy)
+    state = torch.get_rng_state()
+    assert_chunks_are_the_batch(toy)
     assert torch.equal(torch.get_rng_state(), state)  # as after one pass
 
 
@@ -119,8 +120,8 @@ def test_without_known_lengths_nothing_is_trimmed_wrongly(data):
 def test_the_loss_is_scaled_once(data):
     toy = build(data, 4, *ON)
     plain, scaled = step(toy), step(toy, HalfOptimizer(128.0))
-    for name, gradient in plain[0].items():
-        torch.testing.assert_close(scaled[0][name], 128 * gradient)
+    wanted = {name: 128 * gradient for name, gradient in plain[0].items()}
+    torch.testing.assert_close(scaled[0], wanted)
     assert scaled[1] == plain[1]
 
 
@@ -208,32 +209,26 @@ def test_training_in_chunks_is_training(data, tmp_path, flags):
         done = train_fast([*common, "--save-dir", tmp_path / name, "--chunk", chunk])
         assert done.returncode == 0, done.stderr[-3000:]
     assert f'"bsz": "{18 if "9" in flags else SIZE}"' in done.stdout + done.stderr
-    first, second = (weights_of(tmp_path / name) for name in ("whole", "chunks"))
+    files = (tmp_path / name / "checkpoint_last.pt" for name in ("whole", "chunks"))
     within = 0.01 if "--fp16" in flags else 2e-4
-    for name, weight in first.items():
-        torch.testing.assert_close(
-            second[name], weight, atol=within, rtol=1e-3, msg=name
-        )
+    assert_same_weights(*files, atol=within, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "words"),
     [
-        (["--chunk", "-1"], "--chunk is -1: it must be 0 (off) or above"),
-        (["--contrastive-batch", "0"], "--contrastive-batch is 0: it must be at least"),
+        ("--chunk -1", "--chunk is -1: it must be 0 (off) or above"),
+        ("--contrastive-batch 0", "--contrastive-batch is 0: it must be at least 1"),
         (
-            ["--chunk", "4", "--criterion", "sentence_prediction"],
+            "--chunk 4 --criterion sentence_prediction",
             "--chunk needs --criterion sentence_prediction_scl, not SentencePrediction",
         ),
-        (
-            ["--chunk", "4", "--quant-noise-scalar", "0.1"],
-            "--chunk does not go with --quant-noise-scalar",
-        ),
+        ("--chunk 4 --quant-noise-scalar 0.1", "--chunk; --quant-noise-scalar"),
     ],
 )
-def test_refusals(data, flags, message):
-    with refused(message):
-        toy_model([data, *FLAGS, *flags])
+def test_refusals(data, flags, words):
+    with refused(*words.split("; ")):
+        toy_model([data, *FLAGS, *flags.split()])
 
 
 def test_chunk_alone_is_refused(data):

@@ -1,11 +1,9 @@
 """``--scl-views``: Eq. 4 over two views of each training example, all else the same."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
-from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
 from fairseq.data import Dictionary
 
 from fairseq_scl.criterions.sentence_prediction_scl import (
@@ -15,7 +13,15 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.losses import supervised_contrastive_loss
 from fairseq_scl.packing.encoder import LENGTHS
 from fairseq_scl.tasks.views import WITH_VIEWS
-from helpers.training import make_data, toy_model, train_fast, write_rows
+from helpers.gradients import assert_is_stock, gradients, stock_criterion
+from helpers.refusals import assert_command_refused, refused
+from helpers.training import (
+    make_data,
+    toy_model,
+    train_fast,
+    trained_checkpoint,
+    write_rows,
+)
 from helpers.views import add_views
 
 HEAD = "sentence_classification_head"
@@ -69,7 +75,7 @@ def test_the_loss_is_cross_entropy_and_equation_4(data, reduction):
     toy = build(data, *ON, *flags, "--scl-reduction", reduction)
     batch = toy.batch(6)
     loss, size, log = toy.criterion(toy.model, batch)
-    stock = SentencePredictionCriterion(toy.cfg.criterion, toy.task)
+    stock = stock_criterion(toy)
     ce = stock(toy.model, batch)[0].item()
     _, first, second = features_of(toy, batch[WITH_VIEWS]["src_tokens"]).split(6)
     expected = slow_loop(first, second, 0.5)
@@ -100,27 +106,14 @@ def test_cross_entropy_has_its_gradient_from_the_example_alone(data):
     toy.criterion(toy.model, batch)[0].backward()
     found = head.grad.clone()
     toy.model.zero_grad()
-    stock = SentencePredictionCriterion(toy.cfg.criterion, toy.task)
+    stock = stock_criterion(toy)
     (0.5 * stock(toy.model, batch)[0]).backward()
     assert torch.allclose(found, head.grad, atol=1e-6)
 
 
 def test_lambda_zero_is_the_stock_criterion_bit_for_bit(data):
     toy = build(data, *ON, "--scl-lambda", "0")  # with dropout
-    stock = SentencePredictionCriterion(toy.cfg.criterion, toy.task)
-    found = []
-    for criterion in (toy.criterion, stock):
-        toy.model.zero_grad()
-        torch.manual_seed(3)
-        loss, size, _ = criterion(toy.model, toy.batch(6))
-        loss.backward()
-        gradients = [p.grad for p in toy.model.parameters() if p.grad is not None]
-        found.append((loss, size, [g.clone() for g in gradients], torch.rand(1)))
-    ours, stocks = found
-    assert ours[0] == stocks[0]
-    assert ours[1] == stocks[1]
-    assert all(torch.equal(a, b) for a, b in zip(ours[2], stocks[2], strict=True))
-    assert ours[3] == stocks[3]  # nothing was drawn beside
+    assert_is_stock(toy, toy.batch(6))
 
 
 def test_validation_is_cross_entropy_and_logs_equation_3(data):
@@ -179,14 +172,8 @@ def test_packed_gives_the_same(data):
         toy.model.zero_grad()
         loss, _, log = toy.criterion(toy.model, batch)
         loss.backward()
-        grads = {n: p.grad for n, p in toy.model.named_parameters()}
-        found.append((loss, log["scl_loss"], grads))
-    stock, packed = found
-    assert torch.allclose(stock[0], packed[0], atol=1e-5)
-    assert torch.allclose(stock[1], packed[1], atol=1e-5)
-    for name, gradient in stock[2].items():
-        if gradient is not None and packed[2][name] is not None:
-            assert torch.allclose(gradient, packed[2][name], atol=1e-4), name
+        found.append((loss, log["scl_loss"], gradients(toy.model)))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-4)
 
 
 def test_a_folder_without_views_is_refused(tmp_path):
@@ -197,10 +184,8 @@ def test_a_folder_without_views_is_refused(tmp_path):
         toy.task.load_dataset("train")
     toy_model([folder]).task.load_dataset("train")  # off by default
     ended = train_fast([folder, *ON, "--save-dir", tmp_path / "out"])
-    assert ended.returncode == 2
-    (line,) = [s for s in ended.stderr.splitlines() if "--scl-views" in s]
-    assert "view0/input0/train.idx is missing: create a data folder" in line
-    assert "Traceback" not in ended.stderr
+    file = "view0/input0/train.idx is missing"
+    assert_command_refused(ended, "--scl-views", file)
 
 
 def test_views_of_fewer_examples_are_refused(tmp_path):
@@ -212,19 +197,16 @@ def test_views_of_fewer_examples_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "words"),
     [
-        (["--gather-features"], "--gather-features does not go with --scl-views"),
-        (
-            ["--contrastive-batch", "8", "--chunk", "4"],
-            "--chunk 4 does not go with --scl-views",
-        ),
-        (["--task", "sentence_prediction"], "--scl-views needs --task sentence_predic"),
+        ("--gather-features", "--gather-features does not go with --scl-views"),
+        ("--contrastive-batch 8 --chunk 4", "--chunk 4 does not go with --scl-views"),
+        ("--task sentence_prediction", "--scl-views needs --task sentence_prediction"),
     ],
 )
-def test_what_does_not_go_with_views_is_named(data, flags, message):
-    with pytest.raises(InputError, match=message):
-        toy_model([data, *ON, *flags])
+def test_what_does_not_go_with_views_is_named(data, flags, words):
+    with refused(words):
+        toy_model([data, *ON, *flags.split()])
 
 
 def test_subclasses_of_the_criterion_refuse_views(data):
@@ -232,17 +214,13 @@ def test_subclasses_of_the_criterion_refuse_views(data):
         pass
 
     toy = toy_model([data])
-    cfg = SimpleNamespace(**{**toy.cfg.criterion, "scl_views": True})
-    with pytest.raises(
-        InputError, match="--criterion sentence_prediction_scl, not Other"
-    ):
-        Other(cfg, toy.task)
+    toy.criterion.__class__ = Other
+    with refused("--criterion sentence_prediction_scl, not Other"):
+        toy.with_settings(scl_views=True)
 
 
 def test_training_runs_to_its_end(data, tmp_path):
     flags = ["--contrastive-batch", "6", "--batching", "balanced", "--packed"]
     metrics = tmp_path / "metrics.jsonl"
-    more = ["--metrics-file", metrics, "--save-dir", tmp_path / "out"]
-    ended = train_fast([data, *ON, *flags, *more])
-    assert ended.returncode == 0, ended.stderr
+    trained_checkpoint(data, tmp_path / "out", *ON, *flags, "--metrics-file", metrics)
     assert '"scl_loss"' in metrics.read_text("utf-8")

@@ -5,7 +5,6 @@ from fairseq.criterions.sentence_prediction import SentencePredictionCriterion
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 
-from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.large_batch.gradient_cache import cut
 from helpers.training import toy_model
 
@@ -71,6 +70,20 @@ def with_graph(toy, chunk):
     return gradients(toy.model), loss.detach(), size, log
 
 
+def assert_chunks_are_the_batch(toy, within=1e-9):
+    """Compare a step in chunks of 4 with the oracle; return its gradients and log.
+
+    The gradients include those of the criterion's own parameters.
+    """
+    results = []
+    for way in (step, lambda toy: with_graph(toy, 4)):
+        toy.criterion.zero_grad(set_to_none=True)
+        found, *more = way(toy)
+        results.append((found | gradients(toy.criterion), *more))
+    assert_same(*results, within=within)
+    return results[0][0], results[0][3]
+
+
 def assert_same(found, wanted, within=1e-9):
     assert found[0].keys() == wanted[0].keys()
     largest = max(gradient.abs().max() for gradient in wanted[0].values())
@@ -80,11 +93,7 @@ def assert_same(found, wanted, within=1e-9):
         assert error <= within * max(gradient.abs().max(), 1e-3 * largest), name
     torch.testing.assert_close(found[1], wanted[1], rtol=within, atol=0)
     assert found[2] == wanted[2]
-    assert found[3].keys() == wanted[3].keys()
-    for key, value in wanted[3].items():
-        torch.testing.assert_close(
-            torch.as_tensor(found[3][key]).double(), torch.as_tensor(value).double()
-        )
+    torch.testing.assert_close(found[3], wanted[3], check_dtype=False)
 
 
 class HalfOptimizer(FP16Optimizer):
@@ -94,8 +103,25 @@ class HalfOptimizer(FP16Optimizer):
         self.scaler = DynamicLossScaler(init_scale=scale)
 
 
-def weights_of(folder):
-    return load_checkpoint(folder / "checkpoint_last.pt")["model"]
+def assert_is_stock(toy, batch):
+    """Check that the criterion is the stock one bit for bit, dropout included."""
+    found = []
+    for criterion in (toy.criterion, stock_criterion(toy)):
+        toy.model.train().zero_grad(set_to_none=True)
+        torch.manual_seed(3)
+        loss, size, log = criterion(toy.model, batch)
+        loss.backward()
+        state = torch.get_rng_state()
+        found.append((loss, size, log, gradients(toy.model), state))
+    ours, stock = found
+    assert (ours[0].dtype, ours[1]) == (stock[0].dtype, stock[1])
+    tensors = {key for key, value in stock[2].items() if torch.is_tensor(value)}
+    assert all(torch.equal(ours[2][key], stock[2][key]) for key in tensors)
+    assert ours[3].keys() == stock[3].keys()
+    assert all(torch.equal(ours[3][name], stock[3][name]) for name in stock[3])
+    assert any(gradient.any() for gradient in stock[3].values())
+    assert torch.equal(ours[0], stock[0])
+    assert torch.equal(ours[4], stock[4])
 
 
 def stock_criterion(toy):

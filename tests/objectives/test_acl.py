@@ -16,12 +16,12 @@ from helpers.distributed import batch_of, join, numbers_of, run_workers, train_t
 from helpers.gradients import (
     OFF,
     HalfOptimizer,
-    assert_same,
+    assert_chunks_are_the_batch,
+    assert_is_stock,
     build,
+    gradients,
     step,
     stock_criterion,
-    weights_of,
-    with_graph,
 )
 from helpers.refusals import refused
 from helpers.training import toy_model
@@ -74,17 +74,7 @@ def test_the_jacobian_is_that_of_the_pass_with_its_dropout(data, kind, graph):
 @pytest.mark.parametrize("features", ["cls", "pooled"])
 def test_lambda_zero_is_the_stock_criterion_bit_for_bit(data, features):
     toy = toy_model([data, *GRAD, "--scl-lambda", "0", "--scl-features", features])
-    found = []
-    for criterion in (toy.criterion, stock_criterion(toy)):
-        toy.model.train().zero_grad()
-        torch.manual_seed(3)
-        loss = criterion(toy.model, toy.batch(16))[0]
-        loss.backward()
-        gradients = [p.grad for p in toy.model.parameters() if p.grad is not None]
-        found.append((loss, gradients))
-    (ours, of_ours), (stock, of_stock) = found
-    assert torch.equal(ours, stock)
-    assert all(torch.equal(a, b) for a, b in zip(of_ours, of_stock, strict=True))
+    assert_is_stock(toy, toy.batch(16))
 
 
 def test_without_its_flags_it_is_the_contrastive_criterion(data):
@@ -97,6 +87,17 @@ def test_without_its_flags_it_is_the_contrastive_criterion(data):
     assert losses[0][2].keys() == losses[1][2].keys()
 
 
+def read_by_head(toy, batch, kind):
+    """Return features, label embeddings and logits by stock means, without dropout."""
+    head = toy.model.classification_heads[HEAD]
+    hidden, _ = toy.model(batch["net_input"]["src_tokens"], features_only=True)
+    first = hidden[:, 0].detach().requires_grad_()
+    if kind == "cls":
+        return first, toy.criterion.label_embeddings, head(first[:, None])
+    rows = head.activation_fn(head.dense(first))
+    return rows, head.out_proj.weight, head.out_proj(rows)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "paper"])
 @pytest.mark.parametrize("anchors", acl.LABEL_ANCHORS)
 @pytest.mark.parametrize("features", ["cls", "pooled"])
@@ -106,15 +107,10 @@ def test_the_loss_is_that_with_label_embeddings(data, features, anchors, reducti
     batch = toy.batch(SIZE)
     loss, size, log = toy.criterion(toy.model, batch)
     loss.backward()
-    head = toy.model.classification_heads[HEAD]
-    hidden, _ = toy.model(batch["net_input"]["src_tokens"], features_only=True)
-    rows, table = hidden[:, 0], toy.criterion.label_embeddings
-    if features == "pooled":
-        rows = head.activation_fn(head.dense(rows))
-        table = head.out_proj.weight
+    rows, table, logits = read_by_head(toy, batch, features)
     labels = batch["target"].view(-1)
     scl = label_embedding_loss(rows, labels, table, 0.3, anchors)
-    ce = F.cross_entropy(head(hidden), labels)
+    ce = F.cross_entropy(logits, labels)
     count = SIZE + 2 if anchors == "all" else SIZE
     weighted = scl if reduction == "paper" else scl / count
     torch.testing.assert_close(
@@ -148,19 +144,13 @@ def test_the_cosine_is_that_of_both_gradients_at_the_features(data, features):
             order = torch.randperm(SIZE, generator=random)
             batch["target"] = batch["target"][order]
         loss, _, log = toy.criterion(toy.model, batch)
-        head = toy.model.classification_heads[HEAD]
-        hidden, _ = toy.model(batch["net_input"]["src_tokens"], features_only=True)
-        rows, logits = hidden[:, 0].detach(), head
-        table = toy.criterion.label_embeddings
-        if features == "pooled":
-            rows = head.activation_fn(head.dense(rows)).detach()
-            table = head.out_proj.weight
-        rows.requires_grad_()
-        logits = head(rows[:, None]) if features == "cls" else head.out_proj(rows)
+        rows, table, logits = read_by_head(toy, batch, features)
         labels = batch["target"].view(-1)
         ce = F.cross_entropy(logits, labels, reduction="sum")
         scl = label_embedding_loss(rows, labels, table, 0.3)
-        first, second = (torch.autograd.grad(term, rows)[0] for term in (ce, scl))
+        first, second = (
+            torch.autograd.grad(term, rows, retain_graph=True)[0] for term in (ce, scl)
+        )
         cosine = F.cosine_similarity(first.flatten(), second.flatten(), dim=0)
         assert log["acl_cosine"].item() == pytest.approx(cosine.item(), abs=1e-4)
         assert log["acl_conflicts"].item() == int(cosine < 0)
@@ -201,16 +191,16 @@ def test_a_step_with_conflict_is_that_of_cross_entropy_alone(data, monkeypatch):
     )
     loss, _, log = toy.criterion(toy.model, batch)
     loss.backward()
-    found = {n: p.grad for n, p in toy.model.named_parameters() if p.grad is not None}
+    found = gradients(toy.model)
     toy.model.zero_grad(set_to_none=True)
     ce = stock_criterion(toy)(toy.model, batch)[0] * (1 - 0.9)
     ce.backward()
     assert torch.equal(loss, ce)
     assert log["acl_conflicts"] == 1
     assert not toy.criterion.label_embeddings.grad.any()
-    for name, parameter in toy.model.named_parameters():
-        if parameter.grad is not None:
-            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-6, atol=0)
+    wanted = gradients(toy.model)
+    found = {name: found[name] for name in wanted}
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)
 
 
 def test_validation_decides_nothing(data):
@@ -232,8 +222,7 @@ def test_half_precision_decides_and_gives_finite_gradients(data, dtype, features
     loss.backward()
     assert loss.dtype == torch.float32
     assert log["acl_cosine"].item() == pytest.approx(exact.item(), abs=0.05)
-    gradients = [p.grad for p in toy.model.parameters() if p.grad is not None]
-    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all(one.isfinite().all() for one in gradients(toy.model).values())
 
 
 # Chunks
@@ -249,16 +238,10 @@ def test_in_chunks_it_is_the_whole_batch(data, features, flags):
         *[*GRAD, "--scl-features", features, "--scl-lambda", "0.7", *flags.split()],
     )
     toy.criterion.double()
-    results = []
-    for way in (step, lambda toy: with_graph(toy, 4)):
-        toy.criterion.zero_grad()
-        result = way(toy)
-        own = {n: p.grad.clone() for n, p in toy.criterion.named_parameters()}
-        results.append(({**result[0], **own}, *result[1:]))
     # CE goes through float32 in the stock criterion.
-    assert_same(*results, within=1e-6)
-    assert results[0][3]["acl_steps"] == 1
-    assert ("label_embeddings" in results[0][0]) == (features == "cls")
+    found, log = assert_chunks_are_the_batch(toy, within=1e-6)
+    assert log["acl_steps"] == 1
+    assert ("label_embeddings" in found) == (features == "cls")
 
 
 # Workers
@@ -275,12 +258,9 @@ def decide_as_worker(folder, rank, workers, data):
             batch = batch_of(toy, numbers_of((8, 5), rank))
             loss, _, log = toy.criterion(toy.model, batch)
             loss.backward()
-            gradients = {
-                **{n: p.grad for n, p in toy.model.named_parameters()},
-                **{n: p.grad for n, p in toy.criterion.named_parameters()},
-            }
             numbers = {key: float(value) for key, value in log.items()}
-            found[features, bool(gathers)] = numbers, gradients
+            own = gradients(toy.model) | gradients(toy.criterion)
+            found[features, bool(gathers)] = numbers, own
     torch.save(found, f"{folder}/found{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -302,14 +282,9 @@ def test_workers_decide_together(data, tmp_path):
             for key in ("loss", "scl_loss", "scl_floor", "scl_anchors"):
                 total = log[key] + other_log[key]
                 assert total == pytest.approx(float(alone[key]), rel=1e-5), (case, key)
-            parameters = dict(toy.model.named_parameters())
-            parameters |= dict(toy.criterion.named_parameters())
-            for name, parameter in parameters.items():
-                if parameter.grad is not None:
-                    torch.testing.assert_close(
-                        *(first[name] + second[name], parameter.grad),
-                        **{"rtol": 1e-5, "atol": 1e-6, "msg": name},
-                    )
+            wanted = gradients(toy.model) | gradients(toy.criterion)
+            total = {name: first[name] + second[name] for name in wanted}
+            torch.testing.assert_close(total, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_two_workers_that_gather_chunks_train_as_one(data, tmp_path):
@@ -321,13 +296,10 @@ def test_two_workers_that_gather_chunks_train_as_one(data, tmp_path):
         )
         for process in done:
             assert process.returncode == 0, process.stderr[-3000:]
-    one, two = (tmp_path / str(n) / "rank0" / "checkpoint_last.pt" for n in (1, 2))
-    learned = [load_checkpoint(file)["criterion"] for file in (one, two)]
-    for first, second in ((weights_of(one.parent), weights_of(two.parent)), learned):
-        for name, weight in first.items():
-            torch.testing.assert_close(
-                second[name], weight, atol=2e-4, rtol=1e-3, msg=name
-            )
+    files = (tmp_path / str(n) / "rank0" / "checkpoint_last.pt" for n in (1, 2))
+    states = [load_checkpoint(file) for file in files]
+    learned = [state["model"] | state["criterion"] for state in states]
+    torch.testing.assert_close(*learned, atol=2e-4, rtol=1e-3)
 
 
 def test_workers_with_unequal_numbers_of_batches_train_to_the_end(data, tmp_path):
@@ -366,21 +338,15 @@ def test_small_gradients_of_parameters_survive_half_precision(data):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "words"),
     [
-        (["--acl-anchors", "both"], "--acl-anchors is 'both': it must be one of all"),
-        (["--acl-embed-std", "0"], "--acl-embed-std is 0.0: it must be above 0"),
-        (
-            ["--acl-grad", "--scl-lambda", "1"],
-            "--acl-grad does not go with --scl-lambda 1",
-        ),
-        (
-            ["--task", "sentence_prediction"],
-            "--criterion sentence_prediction_acl needs --task sentence_prediction_scl",
-        ),
-        (["--scl-lambda", "2"], "--scl-lambda: expected float <= 1.0, found 2.0"),
+        ("--acl-anchors both", "--acl-anchors is 'both'; all, samples"),
+        ("--acl-embed-std 0", "--acl-embed-std is 0.0; above 0"),
+        ("--acl-grad --scl-lambda 1", "--acl-grad; --scl-lambda 1"),
+        ("--task sentence_prediction", "sentence_prediction_acl needs --task"),
+        ("--scl-lambda 2", "--scl-lambda; 2.0"),
     ],
 )
-def test_refusals(data, flags, message):
-    with refused(message):
-        toy_model([data, *ACL, *flags])
+def test_refusals(data, flags, words):
+    with refused(*words.split("; ")):
+        toy_model([data, *ACL, *flags.split()])
