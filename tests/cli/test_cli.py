@@ -2,7 +2,6 @@
 
 import ast
 import gzip
-import importlib
 import os
 import re
 import shlex
@@ -14,7 +13,7 @@ import pytest
 
 import fairseq_scl
 from fairseq_scl import cli
-from fairseq_scl.cli import VERBS, main
+from fairseq_scl.cli import VERBS, doctor, main
 from fairseq_scl.compat import versions
 from fairseq_scl.data.binarise import fairseq_flags
 from fairseq_scl.data.texts import Example
@@ -23,7 +22,6 @@ from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.inference.model_folder import load_classifier
 from helpers import run_process
 from helpers.encoders import (
-    make_bert,
     make_pairs,
     make_splits,
     toy_bert,
@@ -150,23 +148,16 @@ def test_doctor_and_user_dir_work_without_fairseq(tmp_path):
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_control_c_ends_with_status_130(run, monkeypatch):
-    def interrupted(arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(
-        importlib.import_module("fairseq_scl.cli.doctor"), "run", interrupted
-    )
-    assert run("doctor") == (130, "", "fairseq-scl: interrupted")
-
-
 def end_with(error, monkeypatch):
     def raised(arguments):
         raise error
 
-    monkeypatch.setattr(
-        importlib.import_module("fairseq_scl.cli.doctor"), "run", raised
-    )
+    monkeypatch.setattr(doctor, "run", raised)
+
+
+def test_control_c_ends_with_status_130(run, monkeypatch):
+    end_with(KeyboardInterrupt, monkeypatch)
+    assert run("doctor") == (130, "", "fairseq-scl: interrupted")
 
 
 @pytest.mark.parametrize(
@@ -388,25 +379,9 @@ def test_bad_input_of_prepare_ends_with_one_sentence(run, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_bad_input_of_convert_and_export_ends_with_one_sentence(run, tmp_path):
-    nothing = tmp_path / "nothing"
-    target = tmp_path / "target"
-    for argv, message in (
-        (["convert", "--from", nothing], f"missing folder: {nothing}"),
-        (
-            ["export", "--data", toy_data(), "--checkpoint", nothing],
-            f"missing checkpoint: {nothing}",
-        ),
-    ):
-        status, out, error = run(*argv, "--to", target)
-        assert (status, out) == (2, "")
-        assert error == f"fairseq-scl: error: {message}"
-    assert os.listdir(tmp_path) == []
-
-
-def test_convert_of_another_model_ends_with_one_sentence(run, tmp_path):
-    source = make_bert(tmp_path / "source", hidden_act="relu")
-    status, out, error = run("convert", "--from", source, "--to", tmp_path / "encoder")
+def test_export_of_a_missing_checkpoint_ends_with_one_sentence(run, tmp_path):
+    argv = ["export", "--data", toy_data(), "--checkpoint", tmp_path / "nothing"]
+    status, out, error = run(*argv, "--to", tmp_path / "target")
     assert (status, out) == (2, "")
-    assert "hidden_act is 'relu'" in error
-    assert not (tmp_path / "encoder").exists()
+    assert error == f"fairseq-scl: error: missing checkpoint: {tmp_path / 'nothing'}"
+    assert os.listdir(tmp_path) == []

@@ -243,28 +243,25 @@ def test_pairs_are_joined(tmp_path):
 # Data that is refused
 
 
-def label_rows(folder, rows):
-    """Write the training labels as rows of token ids."""
-    dictionary = Dictionary.load(str(folder / "label" / "dict.txt"))
-    write_rows(folder / "label" / "train", rows, dictionary)
+# Rows of token ids that take the place of the training labels.
+LABEL_ROWS = {
+    "unknown label": [[4]] * 6 + [[3]] + [[5]] * 15,
+    "label beyond the dictionary": [[4]] * 2 + [[6]] + [[5]] * 19,
+    "label of two words": [[4]] * 4 + [[4, 5]] + [[5]] * 17,
+    "empty label": [[4]] * 3 + [[]] + [[5]] * 18,
+    "fewer labels": [[4]] * 21,
+}
 
 
 def damage(folder, how):
     """Do to a data folder what can go wrong."""
-    if how == "unknown label":
-        label_rows(folder, [[4]] * 6 + [[3]] + [[5]] * 15)
-    elif how == "label beyond the dictionary":
-        label_rows(folder, [[4]] * 2 + [[6]] + [[5]] * 19)
-    elif how == "label of two words":
-        label_rows(folder, [[4]] * 4 + [[4, 5]] + [[5]] * 17)
-    elif how == "empty label":
-        label_rows(folder, [[4]] * 3 + [[]] + [[5]] * 18)
-    elif how == "fewer labels":
-        label_rows(folder, [[4]] * 21)
-    elif how == "fewer second sentences":
+    rows, part = LABEL_ROWS.get(how), "label"
+    if how == "fewer second sentences":
         shutil.copytree(folder / "label", folder / "input1")
-        dictionary = Dictionary.load(str(folder / "input0" / "dict.txt"))
-        write_rows(folder / "input1" / "train", [[5]] * 21, dictionary)
+        rows, part = [[5]] * 21, "input1"
+    if rows is not None:
+        dictionary = Dictionary.load(str(folder / "label" / "dict.txt"))
+        write_rows(folder / part / "train", rows, dictionary)
     elif how == "second sentences of one split":
         shutil.copytree(folder / "input0", folder / "input1")
         (folder / "input1" / "train.idx").unlink()
@@ -272,55 +269,25 @@ def damage(folder, how):
         (folder / how).unlink()
 
 
-LABEL_FILE = "{folder}/label/train"
-DICTIONARY = "{folder}/label/dict.txt"
-
-
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("how", "words"),
     [
-        (
-            "unknown label",
-            f"{LABEL_FILE}, line 7: the label is not one of the 2 in {DICTIONARY}",
-        ),
-        (
-            "label beyond the dictionary",
-            f"{LABEL_FILE}, line 3: the label is not one of the 2 in {DICTIONARY}",
-        ),
-        ("label of two words", f"{LABEL_FILE}, line 5: the label has 2 words"),
-        ("empty label", f"{LABEL_FILE}, line 4: the label has 0 words"),
-        ("fewer labels", f"{LABEL_FILE} has 21 lines, {{folder}}/input0/train has 22"),
-        (
-            "fewer second sentences",
-            "{folder}/input1/train has 21 lines, {folder}/input0/train has 22",
-        ),
-        (
-            "second sentences of one split",
-            "missing file for the split 'train': {folder}/input1/train.idx",
-        ),
-        (
-            "input0/train.bin",
-            "missing file for the split 'train': {folder}/input0/train.bin",
-        ),
-        (
-            "label/train.idx",
-            "missing file for the split 'train': {folder}/label/train.idx",
-        ),
-        (
-            "input0/dict.txt",
-            "missing dictionary {folder}/input0/dict.txt: {folder} is not a data "
-            "folder; create one with 'fairseq-scl prepare'",
-        ),
-        (
-            "label/dict.txt",
-            "missing dictionary {folder}/label/dict.txt: {folder} is not a data "
-            "folder; create one with 'fairseq-scl prepare'",
-        ),
+        ("unknown label", "label/train, line 7; label/dict.txt"),
+        ("label beyond the dictionary", "label/train, line 3; label/dict.txt"),
+        ("label of two words", "label/train, line 5; 2 words"),
+        ("empty label", "label/train, line 4; 0 words"),
+        ("fewer labels", "label/train has 21 lines; input0/train has 22"),
+        ("fewer second sentences", "input1/train has 21 lines; input0/train has 22"),
+        ("second sentences of one split", "missing; 'train'; input1/train.idx"),
+        ("input0/train.bin", "missing; 'train'; input0/train.bin"),
+        ("label/train.idx", "missing; 'train'; label/train.idx"),
+        ("input0/dict.txt", "missing; input0/dict.txt; fairseq-scl prepare"),
+        ("label/dict.txt", "missing; label/dict.txt; fairseq-scl prepare"),
     ],
 )
-def test_damaged_data_is_named(copied, how, message):
+def test_damaged_data_is_named(copied, how, words):
     damage(copied, how)
-    with refused(message.format(folder=copied)):
+    with refused(copied, *words.split("; ")):
         toy_model([copied]).task.load_dataset("train")
 
 
@@ -358,37 +325,23 @@ def test_an_unknown_batching_is_named(data):
 # Checkpoints that are refused
 
 
+LAYER = "encoder.sentence_encoder.layers.{}.fc1.bias is "
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "words"),
     [
-        (
-            ["--encoder-layers", "3"],
-            "does not match --arch: the shape of encoder.sentence_encoder.layers.2.fc1."
-            "bias is (32,) in the checkpoint and absent in the model",
-        ),
-        (
-            ["--encoder-layers", "1"],
-            "does not match --arch: the shape of encoder.sentence_encoder.layers.1.fc1."
-            "bias is absent in the checkpoint and (32,) in the model",
-        ),
-        (
-            ["--encoder-embed-dim", "32"],
-            "does not match --arch: the shape of encoder.sentence_encoder.",
-        ),
-        (
-            ["--max-positions", "16"],
-            "does not match --max-positions: the shape of encoder.sentence_encoder."
-            "embed_positions.weight is (18, 16) in the checkpoint and (34, 16) in",
-        ),
-        (
-            ["--max-positions", "64"],  # a classifier, whose training would resume
-            "embed_positions.weight is (66, 16) in the checkpoint and (34, 16) in",
-        ),
+        ("--encoder-layers 3", f"--arch; {LAYER.format(2)}(32,); absent in the model"),
+        ("--encoder-layers 1", f"--arch; {LAYER.format(1)}absent; (32,) in the model"),
+        ("--encoder-embed-dim 32", "--arch; encoder.sentence_encoder."),
+        ("--max-positions 16", f"--max-positions; {POSITIONS}; (18, 16); (34, 16)"),
+        # A classifier, whose training would resume.
+        ("--max-positions 64", f"{POSITIONS}; (66, 16); (34, 16)"),
     ],
 )
-def test_a_checkpoint_of_another_architecture_is_named(data, flags, message):
-    other = toy_model([data, *flags]).model.state_dict()
-    with refused(message, "--restore-file"):
+def test_a_checkpoint_of_another_architecture_is_named(data, flags, words):
+    other = toy_model([data, *flags.split()]).model.state_dict()
+    with refused("--restore-file", *words.split("; ")):
         toy_model([data]).model.load_state_dict(other)
 
 
@@ -412,8 +365,7 @@ def test_its_own_checkpoint_and_a_bare_encoder_are_accepted(data):
     state = toy.model.state_dict()
     other = toy_model([data], seed=1).model
     other.load_state_dict(dict(state))
-    for name, value in other.state_dict().items():
-        assert torch.equal(value, state[name])
+    torch.testing.assert_close(dict(other.state_dict()), dict(state), rtol=0, atol=0)
     without_head = {k: v for k, v in state.items() if "classification_heads" not in k}
     other.load_state_dict(without_head)
 

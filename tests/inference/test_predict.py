@@ -284,6 +284,13 @@ def test_a_damaged_table_is_refused_by_line(predict, format, content, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--max-tokens", "0"], "--max-tokens is 0: it must be at least 1"),
+        (["nothing here"], "missing file: nothing here"),
+        ([".."], ".. is a folder: give a file"),
+        (
+            ["--model", "nothing here"],
+            "nothing here is not a model folder: classifier.json is missing",
+        ),
         (["--columns", "text"], "--columns needs --input-format"),
         (["--input-format", "csv"], "--input-format csv needs --columns"),
         (["--echo", "id"], "--echo id is a column"),
@@ -295,7 +302,7 @@ def test_a_damaged_table_is_refused_by_line(predict, format, content, message):
         ),
     ],
 )
-def test_options_for_tables_are_checked(predict, arguments, message):
+def test_bad_arguments_end_with_one_sentence(predict, arguments, message):
     status, _, notes = predict(b"a\nb\n", *arguments)
     assert (status, len(notes)) == (2, 1)
     assert message in notes[0]
@@ -392,28 +399,6 @@ def test_an_answer_that_is_not_a_number_is_refused(predict, monkeypatch):
     assert "line 2: the model's output is NaN" in notes[0]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--max-tokens", "0"], "--max-tokens is 0: it must be at least 1"),
-        (["nothing here"], "missing file: nothing here"),
-        ([".."], ".. is a folder: give a file"),
-    ],
-)
-def test_bad_arguments_end_with_one_sentence(predict, arguments, message):
-    assert predict(b"", *arguments) == (2, [], [f"fairseq-scl: error: {message}"])
-
-
-def test_a_missing_model_folder_ends_with_one_sentence(capfd, tmp_path):
-    assert main(["predict", "--model", str(tmp_path / "none"), "--device", "cpu"]) == 2
-    printed = capfd.readouterr()
-    assert notes_of(printed.err) == [
-        f"fairseq-scl: error: {tmp_path / 'none'} is not a model folder: "
-        "classifier.json is missing; 'fairseq-scl export' makes one from a checkpoint"
-    ]
-    assert "Traceback" not in printed.err
-
-
 def test_a_closed_output_leaves_no_traceback():
     """As ``fairseq-scl predict … | head -1``."""
     argv = [sys.executable, "-m", "fairseq_scl.cli", "predict", "--format", "json"]
@@ -434,16 +419,6 @@ def test_a_closed_output_leaves_no_traceback():
     assert json.loads(first)["label"] in ("negative", "positive")
     assert "Traceback" not in errors
     assert "BrokenPipe" not in errors
-
-
-def test_probabilities_do_not_depend_on_the_batch():
-    classifier = load_classifier(toy_model())
-    encoded = encode(classifier, [(text,) for text in TEXTS])[0]
-    together = probabilities(classifier, encoded)
-    assert together.shape == (len(TEXTS), 2)
-    torch.testing.assert_close(together.sum(1), torch.ones(len(TEXTS)))
-    alone = torch.cat([probabilities(classifier, [row]) for row in encoded])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["cls", "pooled"])
