@@ -1,6 +1,7 @@
-"""Checks of the criterion's settings."""
+"""Declare and check the settings of criterions."""
 
 import logging
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from fairseq_scl.models.features import FEATURES
 from fairseq_scl.typed import check_ranges
 
 logger = logging.getLogger(__name__)
+
+
+def option(default: Any, text: str) -> Any:
+    """Return a field of a settings dataclass with its default and help."""
+    return field(default=default, metadata={"help": text})
 
 
 def check_settings(cfg: Any, task: Any) -> None:

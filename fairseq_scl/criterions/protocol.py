@@ -95,12 +95,8 @@ class ContrastiveTask(Protocol):
 def require_task(needs: str, task: Any) -> None:
     """Refuse any task other than ``sentence_prediction_scl``.
 
-    Args:
-        needs: the flag that needs this task, with its value.
-        task: the task.
-
     Raises:
-        InputError: names the flag and the task.
+        InputError: names the task and ``needs``, the flag that needs this one.
     """
     if not isinstance(task, ContrastiveTask):
         raise InputError(

@@ -18,11 +18,7 @@ from fairseq_scl.losses import (
 def check_views(cfg: Any, task: Any, criterion: type, allowed: type) -> None:
     """Refuse ``--scl-views`` with a task or a criterion that does not support it.
 
-    Args:
-        cfg: the criterion's settings.
-        task: the task.
-        criterion: the criterion's class.
-        allowed: the class that supports views; its subclasses do not.
+    Of the criterions only the class ``allowed`` does, not its subclasses.
 
     Raises:
         InputError: names the option that does not go with ``--scl-views``.

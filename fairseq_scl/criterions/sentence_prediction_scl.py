@@ -5,7 +5,7 @@ the model, ``contrastive_term`` to change Eq. 3, ``loss_of_outputs`` to add term
 ``before_update`` to prepare a step (see :mod:`fairseq_scl.criterions.protocol`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.criterions.checks import check_settings
+from fairseq_scl.criterions.checks import check_settings, option
 from fairseq_scl.criterions.class_weights import (
     balanced_weights,
     weighted_cross_entropy,
@@ -27,10 +27,7 @@ from fairseq_scl.criterions.precomputed import PrecomputedLogits
 from fairseq_scl.criterions.self_supervised import check_views, loss_with_views
 from fairseq_scl.input_format import note_input_format
 from fairseq_scl.large_batch.gather import contrastive_batch
-from fairseq_scl.losses import (
-    supervised_contrastive_floor,
-    supervised_contrastive_loss,
-)
+from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
 from fairseq_scl.losses.tiles import classes_and_positives
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
 
@@ -39,58 +36,44 @@ from fairseq_scl.models.features import EXTRA_KEY, classification_features
 class SentencePredictionSCLConfig(SentencePredictionConfig):
     """The options of the stock criterion and of the contrastive term."""
 
-    scl_lambda: float = field(
-        default=0.9,
-        metadata={
-            "help": "weight of the supervised contrastive term in "
-            "(1 - lambda) * CE + lambda * SCL, from 0 (stock cross-entropy) to 1"
-        },
+    scl_lambda: float = option(
+        0.9,
+        "weight of the supervised contrastive term in (1 - lambda) * CE + lambda * "
+        "SCL, from 0 (stock cross-entropy) to 1",
     )
-    scl_temperature: float = field(
-        default=0.3,
-        metadata={
-            "help": "temperature tau > 0 of the supervised contrastive term; lower "
-            "gives more weight to the examples that are hardest to separate"
-        },
+    scl_temperature: float = option(
+        0.3,
+        "temperature tau > 0 of the supervised contrastive term; lower gives more "
+        "weight to the examples that are hardest to separate",
     )
-    scl_features: str = field(
-        default="cls",
-        metadata={
-            "help": "features that are contrasted: cls = final hidden state at <s>, "
-            "mean = mean of the final hidden states over the tokens, pooled = input of "
-            "the head's last projection"
-        },
+    scl_features: str = option(
+        "cls",
+        "features that are contrasted: cls = final hidden state at <s>, mean = mean of "
+        "the final hidden states over the tokens, pooled = input of the head's last "
+        "projection",
     )
-    scl_reduction: str = field(
-        default="mean",
-        metadata={
-            "help": "mean = average both terms over the batch; paper = Eq. 2 and 3 as "
-            "printed, cross-entropy averaged and SCL summed over the batch"
-        },
+    scl_reduction: str = option(
+        "mean",
+        "mean = average both terms over the batch; paper = Eq. 2 and 3 as printed, "
+        "cross-entropy averaged and SCL summed over the batch",
     )
-    gather_features: bool = field(
-        default=False,
-        metadata={
-            "help": "compute the contrastive term over the batches of all workers "
-            "together, not over each worker's own batch"
-        },
+    gather_features: bool = option(
+        False,
+        "compute the contrastive term over the batches of all workers together, not "
+        "over each worker's own batch",
     )
-    class_weights: str = field(
-        default="none",
-        metadata={
-            "help": "weights of the training examples in cross-entropy: none, or "
-            "balanced = N / (C * N_c) for N examples in C classes, N_c of them in its "
-            "own; the contrastive term and validation have no weights"
-        },
+    class_weights: str = option(
+        "none",
+        "weights of the training examples in cross-entropy: none, or balanced = N / (C "
+        "* N_c) for N examples in C classes, N_c of them in its own; the contrastive "
+        "term and validation have no weights",
     )
-    scl_views: bool = field(
-        default=False,
-        metadata={
-            "help": "self-supervised contrast: the term is Eq. 4 over two augmented "
-            "views of each training example, added to the data folder by 'fairseq-scl "
-            "prepare --views'; cross-entropy still uses the example itself. Validation "
-            "does not use views: its loss is cross-entropy, its scl_loss is Eq. 3"
-        },
+    scl_views: bool = option(
+        False,
+        "self-supervised contrast: the term is Eq. 4 over two augmented views of each "
+        "training example, added to the data folder by 'fairseq-scl prepare --views'; "
+        "cross-entropy still uses the example itself. Validation does not use views: "
+        "its loss is cross-entropy, its scl_loss is Eq. 3",
     )
 
 
@@ -192,13 +175,9 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         features: Tensor,
         log: dict[str, Any],
     ) -> tuple[Tensor, int]:
-        """Sum Eq. 3 over the examples of this worker.
+        """Sum Eq. 3 over the features ``(N, D)`` of this worker's examples.
 
-        Args:
-            model: as for ``forward``.
-            sample: the batch.
-            features: ``(N, D)``.
-            log: gets ``scl_loss``, ``scl_floor`` and ``scl_anchors``.
+        ``log`` gets ``scl_loss``, ``scl_floor`` and ``scl_anchors``.
 
         Returns:
             a scalar, and the number of examples in the contrasted batch.
@@ -229,13 +208,15 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         positive; ``n_correct`` and ``n_total``, exact counts.
         """
         SentencePredictionCriterion.reduce_metrics(logging_outputs)
-
-        def total(key: str) -> Any:
-            return sum(log.get(key, 0) for log in logging_outputs)
-
-        if not (size := total("nsentences")):
+        if not (size := total(logging_outputs, "nsentences")):
             return
         for key in ("ce_loss", "scl_loss", "scl_floor", "scl_anchors"):
-            metrics.log_scalar(key, total(key) / size, size, round=4)
-        metrics.log_scalar_sum("n_correct", total("ncorrect"))
+            mean = total(logging_outputs, key) / size
+            metrics.log_scalar(key, mean, size, round=4)
+        metrics.log_scalar_sum("n_correct", total(logging_outputs, "ncorrect"))
         metrics.log_scalar_sum("n_total", size)
+
+
+def total(logging_outputs: list[dict[str, Any]], key: str) -> Any:
+    """Sum a value over the logging outputs that have it."""
+    return sum(log.get(key, 0) for log in logging_outputs)

@@ -1,6 +1,6 @@
 """Cross-entropy with aligned contrastive learning, after ACL (arXiv 2602.03563)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.criterions.checks import check_choice
+from fairseq_scl.criterions.checks import check_choice, option
 from fairseq_scl.criterions.learned import LearnsParameters
 from fairseq_scl.criterions.protocol import IGNORED, require_task
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
+    total,
 )
 from fairseq_scl.errors import InputError
 from fairseq_scl.large_batch.gather import contrastive_batch, data_parallel_group
@@ -39,39 +40,30 @@ _GRADIENT = "gradient_of_cross_entropy"
 class SentencePredictionACLConfig(SentencePredictionSCLConfig):
     """The options of the contrastive term and of ACL."""
 
-    acl_embed: bool = field(
-        default=False,
-        metadata={
-            "help": "ACL-Embed: add label embeddings to the batch of the "
-            "contrastive term as examples with their labels: the rows of the head's "
-            "last projection with --scl-features pooled, or a table that the criterion "
-            "learns otherwise (this choice: ours, not in the abstract)"
-        },
+    acl_embed: bool = option(
+        False,
+        "ACL-Embed: add label embeddings to the batch of the contrastive term as "
+        "examples with their labels: the rows of the head's last projection with "
+        "--scl-features pooled, or a table that the criterion learns otherwise (this "
+        "choice: ours, not in the abstract)",
     )
-    acl_anchors: str = field(
-        default="all",
-        metadata={
-            "help": "with --acl-embed: all = label embeddings are also anchors, "
-            "like any example; samples = they are only candidates (ours, not in the "
-            "abstract)"
-        },
+    acl_anchors: str = option(
+        "all",
+        "with --acl-embed: all = label embeddings are also anchors, like any example; "
+        "samples = they are only candidates (ours, not in the abstract)",
     )
-    acl_embed_std: float = field(
-        default=0.02,
-        metadata={
-            "help": "with --acl-embed and --scl-features cls or mean: initial standard "
-            "deviation of the label embeddings; smaller ones change direction faster "
-            "(ours, not in the abstract)"
-        },
+    acl_embed_std: float = option(
+        0.02,
+        "with --acl-embed and --scl-features cls or mean: initial standard deviation "
+        "of the label embeddings; smaller ones change direction faster (ours, not in "
+        "the abstract)",
     )
-    acl_grad: bool = field(
-        default=False,
-        metadata={
-            "help": "ACL-Grad: drop the contrastive term of a training batch if its "
-            "gradient at the features has a negative inner product with that of "
-            "cross-entropy; decided over all workers together and separately for each "
-            "batch of --update-freq (where it is measured: ours, not in the abstract)"
-        },
+    acl_grad: bool = option(
+        False,
+        "ACL-Grad: drop the contrastive term of a training batch if its gradient at "
+        "the features has a negative inner product with that of cross-entropy; decided "
+        "over all workers together and separately for each batch of --update-freq "
+        "(where it is measured: ours, not in the abstract)",
     )
 
 
@@ -140,16 +132,8 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
         """Sum Eq. 3 with the label embeddings in the batch; 0 where it conflicts.
 
         With ``--scl-reduction mean`` the sum is scaled by N / (number of anchors), so
-        that dividing it by N gives the mean over anchors.
-
-        Args:
-            model: holds the label embeddings with ``--scl-features pooled``.
-            sample: the batch, with the additions of ``loss_of_outputs``.
-            features: ``(N, D)``.
-            log: filled with the parent's values, before the gate, and the gate's.
-
-        Returns:
-            a scalar, and the number of examples that were contrasted.
+        that dividing it by N gives the mean over anchors. The values that are logged
+        are those before the gate. Arguments and results are the parent's.
         """
         gathers = self.gather_features and model.training
         rows, labels, anchors = contrastive_batch(features, sample, gathers)
@@ -204,12 +188,11 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
         ``acl_cosine``: mean cosine of the two gradients.
         """
         super().reduce_metrics(logging_outputs)
-        steps = sum(log.get("acl_steps", 0) for log in logging_outputs)
-        if not steps:
+        if not (steps := total(logging_outputs, "acl_steps")):
             return
         for name, key in (("conflict", "acl_conflicts"), ("cosine", "acl_cosine")):
-            total = sum(log.get(key, 0) for log in logging_outputs)
-            metrics.log_scalar(f"acl_{name}", total / steps, steps, round=4)
+            mean = total(logging_outputs, key) / steps
+            metrics.log_scalar(f"acl_{name}", mean, steps, round=4)
 
 
 def _check(cfg: SentencePredictionACLConfig) -> None:

@@ -1,6 +1,6 @@
 """Cross-entropy with representation consistency targets, after CAPCORT."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,12 +9,13 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.criterions.checks import check_choice
+from fairseq_scl.criterions.checks import check_choice, option
 from fairseq_scl.criterions.learned import LearnsParameters
 from fairseq_scl.criterions.protocol import require_task
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
+    total,
 )
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
@@ -37,69 +38,53 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 class SentencePredictionCapcortConfig(SentencePredictionSCLConfig):
     """The options of the contrastive term (off by default) and of CAPCORT."""
 
-    scl_lambda: float = field(
-        default=0.0,
-        metadata={
-            "help": "weight of the supervised contrastive term, from 0 to 1, in "
-            "addition to that of the consistency term: (1 - scl_lambda) * CE "
-            "+ scl_lambda * SCL + capcort_lambda * consistency"
-        },
+    scl_lambda: float = option(
+        0.0,
+        "weight of the supervised contrastive term, from 0 to 1, in addition to that "
+        "of the consistency term: (1 - scl_lambda) * CE + scl_lambda * SCL + "
+        "capcort_lambda * consistency",
     )
-    capcort_lambda: float = field(
-        default=0.01,
-        metadata={
-            "help": "weight, 0 (stock cross-entropy) or above, of the consistency "
-            "term, the mean over the batch of ||z_pre - phi(z_fine)||^2 (the default: "
-            "ours, not in the abstract)"
-        },
+    capcort_lambda: float = option(
+        0.01,
+        "weight, 0 (stock cross-entropy) or above, of the consistency term, the mean "
+        "over the batch of ||z_pre - phi(z_fine)||^2 (the default: ours, not in the "
+        "abstract)",
     )
-    capcort_map: str = field(
-        default="identity",
-        metadata={
-            "help": "phi: identity, or mlp = a small network that is trained with the "
-            "model and is not part of the classifier"
-        },
+    capcort_map: str = option(
+        "identity",
+        "phi: identity, or mlp = a small network that is trained with the model and is "
+        "not part of the classifier",
     )
-    capcort_features: str = field(
-        default="cls",
-        metadata={
-            "help": "z: cls = final state at <s>, mean = mean of the final states of "
-            "all real tokens (ours, not in the abstract)"
-        },
+    capcort_features: str = option(
+        "cls",
+        "z: cls = final state at <s>, mean = mean of the final states of all real "
+        "tokens (ours, not in the abstract)",
     )
-    capcort_targets: str = field(
-        default="stored",
-        metadata={
-            "help": "z_pre: stored = computed once for the whole training set before "
-            "the first update (memory: examples x dimensions); encoder = computed for "
-            "each batch by a second, frozen encoder (ours, not in the abstract)"
-        },
+    capcort_targets: str = option(
+        "stored",
+        "z_pre: stored = computed once for the whole training set before the first "
+        "update (memory: examples x dimensions); encoder = computed for each batch by "
+        "a second, frozen encoder (ours, not in the abstract)",
     )
-    capcort_pretrained: str = field(
-        default="",
-        metadata={
-            "help": "checkpoint of the encoder that z_pre comes from; by default the "
-            "model before the first update, that of --restore-file; required when "
-            "resuming a run (ours, not in the abstract)"
-        },
+    capcort_pretrained: str = option(
+        "",
+        "checkpoint of the encoder that z_pre comes from; by default the model before "
+        "the first update, that of --restore-file; required when resuming a run (ours, "
+        "not in the abstract)",
     )
-    capcort_mlp_width: int = field(
-        default=0,
-        metadata={
-            "help": "dimensions of the mlp's hidden layers, 0 = same as the encoder "
-            "(ours, not in the abstract)"
-        },
+    capcort_mlp_width: int = option(
+        0,
+        "dimensions of the mlp's hidden layers, 0 = same as the encoder (ours, not in "
+        "the abstract)",
     )
-    capcort_mlp_layers: int = field(
-        default=1,
-        metadata={"help": "hidden layers of the mlp (ours, not in the abstract)"},
+    capcort_mlp_layers: int = option(
+        1,
+        "hidden layers of the mlp (ours, not in the abstract)",
     )
-    capcort_mlp_activation: str = field(
-        default="tanh",
-        metadata={
-            "help": "after each hidden layer of the mlp: tanh, relu or gelu (ours, "
-            "not in the abstract)"
-        },
+    capcort_mlp_activation: str = option(
+        "tanh",
+        "after each hidden layer of the mlp: tanh, relu or gelu (ours, not in the "
+        "abstract)",
     )
 
 
@@ -135,10 +120,6 @@ class SentencePredictionCapcortCriterion(
 
     def before_update(self, model: nn.Module, update: int) -> None:
         """Take z_pre from the model before its first update; called by the task.
-
-        Args:
-            model: the model with restored weights, bare or wrapped.
-            update: number of updates so far.
 
         Raises:
             InputError: the model is already partly fine-tuned, or the checkpoint of the
@@ -193,12 +174,7 @@ class SentencePredictionCapcortCriterion(
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the same as ``forward``, including the sum of the consistency term.
 
-        Args:
-            model: as in ``forward``.
-            sample: the batch.
-            logits: ``(N, C)``.
-            features: ``(N, D)``.
-            others: z_fine and possibly z_pre, each ``(N, D)``; empty in validation.
+        ``others`` are z_fine and possibly z_pre, each ``(N, D)``; empty in validation.
         """
         loss, size, log = super().loss_of_outputs(model, sample, logits, features)
         if not others:
@@ -221,9 +197,9 @@ class SentencePredictionCapcortCriterion(
         """
         super().reduce_metrics(logging_outputs)
         if any("capcort_loss" in log for log in logging_outputs):
-            total = sum(log.get("nsentences", 0) for log in logging_outputs)
-            found = sum(log.get("capcort_loss", 0) for log in logging_outputs)
-            metrics.log_scalar("capcort_loss", found / max(total, 1), total, round=4)
+            size = total(logging_outputs, "nsentences")
+            mean = total(logging_outputs, "capcort_loss") / max(size, 1)
+            metrics.log_scalar("capcort_loss", mean, size, round=4)
 
 
 def _mlp(cfg: SentencePredictionCapcortConfig, size: int) -> nn.Module:

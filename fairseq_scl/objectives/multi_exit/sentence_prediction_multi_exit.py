@@ -1,6 +1,6 @@
 """Cross-entropy at every exit, with the deepest exit guiding the shallow ones."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -9,10 +9,11 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.criterions.checks import check_choice
+from fairseq_scl.criterions.checks import check_choice, option
 from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLConfig,
     SentencePredictionSCLCriterion,
+    total,
 )
 from fairseq_scl.errors import InputError
 from fairseq_scl.large_batch.gather import contrastive_batch
@@ -31,37 +32,27 @@ NAMED_WEIGHTS = ("equal", "depth")
 class SentencePredictionMultiExitConfig(SentencePredictionSCLConfig):
     """The options of ``sentence_prediction_scl`` and of the exits."""
 
-    scl_lambda: float = field(
-        default=0.0,
-        metadata={
-            "help": "weight of the supervised contrastive term of the top exit in "
-            "(1 - lambda) * CE + lambda * SCL, CE being summed over the exits; "
-            "from 0 to 1"
-        },
+    scl_lambda: float = option(
+        0.0,
+        "weight of the supervised contrastive term of the top exit in (1 - lambda) * "
+        "CE + lambda * SCL, CE being summed over the exits; from 0 to 1",
     )
-    exit_weights: str = field(
-        default="equal",
-        metadata={
-            "help": "weights of the exits below the top (whose weight is 1): equal = 1 "
-            "each; depth = layer / layers; or numbers such as 0.3,0.6, lowest first "
-            "(ours, not in the abstract)"
-        },
+    exit_weights: str = option(
+        "equal",
+        "weights of the exits below the top (whose weight is 1): equal = 1 each; depth "
+        "= layer / layers; or numbers such as 0.3,0.6, lowest first (ours, not in the "
+        "abstract)",
     )
-    acl_cl: float = field(
-        default=0.0,
-        metadata={
-            "help": "weight of the term with which the deepest exit's features guide "
-            "those of each exit below, contrasted by label; 0 = off (the weight is "
-            "ours, not in the abstract)"
-        },
+    acl_cl: float = option(
+        0.0,
+        "weight of the term with which the deepest exit's features guide those of each "
+        "exit below, contrasted by label; 0 = off (the weight is ours, not in the "
+        "abstract)",
     )
-    acl_cl_own: str = field(
-        default="positive",
-        metadata={
-            "help": "with --acl-cl, the deepest features of the anchor's own example: "
-            "positive = a positive, out = left out of both sums (ours, not in the "
-            "abstract)"
-        },
+    acl_cl_own: str = option(
+        "positive",
+        "with --acl-cl, the deepest features of the anchor's own example: positive = a "
+        "positive, out = left out of both sums (ours, not in the abstract)",
     )
 
 
@@ -167,17 +158,15 @@ class SentencePredictionMultiExitCriterion(SentencePredictionSCLCriterion):
         and so on, and ``acl_cl_loss``, averaged over the exits below the top, in nats
         per anchor.
         """
-        SentencePredictionSCLCriterion.reduce_metrics(logging_outputs)
-        total = sum(log.get("nsentences", 0) for log in logging_outputs)
-        if not total:
+        super().reduce_metrics(logging_outputs)
+        if not (size := total(logging_outputs, "nsentences")):
             return
         for key in dict.fromkeys(key for log in logging_outputs for key in log):
-            found = sum(log.get(key, 0) for log in logging_outputs)
+            found = total(logging_outputs, key)
             if key == "acl_cl_loss" or key.startswith("ce_loss_exit"):
-                metrics.log_scalar(key, found / total, total, round=4)
+                metrics.log_scalar(key, found / size, size, round=4)
             elif key.startswith("ncorrect_exit"):
-                name = key.replace("ncorrect", "n_correct")
-                metrics.log_scalar_sum(name, found)
+                metrics.log_scalar_sum(key.replace("ncorrect", "n_correct"), found)
 
 
 @exit_on_input_error()
