@@ -12,25 +12,17 @@ SHALLOW_HEAD = re.compile(r"_exit(\d+)$")
 
 
 def shallow_head(head: str, layer: int) -> str:
-    """Return the name of the head after a layer below the top.
-
-    Args:
-        head: name of the top head.
-        layer: number of the layer, counted from 1.
-    """
+    """Return the name of the head after a layer below the top, counted from 1."""
     return f"{head}_exit{layer}"
 
 
 def exit_heads(heads: Iterable[str], head: str, layers: int) -> dict[int, str]:
-    """Find the exits of a model by the names of its classification heads.
+    """Return the head of each exit by layer, from the lowest to the top.
 
     Args:
-        heads: names of all heads.
+        heads: names of all classification heads of a model.
         head: name of the top head.
         layers: number of layers of the encoder.
-
-    Returns:
-        the name of the head by layer, from the lowest to the top.
     """
     found = {layers: head}
     for name in heads:

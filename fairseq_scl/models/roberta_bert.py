@@ -54,10 +54,6 @@ class RobertaBertModel(RobertaModel):
     def build_model(cls, args: Any, task: Any) -> "RobertaBertModel":
         """Build the stock model and apply both settings.
 
-        Args:
-            args: the model's settings, a namespace or omegaconf node.
-            task: the fairseq task that has the dictionary.
-
         Raises:
             InputError: ``--layer-norm-eps`` is not above 0, or ``--head-pooling`` is
                 unknown.
@@ -102,15 +98,7 @@ class RobertaBertModel(RobertaModel):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Run the stock model; a head gets the mean with ``--head-pooling mean``.
 
-        Args:
-            src_tokens: ``(B, T)`` int64.
-            features_only: as in the stock model.
-            return_all_hiddens: as in the stock model.
-            classification_head_name: as in the stock model.
-            kwargs: as in the stock model.
-
-        Returns:
-            the output of the stock model.
+        Arguments and outputs are those of the stock model.
         """
         name, reads_mean = classification_head_name, self.head_pooling == "mean"
         stock: Any = super().forward

@@ -8,7 +8,6 @@ fused kernel passes once.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -118,17 +117,12 @@ def _float32(tensors: list[Tensor]) -> list[Tensor]:
     return casts
 
 
-@dataclass
-class FairseqFusedAdamConfig(FairseqAdamConfig):
-    """The options of fairseq's ``adam``."""
-
-
-@register_optimizer("fused_adam", dataclass=FairseqFusedAdamConfig)
+@register_optimizer("fused_adam", dataclass=FairseqAdamConfig)
 class FairseqFusedAdam(FairseqAdam):
     """``--optimizer fused_adam``: the same as ``--optimizer adam``, but faster."""
 
     @exit_on_input_error()
-    def __init__(self, cfg: FairseqFusedAdamConfig, params: Any) -> None:
+    def __init__(self, cfg: FairseqAdamConfig, params: Any) -> None:
         FairseqOptimizer.__init__(self, cfg)
         for flag, value in (
             ("--tpu", getattr(cfg, "tpu", False)),

@@ -122,9 +122,8 @@ def unsupported(model: nn.Module) -> str | None:
         return f"a {type(model).__name__}, only with RoBERTa as fairseq computes it"
     encoder: Any = model.encoder.sentence_encoder
     args = model.args
-    layers = list(
-        nn.ModuleList.__iter__(encoder.layers)
-    )  # LayerDrop's list skips layers
+    # LayerDrop's own iterator skips layers.
+    layers = list(nn.ModuleList.__iter__(encoder.layers))
     positions = encoder.embed_positions
     for found, flag in (
         (getattr(args, "quant_noise_pq", 0) > 0, "--quant-noise-pq"),

@@ -5,11 +5,11 @@ frozen encoder.
 """
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from fairseq.data.data_utils import batch_by_size
 from torch import Tensor, nn
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
@@ -18,19 +18,15 @@ from fairseq_scl.models.features import classification_features, unwrapped
 
 STATES = ("cls", "mean")
 STATES_KEY = "final_states"
-# Tokens per batch for the table, computed without a graph.
+# Tokens per batch of the table, including padding; there is no graph.
 TOKENS_AT_ONCE = 8192
 
 
 def frozen_copy(model: nn.Module, checkpoint: str) -> nn.Module:
-    """Copy a model, in evaluation mode and without gradients.
+    """Copy a model, bare or wrapped, in evaluation mode and without gradients.
 
-    Args:
-        model: bare or wrapped.
-        checkpoint: weights for the copy; if empty, those of the model.
-
-    Returns:
-        the copy, with the model's device and dtype.
+    The copy has the model's device and dtype. Its weights are those of the checkpoint,
+    or those of the model if ``checkpoint`` is empty.
 
     Raises:
         InputError: the checkpoint is missing, damaged or has another architecture.
@@ -53,13 +49,9 @@ def frozen_copy(model: nn.Module, checkpoint: str) -> nn.Module:
 def pretrained_states(
     model: nn.Module, net_input: dict[str, Any], head: str, kind: str
 ) -> Tensor:
-    """Compute z_pre of a batch.
+    """Compute z_pre of a batch with a model in evaluation mode.
 
-    Args:
-        model: result of :func:`frozen_copy`, or a model in evaluation mode.
-        net_input: the input of a collated batch.
-        head: name of the classification head.
-        kind: ``"cls"``, the final state at ``<s>``, or ``"mean"``.
+    ``kind`` is ``"cls"``, the final state at ``<s>``, or ``"mean"``.
 
     Returns:
         ``(N, D)``, float32 for ``"mean"``, else the dtype of the model.
@@ -87,8 +79,11 @@ def stored_states(
     """
     device = next(model.parameters()).device
     sizes = np.array([dataset.num_tokens(i) for i in range(len(dataset))])
+    order = np.argsort(sizes, kind="stable")
+    order = order[sizes[order] <= longest]
+    most = max(TOKENS_AT_ONCE, int(sizes.max()))
     table = torch.empty(0, device=device)
-    for numbers in _batches(sizes, longest):
+    for numbers in batch_by_size(order, sizes.item, max_tokens=most):
         batch = dataset.collater([dataset[i] for i in numbers])
         net_input = {
             key: value.to(device) if isinstance(value, Tensor) else value
@@ -100,17 +95,3 @@ def stored_states(
             table = torch.full(shape, float("nan"), device=device)
         table[batch["id"].to(device)] = rows.float()
     return table
-
-
-def _batches(sizes: Any, longest: int) -> Iterator[list[int]]:
-    """Split examples, sorted by length, into batches of limited padded size."""
-    batch: list[int] = []
-    for number in np.argsort(sizes, kind="stable").tolist():
-        if sizes[number] > longest:
-            break
-        if batch and (len(batch) + 1) * sizes[number] > TOKENS_AT_ONCE:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch

@@ -7,16 +7,13 @@ Li and Zhu 2026, arXiv 2602.03563); its abstract does not say which layers have 
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairseq.models import register_model, register_model_architecture
-from fairseq.models.roberta.model import (
-    base_architecture,
-    roberta_large_architecture,
-)
+from fairseq.models.roberta.model import base_architecture, roberta_large_architecture
 from fairseq.utils import safe_getattr
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.criterions.checks import check_choice
@@ -66,21 +63,16 @@ class RobertaMultiExitModel(RobertaBertModel):
     def build_model(cls, args: Any, task: Any) -> "RobertaMultiExitModel":
         """Build the encoder and record its exits; the task registers the heads.
 
-        Args:
-            args: the model's settings, a namespace or omegaconf node.
-            task: the fairseq task with the dictionary.
-
         Raises:
             InputError: ``--exit-layers`` or ``--exit-pooling`` is invalid, or a flag is
                 not supported with exits.
         """
-        model: Any = super().build_model(args, task)
+        model = cast(RobertaMultiExitModel, super().build_model(args, task))
         count = len(model.encoder.sentence_encoder.layers)
         _check(args)
         model.exit_layers = parse_exit_layers(args.exit_layers, count)
         model.exit_pooling = str(args.exit_pooling)
-        built: RobertaMultiExitModel = model
-        return built
+        return model
 
     def register_classification_head(
         self,
@@ -108,17 +100,8 @@ class RobertaMultiExitModel(RobertaBertModel):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Run the stock model, or with ``exits`` return the outputs of every exit.
 
-        Args:
-            src_tokens: ``(B, T)`` int64.
-            features_only: as in the stock model.
-            return_all_hiddens: as in the stock model.
-            classification_head_name: as in the stock model; needed for ``exits``.
-            exits: kind of features to return, ``cls`` or ``pooled``.
-            kwargs: as in the stock model.
-
-        Returns:
-            the output of the stock model, or with ``exits`` that of
-            :meth:`exit_outputs`.
+        ``exits`` is the kind of features to return, ``cls`` or ``pooled``, and needs a
+        head; see :meth:`exit_outputs`. The other arguments are the stock model's.
         """
         if exits is None or classification_head_name is None:
             output: tuple[Tensor, dict[str, Any]] = super().forward(
@@ -144,10 +127,7 @@ class RobertaMultiExitModel(RobertaBertModel):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Like ``forward``; see :class:`fairseq_scl.packing.encoder.ReadsStates`."""
         if exits is None:
-            (state,) = states()
-            return self.classification_heads[head](state[:, None]), {
-                "inner_states": None
-            }
+            return super().packed_forward(states, head)
         mean = self.exit_pooling == "mean"
         return self.exit_outputs(states(self.exit_layers, mean), head, exits)
 
@@ -178,17 +158,10 @@ class RobertaMultiExitModel(RobertaBertModel):
 
 
 def parse_exit_layers(value: Any, layers: int) -> tuple[int, ...]:
-    """Parse ``--exit-layers`` and add the top layer.
-
-    Args:
-        value: ``all``, or comma-separated numbers from 1.
-        layers: number of layers of the encoder.
-
-    Returns:
-        the layers in ascending order, without duplicates.
+    """Return the layers in ``--exit-layers`` and the top layer, in ascending order.
 
     Raises:
-        InputError: the value is neither.
+        InputError: the value is neither ``all`` nor comma-separated numbers from 1.
     """
     if value == "all":
         return tuple(range(1, layers + 1))
@@ -204,11 +177,9 @@ def parse_exit_layers(value: Any, layers: int) -> tuple[int, ...]:
 def _head_outputs(head: Any, state: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """Return logits and features of one head; ``pooled`` is the input of out_proj."""
     read: list[Tensor] = []
-
-    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        read.append(inputs[0])
-
-    handle = head.out_proj.register_forward_pre_hook(note)
+    handle = head.out_proj.register_forward_pre_hook(
+        lambda _, inputs: read.append(inputs[0])
+    )
     try:
         logits = head(state[:, None])
     finally:
