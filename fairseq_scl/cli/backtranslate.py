@@ -10,19 +10,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fairseq_scl.augment.backtranslate import (
-    Plan,
-    backtranslate,
-    finished,
-    name_of,
-)
+from fairseq_scl.augment.backtranslate import Plan, backtranslate, finished, name_of
 from fairseq_scl.augment.directions import find_models
 from fairseq_scl.augment.sampler.decoding import MAX_TOKENS
 from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.segment import BPES, TOKENIZERS
 from fairseq_scl.cli.options import (
+    FOLDER,
     MOST_TIMES,
+    NUMBER,
     add_device,
+    add_own_table,
     add_precision,
     at_least,
 )
@@ -53,28 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--sample",
         nargs="+",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="data folders written by 'fairseq-scl prepare' whose training sentences "
         "are augmented",
     )
-    source.add_argument(
-        "--table",
-        type=Path,
-        metavar="FILE",
-        help="your own .tsv, .csv or .jsonl with named columns; needs --columns",
-    )
-    parser.add_argument(
-        "--columns",
-        nargs="+",
-        metavar="NAME",
-        help="with --table: one or two text columns, followed by the label column",
-    )
+    add_own_table(parser, source)
     parser.add_argument(
         "--to",
         required=True,
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="output folder for NAME-bt0.3.jsonl and a record of each such file; "
         "existing files are kept",
     )
@@ -101,8 +86,7 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
         )
     group.add_argument(
         "--models-from",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="folder with the archives of wmt18 and wmt19, instead of a download",
     )
     group.add_argument(
@@ -157,9 +141,8 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     )
     choice.add_argument(
         "--beam",
-        type=int,
+        **NUMBER,
         default=0,
-        metavar="N",
         help="beam search instead of sampling; the copies are its best hypotheses. By "
         "default, without these three options, the whole distribution is sampled as in "
         "the paper",
@@ -169,8 +152,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-tokens",
-        type=int,
-        metavar="N",
+        **NUMBER,
         help="tokens per batch, including padding and copies; does not affect the "
         f"output (default: {MAX_TOKENS['cpu']}, on a GPU {MAX_TOKENS['cuda']})",
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_scl.cli.machine import Machine
-from fairseq_scl.cli.options import MOST_TIMES, at_least, encoder_folder
+from fairseq_scl.cli.options import FOLDER, MOST_TIMES, at_least, encoder_folder
 from fairseq_scl.cli.run import train_table
 from fairseq_scl.cli.train import (
     add_table,
@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         required=True,
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="results folder to write; run the command again to resume",
     )
     parser.add_argument(
@@ -107,14 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_comparison(folder: Path, runs: Sequence[Run], encoder: Path) -> None:
-    """Print the finished runs by sample, their differences, and one sentence.
+    """Print the runs of a results folder by sample, their differences, and a sentence.
 
     A logistic regression on the features before fine-tuning is fitted for comparison.
-
-    Args:
-        folder: the results folder.
-        runs: finished runs of one size, all losses on the same samples.
-        encoder: the encoder folder.
+    The runs are finished and of one size, with all losses on the same samples.
     """
     records: dict[str, list[Record]] = {}
     for attempt in collect(folder, runs):

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from fairseq_scl.cli.options import add_encoder, encoder_folder
+from fairseq_scl.cli.options import FOLDER, add_encoder, encoder_folder
 from fairseq_scl.data.download import download_task
 from fairseq_scl.data.tasks import TASKS, find_task
 from fairseq_scl.errors import InputError
@@ -22,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--to",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="with --task: output folder; pass it to 'fairseq-scl prepare --from'",
     )
     add_encoder(parser, "encoder to download, whose folder is printed")

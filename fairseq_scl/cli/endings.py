@@ -1,4 +1,4 @@
-"""How a command ends: with an exit status, or with a one-sentence error message."""
+"""What a command says on stderr: notes, warnings, and the error that ends it."""
 
 import io
 import os
@@ -47,6 +47,11 @@ def discard_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def note(text: str, kind: str = "note") -> None:
+    """Print a note, or something of another kind such as a warning, to stderr."""
+    print(f"fairseq-scl: {kind}: {text}", file=sys.stderr, flush=True)
 
 
 def fail(message: str, status: int) -> int:

@@ -1,12 +1,14 @@
 """``fairseq-scl evaluate``."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from scipy.special import softmax
 
+from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
+    FILE,
+    FOLDER,
     add_device,
     add_drop_empty,
     add_max_tokens,
@@ -36,13 +38,10 @@ SPLIT = "test"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument(
-        "--model", required=True, type=Path, metavar="FOLDER", help="model folder"
-    )
+    parser.add_argument("--model", required=True, **FOLDER, help="model folder")
     parser.add_argument(
         "file",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="labeled examples: a .tsv, .csv or .jsonl with named columns, or a data "
         "folder (--split)",
     )
@@ -58,16 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default=SPLIT, help="with a data folder: its split")
     parser.add_argument(
         "--temperature-scaling",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="first fit the temperature of the model's probabilities on these "
         "examples, not those to evaluate, and store it in the model folder: a table, "
         "or a data folder, whose split valid is used",
     )
     parser.add_argument(
         "--to",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="JSON file to write, along with Markdown, HTML and PNG files of the same "
         "name",
     )
@@ -102,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     line = evaluation_signature(found.examples, made)
     print(evaluation_as_markdown(found, line))
     for warning in found.warnings():
-        print(f"fairseq-scl: warning: {warning}", file=sys.stderr)
+        note(warning, "warning")
     if files:
         title = f"{arguments.model.resolve().name} on {arguments.file.resolve().name}"
         write_evaluation(found, title, line, made, arguments.to)
@@ -148,16 +145,12 @@ def _examples(source: Path, arguments: argparse.Namespace, split: str) -> list[E
     if source.is_dir():
         return read_examples(source, split)
     columns = arguments.columns or guess_columns(source)
-    found = read_rows(source, columns, arguments.drop_empty, _note)
+    found = read_rows(source, columns, arguments.drop_empty, note)
     first: dict[tuple[str, ...], str] = {}
     other = [e for e in found if first.setdefault(e.sentences, e.label) != e.label]
     if other:
-        _note(
+        note(
             f"{len(other)} rows of {source} have the text of an earlier row, but "
             f"another label, the first at {other[0].origin}"
         )
     return found
-
-
-def _note(text: str) -> None:
-    print(f"fairseq-scl: note: {text}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from fairseq_scl.cli.options import (
     MOST_TIMES,
+    NUMBER,
     add_device,
     add_max_tokens,
     add_split,
@@ -36,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--repeats",
-        type=int,
+        **NUMBER,
         default=5,
-        metavar="N",
         help="number of measurements; medians are shown",
     )
     add_max_tokens(parser)

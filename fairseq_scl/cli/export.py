@@ -1,12 +1,12 @@
 """``fairseq-scl export``."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_scl.cli.options import add_encoder, encoder_folder
+from fairseq_scl.cli.endings import note
+from fairseq_scl.cli.options import FILE, FOLDER, add_encoder, encoder_folder
 from fairseq_scl.convert.pooling import MODULES
 from fairseq_scl.data.folders import HUGGING_FACE, check_replaceable
 from fairseq_scl.data.renames import temporary
@@ -31,21 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--checkpoint",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="checkpoint of fairseq-train (checkpoint_best.pt); needs --data",
     )
     source.add_argument(
         "--results",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="results folder of 'fairseq-scl run --keep-checkpoints'; exports its best "
         "model",
     )
     source.add_argument(
         "--model",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="with --format huggingface: model folder",
     )
     parser.add_argument(
@@ -57,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="with --checkpoint: data folder that the model was trained on",
     )
     add_encoder(
@@ -80,8 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         required=True,
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="model folder to write, for 'fairseq-scl predict', or with --format "
         "huggingface for transformers",
     )
@@ -114,16 +109,19 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--only {arguments.only!r} goes with --results")
     noted = _noted(checkpoint) if arguments.results is not None else {}
     encoder = arguments.encoder and encoder_folder(arguments.encoder, arguments.cache)
+    remarks: Sequence[str] = ()
     if arguments.encoder_only:
         export_encoder(checkpoint, data, target, encoder)
     elif huggingface:
         check_replaceable(target, HUGGING_FACE)
         with temporary(target.resolve().parent, folder=True) as (own, _):
             model = own / "model"
-            _warn(export_classifier(checkpoint, data, model, encoder, noted))
+            remarks = export_classifier(checkpoint, data, model, encoder, noted)
             export_huggingface(model, target, (checkpoint, data))
     else:
-        _warn(export_classifier(checkpoint, data, target, encoder, noted))
+        remarks = export_classifier(checkpoint, data, target, encoder, noted)
+    for remark in remarks:
+        note(remark, "warning")
     print(f"wrote {target}{_library(target) if huggingface else ''}")
     return 0
 
@@ -146,11 +144,6 @@ def _library(folder: Path) -> str:
             "it"
         )
     return " for transformers; its README.md shows how to load it"
-
-
-def _warn(remarks: Sequence[str]) -> None:
-    for remark in remarks:
-        print(f"fairseq-scl: warning: {remark}", file=sys.stderr)
 
 
 def _noted(checkpoint: Path) -> dict[str, Any]:

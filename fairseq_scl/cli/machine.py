@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fairseq_scl.cli.options import (
     MOST_TIMES,
+    NUMBER,
     add_device,
     add_precision,
     at_least,
@@ -39,16 +40,14 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where to train")
     group.add_argument(
         "--jobs",
-        type=int,
-        metavar="N",
+        **NUMBER,
         help="parallel runs (default: on GPUs their number times --jobs-per-gpu, on "
         "the CPU one per processor, or processors / OMP_NUM_THREADS if that is set); "
         "with --executor slurm, concurrent jobs (default: 1)",
     )
     group.add_argument(
         "--jobs-per-gpu",
-        type=int,
-        metavar="N",
+        **NUMBER,
         help="runs that share a GPU (default: 1)",
     )
     add_device(group, "train")
@@ -74,9 +73,8 @@ def _add_slurm(group: argparse._ArgumentGroup) -> None:
     ):
         group.add_argument(
             f"--slurm-{name.replace('_', '-')}",
-            type=int,
+            **NUMBER,
             default=getattr(default, name),
-            metavar="N",
             help=what,
         )
     group.add_argument(

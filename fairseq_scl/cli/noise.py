@@ -8,6 +8,9 @@ from tqdm import tqdm
 
 from fairseq_scl.augment.distance import Noise, noise_signature
 from fairseq_scl.cli.options import (
+    FILE,
+    FOLDER,
+    NUMBER,
     add_device,
     add_encoder,
     at_least,
@@ -38,15 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files",
         nargs="+",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="output files of 'fairseq-scl backtranslate' (TASK/NAME-bt0.3.jsonl), or "
         "folders with them; files of the same task and temperature are combined",
     )
     parser.add_argument(
         "--to",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="output folder for noise.md, noise.csv and noise.json; the HTML report of "
         "a table includes those in its results folder",
     )
@@ -64,9 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--examples",
-        type=int,
+        **NUMBER,
         default=2,
-        metavar="N",
         help="number of originals shown per task",
     )
     add_encoder(

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import check_files
@@ -11,6 +12,10 @@ from fairseq_scl.data.packages import default_cache
 from fairseq_scl.device import PRECISIONS, available_device
 from fairseq_scl.errors import InputError
 
+# Settings of ``add_argument`` for options that name a folder or file, or count.
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
+FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
+NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
 # Limits of numeric options: rows or tokens, and repetitions.
 MOST, MOST_TIMES = 10**9, 1000
 
@@ -41,11 +46,7 @@ def add_encoder(
 ) -> None:
     """Add ``--encoder`` and ``--cache``; get its folder with :func:`encoder_folder`.
 
-    Args:
-        parser: the parser of the verb.
-        what: what the encoder is for, for the help.
-        required: whether the option is required.
-        default: the name of the default encoder.
+    ``what`` says for the help what the encoder is for.
     """
     parser.add_argument(
         "--encoder",
@@ -62,20 +63,14 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     """Add ``--cache``, where encoders given by name are kept."""
     parser.add_argument(
         "--cache",
-        type=Path,
+        **FOLDER,
         default=default_cache(),
-        metavar="FOLDER",
         help="folder for encoders given by name, which are downloaded once",
     )
 
 
 def encoder_folder(given: str, cache: Path, flag: str = "--encoder") -> Path:
     """Return the folder of an encoder given as a folder or by name.
-
-    Args:
-        given: the value of the option.
-        cache: the value of ``--cache``.
-        flag: the option, for error messages.
 
     Raises:
         InputError: the name is unknown, or its encoder cannot be fetched.
@@ -95,7 +90,7 @@ def add_split(
 
     Args:
         parser: the parser of the verb.
-        done: participle for the help of ``--data``: what is done with the examples.
+        done: what is done with the examples, for the help of ``--data``.
         model: help of ``--model``.
         files: help of ``--to``.
         form: format of ``--model`` if it is not ``NAME=FOLDER``.
@@ -103,8 +98,7 @@ def add_split(
     parser.add_argument(
         "--data",
         required=True,
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help=f"data folder with the examples to be {done}",
     )
     parser.add_argument(
@@ -114,7 +108,7 @@ def add_split(
         metavar=form or "NAME=FOLDER",
         help=model,
     )
-    parser.add_argument("--to", required=True, type=Path, metavar="FILE", help=files)
+    parser.add_argument("--to", required=True, **FILE, help=files)
     parser.add_argument("--split", default="test", help="split of the data folder")
 
 
@@ -140,13 +134,29 @@ def add_drop_empty(parser: argparse.ArgumentParser, where: str = "") -> None:
     )
 
 
+def add_own_table(
+    parser: argparse.ArgumentParser, source: argparse._MutuallyExclusiveGroup
+) -> None:
+    """Add ``--table``, one of several sources, and its ``--columns``."""
+    source.add_argument(
+        "--table",
+        **FILE,
+        help="your own .tsv, .csv or .jsonl with named columns; needs --columns",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="with --table: one or two text columns, followed by the label column",
+    )
+
+
 def add_max_tokens(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-tokens`` of commands that predict."""
     parser.add_argument(
         "--max-tokens",
-        type=int,
+        **NUMBER,
         default=4096,
-        metavar="N",
         help="tokens per batch, including padding",
     )
 
@@ -154,13 +164,7 @@ def add_max_tokens(parser: argparse.ArgumentParser) -> None:
 def at_least(
     least: int, arguments: argparse.Namespace, *names: str, most: int = MOST
 ) -> None:
-    """Check that numeric options are in range; ``None`` is accepted.
-
-    Args:
-        least: the smallest allowed number.
-        arguments: the parsed arguments.
-        names: names of the options, as attributes of ``arguments``.
-        most: the largest allowed number.
+    """Check that numeric options, named as in ``arguments``, are in range or ``None``.
 
     Raises:
         InputError: names the option, its value and the limit.
@@ -186,11 +190,7 @@ def check_learning_rate(arguments: argparse.Namespace) -> None:
 
 
 def files_to_write(to: Path, *suffixes: str) -> list[Path]:
-    """Return the output files of a verb whose ``--to`` names the first of them.
-
-    Args:
-        to: the value of the option.
-        suffixes: suffixes of the files, that of ``to`` first.
+    """Return the output files of a verb whose ``--to`` has the first of the suffixes.
 
     Raises:
         InputError: ``to`` has another suffix, or a file exists that was not written by
@@ -205,10 +205,6 @@ def files_to_write(to: Path, *suffixes: str) -> list[Path]:
 
 def named_folders(flag: str, given: Sequence[str]) -> dict[str, Path]:
     """Return the folders of a repeatable option ``NAME=FOLDER`` by name.
-
-    Args:
-        flag: the option, for error messages.
-        given: its values.
 
     Raises:
         InputError: a value is not ``NAME=FOLDER``, or a name is given twice.

@@ -12,7 +12,10 @@ from typing import Any, BinaryIO
 
 import torch
 
+from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
+    FOLDER,
+    NUMBER,
     add_device,
     add_max_tokens,
     add_precision,
@@ -23,11 +26,7 @@ from fairseq_scl.data.readers import QUOTED_TSV
 from fairseq_scl.data.texts import one_line
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.early_exit import (
-    ExitRule,
-    check_exits,
-    early_probabilities,
-)
+from fairseq_scl.inference.early_exit import ExitRule, check_exits, early_probabilities
 from fairseq_scl.inference.inputs import (
     EMPTY,
     FORMATS,
@@ -46,9 +45,7 @@ UNKNOWN, CUT = "of unknown tokens only", "cut to the model's length"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument(
-        "--model", required=True, type=Path, metavar="FOLDER", help="model folder"
-    )
+    parser.add_argument("--model", required=True, **FOLDER, help="model folder")
     parser.add_argument(
         "file",
         nargs="?",
@@ -86,9 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--buffer-size",
-        type=int,
+        **NUMBER,
         default=1024,
-        metavar="N",
         help="maximum number of lines to answer at a time; fewer if the input pauses",
     )
     add_max_tokens(parser)
@@ -145,10 +141,10 @@ def run(arguments: argparse.Namespace) -> int:
             _return_memory()
     if Path(arguments.file).is_file():  # the quotes of the whole file were considered
         del notes[QUOTED]
-    for note in (EMPTY, ONE_EMPTY, NOT_UTF8, WITH_NUL, QUOTED, UNKNOWN, CUT):
-        if count := notes[note]:
+    for what in (EMPTY, ONE_EMPTY, NOT_UTF8, WITH_NUL, QUOTED, UNKNOWN, CUT):
+        if count := notes[what]:
             noun = "line" if count == 1 else "lines"
-            print(f"fairseq-scl: {count} {noun} {note}", file=sys.stderr)
+            print(f"fairseq-scl: {count} {noun} {what}", file=sys.stderr)
     return 0
 
 
@@ -163,10 +159,9 @@ def _table_format(arguments: argparse.Namespace) -> str:
     suffix = Path(arguments.file).suffix.lower().removeprefix(".")
     if not arguments.columns:
         if suffix in ("csv", "jsonl"):
-            print(
-                f"fairseq-scl: note: every line of {arguments.file} is read as a "
-                "sentence; to read it as a table, give its text columns with --columns",
-                file=sys.stderr,
+            note(
+                f"every line of {arguments.file} is read as a sentence; to read it as "
+                "a table, give its text columns with --columns"
             )
         if arguments.input_format:
             raise InputError(

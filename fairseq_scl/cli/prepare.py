@@ -1,15 +1,20 @@
 """``fairseq-scl prepare``."""
 
 import argparse
+import itertools
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
+    FILE,
+    FOLDER,
     MOST_TIMES,
+    NUMBER,
     add_drop_empty,
     add_encoder,
+    add_own_table,
     at_least,
     encoder_folder,
 )
@@ -28,16 +33,17 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import Manifest
 from fairseq_scl.typed import read_as
 
-DRAWING = {
-    "few_shot": None,
-    "full": False,
-    "samples": 10,
-    "seed": 0,
-    "size_valid": 500,
-    "size_test": None,
-    "balanced": None,
-    "partial": False,
-    "flip_labels": None,
+# The option that a kind of source needs, and the options that go with some kinds only.
+NEEDS = {"task": "folder", "table": "columns", "sample": "augmented"}
+GOES_WITH = {
+    ("task",): ("folder",),
+    ("table",): ("columns", "held_out", "drop_empty"),
+    ("sample",): ("augmented", "views"),
+    ("text", "table"): ("labels_are_classes",),
+    ("task", "table"): (
+        *("few_shot", "full", "samples", "seed", "size_valid", "size_test"),
+        *("balanced", "partial", "flip_labels"),
+    ),
 }
 
 
@@ -46,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--text",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="folder with train.input0, train.label and, for pairs, train.input1, and "
         "the same for valid and test if available; UTF-8, one example per line",
     )
@@ -56,16 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"task of the paper, needs --from: {', '.join(TASKS)}",
     )
-    source.add_argument(
-        "--table",
-        type=Path,
-        metavar="FILE",
-        help="your own .tsv, .csv or .jsonl with named columns, needs --columns",
-    )
+    add_own_table(parser, source)
     source.add_argument(
         "--sample",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="data folder to which back-translations are added, or a folder with "
         "several of them (n100-sample0 …); needs --augmented",
     )
@@ -73,36 +72,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         required=True,
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="with --text and --sample: output data folder, the first argument of "
         "fairseq-train; otherwise the folder for several of them: full, n20-sample0 …",
     )
     parser.add_argument(
         "--from",
         dest="folder",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="with --task: the official folder (SST-2 …) or its parent",
     )
     parser.add_argument(
-        "--columns",
-        nargs="+",
-        metavar="NAME",
-        help="with --table: one or two text columns, followed by the label column",
-    )
-    parser.add_argument(
         "--held-out",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="with --table: file from which validation and test are drawn, half of it "
         "for test; without it they are drawn from the table",
     )
     add_drop_empty(parser, "with --table: ")
     parser.add_argument(
         "--augmented",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help="with --sample: output of 'fairseq-scl backtranslate' for its training "
         "set, which is appended to the examples; validation and test stay the same. "
         "Or a folder of such files: n100-sample0-bt0.3.jsonl becomes the data folder "
@@ -131,14 +120,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_drawing(
         parser.add_argument_group("splits and samples, for --task and --table")
     )
+    names = itertools.chain(*GOES_WITH.values())
+    parser.set_defaults(usual={name: parser.get_default(name) for name in names})
 
 
 def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--few-shot",
         nargs="+",
-        type=int,
-        metavar="N",
+        **NUMBER,
         help="sizes of few-shot samples, in examples; by default the full training set "
         "is prepared",
     )
@@ -159,15 +149,13 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--size-valid",
-        type=int,
+        **NUMBER,
         default=500,
-        metavar="N",
         help="validation examples, or all that remain after the test set if fewer",
     )
     group.add_argument(
         "--size-test",
-        type=int,
-        metavar="N",
+        **NUMBER,
         help="test examples (default: half of the original validation set; with "
         "--table and without --held-out: as many as for validation)",
     )
@@ -202,7 +190,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--max-unknown is {arguments.max_unknown:g}: it must be from 0 to 1"
         )
     arguments.encoder = encoder_folder(arguments.encoder, arguments.cache)
-    checks = Checks(arguments.max_unknown, arguments.labels_are_classes, _note)
+    checks = Checks(arguments.max_unknown, arguments.labels_are_classes, note)
     if arguments.text is not None:
         to = arguments.to
         _tell(to, prepare_splits(arguments.text, arguments.encoder, to, checks))
@@ -221,7 +209,7 @@ def run(arguments: argparse.Namespace) -> int:
     for part, table in source.files.items():
         print(f"{part.replace('_', '-')}: {table.path}", flush=True)
         if table.layout.format == QUOTED_TSV:
-            _note(f"{table.path} is read with CSV quoting, as written by pandas")
+            note(f"{table.path} is read with CSV quoting, as written by pandas")
     draw = _draw(arguments, source)
     prepare_samples(source, arguments.encoder, arguments.to, draw, tell, checks)
     for table in source.files.values():
@@ -241,18 +229,9 @@ def _prepare_augmented(arguments: argparse.Namespace) -> None:
         ]
     if not todo:
         raise InputError(f"--augmented {augmented} has no file NAME-bt….jsonl")
+    how = (arguments.views, arguments.max_unknown)
     for one, file, to in todo:
-        _tell(
-            to,
-            add_outputs(
-                one,
-                file,
-                arguments.encoder,
-                to,
-                arguments.views,
-                arguments.max_unknown,
-            ),
-        )
+        _tell(to, add_outputs(one, file, arguments.encoder, to, *how))
     _print_flags(todo[0][2])
 
 
@@ -288,27 +267,18 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
     """Check that the options fit the kind of source and that none is missing."""
     kinds = ("text", "task", "table", "sample")
     kind = next(k for k in kinds if getattr(arguments, k) is not None)
-    wanted = {"task": "folder", "table": "columns", "sample": "augmented"}
-    for other, name in [*wanted.items(), ("table", "held_out")]:
-        flag = "--from" if name == "folder" else f"--{name.replace('_', '-')}"
-        if kind != other and getattr(arguments, name) is not None:
-            raise InputError(f"{flag} goes with --{other}, not with --{kind}")
-        if kind == other and name != "held_out" and getattr(arguments, name) is None:
-            raise InputError(f"--{kind} needs {flag}: see 'fairseq-scl prepare --help'")
-    changed = [n for n, usual in DRAWING.items() if getattr(arguments, n) != usual]
-    if kind in ("text", "sample") and changed:
-        raise InputError(
-            f"--{changed[0].replace('_', '-')} goes with --task or --table, not with "
-            f"--{kind}, whose splits are fixed"
-        )
-    if kind in ("task", "sample") and arguments.labels_are_classes:
-        raise InputError(
-            f"--labels-are-classes goes with --text or --table, not with --{kind}"
-        )
-    if kind != "table" and arguments.drop_empty:
-        raise InputError(f"--drop-empty goes with --table, not with --{kind}")
-    if kind != "sample" and arguments.views:
-        raise InputError(f"--views goes with --sample, not with --{kind}")
+    for fitting, names in GOES_WITH.items():
+        others = " or ".join(f"--{other}" for other in fitting)
+        why = ", whose splits are fixed" if fitting == ("task", "table") else ""
+        for name in names:
+            flag = "--from" if name == "folder" else f"--{name.replace('_', '-')}"
+            changed = getattr(arguments, name) != arguments.usual[name]
+            if kind not in fitting and changed:
+                raise InputError(f"{flag} goes with {others}, not with --{kind}{why}")
+            if name == NEEDS.get(kind) and not changed:
+                raise InputError(
+                    f"--{kind} needs {flag}: see 'fairseq-scl prepare --help'"
+                )
 
 
 def _tell(folder: Path, counts: Mapping[str, int]) -> None:
@@ -320,11 +290,7 @@ def _tell(folder: Path, counts: Mapping[str, int]) -> None:
     print(f"unknown tokens: {', '.join(shares)}", flush=True)
     for split in splits:
         if count := unknown[split]["sentences"]:
-            _note(f"{split} of {folder} has {count} sentences without any known token")
-
-
-def _note(text: str) -> None:
-    print(f"fairseq-scl: note: {text}", file=sys.stderr, flush=True)
+            note(f"{split} of {folder} has {count} sentences without any known token")
 
 
 def _print_flags(folder: Path) -> None:

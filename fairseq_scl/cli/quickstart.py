@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from fairseq_scl.cli.compare import print_comparison
 from fairseq_scl.cli.machine import Machine
 from fairseq_scl.cli.options import (
+    FOLDER,
     MOST_TIMES,
     add_device,
     add_precision,
@@ -49,16 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training, point = table.training, table.losses[TREATMENT]
     parser.add_argument(
         "--output",
-        type=Path,
+        **FOLDER,
         default=Path("data-bin/quickstart"),
-        metavar="FOLDER",
         help="output folder for everything; run the command again to resume",
     )
     parser.add_argument(
         "--cache",
-        type=Path,
+        **FOLDER,
         default=default_cache(),
-        metavar="FOLDER",
         help="folder for downloads (86 MB, downloaded once)",
     )
     for flag, default, help in (

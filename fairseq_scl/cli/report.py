@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairseq_scl.cli.options import FOLDER
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.folders import list_files
 from fairseq_scl.errors import InputError
@@ -33,14 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--results",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="results folder of 'fairseq-scl run' (default: outputs/TABLE)",
     )
     parser.add_argument(
         "--to",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="output folder (default: the results folder)",
     )
     parser.add_argument(

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fairseq_scl.cli.machine import Machine, add_machine, describe, find_machine
-from fairseq_scl.cli.options import add_cache, encoder_folder
+from fairseq_scl.cli.options import FOLDER, add_cache, encoder_folder
 from fairseq_scl.cli.report import FILES, write_report
 from fairseq_scl.data.folders import check_files
 from fairseq_scl.errors import InputError
@@ -48,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="folder with one subfolder per task, as scripts/prepare_glue.sh writes",
     )
     parser.add_argument(
@@ -62,8 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--results",
-        type=Path,
-        metavar="FOLDER",
+        **FOLDER,
         help="results folder (default: outputs/TABLE); run the command again to resume",
     )
     parser.add_argument(
@@ -141,7 +139,7 @@ def train_table(
         folder: the results folder.
         table: the table of the runs.
         data: folder with one subfolder per task.
-        models: the folder that training starts from, per loss.
+        models: the encoder of each loss.
         runs: the runs to do.
         machine: where to train.
         retry_failed: whether to retry failed runs.

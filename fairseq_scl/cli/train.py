@@ -11,7 +11,10 @@ from typing import Any
 from scipy.special import softmax
 from tqdm import tqdm
 
+from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
+    FILE,
+    FOLDER,
     add_device,
     add_drop_empty,
     add_encoder,
@@ -23,11 +26,7 @@ from fairseq_scl.cli.options import (
 from fairseq_scl.convert.pooling import POOLINGS
 from fairseq_scl.data.files import hold
 from fairseq_scl.data.folders import MODEL, check_replaceable
-from fairseq_scl.data.own_file import (
-    guess_columns,
-    read_distinct,
-    split_off_validation,
-)
+from fairseq_scl.data.own_file import guess_columns, read_distinct, split_off_validation
 from fairseq_scl.data.suspects import Checks
 from fairseq_scl.data.texts import Example
 from fairseq_scl.device import check_device
@@ -69,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add_table(parser)
     parser.add_argument(
-        "--to", required=True, type=Path, metavar="FOLDER",
+        "--to", required=True, **FOLDER,
         help="model folder to write, for 'fairseq-scl predict'; data, log and "
         "checkpoint go to FOLDER-training, from which the command resumes",
     )  # fmt: skip
@@ -88,8 +87,7 @@ def add_table(parser: argparse.ArgumentParser) -> None:
     """Add the options of the table of labeled texts."""
     parser.add_argument(
         "file",
-        type=Path,
-        metavar="FILE",
+        **FILE,
         help=".csv, .tsv or .jsonl with a label and one or two texts per row",
     )
     parser.add_argument(
@@ -149,13 +147,8 @@ def run(arguments: argparse.Namespace) -> int:
         encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
         prepare_own_data(work / "data", train, valid, encoder, arguments.file)
         settings = settings_of(arguments, encoder, len(train))
-        one = own_run(
-            work / "data",
-            encoder,
-            arguments.objective,
-            seed=arguments.seed,
-            **settings,
-        )
+        settings["seed"] = arguments.seed
+        one = own_run(work / "data", encoder, arguments.objective, **settings)
         print(
             f"{len(train)} texts for training, {len(valid)} for validation; "
             f"{one.updates} updates with learning rate {one.learning_rate:g}",
@@ -200,12 +193,9 @@ def read_table(arguments: argparse.Namespace) -> list[Example]:
 def settings_of(
     arguments: argparse.Namespace, encoder: Path, examples: int
 ) -> dict[str, Any]:
-    """Return the settings of a run, recommended ones where none are given.
+    """Return the settings of a run on ``examples`` training examples.
 
-    Args:
-        arguments: with the options of :func:`add_training`.
-        encoder: the encoder folder.
-        examples: number of training examples.
+    Those that are not given are recommended for this number and the encoder.
     """
     updates = arguments.updates or recommended_updates(examples)
     rate = arguments.learning_rate or recommended_learning_rate(encoder)
@@ -223,7 +213,7 @@ def settings_of(
 
 
 def _checks(arguments: argparse.Namespace) -> Checks:
-    return Checks(any_labels=arguments.labels_are_classes, note=_note)
+    return Checks(any_labels=arguments.labels_are_classes, note=note)
 
 
 def _trained(one: Run, work: Path) -> Record | None:
@@ -261,7 +251,7 @@ def _export(one: Run, record: Record, place: Path, folder: Path) -> None:
     if not (place / BEST).is_file():
         raise InputError(f"{place / BEST} is missing: delete {place} to train again")
     for remark in export_classifier(place / BEST, one.data, folder, noted=noted):
-        print(f"fairseq-scl: warning: {remark}", file=sys.stderr)
+        note(remark, "warning")
 
 
 def _print_scores(arguments: argparse.Namespace, valid: Sequence[Example]) -> None:
@@ -279,7 +269,3 @@ def _print_scores(arguments: argparse.Namespace, valid: Sequence[Example]) -> No
     print(f"wrote {arguments.to}; try it:")
     model_folder = shlex.quote(str(arguments.to))
     print(f"echo 'some text' | fairseq-scl predict --model {model_folder}")
-
-
-def _note(text: str) -> None:
-    print(f"fairseq-scl: note: {text}", file=sys.stderr, flush=True)
