@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from fairseq_scl.cli.options import FILE, FOLDER
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.convert.hub import fetch_from_hub, is_hub_id
 from fairseq_scl.convert.huggingface import EncoderFiles, convert_encoder
@@ -22,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="source",
         metavar="FOLDER",
-        default=argparse.SUPPRESS,
         help="model of the Hugging Face hub (OWNER/NAME) or folder with config.json, "
         "model.safetensors or pytorch_model.bin (or the .index.json of their shards), "
         "and vocab.txt, or vocab.json and merges.txt, or tokenizer.json; instead of "
@@ -30,24 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights",
-        type=Path,
-        metavar="FILE",
-        default=argparse.SUPPRESS,
+        **FILE,
         help="model.safetensors or pytorch_model.bin",
     )
     parser.add_argument(
         "--config",
-        type=Path,
-        metavar="FILE",
-        default=argparse.SUPPRESS,
+        **FILE,
         help="config.json of the encoder",
     )
     parser.add_argument(
         "--vocab",
-        type=Path,
+        **FILE,
         nargs="+",
-        metavar="FILE",
-        default=argparse.SUPPRESS,
         help="vocab.txt, or vocab.json and merges.txt, or tokenizer.json; tokenizer "
         "settings are read from files in the same folder",
     )
@@ -56,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cased",
         dest="lowercase",
         action="store_false",
-        default=argparse.SUPPRESS,
+        default=None,
         help="keep upper case in WordPiece (without --cased and --uncased: as set in "
         "tokenizer_config.json or tokenizer.json in the same folder)",
     )
@@ -64,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--uncased",
         dest="lowercase",
         action="store_true",
-        default=argparse.SUPPRESS,
+        default=None,
         help="convert text to lower case",
     )
     parser.add_argument(
@@ -77,9 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         required=True,
-        type=Path,
-        metavar="FOLDER",
-        default=argparse.SUPPRESS,
+        **FOLDER,
         help="encoder folder to write: model.pt, dict.txt and the tokenizer's files; "
         "with --classifier a model folder",
     )
@@ -98,14 +90,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and print a summary and the flags for fairseq-train."""
-    source, lowercase = _source(arguments), getattr(arguments, "lowercase", None)
+    source = _source(arguments)
     if arguments.pair and not arguments.classifier:
         raise InputError("--pair goes with --classifier")
     if arguments.classifier and arguments.pooling is not None:
         raise InputError("--pooling excludes --classifier, whose head reads <s>")
     if arguments.classifier:
-        return _convert_classifier(source, arguments, lowercase)
-    done = convert_encoder(source, arguments.to, lowercase, arguments.pooling)
+        return _convert_classifier(source, arguments)
+    case, pooling = arguments.lowercase, arguments.pooling
+    done = convert_encoder(source, arguments.to, case, pooling)
     shape = done.config
     print(
         f"wrote {arguments.to}: {done.architecture}, {_sizes(shape)}, {done.symbols} "
@@ -141,15 +134,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _convert_classifier(
-    source: Path | EncoderFiles, arguments: argparse.Namespace, lowercase: bool | None
+    source: Path | EncoderFiles, arguments: argparse.Namespace
 ) -> int:
     if isinstance(source, EncoderFiles):
         raise InputError("--classifier needs --from FOLDER, which has the labels")
-    done = convert_classifier(source, arguments.to, lowercase, arguments.pair)
-    trained = done.trained
+    case, pair = arguments.lowercase, arguments.pair
+    shape, trained = convert_classifier(source, arguments.to, case, pair)
     what = "sentence pairs" if trained.pair else "sentences"
     print(
-        f"wrote {arguments.to}: a classifier of {what}, {_sizes(done.config)}, at most "
+        f"wrote {arguments.to}: a classifier of {what}, {_sizes(shape)}, at most "
         f"{trained.max_positions} tokens"
     )
     print(f"labels: {', '.join(trained.labels)}")
@@ -170,17 +163,16 @@ def _folder(source: str) -> Path:
 
 
 def _source(arguments: argparse.Namespace) -> Path | EncoderFiles:
-    found = vars(arguments)
     parts = ("weights", "config", "vocab")
-    given = [f"--{name}" for name in parts if name in found]
-    missing = [f"--{name}" for name in parts if name not in found]
-    if "source" in found and given:
+    given = [f"--{name}" for name in parts if getattr(arguments, name)]
+    missing = [f"--{name}" for name in parts if not getattr(arguments, name)]
+    if arguments.source and given:
         raise InputError(f"--from and {given[0]} are both given: give one of them")
-    if "source" in found:
-        return _folder(found["source"])
+    if arguments.source:
+        return _folder(arguments.source)
     if missing:
         raise InputError(
             f"{missing[0]} is missing: give --from FOLDER, or all of --weights, "
             "--config and --vocab"
         )
-    return EncoderFiles(found["weights"], found["config"], tuple(found["vocab"]))
+    return EncoderFiles(arguments.weights, arguments.config, tuple(arguments.vocab))

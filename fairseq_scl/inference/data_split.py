@@ -10,7 +10,7 @@ from fairseq_scl.data.binarise import rows_of
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel
-from fairseq_scl.inference.predict import features, joined
+from fairseq_scl.inference.predict import check_pair, features, joined
 from fairseq_scl.input_format import MANIFEST, Manifest
 from fairseq_scl.typed import read_as
 
@@ -32,25 +32,12 @@ def check_vocabulary(data: Path, folder: Path) -> None:
 
 
 def read_split_tokens(data: Path, split: str, classifier: LoadedModel) -> list[Tensor]:
-    """Return the token ids of each example in the format the model was trained with.
-
-    Args:
-        data: a data folder with the classifier's vocabulary.
-        split: name of the split.
-        classifier: determines how pairs are joined and the maximum length.
-
-    Returns:
-        a ``(T,)`` int64 tensor for each example.
+    """Return ``(T,)`` int64 token ids of each example, joined and cut as in training.
 
     Raises:
         InputError: the split does not exist, or only one of data and model has pairs.
     """
-    if read_as(data / MANIFEST, Manifest).pair != classifier.pair:
-        kinds = ("single sentences", "pairs")
-        raise InputError(
-            f"{data} has {kinds[not classifier.pair]}, but the model was trained on "
-            f"{kinds[classifier.pair]}"
-        )
+    check_pair(classifier, read_as(data / MANIFEST, Manifest).pair, data)
     datasets = [
         rows_of(data, part, split)
         for part in ("input0", "input1")[: 1 + classifier.pair]
@@ -63,12 +50,6 @@ def split_features(
     classifier: LoadedModel, data: Path, split: str, folder: Path
 ) -> NDArray[np.float32]:
     """Compute the features that the head reads of a split, ``(N, D)`` float32.
-
-    Args:
-        classifier: loaded from ``folder``.
-        data: a data folder with its vocabulary.
-        split: name of the split.
-        folder: the model's folder, for the message.
 
     Raises:
         InputError: as :func:`read_split_tokens`, or the features are not finite.

@@ -17,12 +17,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel
 from fairseq_scl.inference.predict import batches, probabilities
 from fairseq_scl.packing.encoder import LENGTHS, unsupported
-from fairseq_scl.packing.layers import (
-    dropout_noise,
-    embed,
-    keys_and_values,
-    layer_rows,
-)
+from fairseq_scl.packing.layers import dropout_noise, embed, keys_and_values, layer_rows
 from fairseq_scl.packing.layout import Layout
 
 Leaves = Callable[[Tensor, Tensor], Tensor]
@@ -67,12 +62,7 @@ class ExitRule:
 
 
 def check_exits(classifier: LoadedModel, rule: ExitRule, name: object) -> None:
-    """Refuse a model that does not support early exit.
-
-    Args:
-        classifier: a loaded model folder.
-        rule: the exit rule.
-        name: name of the model, for the message.
+    """Refuse a model, called ``name`` in the message, that does not support early exit.
 
     Raises:
         InputError: the model has no exit below the top, or has an unsupported part.
@@ -100,13 +90,8 @@ def early_probabilities(
     """Compute the class probabilities of encoded examples, each at its own exit.
 
     Finished sentences are removed from their batch. A rule that never applies gives the
-    results of :func:`fairseq_scl.inference.predict.probabilities`.
-
-    Args:
-        classifier: a loaded model folder, checked with :func:`check_exits`.
-        encoded: token ids, as :func:`fairseq_scl.inference.predict.encode` returns.
-        rule: the exit rule.
-        max_tokens: tokens in a batch, including padding.
+    results of :func:`fairseq_scl.inference.predict.probabilities`; any other needs
+    :func:`check_exits` first.
 
     Returns:
         probabilities ``(N, classes)`` float32, and the layer of the exit ``(N,)``

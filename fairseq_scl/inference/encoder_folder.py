@@ -23,9 +23,7 @@ def is_encoder_folder(folder: Path) -> bool:
 def load_encoder(folder: Path, device: str = "cpu") -> LoadedModel:
     """Load an encoder and add an unused classification head.
 
-    Args:
-        folder: from ``fairseq-scl convert``, or a RoBERTa published by fairseq.
-        device: a PyTorch device, for example ``cpu`` or ``cuda``.
+    The folder is from ``fairseq-scl convert`` or is a RoBERTa published by fairseq.
 
     Raises:
         InputError: it is not an encoder folder, or the device does not exist.

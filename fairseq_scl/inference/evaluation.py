@@ -14,9 +14,8 @@ from sklearn.metrics import (
 )
 
 from fairseq_scl.data.texts import Example, check_known_labels
-from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel
-from fairseq_scl.inference.predict import check_outputs, encode, logits
+from fairseq_scl.inference.predict import check_outputs, check_pair, encode, logits
 
 BINS = 15
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -133,12 +132,6 @@ def example_logits(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compute the logits of labeled examples.
 
-    Args:
-        model: a loaded model folder.
-        examples: N examples with labels that the model knows.
-        source: their file, for messages.
-        max_tokens: tokens per batch, including padding.
-
     Returns:
         logits ``(N, C)`` float32, and the class id of each label ``(N,)`` int64.
 
@@ -146,12 +139,7 @@ def example_logits(
         InputError: a label is unknown, only one of examples and model has pairs, or the
             logits are not finite.
     """
-    if (len(examples[0].sentences) == 2) != model.pair:
-        kinds = ("single sentences", "pairs")
-        raise InputError(
-            f"{source} has {kinds[not model.pair]}, but the model was trained on "
-            f"{kinds[model.pair]}"
-        )
+    check_pair(model, len(examples[0].sentences) == 2, source)
     check_known_labels(examples, model.labels)
     encoded, _ = encode(model, [example.sentences for example in examples])
     found = logits(model, encoded, max_tokens)
@@ -220,7 +208,7 @@ def calibration_error(
 
     Args:
         probabilities: largest probability of each example, ``(N,)``.
-        right: whether the answer is right, ``(N,)``.
+        right: whether each answer is right, ``(N,)``.
     """
     bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     excess = np.bincount(bins, probabilities - right, minlength=BINS)

@@ -11,11 +11,7 @@ from torch import Tensor
 
 from fairseq_scl.data.binarise import read_split_labels
 from fairseq_scl.inference.data_split import check_vocabulary, read_split_tokens
-from fairseq_scl.inference.early_exit import (
-    ExitRule,
-    check_exits,
-    early_probabilities,
-)
+from fairseq_scl.inference.early_exit import ExitRule, check_exits, early_probabilities
 from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -84,7 +80,7 @@ def measure_exits(
         repeats: number of rounds, at least 1.
         max_tokens: tokens in a batch, including padding.
         device: a PyTorch device.
-        clock: ``wall``, or ``cpu`` for the processor time of this process.
+        clock: one of :data:`CLOCKS`.
         on_done: called with 1 after each model of each round.
 
     Returns:

@@ -85,7 +85,12 @@ def train_in_a_process(
     with write_then_rename(table) as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     command = [sys.executable, "-m", "fairseq_scl.cli", "train", str(table)]
-    command += [f"--to={folder}", *_flags(settings)]
+    for name, value in {"to": folder, **settings}.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            command.append(flag)
+        elif value is not None and value is not False:
+            command.append(f"{flag}={value}")
     package = str(Path(fairseq_scl.__file__).parent.parent)
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -108,15 +113,6 @@ def train_in_a_process(
         if process.returncode == 2 and (error := ERROR.search(last)):
             raise InputError(_in_python(last[error.end() :], table))
         raise RuntimeError(f"training failed: {last}")
-
-
-def _flags(settings: Mapping[str, object]) -> list[str]:
-    flags = []
-    for name, value in settings.items():
-        if value is not None and value is not False:
-            flag = f"--{name.replace('_', '-')}"
-            flags.append(flag if value is True else f"{flag}={value}")
-    return flags
 
 
 def _in_python(message: str, table: Path) -> str:

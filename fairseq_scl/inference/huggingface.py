@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,13 +39,7 @@ from fairseq_scl.inference.model_folder import (
     write_model_files,
 )
 from fairseq_scl.inference.stock_checkpoint import stock_checkpoint
-from fairseq_scl.input_format import (
-    BOS,
-    EOS,
-    HEAD,
-    InputFormat,
-    dictionary_checksum,
-)
+from fairseq_scl.input_format import BOS, EOS, HEAD, InputFormat, dictionary_checksum
 from fairseq_scl.models.pooling import head_pooling
 from fairseq_scl.rows import load_dictionary
 from fairseq_scl.typed import read_as
@@ -147,26 +140,13 @@ def _refuse_foreign(classifier: LoadedModel, model: Path) -> None:
         )
 
 
-@dataclass(frozen=True)
-class ConvertedClassifier:
-    """What was written.
-
-    Attributes:
-        config: the shape of the encoder.
-        trained: how text is read, with the labels.
-    """
-
-    config: EncoderConfig
-    trained: InputFormat
-
-
 def convert_classifier(
     source: str | Path,
     target: str | Path,
     lowercase: bool | None = None,
     pair: bool = False,
-) -> ConvertedClassifier:
-    """Make a model folder of a fine-tuned Hugging Face classifier.
+) -> tuple[EncoderConfig, InputFormat]:
+    """Convert a fine-tuned Hugging Face classifier to a model folder.
 
     Args:
         source: a folder of ``BertForSequenceClassification`` or
@@ -175,8 +155,11 @@ def convert_classifier(
         lowercase: as for :func:`fairseq_scl.convert.huggingface.convert_encoder`.
         pair: whether it was trained on sentence pairs.
 
+    Returns:
+        the shape of the encoder, and how text is read, with the labels.
+
     Raises:
-        InputError: files are missing or damaged, the model has no head with labels, or
+        InputError: files are missing or damaged, the model lacks a head with labels, or
             reads pairs by token types.
     """
     source = Path(source)
@@ -229,7 +212,7 @@ def convert_classifier(
         )
         settings = ModelSettings(trained, layer_norm_eps=config.layer_norm_eps)
         write_model_files(folder, plain, settings)
-    return ConvertedClassifier(config, trained)
+    return config, trained
 
 
 class _Classes(msgspec.Struct):

@@ -51,9 +51,8 @@ class Row:
 def arriving_lines(stream: BinaryIO) -> Iterator[bytes | None]:
     """Yield the lines of a stream, and ``None`` whenever the input pauses.
 
-    Args:
-        stream: a file, a pipe or a terminal that has not been read from yet. A stream
-            without a file descriptor (as in a test) is read line by line.
+    The stream must not have been read from yet. One without a file descriptor, as in a
+    test, is read line by line.
     """
     try:
         descriptor = stream.fileno()

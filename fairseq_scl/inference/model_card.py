@@ -85,9 +85,9 @@ class Training(msgspec.Struct, frozen=True, omit_defaults=True):
         criterion: name of the criterion.
         scl_lambda: λ.
         scl_temperature: τ.
-        updates: of the checkpoint.
-        seed: of the training.
-        learning_rate: its peak.
+        updates: number of updates before the checkpoint.
+        seed: seed of the training.
+        learning_rate: peak learning rate.
         batch_size: in examples.
         valid: result on the validation set.
         test: result on the test set.
@@ -109,12 +109,9 @@ class Training(msgspec.Struct, frozen=True, omit_defaults=True):
 def training_notes(
     state: Mapping[str, Any], data: Path, noted: Mapping[str, Any]
 ) -> Training:
-    """Return what a model folder remembers of its training.
+    """Return what a model folder remembers of a checkpoint and its data folder.
 
-    Args:
-        state: the checkpoint.
-        data: its data folder.
-        noted: more attributes of :class:`Training`, from the record of a run.
+    ``noted`` has more attributes of :class:`Training`, from the record of a run.
     """
     criterion = plain_values(state["cfg"].get("criterion") or {})
     history = state.get("optimizer_history") or [{}]
@@ -144,11 +141,17 @@ def model_card(
         title: a name for the model.
         labels: label of each class id.
         pair: whether an example is two sentences.
-        reads_mean: whether it is a folder of sentence-transformers.
+        reads_mean: whether the folder is one of sentence-transformers.
         max_positions: longest input in tokens.
-        training: what is known of it.
-        checksums: of the files of the model folder.
+        training: what is known about its training.
+        checksums: SHA-256 of the files of the model folder.
     """
+    if reads_mean:
+        example = '("a sentence", "another one")' if pair else '"a sentence"'
+        code = SENTENCE_TRANSFORMER.format(labels=list(labels), example=example)
+    else:
+        example = '{"text": "a sentence", "text_pair": "another one"}'
+        code = PIPELINE.format(example=example if pair else '"a sentence"')
     settings = {
         name: value
         for name, value in (
@@ -182,7 +185,7 @@ def model_card(
         library="sentence-transformers" if reads_mean else "transformers",
         limit=f"Inputs longer than {max_positions} tokens "
         + ("are truncated." if reads_mean else "need `truncation=True`."),
-        code=_code(labels, pair, reads_mean),
+        code=code,
         title=title,
         inputs="sentence pairs" if pair else "sentences",
         count=len(labels),
@@ -192,15 +195,6 @@ def model_card(
         checksums="\n".join(f"| {_cell(n)} | `{s}` |" for n, s in listed.items()),
         signature="|".join(f"{name}:{value}" for name, value in signature.items()),
     )
-
-
-def _code(labels: Sequence[str], pair: bool, reads_mean: bool) -> str:
-    """Return an example of how the model is used."""
-    if reads_mean:
-        example = '("a sentence", "another one")' if pair else '"a sentence"'
-        return SENTENCE_TRANSFORMER.format(labels=list(labels), example=example)
-    example = '{"text": "a sentence", "text_pair": "another one"}'
-    return PIPELINE.format(example=example if pair else '"a sentence"')
 
 
 def _cell(text: str) -> str:

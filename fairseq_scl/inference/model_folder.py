@@ -19,20 +19,11 @@ from fairseq.data import Dictionary
 from msgspec import Meta
 from torch import Tensor, nn
 
-from fairseq_scl.compat.checkpoints import (
-    check_finite,
-    load_checkpoint,
-    load_model,
-)
+from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint, load_model
 from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.data.binarise import LABEL_MAP, read_labels
 from fairseq_scl.data.files import write_json, write_then_rename
-from fairseq_scl.data.folders import (
-    ENCODER,
-    MODEL,
-    folder_then_rename,
-    verify,
-)
+from fairseq_scl.data.folders import ENCODER, MODEL, folder_then_rename, verify
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
@@ -105,12 +96,10 @@ class LoadedModel:
         max_positions: longest input in tokens, special tokens included.
         exits: name of the classification head after each layer that has one, layers
             counted from 1; the last is the top, of most models the only one.
-        exit_pooling: what the heads below the top read, ``cls`` or ``mean``.
         init_token: id before the first sentence, ``None`` for none.
         head: name of the classification head.
-        layer_norm_eps: see :class:`ModelSettings`.
-        training: see :class:`ModelSettings`.
-        temperature: see :class:`ModelSettings`.
+
+    The other attributes are those of :class:`ModelSettings`.
     """
 
     model: nn.Module
@@ -193,10 +182,7 @@ def write_model_files(
 ) -> None:
     """Write all of a model folder but its dictionaries and tokenizer.
 
-    Args:
-        folder: an existing folder.
-        checkpoint: of the stock model and task, see :func:`stock_checkpoint`.
-        settings: how text is read, and more.
+    ``checkpoint`` is that of the stock model and task, see :func:`stock_checkpoint`.
     """
     with write_then_rename(folder / "model.pt", "wb") as file:
         torch.save(checkpoint, file)
@@ -210,16 +196,9 @@ def export_encoder(
     target: str | Path,
     encoder: str | Path | None = None,
 ) -> None:
-    """Write an encoder folder from a training checkpoint: no classification head.
+    """Write an encoder folder, as ``fairseq-scl convert`` does, without the head.
 
-    Args:
-        checkpoint: a checkpoint of ``fairseq-train``.
-        data: the data folder that it was trained on.
-        target: the encoder folder to write, as ``fairseq-scl convert`` does.
-        encoder: as for :func:`export_classifier`.
-
-    Raises:
-        InputError: as :func:`export_classifier`.
+    Arguments and errors are those of :func:`export_classifier`.
     """
     state, weights, trained, source = _read(checkpoint, data, encoder, headless=True)
     for name in [n for n in weights if n.startswith("classification_heads.")]:
@@ -284,8 +263,8 @@ def load_classifier(
                 f"{folder} is not a model folder: {name} is missing; 'fairseq-scl "
                 "export' makes one from a checkpoint"
             )
-    settings = read_as(folder / SETTINGS, cast(Any, _Older | ModelSettings))
-    trained = _folder_format(settings, folder)
+    settings = _read_settings(folder)
+    trained = settings.input_format
     model, task = load_model(folder / "model.pt", {"data": str(folder)})
     found = dictionary_checksum(task.source_dictionary.symbols)
     if trained.dictionary not in ("", found):
@@ -304,22 +283,24 @@ def load_classifier(
         separator_token=trained.separator_token,
         max_positions=trained.max_positions,
         exits=exits_of(model.state_dict(), trained.head),
-        exit_pooling=getattr(settings, "exit_pooling", "cls"),
+        exit_pooling=settings.exit_pooling,
         init_token=trained.init_token,
         head=trained.head,
-        layer_norm_eps=getattr(settings, "layer_norm_eps", STOCK_EPS),
-        training=getattr(settings, "training", Training()),
-        temperature=getattr(settings, "temperature", 1.0),
+        layer_norm_eps=settings.layer_norm_eps,
+        training=settings.training,
+        temperature=settings.temperature,
     )
 
 
-def _folder_format(settings: _Older | ModelSettings, folder: Path) -> InputFormat:
-    """Read how a model folder reads text, and check that its labels are the same."""
+def _read_settings(folder: Path) -> ModelSettings:
+    """Read the settings of a model folder, and check that its labels are the same."""
     labels, of_labels = read_labels(folder), folder / "label" / "dict.txt"
     if label_names(load_dictionary(of_labels).symbols) != labels:
         raise InputError(f"{of_labels} has other labels than {LABEL_MAP}")
+    settings: _Older | ModelSettings
+    settings = read_as(folder / SETTINGS, cast(Any, _Older | ModelSettings))
     if isinstance(settings, _Older):
-        return InputFormat(
+        older = InputFormat(
             init_token=BOS,
             separator_token=EOS if settings.pair_separator else None,
             pair=settings.pair,
@@ -329,7 +310,7 @@ def _folder_format(settings: _Older | ModelSettings, folder: Path) -> InputForma
             dictionary="",
             tokenizer={},
         )
-    trained = settings.input_format
-    if trained.labels != labels:
+        return ModelSettings(older)
+    if settings.input_format.labels != labels:
         raise InputError(f"{folder / LABEL_MAP} has other labels than {SETTINGS}")
-    return trained
+    return settings

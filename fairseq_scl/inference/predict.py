@@ -1,4 +1,9 @@
-"""Compute class probabilities and features of sentences, batched by length."""
+"""Compute class probabilities and features of sentences, batched by length.
+
+``encoded`` is the token ids of N examples, as :func:`encode` returns them;
+``max_tokens`` limits the tokens in a batch, including padding. Results are on the CPU,
+in the order of ``encoded``.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -21,11 +26,7 @@ UNSURE = "unsure"
 def encode(
     classifier: LoadedModel, examples: Sequence[tuple[str, ...]]
 ) -> tuple[list[Tensor], int]:
-    """Turn sentences or pairs into token ids, as in training.
-
-    Args:
-        classifier: a loaded model folder.
-        examples: one or two sentences each, depending on the classifier.
+    """Turn examples of one or two sentences into token ids, as in training.
 
     Returns:
         one ``(T,)`` int64 tensor per example: ``[<s>] a </s>`` or
@@ -43,12 +44,9 @@ def encode(
 def joined(
     classifier: LoadedModel, columns: Sequence[Sequence[Tensor]]
 ) -> tuple[list[Tensor], int]:
-    """Join the ids of the first and second sentences, see :func:`encode`.
+    """Join the ids of the first and, for pairs, the second sentences.
 
-    Args:
-        classifier: determines the special tokens and the maximum length.
-        columns: the first sentences and, for pairs, the second sentences: one ``(T,)``
-            integer tensor per example, with ``</s>`` at the end.
+    Each is a ``(T,)`` integer tensor with ``</s>`` at the end; see :func:`encode`.
     """
     starts = [classifier.init_token, classifier.separator_token]
     rows, cut = [], 0
@@ -65,15 +63,10 @@ def joined(
 def probabilities(
     classifier: LoadedModel, encoded: Sequence[Tensor], max_tokens: int = 4096
 ) -> Tensor:
-    """Compute the class probabilities of encoded examples, at the model's temperature.
-
-    Args:
-        classifier: a loaded model folder.
-        encoded: token ids, as :func:`encode` returns.
-        max_tokens: tokens in a batch, including padding.
+    """Compute class probabilities at the model's temperature.
 
     Returns:
-        ``(N, classes)`` float32 on the CPU, in the order of ``encoded``; rows sum to 1.
+        ``(N, classes)`` float32; rows sum to 1.
     """
     found = logits(classifier, encoded, max_tokens)
     return torch.softmax(found / classifier.temperature, dim=-1)
@@ -82,7 +75,7 @@ def probabilities(
 def logits(
     classifier: LoadedModel, encoded: Sequence[Tensor], max_tokens: int = 4096
 ) -> Tensor:
-    """Compute the logits of encoded examples; see :func:`probabilities`."""
+    """Compute logits, ``(N, classes)`` float32."""
     result = torch.zeros(len(encoded), len(classifier.labels))
     for rows, batch in batches(classifier, encoded, max_tokens):
         with torch.inference_mode():
@@ -91,6 +84,20 @@ def logits(
             )
         result[rows] = found.float().cpu()
     return result
+
+
+def check_pair(classifier: LoadedModel, pair: bool, source: object) -> None:
+    """Refuse single sentences for a model that was trained on pairs, and vice versa.
+
+    Raises:
+        InputError: names ``source``, where the examples are from.
+    """
+    if pair != classifier.pair:
+        kinds = ("single sentences", "pairs")
+        raise InputError(
+            f"{source} has {kinds[pair]}, but the model was trained on "
+            f"{kinds[classifier.pair]}"
+        )
 
 
 def check_outputs(outputs: Tensor) -> None:
@@ -107,11 +114,6 @@ def check_outputs(outputs: Tensor) -> None:
 
 def check_threshold(threshold: float | None, labels: Iterable[str], flag: str) -> None:
     """Refuse a threshold for :data:`UNSURE` that makes no sense; ``None`` is accepted.
-
-    Args:
-        threshold: answers with a lower probability become :data:`UNSURE`.
-        labels: labels of the model.
-        flag: its name, for messages.
 
     Raises:
         InputError: it is not above 0 and at most 1, or the model has such a label.
@@ -134,18 +136,11 @@ def features(
     kind: str | None = None,
     max_tokens: int = 4096,
 ) -> Tensor:
-    """Compute Φ(x) of encoded examples, not normalized.
+    """Compute Φ(x), ``(N, D)`` float32, not normalized.
 
-    Args:
-        classifier: a loaded model folder.
-        encoded: token ids, as :func:`encode` returns.
-        kind: ``cls``, ``mean`` or ``pooled``, see
-            :func:`~fairseq_scl.models.features.classification_features`; ``None`` for
-            the pooling that the model's classification head reads.
-        max_tokens: tokens in a batch, including padding.
-
-    Returns:
-        ``(N, D)`` float32 on the CPU, in the order of ``encoded``.
+    ``kind`` is ``cls``, ``mean`` or ``pooled``, see
+    :func:`~fairseq_scl.models.features.classification_features`, or ``None`` for the
+    pooling that the model's classification head reads.
     """
     found: dict[int, Tensor] = {}
     model, head = classifier.model, classifier.head
@@ -163,11 +158,6 @@ def batches(
     """Yield row numbers and the model's arguments, longest examples first.
 
     The model skips padding unless it has an unsupported part; the results are the same.
-
-    Args:
-        classifier: a loaded model folder.
-        encoded: token ids, as :func:`encode` returns.
-        max_tokens: tokens in a batch, including padding.
     """
     if unsupported(classifier.model) is None:
         pack(classifier.model)

@@ -23,12 +23,8 @@ MODEL_SETTINGS = (
     *("dropout", "attention_dropout", "activation_dropout", "pooler_dropout"),
     *("encoder_layerdrop", "encoder_normalize_before", "encoder_learned_pos"),
     *("layernorm_embedding", "no_scale_embedding", "no_token_positional_embeddings"),
-    *(
-        "spectral_norm_classification_head",
-        "quant_noise_pq",
-        "quant_noise_pq_block_size",
-    ),
-    *("quant_noise_scalar", "adaptive_input"),
+    *("spectral_norm_classification_head", "quant_noise_pq"),
+    *("quant_noise_pq_block_size", "quant_noise_scalar", "adaptive_input"),
 )
 
 
@@ -43,7 +39,13 @@ def stock_checkpoint(
     model = plain_values(state["cfg"]["model"])
     eps = float(model.get("layer_norm_eps", STOCK_EPS))
     if eps != STOCK_EPS:
-        weights = _fold(weights, eps)
+        weights = fold_layer_norm_eps(weights, eps)
+        # Heads below the top read hidden states that the folding scales up.
+        for name, tensor in weights.items():
+            part, _, rest = name.removeprefix("classification_heads.").partition(".")
+            if SHALLOW_HEAD.search(part) and rest == "dense.weight":
+                scale = (eps / STOCK_EPS) ** 0.5
+                weights[name] = (tensor.double() * scale).float()
     exits = exits_of(weights, head)
     reads_mean = model.get("head_pooling", "cls") == "mean"
     model = {name: model[name] for name in MODEL_SETTINGS if name in model}
@@ -58,21 +60,6 @@ def stock_checkpoint(
     task = {name: value for name, value in task.items() if name in stock}
     task |= {"_name": "sentence_prediction", "data": "."}
     return plain_checkpoint(model, task, weights)
-
-
-def _fold(
-    weights: "OrderedDict[str, Tensor]", eps: float
-) -> "OrderedDict[str, Tensor]":
-    """Fold the stock epsilon into the weights, including heads below the top.
-
-    These heads read hidden states that the folding scales up.
-    """
-    folded = fold_layer_norm_eps(weights, eps)
-    for name, tensor in folded.items():
-        part, _, rest = name.removeprefix("classification_heads.").partition(".")
-        if SHALLOW_HEAD.search(part) and rest == "dense.weight":
-            folded[name] = (tensor.double() * (eps / STOCK_EPS) ** 0.5).float()
-    return folded
 
 
 def exits_of(weights: Iterable[str], head: str) -> dict[int, str]:

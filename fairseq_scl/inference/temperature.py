@@ -25,7 +25,7 @@ def fit_temperature(
     Args:
         logits: ``(N, C)``.
         truth: class ids ``(N,)``.
-        source: where they are from, for the message.
+        source: file of the examples, for the message.
 
     Raises:
         InputError: there is no minimum between 0.05 and 20, as when all answers are
@@ -48,12 +48,7 @@ def fit_temperature(
 
 
 def store_temperature(folder: Path, model: LoadedModel, temperature: float) -> None:
-    """Write a temperature into a model folder, for the probabilities of predictions.
-
-    Args:
-        folder: the model folder.
-        model: the loaded folder; gets the temperature, too.
-        temperature: above 0.
+    """Write a temperature into a model folder and the model loaded from it.
 
     Raises:
         InputError: the model has several exits, the folder was written by an earlier

@@ -73,13 +73,7 @@ def trained_format(
     """Return the input format that a checkpoint was trained with.
 
     It is the format recorded in the checkpoint. A checkpoint of stock fairseq has no
-    record, so its settings are used instead.
-
-    Args:
-        state: the checkpoint.
-        task: settings of its task, plain values.
-        checkpoint: its file, for messages.
-        source: the data folder that the user names as that of the training.
+    record, so the settings of its ``task`` are used instead.
 
     Raises:
         InputError: the folder differs from that of the training; names the difference.
@@ -120,12 +114,7 @@ def unrecorded(state: Mapping[str, Any], source: TrainingData) -> str | None:
 def one_answer(state: Mapping[str, Any], labels: list[str]) -> str | None:
     """Return a warning if a checkpoint predicted one label for a whole validation set.
 
-    Args:
-        state: the checkpoint; only our task records predictions.
-        labels: label of each class id.
-
-    Returns:
-        a sentence, or ``None``.
+    Only our task records predictions; otherwise, and if they differ, return ``None``.
     """
     noted = (state.get("task_state") or {}).get("answers")
     for subset, counts in noted.items() if isinstance(noted, dict) else ():

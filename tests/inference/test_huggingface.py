@@ -82,9 +82,8 @@ def test_out_and_in_again_the_logits_stay(tmp_path, kind, pair):
     """From transformers (token types off), out, and in once more."""
     types = {"type_vocab_size": 1} if pair else {}
     source = write_classifier(tmp_path / "source", kind, **types)
-    done = convert_classifier(tmp_path / "source", tmp_path / "model", pair=pair)
-    assert done.trained.labels == LABELS
-    assert done.trained.max_positions == 40
+    _, read = convert_classifier(tmp_path / "source", tmp_path / "model", pair=pair)
+    assert (read.labels, read.max_positions) == (LABELS, 40)
     examples = PAIRS if pair else [(sentence,) for sentence in SENTENCES]
     expected = our_logits(tmp_path / "model", examples)
 
