@@ -10,7 +10,7 @@ computes from hidden states: see :class:`ReadsStates`.
 """
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import torch
@@ -32,36 +32,21 @@ GRAPHS = "cuda_graphs"
 OTHER_POOLING = "other_pooling"
 
 
-class HiddenStates(Protocol):
-    """Runs the encoder on the real tokens of one batch; called once per pass."""
-
-    def __call__(
-        self, layers: Collection[int] = (), mean: bool = False, top: str = "cls"
-    ) -> list[Tensor]:
-        """Return the inputs of the heads after some layers and after the last layer.
-
-        Args:
-            layers: the layers other than the last, counted from 1.
-            mean: for these, return the mean over the sentence's tokens instead of the
-                state at ``<s>``.
-            top: the same choice for the last layer, ``cls`` or ``mean``.
-
-        Returns:
-            ``(B, D)`` for each layer, in ascending order of layers and in the order of
-            the batch.
-        """
-
-
 class ReadsStates(Protocol):
     """A RoBERTa with its own ``forward`` that can be packed."""
 
     def packed_forward(
-        self, states: HiddenStates, head: str, **kwargs: Any
+        self, states: Callable[..., list[Tensor]], head: str, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return the same as ``forward`` for a classification head.
 
         Args:
-            states: computes the requested hidden states.
+            states: ``states(layers, mean, top)`` runs the encoder on the real tokens of
+                the batch; call it once. It returns the inputs of the heads after
+                ``layers`` (counted from 1, by default none) and after the last layer,
+                ``(B, D)`` each, in ascending order of layers and in the order of the
+                batch. These are the states at ``<s>``, or the means over the tokens:
+                with ``mean=True`` after ``layers``, with ``top="mean"`` after the last.
             head: name of the classification head.
             kwargs: the other arguments of ``forward``.
         """
