@@ -1,7 +1,7 @@
 """A model folder: written from a training checkpoint, loaded to label sentences.
 
 It holds ``model.pt`` (weights and settings, no optimizer state, only plain values and
-tensors), ``input0/dict.txt``, ``label/dict.txt``, ``label_map.json``, the tokeniser's
+tensors), ``input0/dict.txt``, ``label/dict.txt``, ``label_map.json``, the tokenizer's
 files and ``classifier.json``. ``RobertaModel.from_pretrained`` of a plain fairseq loads
 it as well.
 """
@@ -127,30 +127,29 @@ def export_classifier(
 ) -> list[str]:
     """Write a model folder from a training checkpoint and its data folder.
 
-    How text is read is taken from the checkpoint; the data folder gives dictionaries
-    and tokenizer, and has to be that of the training. A ``roberta_bert`` encoder, whose
-    layer norms use another epsilon than fairseq's RoBERTa, is rewritten to the stock
-    model that computes the same. The heads of a multi-exit encoder are kept: to fairseq
-    alone it is an ordinary classifier, that of the deepest exit, with other heads
-    beside it.
+    The checkpoint says how text is read. The data folder, which must be that of the
+    training, gives the dictionaries and the tokenizer. A ``roberta_bert`` encoder,
+    whose layer norms use another epsilon than fairseq's RoBERTa, is rewritten to the
+    stock model that computes the same. The heads of a multi-exit encoder are kept;
+    fairseq alone uses that of the deepest exit.
 
     Args:
         checkpoint: a checkpoint of ``fairseq-train`` with a classification head.
         data: the data folder that it was trained on.
         target: the model folder to write.
-        encoder: where ``data`` is from ``fairseq-preprocess``, the encoder folder whose
-            tokenizer made its text.
-        noted: of the training, for model cards; see
+        encoder: if ``data`` is from ``fairseq-preprocess``, the encoder folder with the
+            tokenizer that was used.
+        noted: settings and results for model cards, see
             :func:`fairseq_scl.inference.model_card.training_notes`.
 
     Returns:
-        remarks: that the checkpoint had one answer to all examples of a validation, or
-        does not record how its texts were read.
+        warnings: the checkpoint predicted one label for a whole validation set, or does
+        not record how its texts were read.
 
     Raises:
-        InputError: the checkpoint has no classification head or weights that are not
-            finite, or another dictionary, other labels or another tokenizer than the
-            data; a file is missing, or the disk is full.
+        InputError: the checkpoint lacks a classification head, has weights that are not
+            finite, or has another dictionary, labels or tokenizer than the data; a file
+            is missing, or the disk is full.
     """
     state, weights, trained, source = _read(checkpoint, data, encoder)
     plain = stock_checkpoint(state, weights, trained.head)

@@ -245,7 +245,7 @@ def test_max_tokens_is_refused(data):
         toy.task.get_batch_iterator(dataset=toy.task.dataset("train"), max_tokens=400)
 
 
-def test_a_model_that_normalises_over_the_batch_is_refused():
+def test_a_model_that_normalizes_over_the_batch_is_refused():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     reason = gradient_cache.unsupported(model)
     assert reason == "BatchNorm1d (1), which depends on the whole batch"

@@ -46,7 +46,7 @@ TEXTS = [e.sentences[0] for e in make_sentences(24, seed=5)]
 def trained(pooling):
     """Train a multi-exit BERT for a few updates; return its checkpoint.
 
-    Its heads are then drawn anew, so that they are sure of some sentences.
+    Its heads are then drawn again, so that they are sure of some sentences.
     """
     source = make_bert(scratch() / "bert of four layers", num_hidden_layers=LAYERS)
     encoder = scratch() / "encoder of four layers"

@@ -62,8 +62,8 @@ def cross_layer_contrastive_loss(
             f"{tuple(features.shape)}, got {tuple(guides.shape)}"
         )
     with torch.autocast(features.device.type, enabled=False):
-        psi = _normalised(guides.detach())
-        phi = _normalised(features)
+        psi = _normalized(guides.detach())
+        phi = _normalized(features)
         similarities = phi @ psi.T.to(phi.dtype) / temperature
         losses = _from_similarities(similarities, labels, guide_labels, own == "out")
     return losses.sum()
@@ -86,7 +86,7 @@ def _from_similarities(
     return losses.masked_fill(count == 0, 0.0)
 
 
-def _normalised(features: Tensor) -> Tensor:
+def _normalized(features: Tensor) -> Tensor:
     features = at_least_float32(features)
     if features.numel():  # squares of very small and very large entries
         largest = features.detach().abs().amax(dim=1, keepdim=True)
