@@ -23,7 +23,7 @@ from fairseq_scl.experiments.own_comparison import (
     divide,
     frozen_outcomes,
     own_table,
-    prepare_own_samples,
+    write_samples,
 )
 from fairseq_scl.experiments.own_training import OBJECTIVES
 from fairseq_scl.experiments.plan import planned_runs
@@ -87,15 +87,13 @@ def run(arguments: argparse.Namespace) -> int:
         shared = {name: settings.pop(name) for name in ("device", "precision")}
         settings["head_pooling"] = settings.pop("pooling")
         data = folder / "data"
-        samples = prepare_own_samples(
-            data, parts, arguments.samples, encoder, arguments.file
-        )
-        batch = settings.pop("batch_size")
-        table = own_table(
-            arguments.file.name, objectives, parts.size, len(samples), batch, **settings
-        )
+        name, batch = arguments.file.name, settings.pop("batch_size")
+        sizes = parts.size, arguments.samples, batch
+        table = own_table(name, objectives, *sizes, **settings)
         models = dict.fromkeys(table.losses, encoder)
         runs = planned_runs(table, data, models, shared)
+        folders = {run.seed: run.data for run in runs}
+        write_samples(folders, parts, encoder, [arguments.file])
         check_folders(runs)
         device = arguments.device
         machine = Machine(device, default_jobs(device))

@@ -95,12 +95,12 @@ def _run(arguments: argparse.Namespace, table: Table) -> int:
     check_files(output / name for name in PICTURES)
     encoder, data = output / "encoder", output / "data"
     convert_minilm(encoder, arguments.cache, _say)
-    samples = arguments.size, arguments.samples
-    prepare_data(data / table.tasks[0], encoder, *samples, arguments.cache, _say)
     models = dict.fromkeys(table.losses, encoder)
     machine = Machine(arguments.device, default_jobs(arguments.device))
     shared = {"device": arguments.device, "precision": arguments.precision}
     runs = planned_runs(table, data, models, {**shared, "keep_checkpoint": True})
+    folders = {run.seed: run.data for run in runs}
+    prepare_data(folders, encoder, arguments.size, arguments.cache, _say)
     _say(f"training {len(runs)} runs; the fairseq-train command of one of them:")
     _say(shlex.join(command(runs[-1], run_folder(output, runs[-1].name))))
     if train_table(output, table, data, models, runs, machine, retry_failed=True):

@@ -24,6 +24,7 @@ from fairseq_scl.cli.options import (
     encoder_folder,
 )
 from fairseq_scl.convert.pooling import POOLINGS
+from fairseq_scl.data.binarise import binarise
 from fairseq_scl.data.files import hold
 from fairseq_scl.data.folders import MODEL, check_replaceable
 from fairseq_scl.data.own_file import guess_columns, read_distinct, split_off_validation
@@ -38,7 +39,6 @@ from fairseq_scl.experiments.own_training import (
     OBJECTIVES,
     VALIDATIONS,
     own_run,
-    prepare_own_data,
     recommended_learning_rate,
     recommended_updates,
 )
@@ -145,7 +145,9 @@ def run(arguments: argparse.Namespace) -> int:
     work = folder.with_name(f"{folder.name}-training")
     with hold(work / LOCK, work):
         encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
-        prepare_own_data(work / "data", train, valid, encoder, arguments.file)
+        # A run needs a test set; these are the validation examples again.
+        splits = {"train": train, "valid": valid, "test": valid}
+        binarise(splits, encoder, work / "data", inputs=[arguments.file])
         settings = settings_of(arguments, encoder, len(train))
         settings["seed"] = arguments.seed
         one = own_run(work / "data", encoder, arguments.objective, **settings)

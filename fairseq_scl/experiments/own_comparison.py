@@ -1,7 +1,7 @@
 """Objectives compared on repeated samples of a user's own examples."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,7 @@ SAMPLE_SHARE = 0.8  # of the examples that are left
 
 @dataclass(frozen=True)
 class Parts:
-    """A table of examples in parts.
-
-    Attributes:
-        pool: the examples that training samples are drawn from.
-        valid: the validation examples of all samples.
-        test: the test examples of all samples.
-        size: number of examples per training sample.
-    """
+    """Examples in parts: training samples of ``size`` are drawn from the ``pool``."""
 
     pool: Sequence[Example]
     valid: Sequence[Example]
@@ -81,30 +74,25 @@ def divide(examples: Sequence[Example], size: int | None, seed: int) -> Parts:
     return Parts(pool, [examples[n] for n in valid], [examples[n] for n in test], size)
 
 
-def prepare_own_samples(
-    folder: Path, parts: Parts, samples: int, encoder: Path, file: Path
-) -> list[Path]:
+def write_samples(
+    folders: Mapping[int, Path], parts: Parts, encoder: Path, inputs: Sequence[Path]
+) -> None:
     """Draw training samples and write the data folder of each.
 
     Args:
-        folder: gets ``own/n80-sample0`` and so on.
+        folders: where to write each sample, by its number, which is its seed.
         parts: the examples.
-        samples: number of samples.
         encoder: an encoder folder.
-        file: the file of the examples, which is not to be overwritten.
+        inputs: the files of the examples, which are not to be overwritten.
 
     Raises:
         InputError: as ``binarise``.
     """
     labels = [example.label for example in parts.pool]
-    folders = []
-    for number in range(samples):
-        drawn = stratified_sample(labels, parts.size, number)
-        train = [parts.pool[n] for n in drawn]
-        folders.append(folder / TASK / f"n{parts.size}-sample{number}")
+    for number, folder in folders.items():
+        train = [parts.pool[n] for n in stratified_sample(labels, parts.size, number)]
         splits = {"train": train, "valid": parts.valid, "test": parts.test}
-        binarise(splits, encoder, folders[-1], inputs=[file])
-    return folders
+        binarise(splits, encoder, folder, inputs=inputs)
 
 
 def own_table(
@@ -118,19 +106,12 @@ def own_table(
 ) -> Table:
     """Return the table of the comparison.
 
-    Args:
-        name: name of the file, for the caption.
-        objectives: of :data:`OBJECTIVES`; the first is the baseline.
-        size: number of examples per training sample.
-        samples: number of samples.
-        batch_size: examples per batch.
-        class_weights: ``balanced`` or ``None``, for all objectives.
-        settings: keys of the table's ``training``, with ``head_pooling``.
+    ``name`` is that of the file, and the first of the ``objectives``, of
+    :data:`OBJECTIVES`, is the baseline. Further ``settings`` are keys of the table's
+    ``training``, with ``head_pooling``.
     """
-    pooling = settings["head_pooling"]
-    losses = {
-        OBJECTIVES[o][1]: objective_point(o, pooling, class_weights) for o in objectives
-    }
+    given = settings["head_pooling"], class_weights
+    losses = {OBJECTIVES[o][1]: objective_point(o, *given) for o in objectives}
     content = {
         "protocol": PROTOCOL,
         "caption": f"{name}, test accuracy in percent",

@@ -1,13 +1,10 @@
 """Runs on a user's own examples, with recommended settings for their number."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fairseq_scl.convert.pooling import Pooling
-from fairseq_scl.data.binarise import binarise
-from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.loss_grid import Grid, default_point, loss_of
@@ -23,25 +20,18 @@ OBJECTIVES = {
 LEAST_UPDATES = 60
 VALIDATIONS = 8
 # Peak learning rate by width of the encoder: MiniLM, base and large sizes.
-LEARNING_RATES = ((512, 1e-4), (800, 2e-5))
-LEARNING_RATE_OF_LARGER = 1e-5
+LEARNING_RATES = ((512, 1e-4), (800, 2e-5), (math.inf, 1e-5))
 
 
 def objective_point(
     objective: str, pooling: Pooling, class_weights: str | None = None
 ) -> Grid:
-    """Return the loss of an objective as a grid of one point.
+    """Return the loss of one of :data:`OBJECTIVES` as a grid of one point.
 
-    Args:
-        objective: one of :data:`OBJECTIVES`.
-        pooling: the features of its terms, those that the classification head reads.
-        class_weights: ``balanced`` or ``None``.
+    Its terms read the same features as the classification head, those of ``pooling``.
     """
     table, loss = OBJECTIVES[objective]
-    point = {
-        **default_point(load_table(table).losses[loss]),
-        "scl_features": (pooling,),
-    }
+    point = default_point(load_table(table).losses[loss]) | {"scl_features": (pooling,)}
     if class_weights is not None:
         point["class_weights"] = (class_weights,)
     return point | ({"capcort_features": (pooling,)} if objective == "capcort" else {})
@@ -64,36 +54,8 @@ def recommended_learning_rate(encoder: Path) -> float:
     """
     flags = architecture_flags(encoder, 512)
     name = "--encoder-embed-dim"
-    width = int(flags[flags.index(name) + 1]) if name in flags else 0
-    for most, rate in LEARNING_RATES:
-        if 0 < width <= most:
-            return rate
-    return LEARNING_RATE_OF_LARGER
-
-
-def prepare_own_data(
-    folder: Path,
-    train: Sequence[Example],
-    valid: Sequence[Example],
-    encoder: Path,
-    file: Path,
-) -> None:
-    """Write the data folder of a run.
-
-    A run needs a test set; these are the validation examples again.
-
-    Args:
-        folder: the data folder to write.
-        train: the training examples.
-        valid: the validation examples.
-        encoder: an encoder folder.
-        file: the file of the examples, which is not to be overwritten.
-
-    Raises:
-        InputError: too many tokens are unknown to the encoder, or the disk is full.
-    """
-    splits = {"train": train, "valid": valid, "test": valid}
-    binarise(splits, encoder, folder, inputs=[file])
+    width = int(flags[flags.index(name) + 1]) if name in flags else math.inf
+    return next(rate for most, rate in LEARNING_RATES if width <= most)
 
 
 def own_run(
@@ -104,15 +66,9 @@ def own_run(
     class_weights: str | None = None,
     **settings: Any,
 ) -> Run:
-    """Return the run.
+    """Return the run of one of :data:`OBJECTIVES`.
 
-    Args:
-        data: from :func:`prepare_own_data`.
-        encoder: the encoder folder.
-        objective: one of :data:`OBJECTIVES`.
-        pooling: what the classification head reads.
-        class_weights: ``balanced`` or ``None``.
-        settings: further fields of :class:`Run`.
+    ``settings`` are further fields of :class:`Run`.
     """
     seed = settings["seed"]
     point = objective_point(objective, pooling, class_weights)
