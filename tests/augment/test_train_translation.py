@@ -19,18 +19,7 @@ from helpers import ROOT, run_process
 
 SCRIPTS = ROOT / "scripts"
 ENGLISH = ["a", "the", "red", "green", "dog", "cat", "man", "runs", "on", "grass"]
-GERMAN = [
-    "ein",
-    "der",
-    "rote",
-    "grüne",
-    "Hund",
-    "Katze",
-    "Mann",
-    "rennt",
-    "auf",
-    "Gras",
-]
+GERMAN = [f"{word}ü" for word in ENGLISH]
 SPLITS = {"train": "train", "valid": "val", "test": "test_2016"}
 PAIR = ("en", "de")
 
@@ -99,17 +88,8 @@ def test_a_wrong_corpus_is_one_sentence(tmp_path, name, line, message):
 
 def test_missing_text_and_too_little_text_are_named(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "corpus")
-    command = [
-        "translation",
-        "pieces",
-        "--from",
-        str(corpus),
-        "--source",
-        "en",
-        "--target",
-        "de",
-    ]
-    command += ["--to", str(tmp_path / "text"), "--test", "test_2016"]
+    command = ["translation", "pieces", "--from", str(corpus), "--test", "test_2016"]
+    command += ["--source", "en", "--target", "de", "--to", str(tmp_path / "text")]
     assert main(command) == 2
     missing = f"{corpus}/valid.en (or valid.en.gz)"
     error = capsys.readouterr().err

@@ -7,7 +7,6 @@ import pytest
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import command
 from fairseq_scl.experiments.plan import choose, planned_runs
-from fairseq_scl.experiments.results_folder import read_table, write_table
 from fairseq_scl.experiments.runner import done_record
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.csv_rows import attempt_rows, cell_rows
@@ -57,43 +56,6 @@ def test_compare_has_every_objective_on_the_same_samples():
     assert len(least) == 4 * 3 * 6
 
 
-def test_ce_without_flips_is_table_4_at_100():
-    models = {"CE": Path("e"), "CE+SCL": Path("e")}
-    plans = [
-        compare("flipped=0,loss=CE"),
-        choose(
-            planned_runs(load_table("table4"), Path("data"), models),
-            "task=SST-2,n=100,loss=CE",
-        ),
-    ]
-    cells = [
-        {(r.data, *r.loss.values(), r.seed, r.updates) for r in runs} for runs in plans
-    ]
-    assert cells[0] == cells[1]
-
-
-@pytest.mark.parametrize(
-    ("only", "count"),
-    [
-        ("flipped=0", 160),
-        ("flipped=0.1|.30,loss=CE", 20),
-        ("lambda=0.9,capcort_lambda=0.01,flipped=0", 60),
-        ("loss=ACL-Embed|CAPCORT-MLP,sample=0-1,flipped=0", 12),
-    ],
-)
-def test_only_chooses_among_objectives(only, count):
-    assert len(compare(only)) == count
-
-
-def test_only_names_the_keys_of_the_table():
-    with pytest.raises(
-        InputError, match=r"keys batch, capcort_lambda, flipped, lambda"
-    ):
-        compare("capcort=1")
-    with pytest.raises(InputError, match=r"flipped is one of 0\.0, 0\.1, 0\.2, 0\.3"):
-        compare("flipped=10")
-
-
 def test_a_cell_has_its_choice_and_a_distinct_name(tmp_path):
     table = toy(tmp_path)
     runs = planned_runs(table, tmp_path, dict.fromkeys(table.losses, tmp_path))
@@ -129,20 +91,6 @@ def test_the_command_is_the_objective_s(tmp_path):
     assert argv[argv.index("--acl-anchors") + 1] == "all"
     assert "--acl-embed" in argv
     assert "--acl-grad" not in argv
-
-
-def test_a_results_folder_keeps_objectives_and_their_order(tmp_path):
-    table = toy(tmp_path)
-    models = dict.fromkeys(table.losses, toy_encoder())
-    write_table(tmp_path / "r", table, tmp_path, models)
-    read, _, _ = read_table(tmp_path / "r")
-    assert read == table
-    assert list(read.losses) == list(table.losses)
-    names = [
-        [run.name for run in planned_runs(one, tmp_path, models)]
-        for one in (table, read)
-    ]
-    assert names[0] == names[1]
 
 
 def test_a_record_of_another_objective_is_refused(tmp_path):
@@ -191,32 +139,10 @@ def test_a_wrong_loss_gets_one_sentence(tmp_path, old, new, message):
         toy(tmp_path, LOSSES.replace(old, new))
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("[0, 1]", "flipped[1]: expected float < 1.0, found 1"),
-        ("[-0.1]", "flipped[0]: expected float >= 0.0, found -0.1"),
-        ("[0.1, 0.10]", "flipped is [0.1, 0.1]: its values must differ"),
-        ("0.1", "flipped: expected array, got float, found 0.1"),
-    ],
-)
-def test_wrong_shares_of_flipped_labels_are_refused(tmp_path, value, message):
-    text = TOY_TABLE.replace("tasks:", f"flipped: {value}\ntasks:")
-    with refused(message):
-        load_table(str(write_toy_table(tmp_path, text)))
-
-
 def test_flipped_data_have_folders_of_their_own():
     folders = {str(run.data) for run in compare("sample=3,loss=CE")}
     base = "data/SST-2/n100-sample3"
     assert folders == {base, f"{base}-flip0.1", f"{base}-flip0.2", f"{base}-flip0.3"}
-
-
-MEASURED = {
-    **{"geometric_mean": 2.0, "harmonic_mean": 1.0, "effective_rank": 9.0},
-    **{"alignment": 0.5, "uniformity": -1.0, "silhouette": 0.25},
-    "class_mean_cosine": 0.125,
-}
 
 
 def test_columns_are_shares_of_flipped_labels():

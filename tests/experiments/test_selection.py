@@ -135,19 +135,6 @@ def test_a_record_counts_at_its_best_validation():
     assert outcome(record) == Outcome(7, valid[1], test[1])
 
 
-def test_the_two_rules_may_choose_differently():
-    """Three good seeds out of four, or all four not bad."""
-    sweep = {(0.1,): runs(90, 90, 90, 50), (0.9,): runs(85, 85, 85, 85)}
-    assert select_few_shot(sweep, 4).chosen.hyperparameters == (0.1,)
-    assert select_full_data(sweep, 4).chosen.hyperparameters == (0.9,)
-
-
-def test_equal_validation_accuracy_is_decided_by_loss_and_then_by_seed():
-    one = [run(4, 80, 1, loss=0.7), run(3, 80, 2, loss=0.4), run(1, 80, 3, loss=0.7)]
-    ordered = select_full_data({(): one}, 3).chosen.runs
-    assert [r.seed for r in ordered] == [3, 1, 4]
-
-
 def test_a_nan_loss_loses_ties_and_nothing_else():
     one = [run(0, 80, loss=math.nan), run(1, 80, loss=9.0), run(2, 81, loss=math.nan)]
     for order in itertools.permutations(one):
@@ -182,21 +169,6 @@ def test_runs_that_are_missing_are_counted_not_invented():
     assert [c.valid_accuracy for c in found.candidates] == [99, 60, None]
     alone = select_few_shot({(0.1,): runs(*[99] * 9)})
     assert (len(alone.chosen.runs), len(alone.competing)) == (9, 1)
-
-
-def test_two_runs_have_no_top_3():
-    found = select_few_shot({(0.9, 0.3): runs(80, 90)})
-    assert (found.chosen, found.test, found.test_of_all) == (None, None, None)
-    assert (found.reported, found.competing) == ((), ())
-    assert select_full_data({(0.9, 0.3): runs(80, 90)}).test.mean == 51
-
-
-@pytest.mark.parametrize("rule", [select_few_shot, select_full_data])
-@pytest.mark.parametrize("sweep", [{}, {(0.9, 0.3): []}])
-def test_no_runs_give_no_number(rule, sweep):
-    found = rule(sweep)
-    assert (found.chosen, found.test, found.test_of_all) == (None, None, None)
-    assert found.competing == ()
 
 
 @pytest.mark.parametrize("rule", [select_few_shot, select_full_data])

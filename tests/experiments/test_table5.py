@@ -6,12 +6,8 @@ import math
 import statistics
 from pathlib import Path
 
-import pytest
-
-from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.plan import choose, planned_runs
+from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.results import Attempt, summarize
-from fairseq_scl.experiments.results_folder import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
 from fairseq_scl.report.html import page
@@ -20,88 +16,22 @@ from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.sheets import accuracies, basis, differences, sheets
 from fairseq_scl.report.signature import table_signature
 from fairseq_scl.report.words import verdicts
-from helpers.refusals import refused
 from helpers.results import make_record, make_table, runs_of
-from helpers.tables import TOY_TABLE, write_toy_table
 
 MODELS = {"CE": Path("encoder"), "CE+SCL": Path("encoder")}
 COLUMNS = ["original", 0.3, 0.5, 0.7, 0.9]
 
 
-def plan(only=""):
-    runs = planned_runs(load_table("table5"), Path("data"), MODELS)
-    return choose(runs, only)
-
-
 def test_every_column_has_its_folders_and_the_whole_grid():
-    runs = plan()
+    runs = planned_runs(load_table("table5"), Path("data"), MODELS)
     assert len(runs) == 3 * 5 * 10 * 25
     assert len({run.name for run in runs}) == len(runs)
     assert {run.updates for run in runs} == {200}
     first = next(r for r in runs if r.cell["temperature"] == 0.3)
     assert first.data == Path("data/SST-2/n100-sample0-bt0.3")
     assert first.name == "SST-2-n100-bt0.3-CE-sample0"
-
-
-def test_the_original_column_is_table_4_at_100():
-    cells = [
-        {(r.data, *r.loss.values(), r.seed, r.updates, r.validations) for r in runs}
-        for runs in (
-            plan("temperature=original"),
-            choose(planned_runs(load_table("table4"), Path("data"), MODELS), "n=100"),
-        )
-    ]
-    assert cells[0] == cells[1]
-
-
-@pytest.mark.parametrize(
-    ("only", "count"),
-    [
-        ("temperature=0.3|0.5,lambda=0.9,tau=0.3,task=SST-2", 2 * 20),
-        ("temperature=.30,loss=CE,task=SST-2", 10),
-        ("temperature=original,loss=CE", 30),
-    ],
-)
-def test_only_chooses_columns(only, count):
-    assert len(plan(only)) == count
-
-
-def test_only_names_the_existing_temperatures():
-    with pytest.raises(InputError, match=r"temperature is one of 0\.3, 0\.5, 0\.7, 0"):
-        plan("temperature=0.4")
-    table4 = planned_runs(load_table("table4"), Path("data"), MODELS)
-    with pytest.raises(InputError, match="matches nothing: no run has a temperature"):
-        choose(table4, "temperature=0.3")
-
-
-def test_smoke_keeps_every_column():
     runs = planned_runs(smoke(load_table("table5")), Path("data"), MODELS)
     assert len(runs) == 3 * 5 * 3 * 2
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("[original, 0]", "temperatures[1]: expected float > 0.0, found 0"),
-        (
-            "[orignal]",
-            "temperatures[0]: invalid enum value 'orignal', allowed are original",
-        ),
-        ("0.3", "temperatures: expected array, got float, found 0.3"),
-        ("[0.3, 0.30]", "temperatures is [0.3, 0.3]: its values must differ"),
-        ("[original, original]", "its values must differ"),
-    ],
-)
-def test_wrong_temperatures_are_refused(tmp_path, value, message):
-    text = TOY_TABLE.replace("tasks:", f"temperatures: {value}\ntasks:")
-    with refused(message):
-        load_table(str(write_toy_table(tmp_path, text)))
-
-
-def test_a_results_folder_keeps_its_temperatures(tmp_path):
-    table = load_table("table5")
-    write_table(tmp_path, table, tmp_path, MODELS)
-    assert read_table(tmp_path)[0] == table
 
 
 def correct(cell):

@@ -25,7 +25,8 @@ RUNS = {
 
 
 def plan(name="table4", settings=()):
-    return planned_runs(load_table(name, settings), Path("data"), MODELS)
+    table = load_table(name, settings)
+    return planned_runs(table, Path("data"), dict.fromkeys(table.losses, Path("e")))
 
 
 def load(tmp_path, old, new):
@@ -91,20 +92,42 @@ def test_smoke_goes_through_every_cell_with_one_point_of_the_grid():
 
 
 @pytest.mark.parametrize(
-    ("only", "count"),
+    ("name", "only", "count"),
     [
-        ("", 2250),
-        ("task=SST-2", 750),
-        ("task=SST-2|QNLI,n=20", 500),
-        ("n=20,task=SST-2,lambda=0.90,tau=.3", 20),
-        ("n=20,task=SST-2,lambda=0.9,tau=0.3,sample=0-2", 6),
-        ("loss=CE", 90),
-        ("loss=CE+SCL,lambda=1", 9 * 10 * 4),
-        ("task=SST-2, n=20, loss=CE, seed=3|5", 2),
+        ("table4", "", 2250),
+        ("table4", "task=SST-2", 750),
+        ("table4", "task=SST-2|QNLI,n=20", 500),
+        ("table4", "n=20,task=SST-2,lambda=0.90,tau=.3", 20),
+        ("table4", "n=20,task=SST-2,lambda=0.9,tau=0.3,sample=0-2", 6),
+        ("table4", "loss=CE", 90),
+        ("table4", "loss=CE+SCL,lambda=1", 9 * 10 * 4),
+        ("table4", "task=SST-2, n=20, loss=CE, seed=3|5", 2),
+        ("table5", "temperature=0.3|0.5,lambda=0.9,tau=0.3,task=SST-2", 2 * 20),
+        ("table5", "temperature=.30,loss=CE,task=SST-2", 10),
+        ("table5", "temperature=original,loss=CE", 30),
+        ("compare", "flipped=0", 160),
+        ("compare", "flipped=0.1|.30,loss=CE", 20),
+        ("compare", "lambda=0.9,capcort_lambda=0.01,flipped=0", 60),
+        ("compare", "loss=ACL-Embed|CAPCORT-MLP,sample=0-1,flipped=0", 12),
     ],
 )
-def test_only_chooses(only, count):
-    assert len(choose(plan(), only)) == count
+def test_only_chooses(name, only, count):
+    assert len(choose(plan(name), only)) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "only", "of_table4"),
+    [
+        ("table5", "temperature=original", "n=100"),
+        ("compare", "flipped=0,loss=CE", "task=SST-2,n=100,loss=CE"),
+    ],
+)
+def test_columns_without_noise_are_table_4_at_100(name, only, of_table4):
+    cells = [
+        {(r.data, *r.loss.values(), r.seed, r.updates, r.validations) for r in runs}
+        for runs in (choose(plan(name), only), choose(plan(), of_table4))
+    ]
+    assert cells[0] == cells[1]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -122,20 +145,21 @@ def test_a_narrowed_table_stands_for_the_chosen_runs(name, only):
 
 
 @pytest.mark.parametrize(
-    ("only", "message"),
+    ("name", "only", "words"),
     [
-        ("task=SST2", "--only 'task=SST2' matches nothing: task is one of MNLI, QNLI"),
-        (
-            "size=20",
-            "--only 'size=20': it must be KEY=VALUE|VALUE with one of the keys",
-        ),
-        ("n", "--only 'n': it must be KEY=VALUE"),
-        ("n=21", "--only 'n=21' matches nothing: n is one of 100, 1000, 20"),
+        ("table4", "task=SST2", "matches nothing: task is one of MNLI, QNLI, SST-2"),
+        ("table4", "size=20", "it must be KEY=VALUE|VALUE with one of the keys batch"),
+        ("table4", "n", "it must be KEY=VALUE"),
+        ("table4", "n=21", "matches nothing: n is one of 100, 1000, 20"),
+        ("table4", "temperature=0.3", "matches nothing: no run has a temperature"),
+        ("table5", "temperature=0.4", "temperature is one of 0.3, 0.5, 0.7, 0.9, orig"),
+        ("compare", "capcort=1", "keys batch, capcort_lambda, flipped, lambda"),
+        ("compare", "flipped=10", "flipped is one of 0.0, 0.1, 0.2, 0.3"),
     ],
 )
-def test_only_refuses(only, message):
-    with refused(message):
-        choose(plan(), only)
+def test_only_refuses(name, only, words):
+    with refused(f"--only {only!r}", words):
+        choose(plan(name), only)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +183,8 @@ def test_only_refuses(only, message):
         ("  CE:", '  "a\\0b":', r"losses; 'a\x00b'"),
         ("  CE:", '  "":', "losses; ''"),
         ("  CE:", "  .hidden:", "losses; '.hidden'"),
+        ("  CE:", "  x/../../../victim:", "losses; 'x/../../../victim'"),
+        ("  CE:", f"  {'x' * 201}:", "losses; 200 bytes"),
         ("  CE:", "  1:", "losses; 1"),
         ("  CE+SCL:", "  CE:", "the key 'CE'; twice"),
         ("protocol: 1", "protocol: 1\nprotocol: 1", "the key 'protocol'; twice"),
@@ -205,6 +231,15 @@ def test_only_refuses(only, message):
         ("1e-2", "null", "training.learning_rate; None"),
         ("1e-2", "true", "training.learning_rate; True"),
         ("1e-2", "{8: true}", "training.learning_rate; {8: True}"),
+        ("tasks:", "temperatures: [0]\ntasks:", "temperatures[0]; > 0.0; found 0"),
+        ("tasks:", "temperatures: [x]\ntasks:", "temperatures[0]; 'x'; original"),
+        ("tasks:", "temperatures: 0.3\ntasks:", "temperatures; found 0.3"),
+        ("tasks:", "temperatures: [0.3, 0.30]\ntasks:", "[0.3, 0.3]; differ"),
+        ("tasks:", "temperatures: [original, original]\ntasks:", "differ"),
+        ("tasks:", "flipped: [0, 1]\ntasks:", "flipped[1]; < 1.0; found 1"),
+        ("tasks:", "flipped: [-0.1]\ntasks:", "flipped[0]; >= 0.0; found -0.1"),
+        ("tasks:", "flipped: [0.1, 0.10]\ntasks:", "flipped; [0.1, 0.1]; differ"),
+        ("tasks:", "flipped: 0.1\ntasks:", "flipped; found 0.1"),
     ],
 )
 def test_a_wrong_file_gets_one_sentence(tmp_path, old, new, words):
@@ -249,14 +284,21 @@ def test_a_wrong_setting_is_named(setting, words):
 
 
 def test_unknown_tables_and_settings_are_refused(tmp_path):
-    with pytest.raises(
-        InputError, match=r"no table 'table9': choose from .*table4, .* or"
-    ):
+    with refused("no table 'table9': choose from", "table4, table5"):
         load_table("table9")
     with pytest.raises(InputError, match="--set 'lr=1': it must be KEY=VALUE with one"):
         load_table("table4", ["lr=1"])
     with pytest.raises(InputError, match=r"--set 'updates=\[' is not YAML"):
         load_table("table4", ["updates=["])
+
+
+@pytest.mark.parametrize("name", ["table5", "compare"])
+def test_a_results_folder_keeps_noise_objectives_and_their_order(tmp_path, name):
+    table = load_table(name)
+    write_table(tmp_path, table, tmp_path, dict.fromkeys(table.losses, tmp_path))
+    read, _, _ = read_table(tmp_path)
+    assert read == table
+    assert list(read.losses) == list(table.losses)
 
 
 def test_a_results_folder_keeps_its_table(tmp_path):
