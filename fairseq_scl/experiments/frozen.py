@@ -5,19 +5,22 @@ Any objective can be compared, on the same examples before and after fine-tuning
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairseq_scl.data.binarise import read_split_labels
+from fairseq_scl.data.binarise import read_labels, read_split_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
+from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.geometry import TOP, measures
 from fairseq_scl.experiments.probe import Probe, linear_probe
 from fairseq_scl.inference.data_split import check_vocabulary, split_features
 from fairseq_scl.inference.encoder_folder import is_encoder_folder, load_encoder
 from fairseq_scl.inference.model_folder import SETTINGS, LoadedModel, load_classifier
+from fairseq_scl.inference.predict import features
 from fairseq_scl.input_format import Manifest, tokens_wanted
 from fairseq_scl.typed import read_as
 
@@ -80,28 +83,50 @@ def measured(
         raise InputError(f"{folder} on {split} of {data}: {error}") from error
 
 
+def measures_of_model(model: Any, task: Any, data: Path) -> dict[str, float]:
+    """Measure the features of the test set right after training.
+
+    The model is left in evaluation mode. Its task has loaded the test set.
+
+    Raises:
+        InputError: see :func:`~fairseq_scl.experiments.geometry.measures`.
+    """
+    names, made = read_labels(data), read_as(data / MANIFEST, Manifest)
+    classifier = LoadedModel(
+        model=model.eval(),
+        labels=names,
+        tokenizer=load_tokenizer(data),
+        dictionary=task.source_dictionary,
+        pair=made.pair,
+        separator_token=task.cfg.separator_token,
+        max_positions=task.max_positions(),
+        exits={},
+    )
+    dataset = task.datasets["test"]
+    examples = [dataset[number] for number in range(len(dataset))]
+    tokens = [example["net_input.src_tokens"] for example in examples]
+    labels = [names[int(example["target"])] for example in examples]
+    return measures(features(classifier, tokens).numpy().astype(np.float64), labels)
+
+
 def probed(
     folder: Path, data: Path, device: str = "cpu", known: Known | None = None
 ) -> Probe:
     """Fit a linear probe to the features that an encoder or model folder computes.
 
-    Args:
-        folder: the encoder or model folder.
-        data: a data folder with ``train``, ``valid`` and ``test``.
-        device: where to compute features.
-        known: features by the content of their split; samples that share validation
-            and test examples compute them once.
+    Features are kept in ``known`` by the content of their split, so that samples that
+    share validation and test examples compute them once.
 
     Raises:
         InputError: see :func:`load_frozen`, or the data folder lacks a split.
     """
     classifier = load_frozen(folder, data, device)
     known = {} if known is None else known
-    features, labels = {}, {}
+    matrices, labels = {}, {}
     for split in ("train", "valid", "test"):
         texts = tuple(sha256(p) for p in sorted(data.glob(f"input?/{split}.bin")))
         if texts not in known:
             known[texts] = split_features(classifier, data, split, folder)
-        features[split] = known[texts].astype(np.float64)
+        matrices[split] = known[texts].astype(np.float64)
         labels[split] = read_split_labels(data, split)
-    return linear_probe(features, labels)
+    return linear_probe(matrices, labels)

@@ -37,7 +37,7 @@ from fairseq_scl.compat.quiet import quieten
 from fairseq_scl.data.files import write_json
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.representations import measures_of_model
+from fairseq_scl.experiments.frozen import measures_of_model
 from fairseq_scl.experiments.results_folder import BEST, LOG, REPRESENTATIONS
 
 logger = logging.getLogger(__name__)
@@ -61,13 +61,10 @@ def prepare_forks(runs: Sequence[Run]) -> None:
 
 
 def train_here(run: Run, argv: list[str], folder: Path) -> int:
-    """Run a ``fairseq-train`` command in this process, logging to a file.
+    """Run the ``fairseq-train`` command of a run in this process.
 
-    Args:
-        run: the run of the command.
-        argv: the command, from :func:`~fairseq_scl.experiments.command.command`.
-        folder: the run's folder; gets ``train.log``, the metrics of the command's
-            ``--metrics-file`` and, if the run keeps it, the best checkpoint.
+    Its folder gets ``train.log``, the metrics of the command's ``--metrics-file`` and,
+    if the run keeps it, the best checkpoint.
 
     Returns:
         the exit status that the command would have.

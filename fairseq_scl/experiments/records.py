@@ -50,7 +50,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         origin: versions, commit, machine, GPU (``None`` on the CPU) and its driver,
             time and checksums.
         representations: measures of the best model's test features by name, see
-            :mod:`~fairseq_scl.experiments.representations`; ``None`` if not measured.
+            :mod:`~fairseq_scl.experiments.geometry`; ``None`` if not measured.
     """
 
     SCHEMA: ClassVar[int] = 1

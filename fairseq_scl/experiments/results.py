@@ -39,13 +39,9 @@ HELPED, HURT, OPEN, UNKNOWN = "helped", "hurt", "open", "unknown"
 
 @dataclass(frozen=True)
 class Attempt:
-    """A planned run and its outcome.
+    """A planned run, with its record if it has finished or the last line of its error.
 
-    Attributes:
-        run: the planned run.
-        record: the run's record, if it has finished.
-        error: the last line of the error, if it failed.
-        floors: pairs of an update and the floor of the SCL term there, if recorded.
+    ``floors`` are pairs of an update and the floor of the SCL term there, if recorded.
     """
 
     run: Run
@@ -120,11 +116,6 @@ class CellResult:
     place: dict[str, Any]
     losses: dict[str, LossResult]
 
-    @property
-    def task(self) -> str:
-        """The task."""
-        return str(self.place["task"])
-
 
 @dataclass(frozen=True)
 class TableResult:
@@ -159,11 +150,7 @@ class TableResult:
 
 
 def collect(folder: Path, runs: Sequence[Run]) -> list[Attempt]:
-    """Read the outcome of planned runs.
-
-    Args:
-        folder: the results folder, with ``runs/NAME`` for each run that was started.
-        runs: the planned runs.
+    """Read the outcome of planned runs from a results folder.
 
     Raises:
         InputError: a record is damaged or belongs to another run. The device and the
@@ -200,10 +187,6 @@ def _check_of(record: Record, run: Run, path: Path) -> None:
 def summarize(table: Table, attempts: Sequence[Attempt]) -> TableResult:
     """Apply the table's selection rule, and compare every loss with the first.
 
-    Args:
-        table: the table of the runs.
-        attempts: all of its planned runs, in any order.
-
     Raises:
         ValueError: a seed occurs twice in a combination.
     """
@@ -227,13 +210,7 @@ def best_attempt(results: Sequence[LossResult]) -> Attempt | None:
     """Return the run whose model to use: the best run of the chosen combination.
 
     If too few runs have finished for a choice, the only combination with finished runs
-    is used.
-
-    Args:
-        results: results of losses, exactly one of which has finished runs.
-
-    Returns:
-        the run, or ``None`` if the best one cannot be determined.
+    is used. The result is ``None`` if no or several losses or combinations have them.
     """
     begun = [r for r in results if any(c.runs for c in r.selection.candidates)]
     if len(begun) != 1:

@@ -71,15 +71,10 @@ def write_analysis(
     found: Mapping[str, Mapping[str, float]],
     probes: Mapping[str, Mapping[str, Probe]],
 ) -> str:
-    """Write the sheets as Markdown and the numbers as JSON.
+    """Write the sheets as Markdown, and the numbers as JSON next to it.
 
-    Args:
-        path: the Markdown file; the JSON file has the same name.
-        sheets: from :func:`analysis_sheets`.
-        made: other settings that affect the numbers: split, top, checksum of the data.
-        models: encoder and model folders by name.
-        found: measures by model.
-        probes: probes by data folder and model.
+    The arguments are those of :func:`analysis_sheets`, the ``models`` by name, and what
+    else affects the numbers (``made``): split, top, checksum of the data.
 
     Returns:
         the Markdown.

@@ -77,16 +77,14 @@ def paired_dots(cell: CellResult) -> str:
             axes.tick_params(axis="x", labelrotation=30)
         axes.set(xlim=(-0.5, len(cell.losses) - 0.5), ylabel="test accuracy (%)")
         axes.grid(axis="y")
-        return _svg(figure, f"test accuracy of each run, {cell.task}")
+        return _svg(figure, f"test accuracy of each run, {cell.place['task']}")
 
 
 def curves(cell: CellResult, key: str) -> str:
     """Draw one line per run and a thick one for their mean, for each loss.
 
-    Args:
-        cell: the cell; runs of its chosen combinations are drawn.
-        key: ``accuracy``, ``ce_loss`` or ``scl_loss``; the last with its floor, if
-            recorded.
+    The runs are those of the chosen combinations, and the measure is a key of
+    :data:`CURVES`; ``scl_loss`` is drawn with its floor, if recorded.
     """
     with mpl.rc_context(STYLE):
         figure, axes = _figure()
@@ -108,7 +106,7 @@ def curves(cell: CellResult, key: str) -> str:
         axes.grid()
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
-        return _svg(figure, f"{CURVES[key]} over updates, {cell.task}")
+        return _svg(figure, f"{CURVES[key]} over updates, {cell.place['task']}")
 
 
 def heat_map(one: LossResult) -> str | None:
@@ -123,28 +121,34 @@ def heat_map(one: LossResult) -> str | None:
     rows, columns = (
         sorted({c.hyperparameters[i] for c in candidates}) for i in range(2)
     )
-    found = {
-        (rows.index(c.hyperparameters[0]), columns.index(c.hyperparameters[1])): c
-        for c in candidates
-    }
     means = {
-        place: fmean(run.valid.accuracy for run in candidate.runs)
-        for place, candidate in found.items()
-        if candidate.runs
+        c.hyperparameters: fmean(run.valid.accuracy for run in c.runs)
+        for c in candidates
+        if c.runs
     }
+    low, high = min(means.values(), default=0), max(means.values(), default=0)
     with mpl.rc_context(STYLE):
         height = 0.9 + 0.38 * len(rows)
         figure, axes = _figure(height=max(2.8, height))
-        low, high = min(means.values(), default=0), max(means.values(), default=0)
-        for (row, column), candidate in found.items():
-            mean = means.get((row, column))
-            _draw_square(axes, (column, row), mean, len(candidate.runs), (low, high))
+        for candidate in candidates:
+            row, column = candidate.hyperparameters
+            x, y = columns.index(column), rows.index(row)
+            if not candidate.runs:
+                axes.text(x, y, "–", ha="center", va="center", alpha=0.6)
+                continue
+            mean = means[row, column]
+            share = (mean - low) / (high - low) if high > low else 0.5
+            place = (x - 0.5, y - 0.5)
+            axes.add_patch(Rectangle(place, 1, 1, color=HEAT(share), linewidth=0))
+            axes.text(
+                x, y, f"{mean:.1f} ({len(candidate.runs)})", ha="center", va="center",
+                color="#111111", fontsize=8,
+            )  # fmt: skip
             if candidate is one.selection.chosen:
-                corner = (column - 0.47, row - 0.47)
-                outline = Rectangle(
-                    corner, 0.94, 0.94, fill=False, edgecolor=COLORS[0], linewidth=2.5
-                )
-                axes.add_patch(outline)
+                axes.add_patch(Rectangle(
+                    (x - 0.47, y - 0.47), 0.94, 0.94, fill=False, edgecolor=COLORS[0],
+                    linewidth=2.5,
+                ))  # fmt: skip
         axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
         axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
         axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
@@ -213,26 +217,6 @@ def _flip_chart(result: TableResult, place: dict[str, Any], title: str) -> str |
 def _figure(width: float = 3.7, height: float = 2.8) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
-
-
-def _draw_square(
-    axes: Axes,
-    place: tuple[int, int],
-    mean: float | None,
-    count: int,
-    span: tuple[float, float],
-) -> None:
-    x, y = place
-    if mean is None:
-        axes.text(x, y, "–", ha="center", va="center", alpha=0.6)
-        return
-    low, high = span
-    share = (mean - low) / (high - low) if high > low else 0.5
-    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=HEAT(share), linewidth=0))
-    axes.text(
-        x, y, f"{mean:.1f} ({count})", ha="center", va="center", color="#111111",
-        fontsize=8,
-    )  # fmt: skip
 
 
 def _svg(figure: Figure, title: str) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairseq_scl.experiments.geometry import MEASURES
 from fairseq_scl.experiments.results import (
     DONE,
     FAILED,
@@ -18,7 +19,12 @@ from fairseq_scl.experiments.results import (
 from fairseq_scl.experiments.statistics import Summary, best_validation, result_at_best
 from fairseq_scl.report import layout
 from fairseq_scl.report.paper import paper_tables
-from fairseq_scl.report.representation_sheets import measure_columns
+from fairseq_scl.report.representation_sheets import measures_of
+
+# The columns of a paired difference, and the attributes that they show.
+COMPARED = {"pairs": "count", "difference": "mean", "t_low": "low", "t_high": "high"}
+COMPARED |= {name: name for name in ("bootstrap_low", "bootstrap_high")}
+COMPARED |= {name: name for name in ("t_p", "wilcoxon_p", "won", "lost")}
 
 
 def cell_rows(result: TableResult) -> list[dict[str, Any]]:
@@ -100,22 +106,14 @@ def _cell_row(result: TableResult, cell: CellResult, one: LossResult) -> dict[st
         **_summary("all", selection.test_of_all),
     }
     found = one.comparison
-    row |= {
-        "pairs": found and found.count,
-        "difference": found and found.mean,
-        "t_low": found and found.low,
-        "t_high": found and found.high,
-        "bootstrap_low": found and found.bootstrap_low,
-        "bootstrap_high": found and found.bootstrap_high,
-        "t_p": found and found.t_p,
-        "wilcoxon_p": found and found.wilcoxon_p,
-        "won": found and found.won,
-        "lost": found and found.lost,
-        "verdict": found and verdict(found),
-        "degenerate": one.degenerate if chosen else None,
-    }
+    for column, name in COMPARED.items():
+        row[column] = found and getattr(found, name)
+    row["verdict"] = found and verdict(found)
+    row["degenerate"] = one.degenerate if chosen else None
     if result.table.training.representations:
-        row |= measure_columns(one)
+        measured = measures_of(one)
+        for key in MEASURES:
+            row |= _summary(key, measured.get(key))
     return row | {state: one.count(state) for state in (DONE, FAILED, MISSING)}
 
 

@@ -35,7 +35,7 @@ def write_evaluation(
         found: the evaluation.
         title: title of the page.
         line: the signature.
-        made: for the JSON file: how it was made.
+        made: how it was made, for the JSON file.
         path: the JSON file; the others get the same name.
     """
     list_files(path.with_suffix(suffix) for suffix in SUFFIXES)
@@ -162,28 +162,19 @@ def _thresholds(found: Evaluation) -> Sheet:
 
 
 def _mistakes(found: Evaluation) -> Sheet:
-    header = ("probability", "answer", "label", "example", "text")
+    rows = []
+    for one in found.mistakes:
+        text, place = " // ".join(one.sentences), one.origin.rpartition(", ")[2]
+        shown = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+        rows.append((f"{one.probability:.3f}", one.answer, one.label, place, shown))
     return Sheet(
         name="mistakes",
         title="Most confident mistakes",
-        header=header,
-        rows=tuple(
-            (
-                f"{one.probability:.3f}",
-                one.answer,
-                one.label,
-                one.origin.rpartition(", ")[2],
-                _shortened(" // ".join(one.sentences)),
-            )
-            for one in found.mistakes
-        ),
-        named=len(header),
+        header=("probability", "answer", "label", "example", "text"),
+        rows=tuple(rows),
+        named=5,
         prose=True,
     )
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
 def draw_confusion(found: Evaluation) -> Figure:

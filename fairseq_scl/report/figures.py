@@ -33,12 +33,7 @@ CURVES = {
 
 
 def learning_curves(records: Mapping[str, Sequence[Record]], path: Path) -> None:
-    """Draw validation accuracy, CE and SCL against updates, per run and their means.
-
-    Args:
-        records: the records of each loss.
-        path: the PNG file to write.
-    """
+    """Draw validation accuracy, CE and SCL against updates, per run and their means."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, 3), CURVES.items(), strict=True):
         for number, (loss, of_loss) in enumerate(records.items()):
@@ -62,11 +57,7 @@ def draw_lines(
 ) -> None:
     """Draw one thin line per run and a thick one for their mean.
 
-    Args:
-        axes: the axes to draw on.
-        lines: values by update, per run.
-        number: index of the loss, which determines the color.
-        label: label of the mean.
+    ``lines`` are values by update; the ``number`` of the loss determines the color.
     """
     color = COLORS[number % len(COLORS)]
     for line in lines:
@@ -92,16 +83,8 @@ def draw_features(
 ) -> dict[tuple[str, str], float]:
     """Draw t-SNE of the features that the head of each model reads, one panel each.
 
-    Writes ``path`` (PNG), a PDF, and the silhouette scores as JSON.
-
-    Args:
-        data: a data folder.
-        models: model folders by the row and column of their panel.
-        split: a split of the data folder, such as ``test``.
-        path: the PNG file.
-        device: device to compute features on.
-        seed: seed of t-SNE.
-        perplexity: perplexity of t-SNE; lowered if there are few examples.
+    Writes ``path`` (PNG), a PDF, and the silhouette scores as JSON. The model folders
+    are given by the row and column of their panel; see :func:`tsne_grid`.
 
     Returns:
         the silhouette score of each model, in the order of ``models``.
@@ -161,8 +144,8 @@ def tsne_grid(
         features: ``(N, D)`` float32 by row and column, all of the same examples.
         labels: the true label of each example, at least two distinct ones.
         paths: the files to write, PNG or PDF.
-        seed: seed of t-SNE.
-        perplexity: perplexity of t-SNE; lowered if N is small.
+        seed: of t-SNE.
+        perplexity: of t-SNE; lowered if N is small.
         split: name of the split, for the caption.
 
     Returns:

@@ -25,15 +25,9 @@ READ = {"cls": "<s>", "mean": "mean"}
 
 @dataclass(frozen=True)
 class Recorded:
-    """Correct test answers of both losses on the same training samples.
+    """Correct test answers with CE and CE + SCL on the same samples of ``n`` examples.
 
-    Attributes:
-        task: name of the task.
-        n: examples per training sample.
-        features: what head and contrastive term read.
-        test_examples: number of test examples.
-        ce: correct answers with CE, by sample.
-        scl: correct answers with CE + SCL, by sample.
+    ``features`` is what head and contrastive term read.
     """
 
     task: Name

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,21 +35,22 @@ LONGEST_LIST = 200
 
 
 def page(result: TableResult, folder: Path) -> str:
-    """Return a whole report as HTML.
-
-    Args:
-        result: the results of a table.
-        folder: the results folder; its ``figures/`` has the t-SNE figures to include.
+    """Return a whole report as HTML, with the t-SNE figures in ``folder/figures``.
 
     Raises:
         InputError: a figure's JSON file is damaged.
     """
     first, *others = sheets(result) + representation_sheets(result, folder)
+    done, total = len(result.records), len(result.attempts)
+    seconds = sum(record.seconds for record in result.records)
+    said = [f'<li class="{kind}">{_text(text)}</li>' for kind, text in verdicts(result)]
     parts = [
         f"<h1>{_text(result.table.name)}: {_text(result.table.caption)}</h1>",
-        f'<p class="soft">{_progress(result)}</p>',
+        f'<p class="soft">{done} of {total} planned runs have finished, '
+        f"{seconds / 3600:.1f} hours of training in all. Wide tables scroll sideways."
+        "</p>",
         "<h2>Did it help?</h2>",
-        _verdicts(result),
+        f'<ul class="verdicts">{"".join(said)}</ul>',
         "<h2>Accuracies</h2>",
         sheet_as_html(first),
         _charts("f", flip_curves(result)),
@@ -72,14 +72,9 @@ def page_of_sheets(
     remarks: Sequence[str] = (),
     pictures: Mapping[str, Path] | None = None,
 ) -> str:
-    """Return a page with some sheets as HTML.
+    """Return a page with some sheets as HTML; ``line`` is the signature.
 
-    Args:
-        title: title of the page.
-        sheets: the sheets, in order.
-        line: the signature.
-        remarks: remarks to show above the sheets.
-        pictures: PNG files to include below the sheets, by caption.
+    Remarks are shown above the sheets, and PNG files, given by caption, below them.
     """
     parts = [f"<h1>{_text(title)}</h1>", _list(remarks), _titled(sheets)]
     parts += [
@@ -126,23 +121,6 @@ def _row(sheet: Sheet, cells: Sequence[str], tag: str) -> str:
         name = ' class="name"' if number < sheet.named else ""
         found.append(f"<{tag}{name}>{_text(text)}</{tag}>")
     return f"<tr>{''.join(found)}</tr>"
-
-
-def _progress(result: TableResult) -> str:
-    done, total = len(result.records), len(result.attempts)
-    seconds = sum(record.seconds for record in result.records)
-    return (
-        f"{done} of {total} planned runs have finished, {seconds / 3600:.1f} hours of "
-        "training in all. Wide tables scroll sideways."
-    )
-
-
-def _verdicts(result: TableResult) -> str:
-    items = (
-        f'<li class="{kind}">{_text(sentence)}</li>'
-        for kind, sentence in verdicts(result)
-    )
-    return f'<ul class="verdicts">{"".join(items)}</ul>'
 
 
 def _charts(prefix: str, charts: Sequence[tuple[str, str]]) -> str:
@@ -264,23 +242,12 @@ def _made(result: TableResult) -> str:
         if runs:
             command = _text(shlex.join(runs[0].argv))
             parts += [f"<p>One run with {_text(loss)}:</p>", f"<pre>{command}</pre>"]
-    origins = sorted(
-        {
-            json.dumps(
-                {
-                    **record.origin["versions"],
-                    "python": record.origin.get("python"),
-                    "machine": record.origin.get("machine"),
-                    "commit": record.origin.get("commit"),
-                },
-                sort_keys=True,
-            )
-            for record in result.records
-        }
-    )
-    for made in origins:
-        pairs = (f"{k} {v}" for k, v in json.loads(made).items() if v is not None)
-        parts.append(f'<p class="soft">{_text(", ".join(pairs))}</p>')
+    origins = set()
+    for record in result.records:
+        made = {key: record.origin.get(key) for key in ("commit", "machine", "python")}
+        pairs = sorted({**record.origin["versions"], **made}.items())
+        origins.add(", ".join(f"{name} {value}" for name, value in pairs if value))
+    parts += [f'<p class="soft">{_text(text)}</p>' for text in sorted(origins)]
     line = table_signature(result.table, result.records)
     return "\n".join([*parts, f'<div class="line">{_text(line)}</div>'])
 

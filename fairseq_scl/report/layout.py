@@ -19,8 +19,8 @@ from fairseq_scl.experiments.variants import (
 )
 from fairseq_scl.report.paper import PaperTable, paper_tables
 
-NAMES = {"task": "task", "n": "N", "batch_size": "batch", "temperature": "T"}
-NAMES |= {"flipped": "flipped"}
+NAMES = {"task": "task", "n": "N", "batch_size": "batch"}
+NAMES |= {"temperature": "T", "flipped": "flipped"}
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,6 @@ def options(table: Table) -> list[str]:
     return list(dict.fromkeys([*GRID, *varying]))
 
 
-def row_keys(table: Table) -> list[str]:
-    """Return the keys that name a row, without the loss."""
-    return [key for key in cell_keys(table) if key != column_key(table)]
-
-
 def texts(keys: Sequence[str], place: Mapping[str, Any]) -> list[str]:
     """Return the texts of a place in the columns of these keys."""
     return [in_short_form(place[key]) for key in keys]
@@ -113,8 +108,7 @@ def averaged(table: Table) -> tuple[Any, ...]:
     if table.temperatures:
         noisy = tuple(t for t in table.temperatures if t != ORIGINAL)
         return noisy if len(noisy) > 1 else ()
-    paper = paper_tables().get(table.name)
-    over = _averaged_by_paper(paper, "task")
+    over = _averaged_by_paper(paper_tables().get(table.name), "task")
     return over if set(over) <= set(table.tasks) else ()
 
 
@@ -124,11 +118,6 @@ def average(result: TableResult, row: Mapping[str, Any], loss: str) -> Average:
     In Table 5, Gunel et al. (2021), this is the mean and sample standard deviation of
     all 4 × 3 accuracies reported in the augmented columns. In Table 2 it is the mean
     over the tasks; the paper does not print a deviation, so the std is NaN.
-
-    Args:
-        result: results of a table that has an average.
-        row: a row from :func:`rows`.
-        loss: the loss of the row.
     """
     table, over = result.table, averaged(result.table)
     column = column_key(table)

@@ -23,13 +23,9 @@ def sheet_as_markdown(sheet: Sheet) -> str:
 def report_as_markdown(
     sheets: Sequence[Sheet], verdicts: Sequence[str], remarks: Sequence[str], line: str
 ) -> str:
-    """Format a whole report.
+    """Format a whole report; verdicts and remarks, one sentence each, are lists.
 
-    Args:
-        sheets: the sheets, accuracies first.
-        verdicts: conclusions, one sentence each.
-        remarks: remarks about missing or differing runs.
-        line: the signature.
+    ``line`` is the signature.
     """
     first, *others = map(sheet_as_markdown, sheets)
     lists = [

@@ -75,10 +75,8 @@ def measured(
 ) -> dict[str, dict[str, Noise]]:
     """Measure the noise of each task and temperature over all of its files.
 
-    Args:
-        found: from :func:`read_files`.
-        embed: computes sentence embeddings, to compare meanings; ``None`` not to.
-        on_done: called with 1 after each temperature of a task.
+    ``embed`` is that of :func:`~fairseq_scl.augment.distance.measure`; ``on_done`` is
+    called with 1 after each temperature of a task.
     """
     noise: dict[str, dict[str, Noise]] = {}
     for task, of_task in found.items():

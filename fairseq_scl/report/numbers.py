@@ -10,10 +10,7 @@ NONE = "–"
 def mean_and_std(value: Summary | None, mean: str = ".1f", std: str = ".1f") -> str:
     """Format mean ± std with one decimal, as in the paper; ``None`` gives ``""``.
 
-    Args:
-        value: the summary; a std of NaN is left out.
-        mean: format of the mean.
-        std: format of the std.
+    A std of NaN is left out.
     """
     if value is None:
         return ""

@@ -18,11 +18,7 @@ WORDS = {
 
 
 def own_sheets(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Sheet]:
-    """Return the accuracies by sample, and their paired differences to the first.
-
-    Args:
-        outcomes: the outcomes of each method on the same samples.
-    """
+    """Return the accuracies by sample, and their paired differences to the first."""
     found = {
         name: [one.test.accuracy for one in sorted(runs, key=lambda one: one.seed)]
         for name, runs in outcomes.items()

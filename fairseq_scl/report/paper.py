@@ -30,14 +30,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of Gunel et al. (2021), first version.
+    """A table of Gunel et al. (2021), first version; cells are row by row.
 
-    Attributes:
-        name: name of the table, such as ``table4``.
-        caption: short description of the training data.
-        model: the fine-tuned model.
-        cells: row by row, without the averages.
-        averages: the columns "Avg" of Table 2 and "Average" of Table 5, else empty.
+    ``averages`` are the columns "Avg" of Table 2 and "Average" of Table 5, else empty.
     """
 
     name: str
@@ -59,9 +54,7 @@ class PaperTable:
     def average(self, **where: Any) -> Summary | None:
         """Return a printed average over a row, ``None`` if the paper does not have it.
 
-        Args:
-            where: as in :meth:`find`; Table 2 uses ``loss``, Table 5 ``task`` and
-                ``loss``.
+        Table 2 uses ``loss``, Table 5 ``task`` and ``loss``.
         """
         return _printed(self.averages, where)
 

@@ -91,17 +91,6 @@ def measures_of(one: LossResult) -> dict[str, Summary]:
     return {key: summary([measured[key] for measured in found]) for key in MEASURES}
 
 
-def measure_columns(one: LossResult) -> dict[str, Any]:
-    """Return CSV columns with mean and std of each measure, ``None`` if missing."""
-    found = measures_of(one)
-    row: dict[str, Any] = {}
-    for key in MEASURES:
-        value = found.get(key)
-        row[f"{key}_mean"] = value and value.mean
-        row[f"{key}_std"] = value and value.std
-    return row
-
-
 _Measures: Any = msgspec.defstruct("_Measures", [(key, Finite) for key in MEASURES])
 
 

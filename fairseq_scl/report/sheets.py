@@ -59,7 +59,8 @@ def accuracies(result: TableResult) -> Sheet:
     runs that the paper's rule reports.
     """
     table, paper = result.table, paper_tables().get(result.table.name)
-    column, keys = layout.column_key(table), layout.row_keys(table)
+    column = layout.column_key(table)
+    keys = [key for key in layout.cell_keys(table) if key != column]
     has_average = bool(layout.averaged(table))
     side = ("ours", "paper") if paper else ("ours",)
     groups = [("", len(keys) + 1)]
@@ -76,7 +77,8 @@ def accuracies(result: TableResult) -> Sheet:
                 row += [mean_and_std(paper.find(**where))] if paper else []
             if has_average:
                 average = layout.average(result, place, loss)
-                row.append(_averaged(average))
+                missing = f"{NONE} ({average.columns} of {average.expected})"
+                row.append(mean_and_std(average.ours) or missing)
                 row += [mean_and_std(average.paper)] if paper else []
             rows.append(tuple(row))
     return Sheet(
@@ -207,12 +209,6 @@ def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str,
             "and test set were evaluated: these numbers only test the pipeline."
         )
     return tuple(notes)
-
-
-def _averaged(average: layout.Average) -> str:
-    if average.ours is None:
-        return f"{NONE} ({average.columns} of {average.expected})"
-    return mean_and_std(average.ours)
 
 
 def _searched(result: TableResult) -> str:

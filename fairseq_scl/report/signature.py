@@ -44,9 +44,7 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
 def evaluation_signature(examples: int, made: Mapping[str, Any]) -> str:
     """Return the signature of an evaluation.
 
-    Args:
-        examples: number of examples.
-        made: device, precision, temperature, and the origin of the result.
+    ``made`` has device, precision, temperature, and the origin of the result.
     """
     origin = made["origin"]
     versions = origin["versions"]

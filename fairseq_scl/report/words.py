@@ -46,7 +46,7 @@ def verdicts(result: TableResult) -> list[tuple[str, str]]:
             sentence = f"{name}: {loss}{_chosen(one)} {said}"
             both = (cell.losses[first], one)
             sentence += caution(
-                {o.loss: (o.degenerate or 0, _finished(o)) for o in both}
+                {o.loss: (o.degenerate or 0, len(o.chosen_attempts)) for o in both}
             )
             found.append((kind, sentence))
         if unknown:
@@ -110,14 +110,8 @@ def caution(counts: Mapping[str, tuple[int, int]]) -> str:
             class, and all runs.
     """
     found = [f"{bad} of {runs} runs of {n}" for n, (bad, runs) in counts.items() if bad]
-    if not found:
-        return ""
-    told = ", ".join(found)
-    return f" Caution: {told} did no better than predicting a single class."
-
-
-def _finished(one: LossResult) -> int:
-    return sum(attempt.record is not None for attempt in one.chosen_attempts)
+    told = f" Caution: {', '.join(found)} did no better than predicting a single class."
+    return told if found else ""
 
 
 def _chosen(one: LossResult) -> str:

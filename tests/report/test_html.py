@@ -12,7 +12,7 @@ from fairseq_scl.cli import main
 from fairseq_scl.experiments.results import summarize
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.report import html as report_html
-from fairseq_scl.report.charts import curves, heat_map, paired_dots, with_prefix
+from fairseq_scl.report.charts import curves, heat_map, paired_dots
 from fairseq_scl.report.sheets import Sheet
 from helpers import run_process
 from helpers.html import Reader
@@ -164,13 +164,6 @@ def test_heat_map_shows_means_counts_and_gaps():
     assert texts.count("–") == 2
     ce = result.find(task="SST-2", n=20, batch_size=16, loss="CE")
     assert heat_map(ce) is None
-
-
-def test_ids_get_a_prefix_and_so_do_references():
-    svg = '<svg><g id="a"/><use xlink:href="#a" clip-path="url(#a)"/></svg>'
-    assert with_prefix(svg, "p-") == (
-        '<svg><g id="p-a"/><use xlink:href="#p-a" clip-path="url(#p-a)"/></svg>'
-    )
 
 
 def test_a_damaged_figure_file_is_refused(tmp_path, capfd):
