@@ -231,14 +231,7 @@ def stream_names(examples: Sequence[Example], seed: int) -> list[StreamName]:
 def describe(
     target: Path, plan: Plan, examples: Sequence[Example], forward: Direction
 ) -> dict[str, Any]:
-    """Return the record of an augmented file, with counts taken from the file.
-
-    Args:
-        target: the file.
-        plan: its settings.
-        examples: the examples it was created from.
-        forward: the models that read the examples.
-    """
+    """Return the record of an augmented file, with counts taken from the file."""
     counts = Counter(dict.fromkeys(("outputs", "unchanged", *TROUBLES), 0))
     origins: dict[str, list[int]] = {}
     with target.open(encoding="utf-8", newline="\n") as file:

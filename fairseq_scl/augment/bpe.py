@@ -49,7 +49,13 @@ def load_bpe(path: Path, kind: str) -> Callable[[str], str]:
     for number, line in enumerate(lines[first - 1 :], start=first):
         columns = _columns(line, kind)
         if len(columns) != COLUMNS[kind]:
-            raise InputError(_wrong_line(path, number, line, kind))
+            shape = "two symbols" + (" and a count" if kind == FASTBPE else "")
+            other = SUBWORD_NMT if kind == FASTBPE else FASTBPE
+            is_other = number == 1 and kind_of_bpe(path) == other
+            hint = f"; it is a file for --bpe {other}" if is_other else ""
+            raise InputError(
+                f"{path}, line {number} is {line!r}, but {kind} has {shape}{hint}"
+            )
         merge = " ".join(columns[:2])
         if kind == FASTBPE and merge in merges:
             raise InputError(f"{path}, line {number}: {line!r} occurs twice")
@@ -98,12 +104,3 @@ def _columns(line: str, kind: str) -> list[str]:
     if kind == SUBWORD_NMT:
         return line.strip("\r\n ").split(" ")
     return [column for column in line.split(" ") if column]
-
-
-def _wrong_line(path: Path, number: int, line: str, kind: str) -> str:
-    columns = "two symbols" + (" and a count" if kind == FASTBPE else "")
-    other = SUBWORD_NMT if kind == FASTBPE else FASTBPE
-    hint = ""
-    if number == 1 and kind_of_bpe(path) == other:
-        hint = f"; it is a file for --bpe {other}"
-    return f"{path}, line {number} is {line!r}, but {kind} has {columns}{hint}"

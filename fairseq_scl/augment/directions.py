@@ -14,15 +14,7 @@ from fairseq_scl.errors import InputError
 
 @dataclass(frozen=True)
 class Models:
-    """Models of one direction that were found but not loaded yet.
-
-    Attributes:
-        checkpoints: their files.
-        source: source language.
-        target: target language.
-        tokenizer: name of the word tokenizer, if any.
-        bpe: name of the BPE.
-    """
+    """Models of one direction that were found but not loaded yet."""
 
     checkpoints: list[Path]
     source: str
@@ -41,10 +33,6 @@ class Models:
 
     def load(self, device: str = "cpu", precision: str = "fp32") -> Direction:
         """Load the models.
-
-        Args:
-            device: a PyTorch device.
-            precision: one of ``fairseq_scl.device.PRECISIONS``.
 
         Raises:
             InputError: see ``load_translator`` and ``load_segmenter``.
@@ -82,10 +70,8 @@ def find_models(
     places = []
     for name in names.split(":"):
         if name in pretrained.NAMES:
-            shown = sys.stderr.isatty()
-            places.append(
-                pretrained.resolve(name, source, target, None, archives, shown)
-            )
+            pair, shown = (source, target), sys.stderr.isatty()
+            places.append(pretrained.resolve(name, *pair, None, archives, shown))
             tokenizer = pretrained.TOKENIZER
         else:
             places.append(Path(name))

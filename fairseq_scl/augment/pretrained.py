@@ -28,12 +28,7 @@ TOKENIZER = "moses"
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """One archive.
-
-    Attributes:
-        hub_name: name in fairseq's table of models.
-        checkpoints: pattern of the checkpoints in the archive.
-    """
+    """One archive: its name in fairseq's table, and the pattern of its checkpoints."""
 
     hub_name: str
     checkpoints: str
@@ -71,14 +66,8 @@ def resolve(
 ) -> Path:
     """Return the folder of a pre-trained model, downloading it if necessary.
 
-    Args:
-        name: ``wmt18`` or ``wmt19``.
-        source: source language.
-        target: target language.
-        cache: cache folder; the project's by default.
-        folder: a folder with the archive, or with its unpacked content in a folder
-            named as the archive without ``.tar.gz``; nothing is downloaded then.
-        progress: whether to show a progress bar on standard error.
+    Nothing is downloaded if a ``folder`` is given that has the archive, or its unpacked
+    content in a folder named as the archive without ``.tar.gz``.
 
     Returns:
         a folder with the checkpoints, ``dict.LANGUAGE.txt`` and ``bpecodes`` or
@@ -121,12 +110,6 @@ def unpack(
 
     Only regular files with known names are written, under these names. Paths and links
     in the archive are ignored.
-
-    Args:
-        archive: a gzipped tar file.
-        folder: where to write the files; renamed from a temporary folder at the end.
-        model: the model in the archive.
-        languages: source and target.
 
     Raises:
         InputError: the archive is damaged or does not contain the model.

@@ -107,14 +107,9 @@ def load_segmenter(
 
 
 def guess_bpe(folder: Path, language: str = "en") -> str | None:
-    """Determine ``--bpe`` from the files in a model's folder.
+    """Determine ``--bpe`` from the files in a model's folder; ``None`` if unknown.
 
-    Args:
-        folder: a folder as published by fairseq.
-        language: one of the two languages, which may have a file of its own.
-
-    Returns:
-        ``fastbpe``, ``subword_nmt`` or ``sentencepiece``; ``None`` if unknown.
+    ``language`` is one of the two languages, each of which may have a file of its own.
 
     Raises:
         InputError: there are files of both kinds, or one that cannot be read.

@@ -5,11 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from fairseq_scl.augment.sampler.decoding import (
-    Hypothesis,
-    Request,
-    translate,
-)
+from fairseq_scl.augment.sampler.decoding import Hypothesis, Request, translate
 from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.sampler.philox import stream_key
 from fairseq_scl.augment.segment import Segmenter
@@ -65,13 +61,8 @@ def translate_texts(
     kept as it is. So is an unreadable one, which has unknown pieces and no letter in
     the known ones.
 
-    Args:
-        direction: models and segmenters.
-        texts: the texts, without line feeds.
-        names: names of the streams for each text, the same number for all.
-        method: the decoding method.
-        max_tokens: pieces in a batch; ``None`` for the device's default.
-        on_done: called with the number of finished translations after each batch.
+    Texts have no line feeds, and all have the same number of streams. The other
+    arguments are those of :func:`~fairseq_scl.augment.sampler.decoding.translate`.
 
     Returns:
         the translations of each text.
@@ -130,24 +121,22 @@ def _parts(direction: Direction, text: str) -> list[_Part]:
     pieces = _encode(direction, text)
     if pieces is None:
         return []
-    if _fits(direction, pieces):
+    limit = direction.translator.max_source
+    if len(pieces.tokens) <= limit:
         return [pieces]
     parts: list[_Part] = []
     for sentence in SENTENCE_END.split(text):
         longer = f"{parts[-1].text} {sentence}" if parts else sentence
         joined = _encode(direction, longer)
-        if parts and joined is not None and _fits(direction, joined):
+        if parts and joined is not None and len(joined.tokens) <= limit:
             parts[-1] = joined
         elif (alone := _encode(direction, sentence)) is not None:
             parts.append(alone)
-    limit = direction.translator.max_source
-    mark = frozenset({SPLIT}) if len(parts) > 1 else frozenset()
+    mark = {SPLIT} if len(parts) > 1 else set()
     for number, part in enumerate(parts):
-        trouble = (
-            part.trouble | mark | (set() if _fits(direction, part) else {TRUNCATED})
-        )
-        tokens = (*part.tokens[: limit - 1], part.tokens[-1])
-        tokens = part.tokens if _fits(direction, part) else tokens
+        trouble, tokens = part.trouble | mark, part.tokens
+        if len(tokens) > limit:
+            trouble, tokens = trouble | {TRUNCATED}, (*tokens[: limit - 1], tokens[-1])
         parts[number] = replace(part, tokens=tokens, trouble=trouble)
     return parts
 
@@ -175,7 +164,3 @@ def has_unknown_pieces(direction: Direction, text: str) -> bool:
 def has_entities(text: str) -> bool:
     """Return whether a text has HTML entities, such as ``&#39;`` or ``&amp;``."""
     return any(html.unescape(found) != found for found in ENTITY.findall(text))
-
-
-def _fits(direction: Direction, part: _Part) -> bool:
-    return len(part.tokens) <= direction.translator.max_source

@@ -29,15 +29,7 @@ INTERVAL = re.compile(r"checkpoint_\d+_(\d+)\.pt")
 
 @dataclass(frozen=True)
 class BleuTest:
-    """A test set for BLEU and the settings of the beam search.
-
-    Attributes:
-        corpus: folder of the test set, see :func:`~.parallel_text.read_pairs`.
-        name: name of the test set in that folder.
-        languages: source and target.
-        tokenizer: ``moses``, or ``None`` for raw text.
-        beam: beam size.
-    """
+    """A test set for BLEU, see ``read_pairs``, and the settings of the beam search."""
 
     corpus: Path
     name: str

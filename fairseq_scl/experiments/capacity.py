@@ -8,10 +8,6 @@ from fairseq_scl.device import visible_gpus
 def worker_environments(device: str, jobs: int) -> list[dict[str, str]]:
     """Assign GPU k mod N to worker k; workers on the CPU see no GPU.
 
-    Args:
-        device: ``cpu`` or ``cuda``.
-        jobs: number of workers.
-
     Returns:
         the environment variables to set for each worker; empty for ``cuda`` on a
         machine without a GPU.

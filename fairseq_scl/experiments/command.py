@@ -43,11 +43,13 @@ class Run:
         updates: number of parameter updates.
         validations: number of validations, evenly spaced over the updates.
         batch_size: sentences in a batch, all contrasted with each other.
-        chunk: sentences computed at a time in a larger batch; ``None`` for all.
+        chunk: sentences computed at a time in a larger batch (gradient caching);
+            ``None`` for all.
         learning_rate: peak learning rate.
         batching: ``fixed``, ``reshuffled`` or ``balanced``.
         max_positions: longest input in tokens; longer inputs are truncated.
-        head_pooling: what the classification head reads, ``cls`` or ``mean``.
+        head_pooling: what the classification head reads: ``cls``, the state at ``<s>``
+            as in the paper, or ``mean``, the mean over the tokens.
         device: ``cpu`` or ``cuda``.
         keep_checkpoint: keep the best checkpoint after the run.
         packed: skip padding tokens, see docs/training.md; the results are the same.
@@ -97,8 +99,8 @@ def command(run: Run, folder: Path) -> list[str]:
     if run.chunk is not None and run.chunk < run.batch_size:
         options += ["--contrastive-batch", str(run.batch_size)]
         options += ["--chunk", str(run.chunk)]
-    elif _uses_cuda_graphs(run):
-        options += ["--cuda-graphs"]
+    elif run.cuda_graphs and run.device == "cuda" and run.head_pooling == "cls":
+        options += ["--cuda-graphs"] if run.precision in ("fp16", "bf16") else []
     if run.max_valid_steps is not None:
         options += ["--max-valid-steps", str(run.max_valid_steps)]
     # By default fairseq trains one run on all visible GPUs.
@@ -130,11 +132,6 @@ def command(run: Run, folder: Path) -> list[str]:
         *["--log-format", "simple", "--log-interval", "10"],
         *options,
     ]
-
-
-def _uses_cuda_graphs(run: Run) -> bool:
-    supported = run.device == "cuda" and run.precision in ("fp16", "bf16")
-    return run.cuda_graphs and supported and run.head_pooling == "cls"
 
 
 def loss_flags(loss: Mapping[str, Any]) -> list[str]:

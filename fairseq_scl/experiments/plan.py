@@ -15,7 +15,7 @@ from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.loss_grid import loss_of, varying_options
-from fairseq_scl.experiments.tables import FULL, Table, for_size
+from fairseq_scl.experiments.tables import FULL, Table
 from fairseq_scl.experiments.variants import in_short_form, suffixes, variants_of
 from fairseq_scl.input_format import read_manifest
 
@@ -115,13 +115,6 @@ def narrowed(table: Table, runs: Sequence[Run]) -> Table:
     return msgspec.structs.replace(table, losses=losses, **left)
 
 
-def data_folder(data: Path, cell: Mapping[str, Any]) -> Path:
-    """Return the data folder of a run, named as ``fairseq-scl prepare`` does."""
-    n, seed = cell["n"], cell["seed"]
-    name = FULL if n == FULL else f"n{n}-sample{seed}"
-    return data / cell["task"] / f"{name}{suffixes(cell)}"
-
-
 def _run(
     table: Table,
     cell: dict[str, Any],
@@ -131,11 +124,13 @@ def _run(
 ) -> Run:
     n = cell["n"]
     training = {
-        key: for_size(getattr(table.training, key), n)
-        for key in table.training.__struct_fields__
+        key: value[n] if isinstance(value, dict) else value
+        for key, value in msgspec.structs.asdict(table.training).items()
     }
     updates, epochs = training.pop("updates"), training.pop("epochs")
-    folder = data_folder(data, cell)
+    # Named as ``fairseq-scl prepare`` does.
+    name = FULL if n == FULL else f"n{n}-sample{cell['seed']}"
+    folder = data / cell["task"] / f"{name}{suffixes(cell)}"
     if updates is None:
         updates = _updates(folder, cell["batch_size"], epochs)
     training["validations"] = min(training["validations"], updates)

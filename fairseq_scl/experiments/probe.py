@@ -24,10 +24,6 @@ class Probe:
     Attributes:
         strength: scikit-learn's C, the inverse of the penalty, chosen by validation
             accuracy; ties go to the smallest C, that is, to the strongest penalty.
-        valid_correct: number of correct validation predictions.
-        valid_total: number of validation examples.
-        test_correct: number of correct test predictions.
-        test_total: number of test examples.
     """
 
     strength: float

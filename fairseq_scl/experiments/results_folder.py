@@ -6,11 +6,11 @@ metrics and, if requested, the best checkpoint. ``locks/NAME.lock`` is locked by
 process that trains the run; the kernel releases the lock when that process dies.
 """
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,16 +48,9 @@ def is_failed(folder: Path, name: str) -> bool:
     return (run_folder(folder, name) / ERROR).exists() and not is_done(folder, name)
 
 
-@contextlib.contextmanager
-def claim(folder: Path, name: str) -> Iterator[bool]:
-    """Lock a run within the block; yields ``False`` if another process has the lock.
-
-    Raises:
-        InputError: the lock cannot be opened, or the file system does not support
-            locks.
-    """
-    with try_lock(folder / "locks" / f"{name}.lock") as mine:
-        yield mine
+def claim(folder: Path, name: str) -> AbstractContextManager[bool]:
+    """Lock a run within a block, as :func:`~fairseq_scl.data.files.try_lock` does."""
+    return try_lock(folder / "locks" / f"{name}.lock")
 
 
 def clear_run(place: Path) -> None:
@@ -219,15 +212,14 @@ def write_table(
             "unknown: choose another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    row = _TableFile(
-        msgspec.to_builtins(table, str_keys=True),
-        str(data.absolute()),
-        {loss: str(model.absolute()) for loss, model in models.items()},
-        list(
-            table.losses
-        ),  # the order, because JSON files are written with sorted keys
-    )
-    write_json(path, {"schema": _TableFile.SCHEMA, **msgspec.to_builtins(row)})
+    row = {
+        "schema": _TableFile.SCHEMA,
+        "table": msgspec.to_builtins(table, str_keys=True),
+        "data": str(data.absolute()),
+        "models": {loss: str(model.absolute()) for loss, model in models.items()},
+        "order": list(table.losses),  # because JSON files have sorted keys
+    }
+    write_json(path, row)
 
 
 def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:

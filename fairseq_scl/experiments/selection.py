@@ -133,13 +133,8 @@ def select_few_shot(
     of 10 random training set samples. Best hyperparameter combination is picked based
     on the average validation accuracy of the top 3 models."
 
-    Ties and missing runs are treated as in :func:`select_full_data`. A combination with
-    fewer than ``top`` runs does not get a score.
-
-    Args:
-        runs: the finished runs of each combination of hyper-parameters.
-        expected: number of planned runs (training samples) per combination.
-        top: number of runs that count.
+    Arguments, ties and missing runs are treated as in :func:`select_full_data`. A
+    combination with fewer than ``top`` runs does not get a score.
 
     Raises:
         ValueError: a combination has a sample twice, or more runs than planned.

@@ -29,6 +29,8 @@ LOGS = "slurm"
 SUBMISSIONS_IN_VAIN = 3
 SECONDS_BETWEEN_LOOKS = 10.0
 SECONDS_TO_BE_KILLED = 60
+NOTICE_SECONDS = 90  # before its time limit a job requeues itself
+REQUEUES = 10  # of a job that reached its time limit
 
 
 class SlurmError(RuntimeError):
@@ -48,8 +50,6 @@ class SlurmSettings:
         gpus: GPUs per job.
         jobs_per_gpu: concurrent training runs on each GPU of a job.
         memory_gb: memory per job; ``None`` for the cluster's default.
-        notice_seconds: how long before its time limit a job requeues itself.
-        requeues: how often a job that reached its time limit is requeued.
         setup: shell lines to run at the start of a job, such as ``module load …``.
         options: further ``sbatch`` options: account, qos, gres, constraint, ….
     """
@@ -61,8 +61,6 @@ class SlurmSettings:
     gpus: int = 0
     jobs_per_gpu: int = 1
     memory_gb: int | None = None
-    notice_seconds: int = 90
-    requeues: int = 10
     setup: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -186,7 +184,7 @@ def _executor(folder: Path, settings: SlurmSettings) -> Any:
             "--executor slurm needs submitit: pip install 'fairseq-scl[slurm]'"
         ) from error
     try:
-        executor = submitit.SlurmExecutor(folder / LOGS, settings.requeues)
+        executor = submitit.SlurmExecutor(folder / LOGS, REQUEUES)
     except RuntimeError as error:
         raise InputError(
             "--executor slurm: there is no srun on this machine"
@@ -198,7 +196,7 @@ def _executor(folder: Path, settings: SlurmSettings) -> Any:
         "cpus_per_task": settings.cpus,
         "gpus_per_node": settings.gpus or None,
         "mem": None if settings.memory_gb is None else f"{settings.memory_gb}GB",
-        "signal_delay_s": settings.notice_seconds,
+        "signal_delay_s": NOTICE_SECONDS,
         "setup": list(settings.setup) or None,
         # Since Slurm 22.05, srun does not inherit this from sbatch.
         "srun_args": [f"--cpus-per-task={settings.cpus}"],
@@ -219,13 +217,7 @@ def sweep_on_slurm(
 
     Jobs of an earlier call that still exist count toward ``settings.jobs``. If all jobs
     have ended and some runs have not, new jobs are submitted. The jobs continue if this
-    function is interrupted.
-
-    Args:
-        runs: the runs to do; finished and failed runs are skipped.
-        folder: the results folder; all machines must share it and its file locks.
-        settings: the resources of the jobs.
-        on_progress: called regularly.
+    function is interrupted. All machines must share the results folder and its locks.
 
     Raises:
         InputError: submitit or Slurm is missing, or Slurm refuses the jobs.

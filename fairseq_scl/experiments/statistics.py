@@ -25,18 +25,11 @@ class Summary:
 class PairedDifference:
     """Mean difference of pairs, treatment minus baseline; undefined values are NaN.
 
-    Attributes:
-        mean: mean difference.
-        low: lower end of its 95% interval by Student's t.
-        high: upper end.
-        bootstrap_low: lower end of its 95% interval by the percentile bootstrap.
-        bootstrap_high: upper end.
-        t_p: two-sided p-value of the paired t-test.
-        wilcoxon_p: two-sided p-value of the signed-rank test (SciPy's default: exact up
-            to 13 pairs, and up to 50 without ties).
-        count: number of pairs.
-        won: number of pairs in which the treatment was better.
-        lost: number of pairs in which it was worse.
+    ``low`` and ``high`` are its 95% interval by Student's t, the others that of the
+    percentile bootstrap. ``t_p`` and ``wilcoxon_p`` are the two-sided p-values of the
+    paired t-test and of the signed-rank test (SciPy's default: exact up to 13 pairs,
+    and up to 50 without ties). Of ``count`` pairs, the treatment was better in ``won``
+    and worse in ``lost``.
     """
 
     mean: float

@@ -40,21 +40,9 @@ Temperature = Annotated[float, Meta(gt=0, le=1000)]
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How every run of a table trains; a mapping gives a value per size of the data.
 
-    Attributes:
-        learning_rate: peak learning rate.
-        updates: number of parameter updates; ``None`` if ``epochs`` is given.
-        epochs: passes over the training set; ``None`` if ``updates`` is given.
-        validations: number of validations, evenly spaced over the updates.
-        batching: ``fixed``, ``reshuffled`` or ``balanced``.
-        max_positions: longest input in tokens.
-        head_pooling: what the classification head reads: ``cls``, the state at ``<s>``
-            as in the paper, or ``mean``, the mean over the tokens.
-        chunk: sentences computed at a time in a larger batch (gradient caching);
-            ``None`` for all.
-        max_valid_steps: batches per validation; ``None`` for all of them.
-        representations: measure the test features of the best model.
-        cuda_graphs: use ``--cuda-graphs`` on GPUs in half precision, except in chunks
-            and with ``head_pooling`` mean.
+    The fields are those of :class:`~fairseq_scl.experiments.command.Run`, except for
+    ``epochs``, the passes over the training set, which can stand instead of
+    ``updates``.
     """
 
     learning_rate: Rate | dict[Size, Rate] = 1e-5
@@ -208,12 +196,7 @@ def load_table(name: str, settings: Sequence[str] = ()) -> Table:
 
 
 def parse_table(name: str, found: Mapping[str, Any], where: str) -> Table:
-    """Build a table from the contents of a file, and check it.
-
-    Args:
-        name: name of the table.
-        found: keys and values as in the YAML file.
-        where: the file, for error messages.
+    """Build a table from the contents of a YAML file, named ``where`` in messages.
 
     Raises:
         InputError: names file, key, value and what is allowed.
@@ -243,11 +226,6 @@ def smoke(table: Table) -> Table:
     )
     losses = {loss: default_point(grid) for loss, grid in table.losses.items()}
     return replace(table, training=training, losses=losses, repetitions=3)
-
-
-def for_size(value: Any, n: int | str) -> Any:
-    """Return a setting of :class:`Training` for one size."""
-    return value[n] if isinstance(value, dict) else value
 
 
 class _Loader(yaml.SafeLoader):
