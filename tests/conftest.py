@@ -123,6 +123,18 @@ def run(capfd):
     return call
 
 
+@pytest.fixture
+def refusal(run):
+    """Run a command line that must be refused; return its only sentence."""
+
+    def call(*argv):
+        status, _, error = run(*argv)
+        assert status == 2
+        return error
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def fast_commands(tmp_path_factory):
     """Return the folder of a ``fairseq-scl`` that does not import torch each time."""

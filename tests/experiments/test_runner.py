@@ -4,8 +4,6 @@ import argparse
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -32,31 +30,23 @@ from fairseq_scl.experiments.statistics import best_validation
 from helpers import ROOT
 from helpers.encoders import toy_data, toy_encoder, toy_run, trained
 from helpers.refusals import refused
-
-PRINT_METRICS = """
-import json, pathlib, sys
-folder = pathlib.Path(sys.argv[1])
-for update in (15, 30):
-    for subset in ("valid", "test"):
-        row = {"subset": subset, "update": update, "n_correct": 7.0, "n_total": 8}
-        with open(folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({**row, "ce_loss": 0.5, "scl_loss": 2.0}) + "\\n")
-for name in ("checkpoint_best.pt", "checkpoint_1_30.pt"):
-    (folder / name).write_text("weights")
-"""
+from helpers.results import write_metrics
 
 
 class Training:
-    """Trains by ``python -c CODE FOLDER`` instead; notes the commands."""
+    """Stands for a training: writes a log and maybe metrics; notes the commands."""
 
-    def __init__(self, code):
-        self.code, self.commands = code, []
+    def __init__(self, status=0, log="", updates=()):
+        self.status, self.log, self.updates, self.commands = status, log, updates, []
 
     def __call__(self, run, argv, folder):
         self.commands.append(argv)
-        call = [sys.executable, "-c", self.code, str(folder)]
-        with open(folder / LOG, "w") as log:
-            return subprocess.call(call, stdout=log, stderr=log)
+        (folder / LOG).write_text(self.log)
+        if self.updates:
+            write_metrics(folder, self.updates)
+            for name in (BEST, "checkpoint_1_30.pt"):
+                (folder / name).write_text("weights")
+        return self.status
 
 
 def flag(argv, name):
@@ -199,13 +189,13 @@ def test_a_real_run_keeps_the_checkpoint_of_its_best_validation():
 
 def test_a_finished_run_is_not_repeated():
     run, folder, record = trained()
-    again = Training("raise SystemExit('started again')")
+    again = Training()
     assert run_training(run, folder, again) == record
     assert again.commands == []
 
 
 def test_a_finished_run_may_move_with_its_data_and_encoder(tmp_path):
-    train = Training("raise SystemExit('started again')")
+    train = Training()
     run, folder, record = trained()
     moved = replace(
         run,
@@ -232,7 +222,7 @@ def test_the_record_of_another_run_is_refused(change, named):
     _, folder, _ = trained()
     if "data" in change:
         change = {"data": toy_data(pairs=True)}
-    train = Training("")
+    train = Training()
     with refused(f"{folder} holds a run with other settings ({named})"):
         run_training(toy_run(**change), folder, train)
     assert train.commands == []
@@ -240,9 +230,9 @@ def test_the_record_of_another_run_is_refused(change, named):
 
 def test_a_failing_training_leaves_its_error_and_no_record(tmp_path):
     folder = tmp_path / "run"
-    code = "print('ValueError: the very last line'); print(' '); raise SystemExit(3)"
+    train = Training(3, "ValueError: the very last line\n \n")
     with refused("exit status 3", folder / LOG, "ValueError: the very last line"):
-        run_training(toy_run(), folder, Training(code))
+        run_training(toy_run(), folder, train)
     assert files(folder) == sorted([ERROR, LOG])
     written = (folder / ERROR).read_text("utf-8")
     assert "exit status 3" in written
@@ -252,7 +242,7 @@ def test_a_failing_training_leaves_its_error_and_no_record(tmp_path):
 
 
 def test_a_training_without_validations_has_failed_too(tmp_path):
-    train = Training("print('nothing to validate')")
+    train = Training(log="nothing to validate")
     with pytest.raises(InputError, match=r"exit status 0, .*: nothing to validate"):
         run_training(toy_run(), tmp_path / "run", train)
     assert ERROR in files(tmp_path / "run")
@@ -260,10 +250,9 @@ def test_a_training_without_validations_has_failed_too(tmp_path):
 
 def test_after_a_failure_the_run_starts_afresh(tmp_path):
     folder = tmp_path / "run"
-    fails = Training(PRINT_METRICS + "raise SystemExit(1)")
     with pytest.raises(InputError, match="exit status 1"):
-        run_training(toy_run(), folder, fails)
-    record = run_training(toy_run(), folder, Training(PRINT_METRICS))
+        run_training(toy_run(), folder, Training(1, updates=(15, 30)))
+    record = run_training(toy_run(), folder, Training(updates=(15, 30)))
     assert [v.update for v in record.valid] == [15, 30]
     assert ERROR not in files(folder)
     assert len(read_metrics(folder / METRICS)["test"]) == 2
@@ -272,6 +261,6 @@ def test_after_a_failure_the_run_starts_afresh(tmp_path):
 @pytest.mark.parametrize("keep", [True, False])
 def test_only_the_best_checkpoint_is_kept_if_any(tmp_path, keep):
     run = toy_run(keep_checkpoint=keep)
-    run_training(run, tmp_path / "run", Training(PRINT_METRICS))
+    run_training(run, tmp_path / "run", Training(updates=(15, 30)))
     kept = [name for name in files(tmp_path / "run") if name.endswith(".pt")]
     assert kept == ([BEST] if keep else [])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,15 @@ from fairseq_scl.cli import run as cli_run
 from fairseq_scl.cli.machine import Machine
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.files import read_json, sha256, write_json
-from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import sweep
 from fairseq_scl.experiments.command import Run
+from fairseq_scl.experiments.in_process import train_here
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.results_folder import (
     BEST,
     ERROR,
     LOG,
-    METRICS,
     RECORD,
     claim,
     read_record,
@@ -39,7 +38,9 @@ from fairseq_scl.experiments.statistics import best_validation, result_at_best
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.tasks.checks import POSITIONS
 from helpers.encoders import PIECES, make_bert, toy_encoder, toy_run, train_in_fork
-from helpers.tables import TOY_TABLE, write_toy_table
+from helpers.refusals import refused
+from helpers.results import write_metrics
+from helpers.tables import write_toy_table
 from helpers.training import start_fast
 
 
@@ -196,32 +197,23 @@ def test_the_best_model_of_each_loss_is_trained_on(
     assert "train the run again with --keep-checkpoints" in capfd.readouterr().err
 
 
-def test_only_some_and_then_the_rest(tmp_path, toy):
-    assert main([*toy, "--only", "sample=0,loss=CE"]) == 0
-    assert records(tmp_path / "results") == ["toy-n8-CE-sample0"]
-    assert main([*toy, "--only", "sample=0"]) == 0
-    assert len(records(tmp_path / "results")) == 3
+def test_a_failed_run_is_reported_and_retried_on_request(
+    tmp_path, toy, capfd, monkeypatch
+):
+    def fail(run, argv, folder):
+        if run.seed == 1:
+            raise OSError("the disk is full")
+        return train_here(run, argv, folder)
 
-
-def test_a_failed_run_is_reported_and_retried_on_request(tmp_path, toy, samples, capfd):
-    sample = samples / "toy" / "n8-sample1"
-    target, listed = sample / "label" / "test.bin", sample / MANIFEST
-    content, manifest = target.read_bytes(), listed.read_bytes()
-    target.write_bytes(b"")
-    found = read_json(listed)
-    found["sha256"]["label/test.bin"] = sha256(target)  # or it would be refused
-    write_json(listed, found)
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "train_here", fail)
         assert main([*toy, "--only", "loss=CE"]) == 1
-        out = capfd.readouterr().out
-        assert "2 of 3 runs are done" in out
-        assert "failed: toy-n8-CE-sample1, see" in out
-        error = tmp_path / "results" / "runs" / "toy-n8-CE-sample1" / ERROR
-        assert "label/test.bin has 0 bytes" in error.read_text()
-        assert main([*toy, "--only", "loss=CE"]) == 1  # not tried again by itself
-    finally:
-        target.write_bytes(content)
-        listed.write_bytes(manifest)
+    out = capfd.readouterr().out
+    assert "2 of 3 runs are done" in out
+    assert "failed: toy-n8-CE-sample1, see" in out
+    error = tmp_path / "results" / "runs" / "toy-n8-CE-sample1" / ERROR
+    assert error.read_text().rstrip().endswith("OSError: the disk is full")
+    assert main([*toy, "--only", "loss=CE"]) == 1  # not tried again by itself
     assert main([*toy, "--only", "loss=CE", "--retry-failed"]) == 0
     assert len(records(tmp_path / "results")) == 3
 
@@ -257,25 +249,9 @@ def test_a_worker_that_is_killed_leaves_an_error(tmp_path, samples, monkeypatch)
     assert "ended with signal 9" in error
 
 
-def test_every_exception_of_a_run_is_written_as_its_error(
-    tmp_path, samples, monkeypatch
-):
-    def fail(run, argv, folder):
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr(sweep, "train_here", fail)
-    sweep.work(plan(tmp_path, samples)[:1], tmp_path)
-    error = next(tmp_path.glob(f"runs/*/{ERROR}")).read_text()
-    assert error.rstrip().endswith("OSError: the disk is full")
-
-
-@pytest.mark.parametrize("there", ["a file", "a folder"])
-def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, samples, there):
+def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, samples):
     runs = plan(tmp_path, samples)
-    if there == "a file":
-        (tmp_path / "locks").write_text("")
-    else:
-        (tmp_path / "locks" / f"{runs[1].name}.lock").mkdir(parents=True)
+    (tmp_path / "locks" / f"{runs[1].name}.lock").mkdir(parents=True)
     with pytest.raises(InputError, match=f"^cannot lock {tmp_path}/locks"):
         sweep.sweep(runs[1:], tmp_path, jobs=2)
 
@@ -296,9 +272,7 @@ def test_a_full_disk_ends_the_sweep(tmp_path, samples, monkeypatch):
 def test_a_folder_of_others_is_not_cleared_for_a_run(tmp_path):
     run = toy_run()
     (tmp_path / "run" / "thesis").mkdir(parents=True)
-    with pytest.raises(
-        InputError, match=r"run contains thesis, which no command wrote"
-    ):
+    with refused("run contains thesis, which no command wrote"):
         run_training(run, tmp_path / "run", train=train_in_fork)
     assert os.listdir(tmp_path / "run") == ["thesis"]
 
@@ -308,21 +282,6 @@ def test_results_without_a_table_are_not_overwritten(tmp_path, toy, capfd):
     assert main(toy) == 2
     assert f"{tmp_path}/results holds runs or locks but lacks" in capfd.readouterr().err
     assert os.listdir(tmp_path / "results") == ["runs"]
-
-
-@pytest.mark.parametrize("loss", ["x/../../../victim", "..", ".x", "", "x" * 201])
-def test_no_name_leads_out_of_the_results(tmp_path, toy, capfd, loss):
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    (victim / ERROR).write_text("mine")
-    text = TOY_TABLE.replace("CE:", f"{json.dumps(loss)}:")
-    write_toy_table(tmp_path, text)
-    assert main([*toy, "--retry-failed"]) == 2
-    error = capfd.readouterr().err
-    assert "losses: a name is " in error
-    assert error.count("\n") == 1
-    assert os.listdir(victim) == [ERROR]
-    assert not (tmp_path / "results").exists()
 
 
 def test_changed_data_and_encoders_are_refused(tmp_path, toy, samples, capfd):
@@ -348,9 +307,7 @@ def sweep_slowly(data, encoder, folder, seconds):
         with open(folder.parent.parent / "starts", "a") as file:
             file.write(run.name + "\n")
         time.sleep(seconds)
-        row = {"update": 1, "n_correct": 1, "n_total": 2, "ce_loss": 0.5}
-        rows = [{**row, "subset": subset} for subset in ("valid", "test")]
-        (folder / METRICS).write_text("\n".join(map(json.dumps, rows)))
+        write_metrics(folder)
         return 0
 
     sweep.train_here = train
@@ -394,20 +351,14 @@ def test_workers_end_with_a_killed_driver_and_the_sweep_resumes(tmp_path, sample
     assert all(json.loads(p.read_text()) for p in folder.glob(f"runs/*/{RECORD}"))
 
 
-def test_data_is_checked_before_anything_starts(tmp_path, toy, samples, capfd):
-    def refused(*more):
-        status = main([*toy, *more])
-        return status, capfd.readouterr().err
-
-    status, error = refused("--data", str(tmp_path))
-    assert status == 2
-    assert f"there is no data folder {tmp_path / 'toy' / 'n8-sample0'}" in error
-    status, error = refused("--only", "task=other")
-    assert (status, "matches nothing" in error) == (2, True)
-    status, error = refused("--jobs", "0")
-    assert (status, "--jobs is 0: it must be at least 1" in error) == (2, True)
-    status, error = refused("--model", "SCL=x")
-    assert (status, "'SCL' is not one of the losses of toy" in error) == (2, True)
+def test_data_is_checked_before_anything_starts(tmp_path, toy, refusal):
+    refused = partial(refusal, *toy)
+    missing = tmp_path / "toy" / "n8-sample0"
+    assert f"there is no data folder {missing}" in refused("--data", tmp_path)
+    assert "matches nothing" in refused("--only", "task=other")
+    assert "--jobs is 0: it must be at least 1" in refused("--jobs", "0")
+    error = refused("--model", "SCL=x")
+    assert "'SCL' is not one of the losses of toy" in error
     assert not (tmp_path / "results").exists()
 
 

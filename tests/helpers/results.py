@@ -1,5 +1,6 @@
 """Invented results of a table: records with known accuracies."""
 
+import json
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fairseq_scl.experiments.records import Record, Validation
 from fairseq_scl.experiments.results import Attempt, TableResult, summarize
 from fairseq_scl.experiments.results_folder import (
     ERROR,
+    METRICS,
     run_folder,
     write_record,
     write_table,
@@ -20,6 +22,7 @@ from fairseq_scl.experiments.tables import Table, parse_table
 
 CLASSES = {"valid": {"no": 110, "yes": 90}, "test": {"no": 220, "yes": 180}}
 NOWHERE = Path("nowhere")
+SUBSETS = ("valid", "test")
 # Correct answers of known accuracies: 75 to 78 in the test with CE.
 CE = {("CE", None, None, seed): (150 + seed, 300 + 4 * seed) for seed in range(4)}
 SCL = {("CE+SCL", 0.9, 0.3, seed): (160 + seed, 312 + 4 * seed) for seed in range(4)}
@@ -76,6 +79,14 @@ def make_record(run, valid, test, versions=None, **origin) -> Record:
         ["fairseq-train", "a folder/data", *loss_flags(run.loss)],
         {**made, **origin},
     )
+
+
+def write_metrics(place, updates=(1,)):
+    """Write the metrics of a run: validations of both subsets at these updates."""
+    row = {"n_correct": 1, "n_total": 2, "ce_loss": 0.5, "scl_loss": 2.0}
+    rows = [{**row, "update": u, "subset": s} for u in updates for s in SUBSETS]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (place / METRICS).write_text(text, "utf-8")
 
 
 def attempts_of(table, counts) -> list[Attempt]:

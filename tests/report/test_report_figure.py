@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -134,14 +135,8 @@ def test_every_class_is_drawn_however_many(tmp_path):
     assert many != fewer
 
 
-def test_bad_input_is_one_sentence(argv, tmp_path, capfd):
-    model = toy_model()
-
-    def refused(*more):
-        assert main([*argv, *map(str, more)]) == 2
-        (line,) = capfd.readouterr().err.splitlines()
-        return line
-
+def test_bad_input_is_one_sentence(argv, tmp_path, refusal):
+    model, refused = toy_model(), partial(refusal, *argv)
     good = ("--model", f"CE={model}")
     assert "it must be NAME=FOLDER" in refused("--model", "CE")
     assert "it must be NAME=FOLDER" in refused("--model", f"20:={model}")
