@@ -55,11 +55,9 @@ class InputFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def label_names(label_symbols: Iterable[str]) -> list[str]:
-    """Return the labels of a dictionary in the order of their class ids.
+    """Return the labels among a dictionary's symbols, in the order of their class ids.
 
-    Args:
-        label_symbols: the dictionary's symbols. Those added by fairseq are left out:
-            special symbols, padding words and ``<mask>``.
+    Special symbols, padding words and ``<mask>``, which fairseq adds, are left out.
     """
     special = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
     return [
@@ -126,16 +124,13 @@ def tokenizer_files(manifest: Manifest) -> dict[str, str]:
 def check_tokens(
     given: Mapping[str, int | None], manifest: Manifest, what: str
 ) -> dict[str, int | None]:
-    """Determine the special tokens for a prepared data folder.
+    """Return the special tokens that a prepared data folder requires.
 
     Args:
         given: ``init_token`` and ``separator_token``; ``None`` if not given.
         manifest: the data folder's manifest.
         what: the source of a token for messages, such as ``--{flag}``; ``{flag}`` is
             filled in.
-
-    Returns:
-        the tokens that the folder requires.
 
     Raises:
         InputError: another token was given. A separator for single sentences has no
@@ -158,13 +153,9 @@ def check_tokens(
 def check_shortening(method: object, splits: object, what: str) -> None:
     """Refuse random cropping of validation texts, since prediction truncates the end.
 
-    Args:
-        method: the value of ``--shorten-method``.
-        splits: the value of ``--shorten-data-split-list``; empty for all splits.
-        what: the name of ``method`` in the message.
-
     Raises:
-        InputError: random cropping is not limited to training splits.
+        InputError: the ``--shorten-method``, named ``what`` in the message, crops at
+            random, and ``--shorten-data-split-list`` is not limited to training splits.
     """
     names = str(splits or "").split(",")
     if str(method) == "random_crop" and not all(n.startswith("train") for n in names):
@@ -176,11 +167,7 @@ def check_shortening(method: object, splits: object, what: str) -> None:
 
 
 def note_input_format(task: Any) -> None:
-    """Put the :class:`InputFormat` of a task into its state, and so into checkpoints.
-
-    Args:
-        task: fairseq's task for classifying sentences or ours, with its dictionaries.
-    """
+    """Put a task's :class:`InputFormat` into its state, and so into checkpoints."""
     cfg = task.cfg
     pair = Path(cfg.data, "input1").is_dir()
     manifest = read_manifest(cfg.data)

@@ -125,10 +125,7 @@ def as_type(value: Any, kind: type[T], where: str) -> T:
 
 
 def check_ranges(settings: Any) -> None:
-    """Check the options of :data:`RANGES`.
-
-    Args:
-        settings: has these options as attributes.
+    """Check the options of :data:`RANGES`, which are attributes of ``settings``.
 
     Raises:
         InputError: names the flag, its value and what is allowed.

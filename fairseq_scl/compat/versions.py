@@ -33,11 +33,6 @@ def problems(
 ) -> list[str]:
     """List the version problems that keep fairseq from working.
 
-    Args:
-        python: major and minor version of the interpreter.
-        version_of: returns the installed version of a distribution, or ``None``.
-        modules: names of the modules that have been imported.
-
     Returns:
         one sentence per problem, with its remedy; empty if there are none.
     """

@@ -8,10 +8,7 @@ from typing import Any
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
     """Make ``owner.name(…)`` call ``wrapper(original, …)``; repeated calls do nothing.
 
-    Args:
-        owner: a module or class.
-        name: name of its function.
-        wrapper: called with the original function, followed by the arguments.
+    The owner is a module or a class.
     """
     original = getattr(owner, name)
     # functools.wraps copies attributes: the outermost function knows all wrappers.

@@ -5,13 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_scl.data.readers import TableFile
-from fairseq_scl.data.tasks import (
-    HELD_OUT,
-    MRPC_BOTH,
-    MRPC_ID_COLUMNS,
-    MRPC_IDS,
-    Task,
-)
+from fairseq_scl.data.tasks import HELD_OUT, MRPC_BOTH, MRPC_ID_COLUMNS, MRPC_IDS, Task
 from fairseq_scl.data.texts import decoded_lines
 from fairseq_scl.errors import InputError
 

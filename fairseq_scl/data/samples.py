@@ -22,12 +22,7 @@ from fairseq_scl.data.flips import Flipped, check_share, flipped_folder
 from fairseq_scl.data.official_files import check_size, task_table
 from fairseq_scl.data.readers import Row, TableFile
 from fairseq_scl.data.splits import stratified_ranks, test_and_valid
-from fairseq_scl.data.suspects import (
-    Checks,
-    TextIndex,
-    check_labels,
-    repeated_texts,
-)
+from fairseq_scl.data.suspects import Checks, TextIndex, check_labels, repeated_texts
 from fairseq_scl.data.tasks import HELD_OUT, TRAIN, Task
 from fairseq_scl.data.texts import Example, class_names, hashed_line
 from fairseq_scl.errors import InputError

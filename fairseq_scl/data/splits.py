@@ -33,12 +33,7 @@ def stratified_sample(labels: Sequence[str], size: int, seed: int) -> list[int]:
 def stratified_split(
     labels: Sequence[str], sizes: Sequence[int], seed: int
 ) -> list[list[int]]:
-    """Draw disjoint samples, each with the label distribution of the whole.
-
-    Args:
-        labels: the label of each example, N of them.
-        sizes: the size of each sample.
-        seed: the same seed draws the same samples.
+    """Draw disjoint samples, each as :func:`stratified_sample`.
 
     Returns:
         one list of indices per size, in ascending order.
@@ -136,9 +131,6 @@ def test_and_valid(
         seed: the same seed draws the same examples.
         whole: whether they may use the whole table; otherwise examples of each class
             must remain for training.
-
-    Returns:
-        the ranks drawn from each class, for the test and for the validation set.
 
     Raises:
         InputError: the table does not allow these sizes; the message names the flags

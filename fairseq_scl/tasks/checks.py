@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from fairseq_scl.compat.checkpoints import check_finite
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
-from fairseq_scl.input_format import (
-    BOS,
-    check_shortening,
-    check_tokens,
-    read_manifest,
-)
+from fairseq_scl.input_format import BOS, check_shortening, check_tokens, read_manifest
 from fairseq_scl.models.pooling import head_pooling
 from fairseq_scl.rows import open_rows
 
@@ -95,10 +90,7 @@ def settle_tokens(cfg: Any) -> None:
 def check_split(folder: str, split: str, symbols: int) -> None:
     """Refuse a split whose binary files are missing, damaged or differ in length.
 
-    Args:
-        folder: the data folder.
-        split: the name of the split.
-        symbols: size of the dictionary of ``input0`` and ``input1``.
+    The ids of its texts must be below ``symbols``, the size of their dictionary.
 
     Raises:
         InputError: names the file.

@@ -90,12 +90,7 @@ def counted_answers(
 
 
 def log_counts(logs: list[dict[str, Any]], counted: Mapping[str, Any]) -> None:
-    """Log exact counts and cross-entropy, unless the criterion has logged them.
-
-    Args:
-        logs: logging outputs of all workers and batches.
-        counted: the metrics that the criterion has logged.
-    """
+    """Log exact counts and cross-entropy, unless the criterion has ``counted`` them."""
     if "n_correct" not in counted and any("ncorrect" in log for log in logs):
         metrics.log_scalar_sum("n_correct", sum(log.get("ncorrect", 0) for log in logs))
         total = sum(log.get("nsentences", 0) for log in logs)
@@ -153,10 +148,7 @@ def check_divergence(update: int) -> None:
 def append_metrics(path: str, logged: Mapping[str, Any], **more: Any) -> None:
     """Append a line of exact counts and unrounded losses to ``--metrics-file``.
 
-    Args:
-        path: the file; an empty path disables it.
-        logged: meters of a validation; if empty, the file is only opened.
-        more: other entries of the line.
+    An empty path disables it. Without meters and more entries, the file is only opened.
 
     Raises:
         InputError: the file cannot be written.

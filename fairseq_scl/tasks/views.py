@@ -52,11 +52,6 @@ class ViewsDataset(BaseWrapperDataset):
 def load_views(task: Any, split: str, examples: int) -> list[Any]:
     """Load both views of a split, joined and shortened as fairseq does for examples.
 
-    Args:
-        task: a task with the stock task's settings.
-        split: name of the split, for example ``train``.
-        examples: number of examples in the split.
-
     Returns:
         two datasets of token ids, ``(T,)`` int64.
 
