@@ -98,22 +98,6 @@ def test_a_sum_hands_down_the_same_gradient_as_ones(size, seed, temperature, str
     assert torch.equal(again, found)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 0.002])
-@pytest.mark.parametrize("strip", [1, 2, 4, 7])
-@pytest.mark.parametrize("anchors", [7, 4])
-def test_gradient_of_strips_equals_finite_differences(temperature, strip, anchors):
-    features, _, _ = drawn(7, 3, 2, 0)
-    features.requires_grad_()
-    labels = torch.tensor([0, 1, 0, 1, 2, 0, 1])
-    for kept_entries in (0, 1000):
-        assert torch.autograd.gradcheck(
-            lambda x, kept=kept_entries: contrast_in_strips(
-                x, labels, temperature, anchors, strip, kept
-            ),
-            features,
-        )
-
-
 @given(st.integers(2, 12), SEEDS, st.data())
 def test_parts_of_a_batch_add_up_to_the_whole(size, seed, data):
     """What workers do: own anchors against all candidates, gradients summed."""
