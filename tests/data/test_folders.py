@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import signal
-import stat
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,10 @@ from fairseq_scl.data.folders import (
     verify,
 )
 from fairseq_scl.errors import InputError
-from helpers.outputs import HOSTILE, full_disk
+from helpers.outputs import full_disk
 from helpers.refusals import refused
 
 KIND = "toy folder"
-
-
-@pytest.fixture(params=HOSTILE)
-def hostile(request, tmp_path):
-    """A path in a folder, both with a name that breaks careless code."""
-    return tmp_path / request.param / request.param
 
 
 @pytest.fixture(params=["exchange", "two renames"])
@@ -121,8 +114,7 @@ def test_a_rename_that_fails_keeps_the_old_folder(tmp_path, monkeypatch, failing
     path = tmp_path / "folder"
     write_folder(path, old="1")
     before = tree(tmp_path)
-    calls = []
-    replace = os.replace
+    calls, replace = [], os.replace
 
     def fail_once(source, target):
         if os.path.dirname(target) == str(tmp_path):  # not those of files inside
@@ -143,18 +135,9 @@ def test_a_path_that_cannot_be_a_folder_is_named(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     long, loop = tmp_path / ("x" * 300), tmp_path / "loop" / "below"
     for path in (tmp_path / "file" / "below", long, loop):
-        with pytest.raises(InputError, match=f"^cannot write {path}: "):
+        with refused(f"cannot write {path}: "):
             write_folder(path, a="new")
     assert sorted(os.listdir(tmp_path)) == ["file", "loop"]
-
-
-def test_permissions_follow_the_umask(tmp_path):
-    mask = os.umask(0o027)
-    try:
-        write_folder(tmp_path / "folder")
-    finally:
-        os.umask(mask)
-    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o750
 
 
 # What is replaced
@@ -345,9 +328,7 @@ def test_unfinished_work_is_deleted_only_if_nothing_else_is_there(tmp_path):
     (tmp_path / f"{renames.PREFIX}abcdefgh").touch()
     check_holds_only(tmp_path, ["b.json", "*.log"])
     (tmp_path / "folder.log").mkdir()
-    with pytest.raises(
-        InputError, match=r"contains folder\.log, which no command wrote"
-    ):
+    with refused("contains folder.log, which no command wrote"):
         check_holds_only(tmp_path, ["b.json", "*.log"])
 
 

@@ -67,6 +67,8 @@ HARD_LINES = [
     "\u00a0\u3000\u2009 x \u1680",
 ]
 
+PLAIN_LINES = [line for line in HARD_LINES if "[SEP]" not in line]
+
 
 @pytest.fixture(scope="module")
 def bpe_files(tmp_path_factory):
@@ -134,41 +136,34 @@ def test_byte_symbols_are_those_of_fairseq():
     assert byte_symbols() == list(bytes_to_unicode().values())
 
 
-@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize(
+    ("lowercase", "strip", "chinese"),
+    [
+        *[(True, None, True), (False, None, True), (True, True, True)],
+        *[(True, False, True), (True, True, False), (True, False, False)],
+    ],
+)
 def test_word_pieces_are_those_of_transformers_on_hard_lines(
-    vocabulary_file, lowercase
-):
-    theirs = BertTokenizerFast(str(vocabulary_file), do_lower_case=lowercase)
-    ours = word_piece(vocabulary_file, lowercase)
-    lines = [line for line in HARD_LINES if "[SEP]" not in line]
-    lines.append(" ".join(f"Thé{n}ing" for n in range(10_000)))
-    assert ours.encode_lines(lines) == [theirs.tokenize(line) for line in lines]
-
-
-@pytest.mark.parametrize("strip", [True, False])
-@pytest.mark.parametrize("chinese", [True, False])
-def test_word_piece_settings_mean_what_they_mean_in_transformers(
-    vocabulary_file, strip, chinese
+    vocabulary_file, lowercase, strip, chinese
 ):
     theirs = BertTokenizerFast(
-        str(vocabulary_file), strip_accents=strip, tokenize_chinese_chars=chinese
+        str(vocabulary_file),
+        do_lower_case=lowercase,
+        strip_accents=strip,
+        tokenize_chinese_chars=chinese,
     )
-    ours = word_piece(vocabulary_file, True, strip, chinese)
-    lines = [line for line in HARD_LINES if "[SEP]" not in line]
+    ours = word_piece(vocabulary_file, lowercase, strip, chinese)
+    lines = [*PLAIN_LINES, " ".join(f"Thé{n}ing" for n in range(10_000))]
     assert ours.encode_lines(lines) == [theirs.tokenize(line) for line in lines]
 
 
 def test_word_pieces_are_those_of_fairseq_but_for_decomposed_letters(vocabulary_file):
     """``--bpe bert`` of fairseq has transformers' other tokenizer, which composes."""
-    lines = [line for line in HARD_LINES if "[SEP]" not in line]
     for lowercase in (True, False):
         theirs = BertTokenizer(str(vocabulary_file), do_lower_case=lowercase)
-        ours = word_piece(vocabulary_file, lowercase)
-        other = [
-            line
-            for line, pieces in zip(lines, ours.encode_lines(lines), strict=True)
-            if pieces != theirs.tokenize(line)
-        ]
+        found = word_piece(vocabulary_file, lowercase).encode_lines(PLAIN_LINES)
+        pairs = zip(PLAIN_LINES, found, strict=True)
+        other = [line for line, pieces in pairs if pieces != theirs.tokenize(line)]
         assert other == [] if lowercase else all("\u0301" in one for one in other)
 
 
@@ -191,16 +186,29 @@ def test_a_batch_gives_what_single_lines_give(vocabulary_file, monkeypatch):
     assert tokenizer.encode_lines([]) == []
 
 
+def saved_and_loaded(tokenizer, folder):
+    """Return the tokenizer that comes back from a folder, after comparing the two."""
+    tokenizer.save(folder)
+    assert {path.name for path in folder.iterdir()} == set(tokenizer.file_names)
+    loaded = load_tokenizer(folder)
+    assert loaded.kind == tokenizer.kind
+    assert loaded.pair_separator == tokenizer.pair_separator
+    assert loaded.encode_lines(HARD_LINES) == tokenizer.encode_lines(HARD_LINES)
+    return loaded
+
+
 @pytest.mark.parametrize("lowercase", [True, False])
 def test_word_piece_survives_saving(vocabulary_file, tmp_path, lowercase):
-    saved = word_piece(vocabulary_file, lowercase)
-    saved.save(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == set(saved.file_names)
-    loaded = load_tokenizer(tmp_path)
+    loaded = saved_and_loaded(word_piece(vocabulary_file, lowercase), tmp_path)
     assert (loaded.kind, loaded.pair_separator) == ("wordpiece", False)
-    assert loaded.encode_lines(HARD_LINES) == saved.encode_lines(HARD_LINES)
     settings = json.loads((tmp_path / "tokenizer_settings.json").read_text())
     assert settings["lowercase"] is lowercase
+
+
+def test_gpt2_survives_saving_and_fairseq_reads_its_files(bpe_files, tmp_path):
+    loaded = saved_and_loaded(load_tokenizer(bpe_files), tmp_path)
+    assert (loaded.kind, loaded.pair_separator) == ("gpt2", True)
+    assert_same_as_fairseq(tmp_path, HARD_LINES)
 
 
 def test_added_tokens_survive_saving(vocabulary_file, bpe_files, tmp_path):
@@ -224,17 +232,23 @@ def test_added_tokens_survive_saving(vocabulary_file, bpe_files, tmp_path):
     assert [found.count(one) for one in ("2000", "3000")] == [1, 1]
 
 
-@pytest.fixture(scope="module")
-def sentencepiece_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("a sentencepiece encoder")
+def train_sentencepiece(folder, sentences, size):
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the film", "a film , the actor", "naïve café"] * 20),
+        sentence_iterator=iter(sentences),
         model_prefix=str(folder / "sentencepiece.bpe"),
-        vocab_size=30,
+        vocab_size=size,
         model_type="bpe",
+        hard_vocab_limit=False,
         minloglevel=9,
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a sentencepiece encoder")
+    sentences = ["the film", "a film , the actor", "naïve café"] * 20
+    return train_sentencepiece(folder, sentences, 30)
 
 
 def test_sentencepiece_gives_the_pieces_of_fairseq(sentencepiece_folder, tmp_path):
@@ -253,20 +267,11 @@ def test_sentencepiece_gives_the_pieces_of_fairseq(sentencepiece_folder, tmp_pat
             theirs.encode(line), append_eos=False, add_if_not_exist=False
         )
         assert [dictionary.index(symbol) for symbol in symbols] == wanted.tolist()
-    tokenizer.save(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == set(tokenizer.file_names)
-    assert load_tokenizer(tmp_path).encode_lines(lines) == ours
+    saved_and_loaded(tokenizer, tmp_path)
 
 
 def test_unknown_text_cannot_forge_a_special_symbol_of_sentencepiece(tmp_path):
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["abab ab"] * 9),
-        model_prefix=str(tmp_path / "sentencepiece.bpe"),
-        vocab_size=8,
-        model_type="bpe",
-        hard_vocab_limit=False,
-        minloglevel=9,
-    )
+    train_sentencepiece(tmp_path, ["abab ab"] * 9, 8)
     (symbols,) = load_tokenizer(tmp_path).encode_lines(["ab</s>"])
     assert "</s>" not in symbols
     assert symbols[-1] == "<unk>"
@@ -304,21 +309,6 @@ def test_a_dictionary_of_another_tokenizer_is_refused(
                 load_tokenizer(folder)
 
 
-def test_gpt2_survives_saving_and_fairseq_reads_its_files(bpe_files, tmp_path):
-    saved = load_tokenizer(bpe_files)
-    saved.save(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == set(saved.file_names)
-    loaded = load_tokenizer(tmp_path)
-    assert (loaded.kind, loaded.pair_separator) == ("gpt2", True)
-    assert loaded.encode_lines(HARD_LINES) == saved.encode_lines(HARD_LINES)
-    assert_same_as_fairseq(tmp_path, HARD_LINES)
-
-
-def test_a_roberta_folder_of_fairseq_with_the_two_files_is_gpt2(bpe_files):
-    tokenizer = load_tokenizer(bpe_files)
-    assert (tokenizer.kind, tokenizer.pair_separator) == ("gpt2", True)
-
-
 def test_a_folder_without_tokenizer_says_what_is_missing(tmp_path):
     with pytest.raises(InputError, match=r"encoder\.json and vocab\.bpe.*https://"):
         load_tokenizer(tmp_path)
@@ -353,13 +343,14 @@ def test_damaged_settings_are_refused(bpe_files, tmp_path, settings, words):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[UNK]\na\nb\na\n", "line 4: the piece 'a' is already in line 2"),
-        ("a\nb\n", r"lacks the line \[UNK\]"),
-        ("", r"lacks the line \[UNK\]"),
+        (b"[UNK]\na\nb\na\n", "line 4: the piece 'a' is already in line 2"),
+        (b"a\nb\n", r"lacks the line \[UNK\]"),
+        (b"", r"lacks the line \[UNK\]"),
+        (b"[UNK]\n\xff\n", r"vocab\.txt is not UTF-8 \(byte 7\)"),
     ],
 )
 def test_a_bad_word_piece_vocabulary_is_refused(tmp_path, content, message):
-    (tmp_path / "vocab.txt").write_text(content)
+    (tmp_path / "vocab.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_word_pieces(tmp_path / "vocab.txt")
 
@@ -380,12 +371,6 @@ def test_bad_bpe_files_are_refused(bpe_files, tmp_path, name, content, message):
         (tmp_path / file).write_text(text)
     with pytest.raises(InputError, match=message):
         load_tokenizer(tmp_path)
-
-
-def test_vocabulary_that_is_not_utf8_is_refused(tmp_path):
-    (tmp_path / "vocab.txt").write_bytes(b"[UNK]\n\xff\n")
-    with pytest.raises(InputError, match=r"vocab\.txt is not UTF-8 \(byte 7\)"):
-        read_word_pieces(tmp_path / "vocab.txt")
 
 
 def test_half_a_surrogate_pair_is_refused_by_its_line(bpe_files):
