@@ -11,11 +11,10 @@ from fairseq_scl.data.binarise import (
     class_counts,
     read_examples,
     read_labels,
-    rows_of,
 )
 from fairseq_scl.data.flips import draw_flips
 from fairseq_scl.errors import InputError
-from helpers.encoders import toy_encoder
+from helpers.encoders import ids_in, toy_encoder
 from helpers.tasks import write, write_sst2
 
 COUNTS = {"negative": 44, "positive": 56}
@@ -69,14 +68,9 @@ def test_what_cannot_be_flipped_is_refused(counts, share, message):
         draw_flips(counts, share, [0])
 
 
-def ids(folder, part, split="train"):
-    rows = rows_of(folder, part, split)
-    return [rows[i].tolist() for i in range(len(rows))]
-
-
 def labels(folder, split="train"):
     names = read_labels(folder)
-    return [names[row[0] - 4] for row in ids(folder, "label", split)]
+    return [names[row[0] - 4] for row in ids_in(folder, "label", split)]
 
 
 def prepared(folder, *words):
@@ -109,7 +103,7 @@ def test_folders_of_a_task_differ_only_in_the_listed_labels(tmp_path):
                 expected[row["row"]] = row["is"]
             assert labels(folder) == expected
             assert class_counts(folder, "train") == Counter(expected)
-            assert ids(folder, "input0") == ids(out / name, "input0")
+            assert ids_in(folder, "input0") == ids_in(out / name, "input0")
             assert len({row["line"] for row in made["rows"]}) < size
             for split in ("valid", "test"):
                 assert labels(folder, split) == labels(plain / name, split)
@@ -146,15 +140,17 @@ def test_your_own_table_is_flipped_too(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--task", "SST-2", "--from", "x"], "--flip-labels is 1.5: it must be 0 or"),
+        (
+            ["--task", "SST-2", "--from", "x", "--partial"],
+            "--flip-labels is 1.5: it must be 0 or",
+        ),
         (["--text", "x"], "--flip-labels goes with --task or --table, not with --text"),
     ],
 )
-def test_the_command_line_refuses_in_one_sentence(tmp_path, capfd, words, message):
+def test_the_command_line_refuses_in_one_sentence(tmp_path, run, words, message):
     write_sst2(tmp_path / "x")
     words = [str(tmp_path / "x") if word == "x" else word for word in words]
-    argv = ["prepare", *words, "--encoder", str(toy_encoder()), "--partial"]
-    argv = argv if "--task" in words else argv[:-1]
-    argv += ["--to", str(tmp_path / "o"), "--flip-labels", "1.5"]
-    assert main(argv) == 2
-    assert message in capfd.readouterr().err
+    argv = ["prepare", *words, "--encoder", toy_encoder(), "--to", tmp_path / "o"]
+    status, _, error = run(*argv, "--flip-labels", "1.5")
+    assert status == 2
+    assert message in error

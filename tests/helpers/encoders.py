@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarise import binarise, rows_of
 from fairseq_scl.data.movie_reviews import FILE, INNER
 from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.command import Run
@@ -137,6 +137,12 @@ def toy_data(pairs=False) -> Path:
     make = make_pairs if pairs else make_sentences
     binarise(make_splits(make), toy_encoder(), folder)
     return folder
+
+
+def ids_in(folder, part, split="train"):
+    """Return the ids of each example in one part of a data folder, as lists."""
+    rows = rows_of(folder, part, split)
+    return [rows[i].tolist() for i in range(len(rows))]
 
 
 def toy_run(**settings) -> Run:

@@ -67,6 +67,12 @@ def write_outputs(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def contents(folder):
+    """Return the bytes of every file in a folder by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 def size_of_png(path):
     """Return width and height as the file's header states them."""
     content = path.read_bytes()
