@@ -8,15 +8,14 @@ import pytest
 
 from fairseq_scl import typed
 from fairseq_scl.augment.pretrained import MODELS, unpack
-from fairseq_scl.cli import main
 from fairseq_scl.data import files
 from fairseq_scl.data.files import read_json
-from fairseq_scl.data.readers import json_rows
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results_folder import read_metrics
 from fairseq_scl.experiments.tables import load_table
 from helpers.encoders import toy_encoder
+from helpers.refusals import refused
 from helpers.tasks import write
 
 MANY = 10**11
@@ -38,23 +37,13 @@ def at_once():
 # JSON
 
 
+@pytest.mark.parametrize("read", [read_json, read_metrics])
 @pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
-def test_deep_json_is_refused(tmp_path, text):
+def test_deep_json_is_refused(tmp_path, text, read):
     path = tmp_path / "deep.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"deep\.json"):
-        read_json(path)
-
-
-@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
-def test_deep_lines_of_json_are_refused_by_line(tmp_path, text):
-    path = tmp_path / "deep.jsonl"
-    path.write_text(f'{{"text": "a"}}\n{{"text": {text}}}\n')
-    with pytest.raises(InputError, match=r"deep\.jsonl, line 2"):
-        list(json_rows(path, ["text"]))
     path.write_text(text + "\n")
-    with pytest.raises(InputError, match=r"deep\.jsonl, line 1"):
-        read_metrics(path)
+    with refused(path):
+        read(path)
 
 
 def test_a_json_file_larger_than_any_is_refused_before_it_is_read(
@@ -71,12 +60,6 @@ def test_a_json_file_larger_than_any_is_refused_before_it_is_read(
 # YAML
 
 
-def table(folder, text):
-    path = folder / "own.yaml"
-    path.write_text(text)
-    return path
-
-
 LAUGHS = "a0: &a0 [x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)
 )
@@ -85,19 +68,17 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (LAUGHS, r"alias \*a0"),
-        ("tasks: &t [*t]\n", r"alias \*t"),
-        ("training: &t\n  epochs: *t\n", r"alias \*t"),
+        (LAUGHS, "alias *a0"),
+        ("tasks: &t [*t]\n", "alias *t"),
+        ("training: &t\n  epochs: *t\n", "alias *t"),
         ("a: " + "[" * 10_000 + "]" * 10_000, "nested"),
         ("- " * 10_000 + "a", "nested"),
     ],
 )
 def test_yaml_that_explodes_is_refused(tmp_path, text, reason):
-    path = table(tmp_path, text)
-    with pytest.raises(InputError, match=reason) as caught:
+    path = write(tmp_path / "own.yaml", text)
+    with refused(path, reason):
         load_table(str(path))
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_setting_that_explodes_is_refused():
@@ -105,25 +86,31 @@ def test_a_setting_that_explodes_is_refused():
         load_table("table4", ["updates=&a {20: *a}"])
 
 
-def test_a_table_of_endless_repetitions_is_refused(tmp_path):
-    source = files.Path(load_table.__globals__["CONF"], "table2.yaml")
-    lines = source.read_text("utf-8").splitlines()
-    text = "\n".join(
-        f"repetitions: {MANY}" if line.startswith("repetitions:") else line
-        for line in lines
-    )
-    with pytest.raises(InputError, match=f"{MANY} repetitions give 15,000"):
-        load_table(str(table(tmp_path, text)))
+EVERY = [n / 100 for n in range(1, 100)]
 
 
-def test_lists_that_multiply_to_endless_runs_are_refused(tmp_path):
-    source = files.Path(load_table.__globals__["CONF"], "table2.yaml")
-    many = [n / 100 for n in range(1, 100)]
-    text = source.read_text("utf-8")
-    for values in ("[0.1, 0.3, 0.5, 0.7, 0.9, 1.0]", "[0.1, 0.3, 0.5, 0.7]"):
-        text = text.replace(values, str(many))
-    with pytest.raises(InputError, match="give 588,120 runs"):
-        load_table(str(table(tmp_path, text)))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"repetitions: 10": f"repetitions: {MANY}"},
+            f"{MANY} repetitions give 15,000",
+        ),
+        (
+            {
+                "[0.1, 0.3, 0.5, 0.7, 0.9, 1.0]": str(EVERY),
+                "[0.1, 0.3, 0.5, 0.7]": str(EVERY),
+            },
+            "give 588,120 runs",
+        ),
+    ],
+)
+def test_a_table_of_endless_runs_is_refused(tmp_path, changes, message):
+    text = files.Path(load_table.__globals__["CONF"], "table2.yaml").read_text("utf-8")
+    for before, after in changes.items():
+        text = text.replace(before, after)
+    with refused(message):
+        load_table(str(write(tmp_path / "own.yaml", text)))
 
 
 # Numbers
@@ -162,29 +149,23 @@ def test_a_range_of_only_without_a_run_is_refused(runs, spelled):
         ("--few-shot", ["--size-valid", 4, "--size-test", 4]),
     ],
 )
-def test_numbers_of_prepare_are_bounded(tmp_path, capsys, flag, words):
+def test_numbers_of_prepare_are_bounded(tmp_path, run, flag, words):
     rows = [f"text {n}\t{'good' if n % 2 else 'bad'}" for n in range(40)]
     source = write(tmp_path / "own.tsv", "text\tlabel", *rows)
     argv = ["prepare", "--table", source, "--columns", "text", "label", "--encoder"]
     argv += [toy_encoder(), "--to", tmp_path / "to", *words, flag, MANY]
-    assert main([str(word) for word in argv]) == 2
-    told = capsys.readouterr().err
-    assert str(MANY) in told
-    assert flag in told or flag == "--few-shot"
+    status, _, error = run(*argv)
+    assert status == 2
+    assert str(MANY) in error
+    assert flag in error or flag == "--few-shot"
     assert not (tmp_path / "to").exists()
 
 
-@pytest.mark.parametrize(
-    ("flag", "verb"),
-    [
-        ("--samples", "quickstart"),
-        ("--size", "quickstart"),
-        ("--updates", "quickstart"),
-    ],
-)
-def test_numbers_of_the_quick_start_are_bounded(tmp_path, capsys, flag, verb):
-    assert main([verb, "--output", str(tmp_path / "to"), flag, str(MANY)]) == 2
-    assert f"{flag} is {MANY}: it must be at most" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--samples", "--size", "--updates"])
+def test_numbers_of_the_quick_start_are_bounded(tmp_path, run, flag):
+    status, _, error = run("quickstart", "--output", tmp_path / "to", flag, MANY)
+    assert status == 2
+    assert f"{flag} is {MANY}: it must be at most" in error
 
 
 # Archives

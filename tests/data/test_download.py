@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fairseq_scl.data import download
-from fairseq_scl.data.download import ARCHIVES, download_task, fetch_file
+from fairseq_scl.data.download import ARCHIVES, RETRIES, download_task, fetch_file
 from fairseq_scl.data.official_files import task_table
 from fairseq_scl.data.tasks import TASKS, TRAIN
 from fairseq_scl.errors import InputError
@@ -43,15 +43,19 @@ def test_a_truncated_body_is_resumed(server, tmp_path):
     assert names(tmp_path) == ["a.zip"]
 
 
-def test_a_server_without_ranges_starts_again(server, tmp_path):
+@pytest.mark.parametrize(
+    ("faults", "knows_ranges"), [(["truncated"], False), ([500] * RETRIES, True)]
+)
+def test_errors_of_the_server_are_tried_again(server, tmp_path, faults, knows_ranges):
+    """Without ranges, the server sends the whole file again."""
     wanted = server.wanted("a.zip")
-    server.faults, server.knows_ranges = ["truncated"], False
+    server.faults, server.knows_ranges = faults, knows_ranges
     assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
 
 
 def test_the_next_call_resumes_a_broken_download(server, tmp_path):
     wanted = server.wanted("a.zip")
-    server.faults = ["truncated"] + [503] * download.RETRIES
+    server.faults = ["truncated"] + [503] * RETRIES
     with refused(
         f"cannot download {wanted.url}: the server returned status 503", "resume"
     ):
@@ -62,28 +66,19 @@ def test_the_next_call_resumes_a_broken_download(server, tmp_path):
     assert 0 < start_of(server.ranges[0]) <= len(GOOD) // 2
 
 
-def test_a_connection_that_always_breaks_is_one_sentence(server, tmp_path):
+@pytest.mark.parametrize(
+    ("fault", "words", "left"),
+    [
+        ("truncated", "the connection was interrupted", ["a.zip.part"]),
+        (500, "the server returned status 500", []),
+    ],
+)
+def test_an_error_that_stays_is_one_sentence(server, tmp_path, fault, words, left):
     wanted = server.wanted("a.zip")
-    server.faults = ["truncated"] * (download.RETRIES + 1)
-    with pytest.raises(
-        InputError, match=r"a\.zip: the connection was interrupted; rerun"
-    ):
+    server.faults = [fault] * (RETRIES + 1)
+    with refused(f"a.zip: {words}; rerun"):
         fetch_file(wanted, tmp_path)
-    assert names(tmp_path) == ["a.zip.part"]
-
-
-def test_errors_of_the_server_are_tried_again(server, tmp_path):
-    wanted = server.wanted("a.zip")
-    server.faults = [500] * download.RETRIES
-    assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
-
-
-def test_an_error_that_stays_is_one_sentence(server, tmp_path):
-    wanted = server.wanted("a.zip")
-    server.faults = [500] * (download.RETRIES + 1)
-    with pytest.raises(InputError, match=r"a\.zip: the server returned status 500"):
-        fetch_file(wanted, tmp_path)
-    assert names(tmp_path) == []
+    assert names(tmp_path) == left
 
 
 @pytest.mark.parametrize("served", [GOOD[::-1], GOOD + b"more"])

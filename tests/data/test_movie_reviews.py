@@ -7,7 +7,6 @@ import pytest
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.movie_reviews import FILE, INNER, PACKAGE, read_movie_reviews
 from fairseq_scl.data.packages import default_cache
-from fairseq_scl.errors import InputError
 from helpers.encoders import make_review_archive
 from helpers.refusals import refused
 
@@ -37,15 +36,15 @@ def test_the_sign_of_the_rating_is_the_label_from_half_a_point_on(
     assert labels == ([] if label is None else [label])
 
 
-def test_the_second_copy_of_a_sentence_is_left_out(tmp_path):
+def test_the_first_copy_of_a_sentence_counts_unless_it_is_too_close_to_neutral(
+    tmp_path,
+):
     lines = [(1, "a  film"), (2, "another"), (-1, "a film "), (0.1, "third"), (2, "a")]
-    found = [(*e.sentences, e.label) for e in read(tmp_path, lines)]
-    assert found == [("a film", "positive"), ("another", "positive"), ("a", "positive")]
-
-
-def test_a_copy_too_close_to_neutral_does_not_count_as_the_first(tmp_path):
-    (example,) = read(tmp_path, [(0.2, "a film"), (-1, "a film")])
-    assert example.label == "negative"
+    found = [(*e.sentences, e.label) for e in read(tmp_path, [*lines, (-1, "third")])]
+    assert found == [
+        *[("a film", "positive"), ("another", "positive"), ("a", "positive")],
+        ("third", "negative"),
+    ]
 
 
 def test_the_encoding_is_latin_1_and_only_line_feeds_end_a_line(tmp_path):
@@ -71,20 +70,16 @@ def test_an_archive_of_another_layout_is_refused(tmp_path, part):
 
 
 @pytest.mark.parametrize("keep", [0, 10, 100, 200])
-def test_a_damaged_archive_is_refused(tmp_path, keep):
+def test_a_missing_or_damaged_archive_is_refused(tmp_path, keep):
     archive = make_review_archive(tmp_path / "a.tar.gz", [(1, "a")])
-    content = archive.read_bytes()
-    archive.write_bytes(content[:keep])
-    with pytest.raises(InputError, match=r"a\.tar\.gz does not contain "):
-        read_movie_reviews(archive)
-    archive.write_bytes(content[:keep] + bytes(30) + content[keep + 30 :])
-    with pytest.raises(InputError, match=r"a\.tar\.gz does not contain "):
-        read_movie_reviews(archive)
-
-
-def test_a_missing_archive_is_refused(tmp_path):
-    with pytest.raises(InputError, match="nothing here"):
-        read_movie_reviews(tmp_path / "nothing here")
+    whole = archive.read_bytes()
+    for content in (None, whole[:keep], whole[:keep] + bytes(30) + whole[keep + 30 :]):
+        archive.unlink()
+        if content is not None:
+            archive.write_bytes(content)
+        with refused(f"{archive} does not contain "):
+            read_movie_reviews(archive)
+        archive.touch()
 
 
 def test_the_real_archive_has_10070_sentences():

@@ -53,44 +53,46 @@ def test_an_ordinary_folder_gives_no_warnings(prepare):
     assert "note" not in notes
 
 
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def one_file_for_two_splits(folder):
+    for part in ("input0", "label"):
+        (folder / f"test.{part}").unlink()
+        (folder / f"test.{part}").symlink_to(f"valid.{part}")
+
+
+def nul(folder):
+    text = (folder / "valid.input0").read_text("utf-8")
+    (folder / "valid.input0").write_text(text.replace("\n", "\0\n", 1), "utf-8")
+
+
 @pytest.mark.parametrize(
-    ("gone", "partner"),
+    ("change", "words"),
     [
-        ("valid.input0", "valid.label"),
-        ("valid.label", "valid.input0"),
-        ("test.label", "test.input0"),
-        ("train.label", "train.input0"),
+        (without("valid.input0"), ["valid.input0, to go with valid.label"]),
+        (without("valid.label"), ["valid.label, to go with valid.input0"]),
+        (without("test.label"), ["test.label, to go with test.input0"]),
+        (without("train.label"), ["train.label, to go with train.input0"]),
+        (
+            lambda folder: rename(folder, "train", "training"),
+            ["train.input0; the folder has ", "training.input0"],
+        ),
+        (one_file_for_two_splits, ["the same examples in valid and test"]),
+        (nul, ["valid.input0, line 1 has a NUL character"]),
     ],
 )
-def test_a_missing_partner_is_refused(prepare, gone, partner):
-    status, _, error = prepare(lambda folder: (folder / gone).unlink())
+def test_damaged_folders_are_refused(prepare, change, words):
+    status, _, error = prepare(change)
     assert status == 2
-    assert f"{gone}, to go with {partner}" in error
+    assert all(word in error for word in words), error
 
 
 def test_a_pair_without_first_sentences_is_refused(prepare):
-    splits = make_splits(make_pairs)
-    status, _, error = prepare(lambda f: (f / "test.input0").unlink(), splits)
+    status, _, error = prepare(without("test.input0"), make_splits(make_pairs))
     assert status == 2
     assert "test.input0, to go with test.input1" in error
-
-
-def test_a_folder_without_a_training_set_is_refused_with_its_contents(prepare):
-    status, _, error = prepare(lambda folder: rename(folder, "train", "training"))
-    assert status == 2
-    assert "train.input0; the folder has " in error
-    assert "training.input0" in error
-
-
-def test_one_file_for_two_splits_is_refused(prepare):
-    def change(folder):
-        for part in ("input0", "label"):
-            (folder / f"test.{part}").unlink()
-            (folder / f"test.{part}").symlink_to(f"valid.{part}")
-
-    status, _, error = prepare(change)
-    assert status == 2
-    assert "the same examples in valid and test" in error
 
 
 def test_shared_texts_and_two_labels_are_noted(prepare):
@@ -103,16 +105,6 @@ def test_shared_texts_and_two_labels_are_noted(prepare):
     assert "1 of the 8 texts in test also occur in train" in notes
     assert "train.input0, line 4 and" in notes
     assert "test.input0, line 2" in notes
-
-
-def test_a_nul_character_is_refused_with_the_line(prepare):
-    def change(folder):
-        text = (folder / "valid.input0").read_text("utf-8")
-        (folder / "valid.input0").write_text(text.replace("\n", "\0\n", 1), "utf-8")
-
-    status, _, error = prepare(change)
-    assert status == 2
-    assert "valid.input0, line 1 has a NUL character" in error
 
 
 def with_unknown(count, split="valid"):

@@ -15,7 +15,7 @@ CLASSES = "abcde"
 
 
 def skewed(*counts):
-    """Labels with so many of each class, interleaved."""
+    """Return labels with these counts of each class, interleaved."""
     labels = [
         c for c, count in zip(CLASSES, counts, strict=False) for _ in range(count)
     ]
@@ -96,12 +96,6 @@ def test_a_known_draw_stays_as_it_is():
     assert stratified_sample(skewed(12, 8), 10, 0) == known
 
 
-def test_every_example_can_be_drawn():
-    labels = skewed(7, 5)
-    drawn = {i for seed in range(60) for i in stratified_sample(labels, 4, seed)}
-    assert drawn == set(range(12))
-
-
 def test_drawing_is_uniform_within_a_class():
     labels = skewed(6, 6)
     drawn = Counter(
@@ -112,10 +106,11 @@ def test_drawing_is_uniform_within_a_class():
 
 
 @pytest.mark.parametrize(
-    ("task", "counts", "sizes"),
-    [("SST-2", (428, 444), (436, 436)), ("RTE", (146, 131), (139, 138))],
+    ("counts", "sizes"),
+    [((428, 444), (436, 436)), ((146, 131), (139, 138))],
+    ids=["SST-2", "RTE"],
 )
-def test_halves_of_the_papers_validation_sets(task, counts, sizes):
+def test_halves_of_the_papers_validation_sets(counts, sizes):
     labels = skewed(*counts)
     test, valid = stratified_split(labels, sizes, 0)
     assert (len(test), len(valid)) == sizes
@@ -125,21 +120,15 @@ def test_halves_of_the_papers_validation_sets(task, counts, sizes):
             assert abs(count - counts[CLASSES.index(label)] / 2) <= 1
 
 
-def test_all_examples_can_be_drawn():
-    assert stratified_sample(skewed(3, 4), 7, 1) == list(range(7))
-
-
-def test_a_sample_larger_than_the_data_is_refused():
-    with refused("samples of 5 + 3 examples were asked for, but there are only 7"):
-        stratified_split(skewed(3, 4), [5, 3], 0)
-
-
-@pytest.mark.parametrize("size", [0, -1])
-def test_a_size_below_one_is_refused(size):
-    with refused(f"a sample of {size} examples", "at least 1"):
-        stratified_sample(skewed(3, 4), size, 0)
-
-
-def test_a_class_without_an_example_in_the_sample_is_refused():
-    with refused("a sample of 10 examples has none of the class 'b' (1 of 100)"):
-        stratified_sample(skewed(99, 1), 10, 0)
+@pytest.mark.parametrize(
+    ("counts", "sizes", "words"),
+    [
+        ((3, 4), [5, 3], "samples of 5 + 3 examples were asked for, but there are on"),
+        ((3, 4), [0], "a sample of 0 examples: the size must be at least 1"),
+        ((3, 4), [-1], "a sample of -1 examples: the size must be at least 1"),
+        ((99, 1), [10], "10 examples has none of the class 'b' (1 of 100)"),
+    ],
+)
+def test_impossible_samples_are_refused(counts, sizes, words):
+    with refused(words):
+        stratified_split(skewed(*counts), sizes, 0)

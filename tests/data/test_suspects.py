@@ -1,4 +1,4 @@
-"""Labels that are no classes and texts that are there twice are pointed out."""
+"""Labels that are not classes and texts that occur twice are reported."""
 
 from collections import Counter
 
