@@ -136,7 +136,7 @@ def check_name(name: object, what: str) -> str:
 
     Raises:
         InputError: it is not a string of 1 to 200 bytes, has a ``/`` or NUL, or begins
-            with a dot; ``what`` it names begins the message.
+            with a dot; the message begins with ``what``.
     """
     if (
         not isinstance(name, str)
