@@ -1,6 +1,5 @@
 """Tables as data: the paper's grids, the plans they stand for, and what is refused."""
 
-import json
 from pathlib import Path
 
 import msgspec
@@ -11,6 +10,7 @@ from fairseq_scl.experiments.plan import choose, narrowed, planned_runs
 from fairseq_scl.experiments.results_folder import read_table, write_table
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.paper import paper_tables
+from helpers.damage import edit
 from helpers.refusals import refused
 from helpers.tables import TOY_TABLE, make_toy_samples, write_toy_table
 
@@ -314,45 +314,31 @@ def test_a_results_folder_keeps_its_table(tmp_path):
         write_table(tmp_path / "r", load_table("table4"), tmp_path, MODELS)
 
 
-def _set(*keys_and_value):
-    *keys, last, value = keys_and_value
-
-    def change(found):
-        for key in keys:
-            found = found[key]
-        found[last] = value
-
-    return change
-
-
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("place", "value", "words"),
     [
-        (_set("schema", 2), "schema is 2"),
-        (_set("table", 3), "table; 3"),
-        (_set("data", 3), "data; 3"),
-        (_set("models", "CE", None), "models; 'CE': None"),
-        (_set("models", {"CE": "there"}), "models; CE+SCL"),
-        (_set("order", ["CE", "CE"]), "order; CE+SCL"),
-        (_set("order", "CE"), "order; 'CE'"),
-        (_set("more", 1), "more"),
-        (_set("table", "losses", []), "losses; []"),
-        (_set("table", "losses", "CE", {}), "losses: CE; {}"),
-        (_set("table", "name", "../x"), "name; '../x'"),
-        (_set("table", "sizes", [20, "20"]), "sizes[1]; '20'"),
-        (_set("table", "protocol", 7), "protocol is 7"),
-        (_set("table", "training", "updates", {"20": 0, "100": 1}), "updates; '20': 0"),
-        (_set("table", "training", "updates", {"x": 0}), "training.updates; 'x'"),
-        (_set("table", "training", "learning_rate", float("nan")), "learning_rate"),
+        ("schema", 2, "schema is 2"),
+        ("table", 3, "table; 3"),
+        ("data", 3, "data; 3"),
+        ("models.CE", None, "models; 'CE': None"),
+        ("models", {"CE": "there"}, "models; CE+SCL"),
+        ("order", ["CE", "CE"], "order; CE+SCL"),
+        ("order", "CE", "order; 'CE'"),
+        ("more", 1, "more"),
+        ("table.losses", [], "losses; []"),
+        ("table.losses.CE", {}, "losses: CE; {}"),
+        ("table.name", "../x", "name; '../x'"),
+        ("table.sizes", [20, "20"], "sizes[1]; '20'"),
+        ("table.protocol", 7, "protocol is 7"),
+        ("table.training.updates", {"20": 0, "100": 1}, "updates; '20': 0"),
+        ("table.training.updates", {"x": 0}, "training.updates; 'x'"),
+        ("table.training.learning_rate", float("nan"), "learning_rate"),
     ],
 )
-def test_a_damaged_folder_of_results_is_refused(tmp_path, change, words):
+def test_a_damaged_folder_of_results_is_refused(tmp_path, place, value, words):
     write_table(tmp_path, load_table("table4"), tmp_path, MODELS)
-    path = tmp_path / "table.json"
-    found = json.loads(path.read_text())
-    change(found)
-    path.write_text(json.dumps(found))
-    with refused(path, *words.split("; ")):
+    edit(tmp_path / "table.json", place, value)
+    with refused(tmp_path / "table.json", *words.split("; ")):
         read_table(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Functions that damage a file's bytes, given a random generator."""
+"""Functions that edit JSON files, or damage a file's bytes with a random generator."""
 
 import io
 import itertools
@@ -13,7 +13,21 @@ import torch
 
 MARKER = f"{tempfile.gettempdir()}/fuzz-marker-{os.getpid()}"
 CODE = f"__import__('os').system('touch {MARKER}')"
+MISSING = object()
 VALUES = (None, True, -1, 10**30, 1e308, float("nan"), "x", "../x", "", [], [[1]], {})
+
+
+def edit(path, place, value):
+    """Set, or delete, what is at a place such as ``examples.train`` of a JSON file."""
+    *keys, last = place.split(".")
+    found = content = json.loads(path.read_text("utf-8"))
+    for key in keys:
+        found = found[int(key) if isinstance(found, list) else key]
+    if value is MISSING:
+        del found[last]
+    else:
+        found[int(last) if isinstance(found, list) else last] = value
+    path.write_text(json.dumps(content), "utf-8")
 
 
 def flip(data, draw):

@@ -39,10 +39,10 @@ from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.rows import open_rows
 from fairseq_scl.typed import as_type, read_as, read_json
 from helpers import refusals
+from helpers.damage import MISSING, edit
 from helpers.encoders import make_sentences, toy_bert, toy_encoder, toy_model
 from helpers.texts import write_split
 
-MISSING = object()
 NAMES = list(MEASURES)
 
 
@@ -57,19 +57,6 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def data(prepared, tmp_path):
     return shutil.copytree(prepared, tmp_path / "it's data")
-
-
-def edit(path, place, value):
-    """Set, or delete, what is at a place such as ``examples.train`` of a JSON file."""
-    *keys, last = place.split(".")
-    found = content = json.loads(path.read_text("utf-8"))
-    for key in keys:
-        found = found[int(key) if isinstance(found, list) else key]
-    if value is MISSING:
-        del found[last]
-    else:
-        found[int(last) if isinstance(found, list) else last] = value
-    path.write_text(json.dumps(content), "utf-8")
 
 
 def refused(path, words, read, *arguments):

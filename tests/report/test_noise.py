@@ -20,7 +20,6 @@ from fairseq_scl.augment.distance import (
 from fairseq_scl.cli import main
 from fairseq_scl.data.outputs import Output
 from fairseq_scl.data.texts import Example
-from fairseq_scl.errors import InputError
 from fairseq_scl.inference.encoder_folder import load_encoder, sentence_embedder
 from fairseq_scl.inference.predict import encode
 from fairseq_scl.report.noise_sheets import (
@@ -28,7 +27,6 @@ from fairseq_scl.report.noise_sheets import (
     measured,
     noise_sheet,
     read_files,
-    read_noise,
     sentences_sheet,
 )
 from helpers.encoders import make_pairs, make_sentences, toy_encoder
@@ -230,9 +228,6 @@ def test_the_command_writes_and_the_page_of_a_table_shows_it(folder, tmp_path, c
     shown = Reader((results / "report.html").read_text("utf-8")).text
     assert "Back-translations against their sources" in shown
     assert "Augmented (T=0.9)" in shown
-    (results / "noise.json").write_text("[]", "utf-8")
-    with pytest.raises(InputError, match=r"noise\.json: expected object"):
-        read_noise(results / "noise.json")
 
 
 def test_an_encoder_adds_a_column(folder, tmp_path, capfd):
