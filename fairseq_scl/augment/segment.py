@@ -73,15 +73,8 @@ def load_segmenter(
             ``spm.en.model``.
 
     Raises:
-        InputError: a name is unknown, a package is missing, or a file is missing or of
-            another kind.
+        InputError: a package is missing, or a file is missing or of another kind.
     """
-    if tokenizer not in (None, *TOKENIZERS):
-        raise InputError(
-            f"--tokenizer is {tokenizer!r}: choose from {', '.join(TOKENIZERS)}"
-        )
-    if bpe not in BPES:
-        raise InputError(f"--bpe is {bpe!r}: choose from {', '.join(BPES)}")
     wanted = Namespace(tokenizer=tokenizer, source_lang=language, target_lang=language)
     moses = encoders.build_tokenizer(wanted)
     names = SENTENCEPIECE_FILES if bpe == SENTENCEPIECE else CODES_FILES

@@ -163,34 +163,21 @@ def submit(driver: Driver, number: int, settings: SlurmSettings) -> None:
     Raises:
         InputError: submitit or Slurm is missing, or Slurm refuses the jobs.
     """
-    executor = _executor(driver.folder, settings)
-    # submitit's default is at most 256 concurrent jobs.
-    executor.update_parameters(array_parallelism=number)
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    try:
-        with executor.batch():
-            for _ in range(number):
-                executor.submit(driver)
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise InputError(f"Slurm refuses the jobs: {_last(str(error))}") from error
-
-
-def _executor(folder: Path, settings: SlurmSettings) -> Any:
     try:
         import submitit
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
     except ImportError as error:
         raise InputError(
             "--executor slurm needs submitit: pip install 'fairseq-scl[slurm]'"
         ) from error
     try:
-        executor = submitit.SlurmExecutor(folder / LOGS, REQUEUES)
+        executor = submitit.SlurmExecutor(driver.folder / LOGS, REQUEUES)
     except RuntimeError as error:
         raise InputError(
             "--executor slurm: there is no srun on this machine"
         ) from error
     wanted: dict[str, Any] = {
-        "job_name": job_name(folder),
+        "job_name": job_name(driver.folder),
         "partition": settings.partition,
         "time": settings.minutes,
         "cpus_per_task": settings.cpus,
@@ -201,10 +188,16 @@ def _executor(folder: Path, settings: SlurmSettings) -> Any:
         # Since Slurm 22.05, srun does not inherit this from sbatch.
         "srun_args": [f"--cpus-per-task={settings.cpus}"],
         "additional_parameters": {"requeue": True, **settings.options},
+        "array_parallelism": number,  # by default at most 256 concurrent jobs
     }
-    wanted = {key: value for key, value in wanted.items() if value is not None}
-    executor.update_parameters(**wanted)
-    return executor
+    given = {key: value for key, value in wanted.items() if value is not None}
+    executor.update_parameters(**given)
+    try:
+        with executor.batch():
+            for _ in range(number):
+                executor.submit(driver)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise InputError(f"Slurm refuses the jobs: {_last(str(error))}") from error
 
 
 def sweep_on_slurm(

@@ -139,6 +139,8 @@ def basis(result: TableResult) -> Sheet:
 def differences(result: TableResult) -> Sheet:
     """Return paired differences of every loss from the first, with conclusions."""
     baseline, *others = result.table.losses
+    known = tuple(layout.options(result.table))
+    options = "λ and τ" if known == tuple(SIGNS) else "options"
     rows = []
     for cell in result.cells:
         for loss in others:
@@ -161,7 +163,7 @@ def differences(result: TableResult) -> Sheet:
         rows=tuple(rows),
         named=header.index("losses") + 1,
         notes=(
-            f"Each loss with its chosen {_options(result)}, on all {repeated}s that "
+            f"Each loss with its chosen {options}, on all {repeated}s that "
             f"both have finished, not only the reported ones.{_searched(result)} "
             "Intervals and p-values are not corrected for multiple comparisons.",
         ),
@@ -226,11 +228,6 @@ def _searched(result: TableResult) -> str:
         f" Options are tuned for {', '.join(searched)} and not for {first}, which "
         "slightly favors the former."
     )
-
-
-def _options(result: TableResult) -> str:
-    known = layout.options(result.table)
-    return "λ and τ" if tuple(known) == tuple(SIGNS) else "options"
 
 
 def _cell_values(result: TableResult, cell: CellResult) -> list[str]:

@@ -28,7 +28,8 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
     poolings = _values(r.settings.get("head_pooling", "cls") for r in records)
     if poolings != "cls":
         parts["pooling"] = poolings
-    parts["precision"] = _precisions(records)
+    # Records of older versions lack a precision and are fp32.
+    parts["precision"] = _values(r.settings.get("precision", "fp32") for r in records)
     parts["device"] = _values(r.settings.get("device") for r in records)
     for name in ("torch", "fairseq", "fairseq-scl"):
         parts[name] = _values(_version(r, name) for r in records)
@@ -60,18 +61,13 @@ def mixed_settings(records: Sequence[Record]) -> list[str]:
     found = {}
     for name in ("device", "batching", "max_positions"):
         found[name] = _values(r.settings.get(name) for r in records)
-    found["precision"] = _precisions(records)
+    found["precision"] = _values(r.settings.get("precision", "fp32") for r in records)
     for name in ("python", "machine", "gpu", "driver", "threads"):
         found[name] = _values(r.origin.get(name) for r in records)
     for name in ("torch", "numpy", "fairseq", "fairseq-scl"):
         found[name] = _values(_version(r, name) for r in records)
     found["commit"] = _values(_commit(r) for r in records)
     return [f"{k}: {v.replace(',', ', ')}" for k, v in found.items() if "," in v]
-
-
-def _precisions(records: Sequence[Record]) -> str:
-    """Join the precisions; records of older versions lack one and are fp32."""
-    return _values(record.settings.get("precision", "fp32") for record in records)
 
 
 def _version(record: Record, name: str) -> str | None:

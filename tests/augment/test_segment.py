@@ -16,7 +16,6 @@ from subword_nmt.learn_bpe import learn_bpe
 from fairseq_scl.augment import segment
 from fairseq_scl.augment.bpe import kind_of_bpe, load_bpe
 from fairseq_scl.augment.segment import guess_bpe, load_segmenter
-from fairseq_scl.errors import InputError
 from helpers import ROOT
 from helpers.refusals import refused
 
@@ -247,7 +246,3 @@ def test_each_language_may_have_its_own_file(tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     with refused("neither sentencepiece.bpe.model nor spm.model"):
         load_segmenter(None, "sentencepiece", "en", tmp_path)
-    with pytest.raises(InputError, match="--tokenizer is 'space': choose from moses"):
-        load_segmenter("space", "fastbpe", "en", tmp_path)
-    with pytest.raises(InputError, match="--bpe is 'gpt2': choose from fastbpe, subw"):
-        load_segmenter(None, "gpt2", "en", tmp_path)
