@@ -51,12 +51,7 @@ UNKNOWN_PIECES = "with pieces that the models do not know"
 class Plan:
     """Every setting that changes the bytes of an augmented file.
 
-    Attributes:
-        seed: seed of all random streams.
-        copies: number of new examples per example.
-        forward: decoding method for translating to the other language.
-        backward: decoding method for translating back.
-        about: models, precision and input, as in the record.
+    Each example gives ``copies`` new ones; ``about`` has models, precision and input.
     """
 
     seed: int

@@ -103,11 +103,8 @@ def distinct(sentences: Iterable[str], n: int) -> float:
     """Return distinct-n, the number of different word n-grams over all n-grams.
 
     Li et al. (2016), "A Diversity-Promoting Objective Function for Neural Conversation
-    Models". Words are separated by whitespace and case-sensitive.
-
-    Args:
-        sentences: one set of sentences; larger sets give lower values.
-        n: at least 1.
+    Models". Words are separated by whitespace and case-sensitive. Larger sets of
+    sentences give lower values.
 
     Returns:
         a value from 0 to 1; NaN if no sentence has n words.

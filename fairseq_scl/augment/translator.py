@@ -87,12 +87,8 @@ def load_translator(
 ) -> Translator:
     """Load fairseq translation models.
 
-    Args:
-        names: checkpoint files, or folders whose ``*.pt`` form an ensemble.
-        source: source language, as in the names of the dictionaries.
-        target: target language.
-        device: a PyTorch device.
-        precision: ``fp32``, or on a GPU ``tf32``, ``fp16`` or ``bf16``.
+    These are checkpoint files, or folders whose ``*.pt`` form an ensemble. Languages
+    are written as in the names of the dictionaries.
 
     Raises:
         InputError: a file is missing or is not a translation model with an encoder and

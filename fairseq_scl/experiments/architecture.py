@@ -20,10 +20,8 @@ def architecture_flags(
 ) -> list[str]:
     """Return the ``fairseq-train`` flags that build an encoder's architecture.
 
-    Args:
-        encoder: an encoder folder, converted by this package or published by fairseq.
-        max_positions: longest input in tokens; lowered to the encoder's maximum.
-        pooling: what the classification head reads.
+    The encoder folder may also be one published by fairseq. ``max_positions`` is
+    lowered to the encoder's maximum.
 
     Raises:
         InputError: the folder lacks ``model.pt``, or it is not a RoBERTa model that

@@ -1,6 +1,7 @@
 """Measures of the geometry of representations.
 
-Pure functions of float64 feature matrices whose rows are examples.
+Pure functions of float64 matrices whose rows are examples. ``unit`` is ``(N, D)`` with
+rows of length 1, and ``labels`` has the label of each row, at least two distinct ones.
 """
 
 import math
@@ -104,12 +105,7 @@ def normalized(features: Matrix) -> Matrix:
 
 
 def alignment(unit: Matrix, labels: Sequence[str]) -> float:
-    """Return the mean of ‖x - y‖² over pairs of equal label, Wang and Isola (2020).
-
-    Args:
-        unit: ``(N, D)``, rows of length 1.
-        labels: the label of each row.
-    """
+    """Return the mean of ‖x - y‖² over pairs of equal label, Wang and Isola (2020)."""
     total, pairs = 0.0, 0
     for rows in _by_label(unit, labels).values():
         count = len(rows)
@@ -123,9 +119,6 @@ def uniformity(unit: Matrix) -> float:
     """Return log of the mean of exp(-2 ‖x - y‖²) over pairs, Wang and Isola (2020).
 
     It is 0 if all rows are equal; lower is more uniform.
-
-    Args:
-        unit: ``(N, D)``, rows of length 1.
     """
     count, total = len(unit), 0.0
     for start in range(0, count, ROWS_AT_ONCE):
@@ -136,12 +129,7 @@ def uniformity(unit: Matrix) -> float:
 
 
 def class_mean_cosine(unit: Matrix, labels: Sequence[str]) -> float:
-    """Return the cosine of two classes' mean vectors, averaged over pairs of classes.
-
-    Args:
-        unit: ``(N, D)``, rows of length 1.
-        labels: the label of each row, at least two distinct ones.
-    """
+    """Return the mean cosine of two classes' mean vectors, over pairs of classes."""
     means = [rows.mean(axis=0) for rows in _by_label(unit, labels).values()]
     directions = normalized(np.stack(means))
     cosines = directions @ directions.T

@@ -23,12 +23,9 @@ KINDS: dict[type, Any] = {bool: bool, float: Finite, int: int, str: Name}
 def parse_loss(loss: str, found: Any, where: str) -> Grid:
     """Read one loss of a table.
 
-    Args:
-        loss: the name of the loss.
-        found: maps options of the criterion, named as in its Hydra block, to a value or
-            a list of values; ``criterion`` names the criterion and defaults to
-            ``sentence_prediction_scl``.
-        where: the file, for error messages.
+    It maps options of the criterion, named as in its Hydra block, to a value or a list
+    of values. ``criterion`` names the criterion, by default
+    ``sentence_prediction_scl``.
 
     Returns:
         the values of each option, in the order in which the criterion declares them.

@@ -55,13 +55,10 @@ def planned_runs(
 
 
 def choose(runs: Sequence[Run], only: str) -> list[Run]:
-    """Choose the runs that match ``--only``.
+    """Choose the runs that match ``--only``, all if it is empty.
 
-    Args:
-        runs: from :func:`planned_runs`.
-        only: for example ``task=SST-2,n=20|100,lambda=0.9,sample=0-2``; empty for all.
-            A condition on a key applies only to runs with that key, so ``tau`` never
-            excludes CE.
+    An example is ``task=SST-2,n=20|100,lambda=0.9,sample=0-2``. A condition on a key
+    applies only to runs with that key, so ``tau`` never excludes CE.
 
     Raises:
         InputError: a key is unknown, or no run matches; lists the alternatives.

@@ -62,7 +62,6 @@ class LossResult:
     """One loss in one cell of a table.
 
     Attributes:
-        loss: the name of the loss.
         names: the hyper-parameters that differ between its combinations, in order.
         attempts: all planned runs.
         selection: the result of the table's selection rule.

@@ -40,14 +40,10 @@ def run_training(
 ) -> Record:
     """Do a run unless it already has a record, and return the record.
 
-    The folder gets ``train.log``, ``metrics.jsonl`` and finally ``record.json``. A
-    failed run leaves ``error.txt`` and no record.
-
-    Args:
-        run: the run to do.
-        folder: the run's folder; leftovers of an unfinished attempt are deleted.
-        train: the training function; takes the run, its command and its folder, and
-            returns an exit status.
+    Leftovers of an unfinished attempt in the folder are deleted. It gets ``train.log``,
+    ``metrics.jsonl`` and finally ``record.json``. A failed run leaves ``error.txt`` and
+    no record. ``train`` takes the run, its command and its folder, and returns an exit
+    status.
 
     Raises:
         InputError: training failed, the device is missing or does not support the

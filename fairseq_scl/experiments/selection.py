@@ -150,10 +150,6 @@ def compare(
     The top 3 runs of two losses usually come from different samples and cannot be
     paired, so this uses every seed for which both runs have finished.
 
-    Args:
-        baseline: runs with CE, in any order.
-        treatment: runs with CE + SCL on the same seeds or samples, in any order.
-
     Returns:
         treatment minus baseline in points, or ``None`` without a pair.
     """

@@ -57,15 +57,10 @@ def work(
     """Do the open runs one after another in this process.
 
     An exception is written into the folder of its run, and the next run starts.
-
-    Args:
-        runs: runs, some of which may be done, failed or taken by others.
-        folder: the results folder.
-        limit: stop after this many runs.
-        on_claim: called at the start of each run with its index in ``runs``.
+    ``on_claim`` is called at the start of each run with its index in ``runs``.
 
     Returns:
-        the number of runs started.
+        the number of runs started, at most ``limit``.
     """
     begun = 0
     for number, run in enumerate(runs):

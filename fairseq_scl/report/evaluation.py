@@ -31,12 +31,8 @@ def write_evaluation(
 ) -> None:
     """Write JSON, Markdown, one HTML page and a PNG of the confusion matrix.
 
-    Args:
-        found: the evaluation.
-        title: title of the page.
-        line: the signature.
-        made: how it was made, for the JSON file.
-        path: the JSON file; the others get the same name.
+    All get the name of the JSON file ``path``. ``line`` is the signature, and ``made``
+    says in the JSON file how the result was made.
     """
     list_files(path.with_suffix(suffix) for suffix in SUFFIXES)
     picture = path.with_suffix(".png")

@@ -26,12 +26,9 @@ def write_exits(
 ) -> str:
     """Write the curves, the table and the numbers.
 
-    Args:
-        points: from :func:`~fairseq_scl.inference.exit_speed.measure_exits`.
-        data: the data folder used for the measurement.
-        models: the model folders.
-        path: the PNG file; PDF, Markdown and JSON files get the same name.
-        settings: further settings for the JSON file: split, repeats and so on.
+    Points are from :func:`~fairseq_scl.inference.exit_speed.measure_exits`, with its
+    ``settings`` for the JSON file. The PDF, Markdown and JSON files get the name of the
+    PNG file ``path``.
 
     Returns:
         the table as Markdown.
