@@ -87,8 +87,8 @@ def load_translator(
 ) -> Translator:
     """Load fairseq translation models.
 
-    These are checkpoint files, or folders whose ``*.pt`` form an ensemble. Languages
-    are written as in the names of the dictionaries.
+    ``names`` are checkpoint files, or folders whose ``*.pt`` files form an ensemble.
+    Languages are spelled as in the names of the dictionaries.
 
     Raises:
         InputError: a file is missing or is not a translation model with an encoder and

@@ -79,11 +79,8 @@ def write_samples(
 ) -> None:
     """Draw training samples and write the data folder of each.
 
-    Args:
-        folders: where to write each sample, by its number, which is its seed.
-        parts: the examples.
-        encoder: an encoder folder.
-        inputs: the files of the examples, which are not to be overwritten.
+    ``folders`` maps the number of each sample, which is also its seed, to its data
+    folder. ``inputs`` are the files of the examples, which must not be overwritten.
 
     Raises:
         InputError: as ``binarise``.
@@ -106,9 +103,9 @@ def own_table(
 ) -> Table:
     """Return the table of the comparison.
 
-    ``name`` is that of the file, and the first of the ``objectives``, of
-    :data:`OBJECTIVES`, is the baseline. Further ``settings`` are keys of the table's
-    ``training``, with ``head_pooling``.
+    ``name`` is that of the file, for the caption. The first of the ``objectives`` is
+    the baseline. Further ``settings`` are keys of the table's ``training``, with
+    ``head_pooling``.
     """
     given = settings["head_pooling"], class_weights
     losses = {OBJECTIVES[o][1]: objective_point(o, *given) for o in objectives}

@@ -22,13 +22,8 @@ def prepare_data(
 
     500 test and 500 validation sentences are held out first. The samples are then drawn
     from the rest with its label distribution (section 4.1), each with its own seed.
-
-    Args:
-        folders: the data folder of each sample, by its number.
-        encoder: an encoder folder.
-        size: sentences in a sample.
-        cache: folder for downloads.
-        say: called with progress messages.
+    ``folders`` maps the number of each sample to its data folder; ``say`` is called
+    with progress messages.
 
     Raises:
         InputError: a sample of this size cannot be drawn, or the download fails.

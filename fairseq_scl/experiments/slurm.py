@@ -46,8 +46,6 @@ class SlurmSettings:
             ``jobs_per_gpu`` on each of its GPUs.
         partition: the partition; ``None`` for the cluster's default.
         minutes: time limit per job; at least one run must fit.
-        cpus: processors per job.
-        gpus: GPUs per job.
         jobs_per_gpu: concurrent training runs on each GPU of a job.
         memory_gb: memory per job; ``None`` for the cluster's default.
         setup: shell lines to run at the start of a job, such as ``module load …``.

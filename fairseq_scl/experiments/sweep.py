@@ -100,13 +100,8 @@ def sweep(
     do not support forks. They take seconds to start and do run after run until one
     fails.
 
-    Args:
-        runs: the runs to do; finished and failed runs are skipped.
-        folder: the results folder.
-        jobs: number of parallel runs.
-        on_progress: called regularly.
-        wait: also wait for runs that other sweeps are doing.
-        ignored: signals that workers ignore.
+    Finished and failed runs are skipped. With ``wait``, this also waits for runs that
+    other sweeps are doing. Workers ignore the signals in ``ignored``.
 
     Raises:
         InputError: the device is missing or does not support the precision, or a run

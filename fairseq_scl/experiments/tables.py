@@ -41,7 +41,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How every run of a table trains; a mapping gives a value per size of the data.
 
     The fields are those of :class:`~fairseq_scl.experiments.command.Run`, except for
-    ``epochs``, the passes over the training set, which can stand instead of
+    ``epochs``, the number of passes over the training set, an alternative to
     ``updates``.
     """
 

@@ -33,7 +33,7 @@ def escape(text: str) -> str:
 def report_as_latex(table: str, sheets: Sequence[Sheet], line: str) -> str:
     r"""Format sheets as floating tables, for ``\input`` with the booktabs package.
 
-    ``table`` is the start of their labels; ``line``, the signature, becomes a comment.
+    Labels start with ``table``; ``line``, the signature, becomes a comment.
     """
     head = [r"% needs \usepackage{booktabs}", f"% {' '.join(line.split())}"]
     return "\n".join(head + [_table(table, sheet) for sheet in sheets]) + "\n"

@@ -23,9 +23,9 @@ def sheet_as_markdown(sheet: Sheet) -> str:
 def report_as_markdown(
     sheets: Sequence[Sheet], verdicts: Sequence[str], remarks: Sequence[str], line: str
 ) -> str:
-    """Format a whole report; verdicts and remarks, one sentence each, are lists.
+    """Format a whole report; verdicts and remarks are lists, ``line`` is the signature.
 
-    ``line`` is the signature.
+    The sheet with accuracies comes first.
     """
     first, *others = map(sheet_as_markdown, sheets)
     lists = [
