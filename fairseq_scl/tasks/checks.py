@@ -217,7 +217,8 @@ def _mismatch(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
         )
     encoder = {n for n in wanted if n.startswith("encoder.sentence_encoder.")}
     other = sorted(n for n in encoder & found.keys() if wanted[n] != found[n])
-    other += sorted(encoder ^ {n for n in found if n in encoder or _is_layer(n)})
+    layers = {n for n in found if n.startswith("encoder.sentence_encoder.layers.")}
+    other += sorted((encoder - found.keys()) | (layers - encoder))
     if other:
         name, flag = other[0], "--max-positions" if other == [POSITIONS] else "--arch"
         return (
@@ -239,7 +240,3 @@ def _lacks_heads(model: nn.Module, state: Mapping[str, Tensor]) -> bool:
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def _is_layer(name: str) -> bool:
-    return name.startswith("encoder.sentence_encoder.layers.")
