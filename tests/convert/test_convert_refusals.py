@@ -1,6 +1,7 @@
 """The command line of the converter, and the encoders and files that it refuses."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -105,11 +106,7 @@ def test_command_line_says_which_flag_is_wrong(tmp_path, run, flags, message):
         ("num_attention_heads", 5, "hidden_size is 32, allowed: a multiple of the 5"),
         ("num_hidden_layers", "6", "num_hidden_layers: expected int.*'6'"),
         ("num_hidden_layers", 4, r"lacks the tensor encoder\.layer\.3\."),
-        (
-            "num_hidden_layers",
-            2,
-            r"not part of such an encoder: encoder\.layer\.2\..* and 11 more",
-        ),
+        ("num_hidden_layers", 2, r"not part of .*: encoder\.layer\.2\..* and 11 more"),
         ("intermediate_size", 64, r"intermediate.*shape \(48, 32\).*requires \(64, 32"),
         ("max_position_embeddings", 20, "position_embeddings.*shape"),
         ("vocab_size", 20, "has 41 pieces, the encoder's configuration 20"),
@@ -129,23 +126,14 @@ def test_a_configuration_of_another_model_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda w: w.update(classifier=torch.ones(1)),
-            "not part of such an encoder: classifier",
-        ),
+        (lambda w: w.update(classifier=torch.ones(1)), "not part of .*: classifier"),
         (lambda w: w.pop("embeddings.LayerNorm.bias"), "lacks.*LayerNorm.bias"),
         (
             lambda w: w.update({"embeddings.LayerNorm.bias": torch.ones(32).int()}),
             "LayerNorm.bias has torch.int32, allowed: float",
         ),
-        (
-            lambda w: w[DENSE][3].fill_(float("nan")),
-            f"safetensors has NaN in {DENSE}",
-        ),
-        (
-            lambda w: w[DENSE][3].fill_(float("inf")),
-            f"safetensors has an infinite value in {DENSE}",
-        ),
+        (lambda w: w[DENSE][3].fill_(math.nan), f"safetensors has NaN in {DENSE}"),
+        (lambda w: w[DENSE][3].fill_(math.inf), f"has an infinite value in {DENSE}"),
     ],
 )
 def test_other_weights_are_refused_by_name(source, tmp_path, change, message):
@@ -222,11 +210,7 @@ def test_missing_and_damaged_files_are_named(source, tmp_path, name, content, me
             '{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": 4}',
             "lacks '!', which .* produces",
         ),
-        (
-            "merges.txt",
-            "#version: 0.2\nz z\n",
-            "lacks 'zz', which .*merges.txt produces",
-        ),
+        ("merges.txt", "#version: 0.2\nz z\n", "lacks 'zz', which .*merges.txt prod"),
         ("tokenizer_config.json", '{"add_prefix_space": true}', "add_prefix_space is"),
     ],
 )

@@ -124,40 +124,28 @@ def link(name, target):
     return member
 
 
-def huge(name):
-    return pack({name: bytes(1 << 27)})
+MODEL, DICT = "roberta.base/model.pt", "roberta.base/dict.txt"
+OTHER = {"other/model.pt": b"", "other/dict.txt": b""}
+PICKLE = b"cos\nsystem\n(S''\ntR."
+
+
+def linked(inside):
+    """Return an archive whose model is a symbolic link."""
+    del inside[MODEL]
+    return pack(inside, link(MODEL, "/etc/passwd"))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda inside: pack({"roberta.base/NOTE": b"empty"}), ["0 folders"]),
-        (
-            lambda inside: pack(
-                {n: c for n, c in inside.items() if "model.pt" not in n},
-                link("roberta.base/model.pt", "/etc/passwd"),
-            ),
-            ["0 folders", "model.pt"],
-        ),
-        (
-            lambda inside: pack(
-                {**inside, "other/model.pt": b"", "other/dict.txt": b""}
-            ),
-            ["2 folders"],
-        ),
-        (lambda inside: huge("roberta.base/model.pt"), ["expands to"]),
+        (lambda _: pack({"roberta.base/NOTE": b"empty"}), ["0 folders"]),
+        (linked, ["0 folders", "model.pt"]),
+        (lambda inside: pack(inside | OTHER), ["2 folders"]),
+        (lambda _: pack({MODEL: bytes(1 << 27)}), ["expands to"]),
         (lambda inside: pack(inside)[:-3000], ["damaged"]),
-        (lambda inside: b"<html>not here</html>", ["damaged"]),
-        (
-            lambda inside: pack(
-                inside | {"roberta.base/model.pt": b"cos\nsystem\n(S''\ntR."}
-            ),
-            ["model.pt", "os.system"],
-        ),
-        (
-            lambda inside: pack(inside | {"roberta.base/dict.txt": b"5 1\n"}),
-            ["dict.txt"],
-        ),
+        (lambda _: b"<html>not here</html>", ["damaged"]),
+        (lambda inside: pack(inside | {MODEL: PICKLE}), ["model.pt", "os.system"]),
+        (lambda inside: pack(inside | {DICT: b"5 1\n"}), ["dict.txt"]),
     ],
     ids=["empty", "link", "two", "bomb", "truncated", "page", "pickle", "dictionary"],
 )
@@ -242,15 +230,10 @@ def fetch(hub, tmp_path, fast_commands):
     hub.fetched.clear()
 
     def call(*argv, **settings):
-        home = {
-            "HF_HOME": str(tmp_path / "hf"),
-            "XDG_CACHE_HOME": str(tmp_path / "xdg"),
-        }
-        online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", **home}
-        return run_process(
-            *(fast_commands / "fairseq-scl", *argv),
-            env={**os.environ, **online, **settings},
-        )
+        caches = {"HF_HOME": f"{tmp_path}/hf", "XDG_CACHE_HOME": f"{tmp_path}/xdg"}
+        online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", **caches}
+        env = {**os.environ, **online, **settings}
+        return run_process(fast_commands / "fairseq-scl", *argv, env=env)
 
     return call
 
@@ -266,13 +249,10 @@ def test_a_model_of_the_hub_is_converted_once_and_then_needs_no_network(
         *("config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt")
     ]
     load_encoder(folder)
-    again = fetch(
-        "download", "--encoder", "toys/bert", HF_ENDPOINT="http://127.0.0.1:9"
-    )
-    assert (again.returncode, again.stdout) == (0, done.stdout)
-    shutil.rmtree(folder)
-    offline = fetch("download", "--encoder", "toys/bert", HF_HUB_OFFLINE="1")
-    assert (offline.returncode, offline.stdout) == (0, done.stdout)
+    for settings in ({"HF_ENDPOINT": "http://127.0.0.1:9"}, {"HF_HUB_OFFLINE": "1"}):
+        again = fetch("download", "--encoder", "toys/bert", **settings)
+        assert (again.returncode, again.stdout) == (0, done.stdout)
+        shutil.rmtree(folder)  # the second time it is made from the hub's own cache
 
 
 def test_convert_takes_pickles_of_the_hub(fetch, tmp_path):
