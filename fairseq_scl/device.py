@@ -65,11 +65,9 @@ def visible_gpus() -> list[Gpu]:
 
 
 def chosen_gpus(gpus: Sequence[Gpu], entries: str | None) -> list[Gpu]:
-    """Select GPUs as CUDA does.
+    """Select from all GPUs of the machine as CUDA does.
 
-    Args:
-        gpus: all GPUs of the machine.
-        entries: the value of ``CUDA_VISIBLE_DEVICES``, or ``None`` if it is unset.
+    ``entries`` is the value of ``CUDA_VISIBLE_DEVICES``, or ``None`` if it is unset.
 
     Returns:
         the GPUs in the order of the entries, up to the first that is unknown.
@@ -98,12 +96,8 @@ def check_device(device: str, precision: str = "fp32") -> None:
 
     PyTorch would notice late, and fairseq not at all: it would train on the CPU.
 
-    Args:
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: one of ``PRECISIONS``.
-
     Raises:
-        InputError: names the device or the precision.
+        InputError: names the device or the precision, and what is allowed.
     """
     if precision not in PRECISIONS:
         raise InputError(

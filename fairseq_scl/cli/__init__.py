@@ -48,10 +48,7 @@ WITHOUT_FAIRSEQ = ("doctor", "user-dir")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb.
-
-    Args:
-        argv: the arguments after ``fairseq-scl``; by default those of the process.
+    """Run one verb with the given arguments, or with those of the process.
 
     Returns:
         the exit status: 0, 1 (the verb found a problem, or a bug), 2 (bad input), 130

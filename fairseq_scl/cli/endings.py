@@ -63,11 +63,7 @@ def fail(message: str, status: int) -> int:
 
 
 def sentence_of(error: Exception) -> str | None:
-    """Return a one-sentence message for a user's error, ``None`` for a bug.
-
-    Args:
-        error: the exception that a verb raised.
-    """
+    """Return a one-sentence message for a user's error, ``None`` for a bug."""
     if isinstance(error, InputError):
         return str(error)
     if isinstance(error, OSError):

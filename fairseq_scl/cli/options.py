@@ -88,12 +88,9 @@ def add_split(
 ) -> None:
     """Add ``--data``, ``--split``, ``--model`` and ``--to``.
 
-    Args:
-        parser: the parser of the verb.
-        done: what is done with the examples, for the help of ``--data``.
-        model: help of ``--model``.
-        files: help of ``--to``.
-        form: format of ``--model`` if it is not ``NAME=FOLDER``.
+    ``done`` says for the help of ``--data`` what is done with the examples; ``model``
+    and ``files`` are the help of ``--model`` and ``--to``; ``form`` is the format of
+    ``--model`` if it is not ``NAME=FOLDER``.
     """
     parser.add_argument(
         "--data",

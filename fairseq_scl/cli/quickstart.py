@@ -184,12 +184,9 @@ def _export(output: Path, run: Run, model: Path) -> None:
 def _delete_checkpoints(output: Path, ranked: list[Run]) -> None:
     """Delete the checkpoints that are neither of sample 0 nor the best of a loss.
 
-    Sample 0 is in the figure, and the best runs are those that can be exported. The
-    best run of the first k samples is kept for every k, since ``--samples`` may change.
-
-    Args:
-        output: the results folder.
-        ranked: the finished runs, the best first.
+    Sample 0 is in the figure, and the best runs, the first in ``ranked``, are those
+    that can be exported. The best run of the first k samples is kept for every k, since
+    ``--samples`` may change.
     """
     lowest: dict[str, int] = {}  # lowest sample of the better runs, by loss
     for run in ranked:

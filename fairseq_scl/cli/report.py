@@ -66,13 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
 def write_report(
     folder: Path, target: Path, as_html: bool, only: Sequence[Run] | None = None
 ) -> int:
-    """Print the table of a results folder and write its files.
+    """Print the table of a results folder and write its files to another folder.
 
-    Args:
-        folder: the results folder.
-        target: the output folder.
-        as_html: whether to write the page too.
-        only: print only the places and losses of these runs; files have all of them.
+    With ``only``, print the places and losses of these runs; files have all of them.
 
     Returns:
         1 if no run has finished, else 0.

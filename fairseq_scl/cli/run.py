@@ -135,14 +135,8 @@ def train_table(
 ) -> int:
     """Do the unfinished ones of some runs of a table, and write its report.
 
-    Args:
-        folder: the results folder.
-        table: the table of the runs.
-        data: folder with one subfolder per task.
-        models: the encoder of each loss.
-        runs: the runs to do.
-        machine: where to train.
-        retry_failed: whether to retry failed runs.
+    ``folder`` is the results folder, ``data`` has one subfolder per task, and
+    ``models`` has the encoder of each loss.
 
     Returns:
         the exit status: 0 if all runs are done, 1 if any failed.

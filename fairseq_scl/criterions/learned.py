@@ -23,12 +23,8 @@ class LearnsParameters:
 
         The checkpoint of a pre-trained encoder does not have them, and those of another
         criterion or another number of classes do not fit. fairseq does the same for
-        classification heads.
-
-        Args:
-            state_dict: ``criterion`` of the checkpoint; ``None`` if it is missing.
-            args: passed to PyTorch's ``load_state_dict``.
-            kwargs: passed to PyTorch's ``load_state_dict``.
+        classification heads. ``state_dict`` is ``criterion`` of the checkpoint, or
+        ``None`` if it is missing.
         """
         wanted = {name: value.shape for name, value in self.state_dict().items()}
         found = {name: value.shape for name, value in (state_dict or {}).items()}

@@ -72,16 +72,8 @@ def measure_exits(
     Each round runs all models and thresholds in turn, so that a temporary slowdown of
     the machine affects all of them. The first round is a warm-up and is not counted.
 
-    Args:
-        data: a data folder.
-        models: model folders with several exits, by name.
-        split: name of the split.
-        thresholds: above 0; the deepest exit is always measured, too.
-        repeats: number of rounds, at least 1.
-        max_tokens: tokens in a batch, including padding.
-        device: a PyTorch device.
-        clock: one of :data:`CLOCKS`.
-        on_done: called with 1 after each model of each round.
+    There are ``repeats`` rounds; ``on_done`` is called with 1 after each model of each.
+    The deepest exit is always measured, too. ``clock`` is one of :data:`CLOCKS`.
 
     Returns:
         the points of each model, in the order of ``thresholds`` followed by the deepest

@@ -56,10 +56,8 @@ def export_huggingface(
     the tokens, it is a folder for ``SentenceTransformer`` instead, see
     :mod:`fairseq_scl.convert.to_sentence_transformers`.
 
-    Args:
-        model: a model folder.
-        target: the folder to write; one that was written there is replaced.
-        inputs: files and folders that the model folder was made from.
+    A folder that was written there before is replaced. ``inputs`` are files and folders
+    that the model folder was made from, which are not.
 
     Raises:
         InputError: the model has what ``transformers`` does not (several exits, a
