@@ -76,6 +76,8 @@ def test_csv_of_cells_has_full_precision():
     assert (scl["task"], scl["n"], scl["loss"]) == ("SST-2", "20", "CE+SCL")
     assert float(scl["all_mean"]) == 100 * (310 + 316 + 320 + 324) / 4 / 400
     assert float(scl["difference"]) == 2.875
+    assert (scl["t_low"][:5], scl["t_high"][:5]) == ("2.477", "3.272")
+    assert (scl["pairs"], scl["won"], scl["lost"]) == ("4", "4", "0")
     assert (scl["paper_mean"], scl["paper_std"]) == ("88.1", "3.3")
     assert (scl["combinations_competing"], scl["combinations_planned"]) == ("1", "4")
     assert (scl["done"], scl["failed"], scl["missing"]) == ("4", "0", "12")
