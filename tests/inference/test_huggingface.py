@@ -9,17 +9,20 @@ import shutil
 import pytest
 import torch
 import transformers
+from fairseq.data import Dictionary
 from safetensors.torch import load_file, save_file
 
 from fairseq_scl.cli import main
 from fairseq_scl.convert import huggingface_tokenizer
+from fairseq_scl.data.tokenizers import GPT2BPE
+from fairseq_scl.data.vocabulary_files import GPT2Settings, number_pieces
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.huggingface import convert_classifier, export_huggingface
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import batches, encode
 from helpers import ROOT
 from helpers.encoders import toy_data, toy_model, trained
-from helpers.huggingface import write_source, write_tokenizer_json
+from helpers.huggingface import MERGES, write_source, write_tokenizer_json
 
 KINDS = {
     "bert": "BertForSequenceClassification",
@@ -175,6 +178,15 @@ def test_a_symbol_that_the_dictionary_lacks_is_unknown_there_too(tmp_path):
     )
     assert vocabulary.rows[vocabulary.ids["Ġfil"]] == classifier.dictionary.unk()
     assert vocabulary.rows[: len(symbols)] == list(range(len(symbols)))
+
+
+def test_bytes_that_the_dictionary_lacks_always_get_the_same_ids():
+    settings = GPT2Settings(pair_separator=True)
+    tokenizer = GPT2BPE(number_pieces(MERGES), MERGES, settings)
+    dictionary = Dictionary(extra_special_symbols=["<mask>"])
+    number = huggingface_tokenizer.new_vocabulary
+    one, two = (number(tokenizer, dictionary, "m") for _ in range(2))
+    assert list(one.ids) == list(two.ids)
 
 
 def test_whitespace_is_defined_as_in_python():
