@@ -72,10 +72,7 @@ def read_json(path: str | Path) -> Any:
 def read_as(path: str | Path, kind: type[T]) -> T:
     """Read a JSON file and convert it to a type.
 
-    Args:
-        path: the file.
-        kind: the type. If it has a class variable ``SCHEMA``, the file's ``schema``
-            must equal it.
+    If the type has a class variable ``SCHEMA``, the file's ``schema`` must equal it.
 
     Raises:
         InputError: the file is missing, is not JSON, has another version, or does not
@@ -97,12 +94,8 @@ def read_as(path: str | Path, kind: type[T]) -> T:
 def as_type(value: Any, kind: type[T], where: str) -> T:
     """Convert plain values (mappings, lists, numbers, strings) to a type.
 
-    Conversion is strict: a string is never accepted as a number.
-
-    Args:
-        value: a value from JSON or YAML.
-        kind: the type.
-        where: the source of the value (file or flag), for the message.
+    Conversion is strict: a string is never accepted as a number. ``where`` is the
+    source of the value, a file or flag.
 
     Raises:
         InputError: the value does not match; the message names ``where``, the field,

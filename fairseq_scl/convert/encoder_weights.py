@@ -61,8 +61,7 @@ INDEX = ".index.json"
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read ``model.safetensors`` or ``pytorch_model.bin`` without running code.
 
-    Args:
-        path: one of these files, or the ``.index.json`` that lists their parts.
+    The path may also be that of the ``.index.json`` that lists their parts.
 
     Raises:
         InputError: the file is missing, damaged, or has more than tensors.

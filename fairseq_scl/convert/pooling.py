@@ -30,12 +30,8 @@ class _Module(msgspec.Struct):
 def read_pooling(folder: Path) -> Pooling:
     """Return the pooling of an encoder: the state at ``<s>`` or the mean over tokens.
 
-    Args:
-        folder: a Hugging Face folder. Those of sentence-transformers have
-            ``modules.json`` or ``1_Pooling/config.json``.
-
-    Returns:
-        the pooling; ``cls`` if the folder does not define it.
+    Hugging Face folders of sentence-transformers have ``modules.json`` or
+    ``1_Pooling/config.json``. Others do not define it and get ``cls``.
 
     Raises:
         InputError: a file is damaged, or defines another pooling.

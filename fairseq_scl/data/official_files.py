@@ -11,12 +11,9 @@ from fairseq_scl.errors import InputError
 
 
 def task_table(task: Task, folder: str | Path, part: str) -> TableFile:
-    """Find a task's official file.
+    """Find a task's official file of ``train`` or ``held_out``.
 
-    Args:
-        task: from the table of tasks.
-        folder: the task's folder as in the official archive, or its parent.
-        part: ``train`` or ``held_out``.
+    The folder is the task's as in the official archive, or its parent.
 
     Raises:
         InputError: the file is in neither folder.

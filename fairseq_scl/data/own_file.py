@@ -132,12 +132,7 @@ def split_off_validation(
     """Draw a validation set: a fifth of each class, at most about 500 in all.
 
     At least one example of each class is drawn, except for classes with one or two
-    examples, which are used for training only.
-
-    Args:
-        examples: examples with different texts.
-        seed: the same seed draws the same examples.
-        checks: its callback gets a sentence that names the small classes.
+    examples, which are noted and used for training only.
 
     Returns:
         the examples for training and for validation.

@@ -12,7 +12,7 @@ NEEDS_QUOTES = re.compile(rb'""|[\t\n]')
 
 
 def is_quoted(path: Path) -> bool:
-    """Return whether the fields of a tab-separated file are quoted as in CSV.
+    """Return whether a tab-separated file exists and its fields are quoted as in CSV.
 
     In GLUE's files and most corpora a quote is an ordinary character. Therefore both of
     these conditions must hold:
@@ -21,9 +21,6 @@ def is_quoted(path: Path) -> bool:
       doubles the quotes inside, and all rows then have the same number of fields.
     - A quoted field contains a doubled quote, a tab or a line break, or all fields of
       the first line or of a column are quoted.
-
-    Args:
-        path: a file; ``False`` is returned if it is missing.
     """
     if not path.is_file():
         return False

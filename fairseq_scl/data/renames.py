@@ -23,13 +23,9 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextmanager
 def temporary(parent: Path, folder: bool = False) -> Iterator[tuple[Path, int]]:
-    """Create a temporary file or folder, and delete it after the block.
+    """Create a temporary file or folder in ``parent``, and delete it after the block.
 
-    Leftovers of killed processes in ``parent`` are deleted first.
-
-    Args:
-        parent: where to create it; created if missing.
-        folder: create a folder instead of a file.
+    ``parent`` is created if missing; leftovers of killed processes there are deleted.
 
     Yields:
         its path, and an open file descriptor.

@@ -166,15 +166,8 @@ def prepare_samples(
     ``full/`` has the whole training set, ``n20-sample0/`` the first sample of 20
     examples, and ``n20-sample0-flip0.1/`` the same sample with 10% of its labels
     flipped. The validation and test sets are drawn once and shared by all folders. Each
-    folder's ``draw.json`` records files, lines, seeds and checksums.
-
-    Args:
-        source: the files to draw from.
-        encoder: an encoder folder.
-        target: the parent of the data folders.
-        draw: what to draw.
-        on_written: called with each data folder and its number of examples.
-        checks: which findings to accept, and a callback for notes.
+    folder's ``draw.json`` records files, lines, seeds and checksums. ``on_written`` is
+    called with each data folder and its number of examples.
 
     Raises:
         InputError: a file cannot be read or has an unexpected number of rows, the data

@@ -125,12 +125,8 @@ def test_and_valid(
 ) -> list[dict[str, np.ndarray]]:
     """Draw the test and validation sets of a table with :func:`stratified_ranks`.
 
-    Args:
-        counts: number of examples of each class.
-        sizes: sizes of the test and of the validation set.
-        seed: the same seed draws the same examples.
-        whole: whether they may use the whole table; otherwise examples of each class
-            must remain for training.
+    Unless they may use the ``whole`` table, examples of each class must remain for
+    training.
 
     Raises:
         InputError: the table does not allow these sizes; the message names the flags

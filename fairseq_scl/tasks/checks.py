@@ -146,12 +146,8 @@ def check_sizes(
 ) -> None:
     """Refuse a split with an example that is too long for the model.
 
-    Args:
-        dataset: a fairseq dataset; its rows are the lines of the split.
-        rows: int64, the rows that are used.
-        most: the largest number of tokens, as fairseq passes it.
-        folder: the data folder, for the message.
-        split: the name of the split, for the message.
+    The rows of the dataset are the lines of the split; only ``rows``, ``(R,)`` int64,
+    are used. ``most`` is the largest number of tokens, as fairseq passes it.
 
     Raises:
         InputError: names the first line that is too long, counted from 1, and the
