@@ -1,6 +1,6 @@
 """Sentence prediction with contrastive batches, data checks and a metrics file."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
-from fairseq_scl.criterions.checks import check_choice
+from fairseq_scl.criterions.checks import check_choice, option
 from fairseq_scl.criterions.protocol import IGNORED, ContrastiveCriterion
 from fairseq_scl.device import allow_tf32
 from fairseq_scl.errors import InputError
@@ -54,58 +54,42 @@ from fairseq_scl.tasks.views import ViewsDataset, load_views
 class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
     """The options of the stock task and of this package."""
 
-    batching: str = field(
-        default="fixed",
-        metadata={
-            "help": "which examples share a training batch: fixed = drawn once, the "
-            "same in every epoch (stock fairseq); reshuffled = drawn in each epoch; "
-            "balanced = drawn in each epoch, each batch with the classes in their "
-            "shares of the training set"
-        },
+    batching: str = option(
+        "fixed",
+        "which examples share a training batch: fixed = drawn once, the same in every "
+        "epoch (stock fairseq); reshuffled = drawn in each epoch; balanced = drawn in "
+        "each epoch, each batch with the classes in their shares of the training set",
     )
-    metrics_file: str = field(
-        default="",
-        metadata={
-            "help": "append one JSON line per validation and subset to this file, with "
-            "exact counts and unrounded losses"
-        },
+    metrics_file: str = option(
+        "",
+        "append one JSON line per validation and subset to this file, with exact "
+        "counts and unrounded losses",
     )
-    packed: bool = field(
-        default=False,
-        metadata={
-            "help": "skip padding, and in the last layer compute only what the head "
-            "reads: the same results, faster"
-        },
+    packed: bool = option(
+        False,
+        "skip padding, and in the last layer compute only what the head reads: the "
+        "same results, faster",
     )
-    cuda_graphs: bool = field(
-        default=False,
-        metadata={
-            "help": "with --packed on a GPU in half precision: launch all kernels of a "
-            "training pass at once; the same results, several times faster for small "
-            "batches"
-        },
+    cuda_graphs: bool = option(
+        False,
+        "with --packed on a GPU in half precision: launch all kernels of a training "
+        "pass at once; the same results, several times faster for small batches",
     )
-    contrastive_batch: Optional[int] = field(  # noqa: UP045  (fairseq reads this form)
-        default=None,
-        metadata={
-            "help": "number of examples in a training batch (per worker); --batch-size "
-            "then applies only to validation"
-        },
+    contrastive_batch: Optional[int] = option(  # noqa: UP045  (fairseq reads this form)
+        None,
+        "number of examples in a training batch (per worker); --batch-size then "
+        "applies only to validation",
     )
-    chunk: int = field(
-        default=0,
-        metadata={
-            "help": "gradient caching: compute a training batch in chunks of this many "
-            "examples; same results with the memory of one chunk, at the cost of a "
-            "second forward pass; 0 = off"
-        },
+    chunk: int = option(
+        0,
+        "gradient caching: compute a training batch in chunks of this many examples; "
+        "same results with the memory of one chunk, at the cost of a second forward "
+        "pass; 0 = off",
     )
-    tf32: bool = field(
-        default=False,
-        metadata={
-            "help": "multiply float32 matrices in TF32 (on GPUs of compute capability "
-            "8.0): faster, with 10 bits of mantissa"
-        },
+    tf32: bool = option(
+        False,
+        "multiply float32 matrices in TF32 (on GPUs of compute capability 8.0): "
+        "faster, with 10 bits of mantissa",
     )
 
 
