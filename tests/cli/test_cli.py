@@ -30,6 +30,7 @@ from helpers.encoders import (
     toy_model,
     trained,
 )
+from helpers.fresh import run_fresh
 from helpers.texts import write_split
 
 
@@ -123,7 +124,7 @@ def test_a_verb_says_that_fairseq_does_not_fit(run, without_fairseq, verb):
     )
 
 
-def test_doctor_and_user_dir_work_without_fairseq(tmp_path):
+def test_doctor_and_user_dir_work_without_fairseq():
     """In a process in which fairseq cannot be imported and is not installed."""
     code = (
         "import sys, importlib.metadata as metadata\n"
@@ -138,9 +139,7 @@ def test_doctor_and_user_dir_work_without_fairseq(tmp_path):
         "import fairseq_scl.losses\n"
         "print(main(['user-dir']), main(['doctor']), main(['predict', '--help']))\n"
     )
-    ended = run_process(
-        sys.executable, "-c", code, cwd=Path(fairseq_scl.__file__).parents[1]
-    )
+    ended = run_fresh(code, cwd=Path(fairseq_scl.__file__).parents[1])
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.endswith("0 1 2\n")
     assert "problem: fairseq is not installed: " in ended.stdout
@@ -234,19 +233,19 @@ def test_control_c_while_starting(module):
     assert ended.stderr == "fairseq-scl: interrupted\n"
 
 
+def run_python(code):
+    return run_process(sys.executable, "-c", code)
+
+
 HEAVY = ("torch", "fairseq", "numpy", "scipy", "sklearn", "torch._dynamo")
 HEAVY += ("matplotlib", "pandas", "sympy", "transformers")
 
 
-def imported_by(code):
-    """Return which heavy modules a fresh process has after the code."""
+def imported_by(code, start=run_fresh):
+    """Return which heavy modules a process started by ``start`` has after the code."""
     tell = f"import sys; print([m for m in {HEAVY} if m in sys.modules])"
-    ended = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{tell}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    ended = start(f"{code}\n{tell}")
+    assert ended.returncode == 0, ended.stderr
     return ast.literal_eval(ended.stdout.splitlines()[-1])
 
 
@@ -261,7 +260,7 @@ def test_small_answers_import_nothing_heavy(arguments):
         except SystemExit:
             pass
     """
-    assert imported_by(code) == []
+    assert imported_by(code, run_python) == []
 
 
 def test_predict_imports_no_metrics_no_compiler_and_little_beside_fairseq(tmp_path):

@@ -1,11 +1,10 @@
 """fairseq's commands with the plug-in, from the command line to the checkpoint.
 
-A few runs are real subprocesses, which cost some seconds each; the others take the same
-road in a fork of a process that has imported fairseq already (see ``toy``).
+A few runs import fairseq like a user's process, which takes seconds; the others run in
+a fork of a process that has imported it already (see ``helpers.training``).
 """
 
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +13,9 @@ from fairseq.models.roberta import RobertaModel
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
-from helpers import run_process
 from helpers.checkpoints import assert_same_weights, weights
 from helpers.configurations import PREDICT, hydra_arguments, trained_with_hydra
+from helpers.fresh import run_fresh
 from helpers.refusals import assert_command_refused
 from helpers.training import (
     RESET,
@@ -194,10 +193,9 @@ def test_lambda_zero_trains_to_the_weights_of_the_stock_criterion(data, tmp_path
 
 
 def test_the_checkpoint_loads_where_fairseq_alone_is_installed(data, stock, tmp_path):
-    script, result = tmp_path / "predict.py", tmp_path / "result.pt"
-    script.write_text(PREDICT)
-    done = run_process(
-        *[sys.executable, script, stock.parent, stock.name, data, result],
+    result = tmp_path / "result.pt"
+    done = run_fresh(
+        *[PREDICT, stock.parent, stock.name, data, result],
         cwd=tmp_path,
         # Stands for the older PyTorch that fairseq alone needs to load a checkpoint.
         env={"PATH": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},

@@ -1,7 +1,6 @@
 """Which GPUs there are is known without CUDA; what is not there is refused."""
 
 import subprocess
-import sys
 import types
 from contextlib import nullcontext
 
@@ -13,8 +12,8 @@ from fairseq_scl.device import PRECISIONS, check_device, describe_device, visibl
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.inference.encoder_folder import load_encoder
 from fairseq_scl.inference.model_folder import load_classifier
-from helpers import run_process
 from helpers.encoders import toy_encoder, toy_run
+from helpers.fresh import run_fresh
 from helpers.gpus import pretend
 from helpers.refusals import refused
 
@@ -162,5 +161,5 @@ def test_importing_the_package_does_not_touch_cuda():
         "torch.cuda.device_count = torch.cuda.is_available = touched\n"
         "import fairseq_scl.cli.run, fairseq_scl.cli.quickstart, torch._dynamo\n"
     )
-    done = run_process(sys.executable, "-c", code)
+    done = run_fresh(code)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
 """Toy data folders, toy models and fast ways to run fairseq's commands on them.
 
-Starting fairseq takes a few seconds. ``train`` starts it like a user; ``train_fast``
-runs the same command in a fork of a server that has already imported fairseq.
+Importing fairseq takes a few seconds. ``train`` imports it in a new process, like a
+user; ``train_fast`` runs the same command in a fork that has already imported it.
 """
 
 import functools
@@ -32,7 +32,7 @@ from hydra.core.config_store import ConfigStore
 
 import fairseq_scl
 from fairseq_scl.compat.checkpoints import load_checkpoint
-from helpers import run_process
+from helpers.fresh import run_fresh
 
 RESET = ["--reset-optimizer", "--reset-dataloader", "--reset-meters"]
 USER_DIR = str(Path(fairseq_scl.__file__).parent)
@@ -128,25 +128,16 @@ def command_line(arguments: Sequence[str | Path]) -> list[str]:
     ]
 
 
-def train(
-    arguments: Sequence[str | Path], environment: Mapping[str, str] | None = None
-) -> "subprocess.CompletedProcess[str]":
+def train(arguments: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":
     """Run ``python -m fairseq_cli.train`` with toy defaults and ``arguments``."""
-    return run_module("fairseq_cli.train", command_line(arguments), environment)
+    return run_module("fairseq_cli.train", command_line(arguments))
 
 
 def run_module(
-    module: str,
-    arguments: Sequence[str],
-    environment: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
+    module: str, arguments: Sequence[str], cwd: Path | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run ``python -m MODULE ARGUMENTS``; return the completed process."""
-    return run_process(
-        *[sys.executable, "-m", module, *arguments],
-        env={**os.environ, **(environment or {})},
-        cwd=cwd,
-    )
+    """Run ``python -m MODULE ARGUMENTS`` for a module of ``fairseq_cli``."""
+    return run_fresh(f"import {module}; {module}.cli_main()", *arguments, cwd=cwd)
 
 
 def train_fast(arguments: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":
@@ -180,7 +171,7 @@ def stock_checkpoint(data: str | Path, folder: Path) -> Path:
 
 
 def run_fast(module: str, arguments: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Like ``run_module`` for a module of ``fairseq_cli``, but fast."""
+    """Like ``run_module`` in a process that already has fairseq imported."""
     return start_fast(run_command, module, arguments).wait()
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -19,6 +18,7 @@ from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode, probabilities
 from helpers import ROOT
 from helpers.encoders import make_pairs, make_sentences, toy_model
+from helpers.fresh import run_fresh
 from helpers.refusals import refused
 
 TEXTS = [e.sentences[0] for e in make_sentences(60, seed=5)]
@@ -141,15 +141,11 @@ def test_importing_and_loading_change_nothing_else_in_the_process():
             )
         before = state()
         import fairseq_scl
-        assert "torch" not in sys.modules and "fairseq" not in sys.modules
-        import torch  # which adds filters of warnings
-        before = (*before[:3], list(warnings.filters), *before[4:])
         classifier = fairseq_scl.Classifier.load({str(toy_model())!r}, device="cpu")
         classifier.predict(["a film"])
         assert state() == before, state()
     """
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    ended = run_fresh(code)  # PyTorch itself adds filters of warnings
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -29,7 +28,6 @@ from fairseq_scl.inference.model_folder import (
 )
 from fairseq_scl.inference.predict import encode, features, probabilities
 from fairseq_scl.input_format import HEAD, KEY
-from helpers import run_process
 from helpers.encoders import (
     PIECES,
     make_bert,
@@ -42,6 +40,7 @@ from helpers.encoders import (
     toy_model,
     trained,
 )
+from helpers.fresh import run_fresh
 from helpers.refusals import refused
 
 FILES = [
@@ -209,9 +208,8 @@ def test_fairseq_alone_loads_it_and_computes_the_same():
     texts = [e.sentences[0] for e in held_out(False)]
     encoded = encode(classifier, [(text,) for text in texts])[0]
     tokens = json.dumps([row.tolist() for row in encoded])
-    ended = run_process(
-        *[sys.executable, "-c", PLAIN_FAIRSEQ, folder, tokens, json.dumps(texts)],
-        cwd=folder.parent,
+    ended = run_fresh(
+        *[PLAIN_FAIRSEQ, folder, tokens, json.dumps(texts)], cwd=folder.parent
     )
     assert ended.returncode == 0, ended.stderr
     (answer,) = [s for s in ended.stdout.splitlines() if s.startswith("ANSWER ")]

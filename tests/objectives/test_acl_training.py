@@ -1,7 +1,6 @@
 """Training with ACL: what is logged and saved, resumed runs, fp16, Hydra."""
 
 import json
-import sys
 from dataclasses import fields
 
 import pytest
@@ -10,9 +9,9 @@ from fairseq.models.roberta import RobertaModel
 from fairseq.tasks.sentence_prediction import SentencePredictionConfig
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
-from helpers import run_process
 from helpers.checkpoints import assert_same_weights
 from helpers.configurations import PREDICT, trained_with_hydra
+from helpers.fresh import run_fresh
 from helpers.packed import HEAD
 from helpers.refusals import assert_command_refused
 from helpers.training import (
@@ -64,10 +63,8 @@ def test_plain_fairseq_loads_the_checkpoint(stock, data, tmp_path):
     task = {n: value for n, value in state["cfg"]["task"].items() if n in known}
     state["cfg"]["task"] = {**task, "_name": "sentence_prediction"}
     torch.save(state, last)
-    (tmp_path / "predict.py").write_text(PREDICT)
-    script = [tmp_path / "predict.py", last.parent, last.name, data]
-    done = run_process(
-        *[sys.executable, *script, tmp_path / "result.pt"],
+    done = run_fresh(
+        *[PREDICT, last.parent, last.name, data, tmp_path / "result.pt"],
         env={"PATH": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
         cwd=tmp_path,
     )

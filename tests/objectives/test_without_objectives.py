@@ -10,11 +10,10 @@ To see it with the whole suite, in a copy of the repository::
 ``conf/compare.yaml`` is the table that has ACL in it, and docs/experiments.md names it.
 """
 
-import os
 import shutil
-import sys
 
-from helpers import ROOT, run_process
+from helpers import ROOT
+from helpers.fresh import run_fresh
 
 SCRIPT = """
 import importlib, pkgutil, sys
@@ -36,11 +35,7 @@ def test_every_module_is_imported_without_the_objectives(tmp_path):
     for folder in (package / "objectives").iterdir():
         if folder.is_dir():
             shutil.rmtree(folder)
-    done = run_process(
-        *[sys.executable, "-c", SCRIPT],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
+    done = run_fresh(SCRIPT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = done.stdout.splitlines()[-1].split()
     assert found == [str(package / "__init__.py"), "sentence_prediction_scl", "False"]
