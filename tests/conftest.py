@@ -137,11 +137,11 @@ def refusal(run):
 
 @pytest.fixture(scope="session")
 def fast_commands(tmp_path_factory):
-    """Return the folder of a ``fairseq-scl`` that does not import torch each time."""
-    from helpers.commands import install_fast_command
+    """Return the folder of commands that do not import torch each time."""
+    from helpers.commands import install_fast_commands
 
     folder = tmp_path_factory.mktemp("bin")
-    server = install_fast_command(folder)
+    server = install_fast_commands(folder)
     yield folder
     server.process.kill()
     server.process.join()
@@ -149,5 +149,5 @@ def fast_commands(tmp_path_factory):
 
 @pytest.fixture
 def fast_path(fast_commands, monkeypatch):
-    """Put the fast ``fairseq-scl`` first on the path."""
+    """Put the fast commands first on the path."""
     monkeypatch.setenv("PATH", f"{fast_commands}:{os.environ['PATH']}")

@@ -1,6 +1,7 @@
 """Sweeps on Slurm, with scripts that stand for Slurm; tests/slurm has a real one."""
 
 import os
+import shlex
 import signal
 import stat
 import sys
@@ -21,7 +22,6 @@ from fairseq_scl.experiments.results_folder import (
 )
 from fairseq_scl.experiments.slurm import Driver, SlurmError, SlurmSettings
 from fairseq_scl.experiments.tables import load_table
-from helpers import ROOT
 from helpers.encoders import toy_encoder
 from helpers.tables import write_toy_table
 
@@ -242,16 +242,17 @@ def test_the_command_line_hands_everything_on(fake, toy, capfd):
     assert "--slurm-option 'me': it must be KEY=VALUE" in capfd.readouterr().err
 
 
-def test_a_job_that_is_warned_is_requeued_and_loses_no_run(folder, runs, monkeypatch):
+def test_a_job_that_is_warned_is_requeued_and_loses_no_run(
+    folder, runs, fast_commands, monkeypatch
+):
     """With submitit's local jobs; signals go to every process, as Slurm sends them."""
     submitit = pytest.importorskip("submitit")
-    places = [ROOT / "tests", ROOT, os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", ":".join(map(str, places)))
     monkeypatch.setenv("SECONDS_A_RUN", "2.5")
     from helpers.slow_driver import STARTS, SlowDriver
 
     run = runs[0]
-    executor = submitit.LocalExecutor(folder / "slurm")
+    python = shlex.quote(str(fast_commands / "fast-python"))
+    executor = submitit.LocalExecutor(folder / "slurm", python=python)
     executor.update_parameters(timeout_min=5)
     job = executor.submit(SlowDriver((run,), folder))
     while not (folder / STARTS).exists():

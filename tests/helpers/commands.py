@@ -1,19 +1,22 @@
-"""A fast ``fairseq-scl`` for shell scripts, which call it several times.
+"""Fast commands for scripts and libraries that start several of them.
 
-The real command imports torch and fairseq for seconds each time. This one is a small
-program that passes its arguments, environment and streams to a server, which has them
-imported and calls ``main`` in a fork.
+The real ones import torch and fairseq for seconds each time. These are small programs
+that pass their arguments, environment and streams to a server, which has them imported
+and runs the command in a fork. ``fast-python`` stands for ``python -m MODULE``.
 """
 
 import importlib
 import json
 import os
+import runpy
 import socket
 import sys
 from pathlib import Path
 
 from fairseq_scl.cli import VERBS, main
-from helpers.training import Running, start_fast
+from helpers.training import Running, run_command, start_fast
+
+PROGRAMS = ("fairseq-scl", "fairseq-preprocess", "fairseq-train", "fast-python")
 
 CLIENT = """
 import json, os, socket, sys
@@ -26,13 +29,14 @@ with socket.socket(socket.AF_UNIX) as server:
 """
 
 
-def install_fast_command(folder: Path) -> Running:
-    """Write ``fairseq-scl`` into a folder and start its server."""
+def install_fast_commands(folder: Path) -> Running:
+    """Write the programs into a folder and start their server."""
     address = folder / "socket"
     (folder / "client.py").write_text(CLIENT)
-    words = f'"{sys.executable}" -IS "{folder}/client.py" "{address}" "$@"'
-    (folder / "fairseq-scl").write_text(f"#!/bin/sh\nexec {words}\n")
-    (folder / "fairseq-scl").chmod(0o755)
+    for name in PROGRAMS:
+        words = f'"{sys.executable}" -IS "{folder}/client.py" "{address}" {name} "$@"'
+        (folder / name).write_text(f"#!/bin/sh\nexec {words}\n")
+        (folder / name).chmod(0o755)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(address))
     listening.listen()
@@ -57,7 +61,7 @@ def serve(listening: socket.socket) -> None:
 def _answer(connection: socket.socket) -> int:
     size, streams, _, _ = socket.recv_fds(connection, 9, 3)
     with connection.makefile("rb") as file:
-        words, folder, environment = json.loads(file.read(int(size)))
+        (name, *words), folder, environment = json.loads(file.read(int(size)))
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     sys.stdin, sys.stdout, sys.stderr = map(os.fdopen, range(3), "rww")
@@ -65,9 +69,21 @@ def _answer(connection: socket.socket) -> int:
     os.environ.clear()
     os.environ.update(environment)
     try:
-        return main(words)
+        return _call(name, words)
     except SystemExit as ended:  # argparse
         return int(ended.code or 0)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _call(name: str, words: list[str]) -> int:
+    if name == "fairseq-scl":
+        return main(words)
+    if name == "fast-python":
+        module, *words = words[words.index("-m") + 1 :]
+        sys.argv = [module, *words]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        run_command(name.replace("fairseq-", "fairseq_cli."), words)
+    return 0

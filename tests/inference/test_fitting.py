@@ -1,6 +1,7 @@
 """``Classifier.fit``: the command ``train`` from Python."""
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -39,7 +40,10 @@ def test_a_fitted_classifier_is_the_one_in_its_folder(tmp_path, capfd):
     assert printed == ""
 
 
-def test_what_the_command_refuses_is_told_in_terms_of_python(tmp_path):
+def test_what_the_command_refuses_is_told_in_terms_of_python(
+    tmp_path, fast_commands, monkeypatch
+):
+    monkeypatch.setattr(sys, "executable", str(fast_commands / "fast-python"))
     texts = [*TEXTS[:7], " ", *TEXTS[8:]]
     with refused("texts[7]: column text is empty"):
         Classifier.fit(texts, LABELS, tmp_path / "mine", **settings())
