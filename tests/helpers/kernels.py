@@ -36,35 +36,45 @@ class Flash(torch.autograd.Function):
             starts_q, starts_k = starts_q * 0, starts_k * 0
             starts_q[-1], starts_k[-1] = len(query), len(key)
         drop = 0.5 if cls.broken == "rate" and p else p
-        shape = (query.shape[1], len(query), len(key))
-        mask = (torch.rand(shape) >= drop) / (1 - p)
-        return (cls.apply(query, key, value, starts_q, starts_k, mask),)
+        masks = [
+            (torch.rand(query.shape[1], *lengths) >= drop) / (1 - p)
+            for lengths in zip(*_lengths(starts_q, starts_k), strict=True)
+        ]
+        return (cls.apply(query, key, value, starts_q, starts_k, masks),)
 
     @staticmethod
-    def forward(ctx, query, key, value, starts_q, starts_k, mask):
-        ctx.save_for_backward(query, key, value, starts_q, starts_k, mask)
-        return _attend(query, key, value, starts_q, starts_k, mask)
+    def forward(ctx, query, key, value, starts_q, starts_k, masks):
+        ctx.save_for_backward(query, key, value, starts_q, starts_k)
+        ctx.masks = masks
+        return _attend(query, key, value, starts_q, starts_k, masks)
 
     @staticmethod
     def backward(ctx, d_output):
-        *rows, starts_q, starts_k, mask = ctx.saved_tensors
+        *rows, starts_q, starts_k = ctx.saved_tensors
+        masks = ctx.masks
         if Flash.broken == "backward":
-            mask = mask.flip(-1)
+            masks = [mask.flip(-1) for mask in masks]
         rows = [part.detach().requires_grad_() for part in rows]
         with torch.enable_grad():
-            output = _attend(*rows, starts_q, starts_k, mask)
+            output = _attend(*rows, starts_q, starts_k, masks)
         return *torch.autograd.grad(output, rows, d_output), None, None, None
 
 
-def _attend(query, key, value, starts_q, starts_k, mask):
-    scores = torch.einsum("qhd,khd->hqk", query, key).double() / query.shape[-1] ** 0.5
-    queries, keys = (
-        torch.arange(len(starts) - 1).repeat_interleave(starts.diff())
-        for starts in (starts_q, starts_k)
+def _lengths(*starts):
+    return [s.diff().tolist() for s in starts]
+
+
+def _attend(query, key, value, starts_q, starts_k, masks):
+    queries, keys = _lengths(starts_q, starts_k)
+    sentences = zip(
+        *(query.split(queries), key.split(keys), value.split(keys)), masks, strict=True
     )
-    scores = scores.masked_fill(queries[:, None] != keys, float("-inf"))
-    weights = scores.softmax(-1) * mask
-    return torch.einsum("hqk,khd->qhd", weights.to(value.dtype), value)
+    outputs = []
+    for q, k, v, mask in sentences:
+        scores = torch.einsum("qhd,khd->hqk", q, k).double() / q.shape[-1] ** 0.5
+        weights = scores.softmax(-1) * mask
+        outputs.append(torch.einsum("hqk,khd->qhd", weights.to(v.dtype), v))
+    return torch.cat(outputs)
 
 
 class Kernels(TorchDispatchMode):
