@@ -29,8 +29,9 @@ install: ## install PyTorch, fairseq and this package into .venv; run automatica
 quickstart: install ## fine-tune an encoder with CE and with CE + SCL, and compare
 	@"$(BIN)/fairseq-scl" quickstart $(ARGS)
 
+# Many tests start Python: each would compile the package if it were not to keep that.
 test: install ## run the tests (ARGS: pytest options)
-	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 \
+	@bin=$$(cd "$(BIN)" && pwd); PATH="$$bin:$$PATH" OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
 	  "$$bin/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What depends most on the versions of Python and its packages.
