@@ -196,11 +196,7 @@ class Running:
 def start_fast(function: Callable[..., None], *arguments: Any) -> Running:
     """Call a function of a module in a new process, without waiting for it."""
     context = multiprocessing.get_context("forkserver")
-    # torch._dynamo, which the first optimizer of a process imports, takes longer than a
-    # toy training.
-    commands = ["fairseq_cli.train", "fairseq_cli.hydra_train"]
-    preloaded = [*commands, "torch._dynamo", __name__, "helpers.warm"]
-    context.set_forkserver_preload(preloaded)
+    context.set_forkserver_preload(["helpers.warm"])
     with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
         forkserver.ensure_running()
     output = tempfile.TemporaryDirectory()

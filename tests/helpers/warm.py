@@ -1,5 +1,16 @@
-"""Imported once by the forkserver: its forks parse with the caches that this fills."""
+"""Imported once by the forkserver: its forks have what this imports and parses."""
 
-from helpers.training import command_line, settings
+import gc
+import importlib
 
-settings(tuple(command_line(["data"])))
+gc.disable()  # all of this stays
+for name in (
+    *("fairseq_scl", "fairseq_cli.train", "fairseq_cli.hydra_train"),
+    # The first optimizer of a process imports it: longer than a toy training.
+    "torch._dynamo",
+):
+    importlib.import_module(name)
+training = importlib.import_module("helpers.training")
+training.settings(tuple(training.command_line(["data"])))
+gc.freeze()
+gc.enable()
