@@ -4,6 +4,7 @@ Importing fairseq takes a few seconds. ``train`` imports it in a new process, li
 user; ``train_fast`` runs the same command in a fork that has already imported it.
 """
 
+import copy
 import functools
 import importlib
 import io
@@ -29,6 +30,7 @@ from fairseq.data import Dictionary, indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks import setup_task
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import fairseq_scl
 from fairseq_scl.compat.checkpoints import load_checkpoint
@@ -39,8 +41,13 @@ USER_DIR = str(Path(fairseq_scl.__file__).parent)
 SIZES = {"train": 20, "valid": 10, "test": 10}
 WORDS_A_CLASS = 5
 
-# Hydra copies this singleton, with every registered dataclass, for each command line.
+# Hydra copies this singleton, with every registered dataclass, for each command line,
+# and parses hundreds of overrides, most of which are the same for all of them.
 ConfigStore.__deepcopy__ = lambda store, memo: store
+_parsed = functools.cache(
+    functools.partial(OverridesParser.parse_rule, OverridesParser.create())
+)
+OverridesParser.parse_rule = lambda parser, *rule: copy.copy(_parsed(*rule))
 
 
 def make_data(
