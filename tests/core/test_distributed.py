@@ -139,7 +139,7 @@ def test_a_whole_run_of_two_workers_is_that_of_one(
     validation that saw 60 examples where training has 27.
     """
     flags = [*both, "--restore-file", stock, *RESET]
-    flags += ["--validate-interval-updates", "2"]
+    flags += ["--validate-interval-updates", "2", "--batch-size-valid", "30"]
     for count, more in ((2, workers), (1, alone)):
         folder = tmp_path / str(count)
         done = train_together(with_views, folder, count, *flags, *more)
