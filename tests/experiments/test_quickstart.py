@@ -194,8 +194,16 @@ def test_only_checkpoints_that_are_needed_stay(first):
     assert left == needed
 
 
-def test_the_classifier_answers_as_printed(again, capfd, tmp_path):
+def test_the_second_time_needs_no_network_and_restores_the_classifier(
+    again, capfd, tmp_path
+):
+    """Nothing is trained; the restored classifier answers as printed."""
+    before = {n: sha256(again.output / n) for n in ("table.md", "runs.csv", "tsne.png")}
+    shutil.rmtree(again.output / "classifier")
+    again.network = False
     assert again.run() == 0
+    assert again.trained == []
+    assert {name: sha256(again.output / name) for name in before} == before
     printed = capfd.readouterr().out
     (line,) = [s for s in printed.splitlines() if s.startswith("echo ")]
     words = shlex.split(line)
@@ -208,14 +216,6 @@ def test_the_classifier_answers_as_printed(again, capfd, tmp_path):
     label, probability = capfd.readouterr().out.rstrip("\n").split("\t")
     assert label in ("negative", "positive")
     assert 0.5 <= float(probability) <= 1
-
-
-def test_the_second_time_needs_no_network_and_trains_nothing(again):
-    before = {n: sha256(again.output / n) for n in ("table.md", "runs.csv", "tsne.png")}
-    again.network = False
-    assert again.run() == 0
-    assert again.trained == []
-    assert {name: sha256(again.output / name) for name in before} == before
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
