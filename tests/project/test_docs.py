@@ -156,8 +156,9 @@ def own_flags():
     }
     flags = set()
     for config in registered.values():
-        added = inspect.get_annotations(config)  # not those of the class it extends
-        flags |= {f"--{name.replace('_', '-')}" for name in added}
+        if config.__module__.startswith("fairseq_scl."):  # not fairseq's own
+            added = inspect.get_annotations(config)  # not those of the class it extends
+            flags |= {f"--{name.replace('_', '-')}" for name in added}
     for model in MODEL_REGISTRY.values():
         if model.__module__.startswith("fairseq_scl."):
             flags |= model_flags(model) - model_flags(RobertaModel)
