@@ -60,7 +60,13 @@ def supervised_contrastive_loss(
     """
     check_batch(features, labels, temperature, reduction)
     count = _anchor_count(anchors, len(features))
-    return reduce_losses(_contrast(features, labels, temperature, count), reduction)
+    if len(features) < 2:  # no candidates: 0, with a gradient of 0
+        losses = at_least_float32(features[:count, :0]).sum(dim=1)
+    elif count == len(features) <= ONE_TILE:
+        losses = contrast_in_one_tile(features, labels, temperature)
+    else:
+        losses = contrast_in_strips(features, labels, temperature, count)
+    return reduce_losses(losses, reduction)
 
 
 def self_supervised_contrastive_loss(
@@ -142,16 +148,6 @@ def reduce_losses(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
     return losses.sum() / (max(len(losses), 1) if reduction == "mean" else 1)
-
-
-def _contrast(
-    features: Tensor, labels: Tensor, temperature: float, anchors: int
-) -> Tensor:
-    if len(features) < 2:  # no candidates: 0, with a gradient of 0
-        return at_least_float32(features[:anchors, :0]).sum(dim=1)
-    if anchors == len(features) <= ONE_TILE:
-        return contrast_in_one_tile(features, labels, temperature)
-    return contrast_in_strips(features, labels, temperature, anchors)
 
 
 def _anchor_count(anchors: int | None, size: int) -> int:
