@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from tokenizers.pre_tokenizers import ByteLevel
 
+from fairseq_scl.data.texts import decoded_lines
 from fairseq_scl.errors import InputError
 from fairseq_scl.typed import Name, read_as
 
@@ -79,7 +80,7 @@ def read_word_pieces(path: str | Path) -> list[str]:
     """Read BERT's ``vocab.txt``, one piece per line.
 
     Raises:
-        InputError: the file is missing or not UTF-8, repeats a piece or lacks
+        InputError: the file is missing, empty or not UTF-8, repeats a piece or lacks
             ``[UNK]``.
     """
     pieces = _lines(path)
@@ -117,7 +118,8 @@ def read_merges(path: str | Path) -> list[tuple[str, str]]:
     """Read ``vocab.bpe`` or ``merges.txt``, one pair of pieces per line.
 
     Raises:
-        InputError: the file is missing or not UTF-8, or a line is not two pieces.
+        InputError: the file is missing, empty or not UTF-8, or a line is not two
+            pieces.
     """
     lines = _lines(path)
     header = lines[0].startswith("#version")
@@ -170,11 +172,5 @@ def byte_symbols() -> list[str]:
 
 
 def _lines(path: str | Path) -> list[str]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"missing file: {path}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start + 1})") from None
-    # Not splitlines(): pieces may be characters that Unicode calls line breaks.
-    return text.removesuffix("\n").split("\n")
+    # Pieces may be characters that Unicode calls line breaks.
+    return [line.removesuffix("\r") for _, line in decoded_lines(path)]

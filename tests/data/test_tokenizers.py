@@ -345,8 +345,8 @@ def test_damaged_settings_are_refused(bpe_files, tmp_path, settings, words):
     [
         (b"[UNK]\na\nb\na\n", "line 4: the piece 'a' is already in line 2"),
         (b"a\nb\n", r"lacks the line \[UNK\]"),
-        (b"", r"lacks the line \[UNK\]"),
-        (b"[UNK]\n\xff\n", r"vocab\.txt is not UTF-8 \(byte 7\)"),
+        (b"", r"vocab\.txt is empty"),
+        (b"[UNK]\n\xff\n", r"vocab\.txt, line 2 is not UTF-8 \(byte 1 of the line"),
     ],
 )
 def test_a_bad_word_piece_vocabulary_is_refused(tmp_path, content, message):
