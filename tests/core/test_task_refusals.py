@@ -1,7 +1,6 @@
 """What the task refuses: damaged data, other checkpoints, wrong special tokens."""
 
 import json
-import pickle
 import shutil
 
 import pytest
@@ -15,7 +14,7 @@ from fairseq_scl.input_format import KEY, InputFormat
 from fairseq_scl.tasks.checks import HEADS, POSITIONS
 from fairseq_scl.typed import as_type
 from helpers.refusals import refused
-from helpers.training import command_line, make_data, settings, toy_model, write_rows
+from helpers.training import command_line, configure, make_data, toy_model, write_rows
 
 # The last batch of four is smaller.
 DATA = {"sizes": {"train": 22, "valid": 10}, "words": None, "weights": (3, 1)}
@@ -214,9 +213,10 @@ def prepared(data, tmp_path):
 
 def toy_task(arguments):
     """Build the task with the given flags for special tokens and no others."""
-    line = command_line(arguments)
+    data, *flags = arguments
+    line = command_line(["data", *flags])
     at = line.index("--init-token")
-    return setup_task(pickle.loads(settings((*line[:at], *line[at + 2 :]))).task)
+    return setup_task(configure(data, [*line[:at], *line[at + 2 :]]).task)
 
 
 @pytest.mark.parametrize(

@@ -249,11 +249,24 @@ class Toy:
 
 def toy_model(arguments: Sequence[str | Path], seed: int = 0) -> Toy:
     """Build task, model and criterion in this process, in the same way as fairseq."""
-    cfg = pickle.loads(settings(tuple(command_line(arguments))))
+    data, *flags = arguments
+    cfg = configure(data, command_line(["data", *flags]))
     task = setup_task(cfg.task)
     torch.manual_seed(seed)
     model = task.build_model(cfg.model)
     return Toy(cfg, task, model, task.build_criterion(cfg.criterion))
+
+
+def configure(data: str | Path, line: Sequence[str]) -> Any:
+    """Return the configuration of a command line, with its data folder replaced.
+
+    So command lines that differ in nothing but the folder share their settings.
+    """
+    cfg = pickle.loads(settings(tuple(line)))
+    for part in (cfg.task, cfg.model):
+        if hasattr(part, "data"):
+            part.data = str(data)
+    return cfg
 
 
 @functools.cache  # takes longer than to build everything from it
