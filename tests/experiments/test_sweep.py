@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from fairseq_scl.cli import main
 from fairseq_scl.cli import run as cli_run
@@ -129,17 +129,20 @@ def test_a_table_is_run_to_its_end_and_not_again(tmp_path, toy, capfd):
     assert times == {p: p.stat().st_mtime_ns for p in folder.glob("runs/*/*")}
 
 
-def test_forks_with_several_threads_of_a_parent_that_has_computed(tmp_path, samples):
+def main_with_threads(argv):
+    """Run ``fairseq-scl`` in this process with two threads per process."""
+    del os.environ["OMP_NUM_THREADS"]
+    torch.set_num_threads(2)
+    sys.exit(main(argv))
+
+
+def test_forks_with_several_threads_of_a_parent_that_has_computed(tmp_path, toy):
     """The parent checks an encoder that is large enough for parallel loops."""
     convert_encoder(make_bert(tmp_path / "b", intermediate_size=4096), tmp_path / "e")
-    argv = [sys.executable, "-m", "fairseq_scl.cli", "run", write_toy_table(tmp_path)]
-    argv += ["--data", samples, "--model", tmp_path / "e", "--device", "cpu"]
-    argv += ["--results", tmp_path / "results", "--jobs", "1", "--only", "sample=0"]
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    done = subprocess.run(
-        argv, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert "3 of 3 runs are done" in done.stdout, done.stderr[-2000:]
+    argv = [*toy, "--model", str(tmp_path / "e"), "--jobs", "1"]
+    argv += ["--only", "loss=CE,sample=0"]
+    done = start_fast(main_with_threads, argv).wait()
+    assert "1 of 1 runs are done" in done.stdout, done.stderr[-2000:]
 
 
 def test_workers_are_spawned_where_forks_are_not_supported(
