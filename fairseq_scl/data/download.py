@@ -129,15 +129,17 @@ class _Resuming:
             have = have if resumes else 0
             if size is None and "Content-Length" in answer.headers:
                 size = have + int(answer.headers["Content-Length"])
-            bar = tqdm(
-                total=size,
-                initial=have,
-                desc=self._wanted.name,
-                unit="B",
-                unit_scale=True,
-                disable=not self._progress,
-            )
-            with part.open("ab" if resumes else "wb") as file, bar:
+            with (
+                part.open("ab" if resumes else "wb") as file,
+                tqdm(
+                    total=size,
+                    initial=have,
+                    desc=self._wanted.name,
+                    unit="B",
+                    unit_scale=True,
+                    disable=not self._progress,
+                ) as bar,
+            ):
                 for block in answer.iter_content(BYTES_AT_ONCE):
                     file.write(block)
                     bar.update(len(block))

@@ -117,6 +117,15 @@ def test_a_folder_that_is_a_file_is_one_sentence(server, tmp_path):
         fetch_file(server.wanted("a.zip"), tmp_path / "taken")
 
 
+def test_a_part_that_cannot_be_written_starts_no_progress_bar(server, tmp_path, capsys):
+    """The bar would be on the same line as the error."""
+    (tmp_path / "a.zip.part").mkdir()
+    wanted = replace(server.wanted("a.zip"), bytes=None, sha256=None)
+    with refused(f"cannot write {tmp_path / 'a.zip'}"):
+        fetch_file(wanted, tmp_path, progress=True)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_killed_download_resumes(server, tmp_path):
     wanted = server.wanted("a.zip")
     server.faults = ["slow"]
