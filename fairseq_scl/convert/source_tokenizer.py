@@ -151,7 +151,9 @@ def read_tokenizer_json(path: Path, model_type: str) -> SourceTokenizer:
 def read_settings(
     folder: Path, model_type: str, source: SourceTokenizer | None
 ) -> dict[str, Any]:
-    """Return the settings of a folder's tokenizer; its files may be missing.
+    """Return the settings of a folder's tokenizer; files with settings may be missing.
+
+    ``source`` is the folder's ``tokenizer.json``, if there is one.
 
     Raises:
         InputError: the value of a setting is not supported, or a file has added tokens

@@ -125,8 +125,8 @@ def test_and_valid(
 ) -> list[dict[str, np.ndarray]]:
     """Draw the test and validation sets of a table with :func:`stratified_ranks`.
 
-    Unless they may use the ``whole`` table, examples of each class must remain for
-    training.
+    Both ``sizes`` and the result have the test set first. Unless the two sets may use
+    the ``whole`` table, examples of each class must remain for training.
 
     Raises:
         InputError: the table does not allow these sizes; the message names the flags

@@ -172,5 +172,5 @@ def byte_symbols() -> list[str]:
 
 
 def _lines(path: str | Path) -> list[str]:
-    # Pieces may be characters that Unicode calls line breaks.
+    # Not str.splitlines: a piece may be a character that Unicode calls a line break.
     return [line.removesuffix("\r") for _, line in decoded_lines(path)]

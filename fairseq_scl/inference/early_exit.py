@@ -90,8 +90,9 @@ def early_probabilities(
     """Compute the class probabilities of encoded examples, each at its own exit.
 
     Finished sentences are removed from their batch. A rule that never applies gives the
-    results of :func:`fairseq_scl.inference.predict.probabilities`; any other needs
-    :func:`check_exits` first.
+    results of :func:`fairseq_scl.inference.predict.probabilities`. The model must have
+    passed :func:`check_exits`. ``max_tokens`` limits the tokens in a batch, including
+    padding.
 
     Returns:
         probabilities ``(N, classes)`` float32, and the layer of the exit ``(N,)``

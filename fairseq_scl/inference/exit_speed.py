@@ -70,10 +70,11 @@ def measure_exits(
     """Label a split with each model at each threshold, several times.
 
     Each round runs all models and thresholds in turn, so that a temporary slowdown of
-    the machine affects all of them. The first round is a warm-up and is not counted.
+    the machine affects all of them. A warm-up, which is not counted, precedes the
+    ``repeats`` rounds. The deepest exit is always measured, too.
 
-    There are ``repeats`` rounds; ``on_done`` is called with 1 after each model of each.
-    The deepest exit is always measured, too. ``clock`` is one of :data:`CLOCKS`.
+    ``clock`` is one of :data:`CLOCKS`. ``on_done`` is called with 1 after each model of
+    each round, including the warm-up.
 
     Returns:
         the points of each model, in the order of ``thresholds`` followed by the deepest

@@ -56,12 +56,13 @@ def export_huggingface(
     the tokens, it is a folder for ``SentenceTransformer`` instead, see
     :mod:`fairseq_scl.convert.to_sentence_transformers`.
 
-    A folder that was written there before is replaced. ``inputs`` are files and folders
-    that the model folder was made from, which are not.
+    A folder that was written to ``target`` before is replaced. ``inputs`` are files and
+    folders that the model folder was made from; ``target`` must not overlap with them.
 
     Raises:
         InputError: the model has what ``transformers`` does not (several exits, a
-            sentencepiece tokenizer, another activation), or the disk is full.
+            sentencepiece tokenizer, another activation), ``target`` has other content,
+            or the disk is full.
     """
     model = Path(model)
     classifier = load_classifier(model)

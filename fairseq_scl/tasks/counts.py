@@ -148,7 +148,8 @@ def check_divergence(update: int) -> None:
 def append_metrics(path: str, logged: Mapping[str, Any], **more: Any) -> None:
     """Append a line of exact counts and unrounded losses to ``--metrics-file``.
 
-    An empty path disables it. Without meters and more entries, the file is only opened.
+    With an empty path, nothing is written. Without meters or other entries, the file is
+    only created if missing, which shows whether it can be written.
 
     Raises:
         InputError: the file cannot be written.
