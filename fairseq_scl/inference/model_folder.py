@@ -69,10 +69,11 @@ class ModelSettings(msgspec.Struct, tag_field="schema", tag=2, omit_defaults=Tru
 
     Attributes:
         input_format: how text is read.
-        exit_pooling: of several exits, what the heads below the top read.
-        layer_norm_eps: that the model was trained with; it was rewritten for fairseq's.
-        training: what is known of it.
-        temperature: of the probabilities, softmax(logits / temperature).
+        exit_pooling: what the heads below the top read, ``cls`` or ``mean``.
+        layer_norm_eps: epsilon of the layer norms in training; the stored weights are
+            rewritten for that of fairseq.
+        training: what is known about the training.
+        temperature: probabilities are softmax(logits / temperature).
     """
 
     input_format: InputFormat
@@ -179,7 +180,7 @@ def export_classifier(
 def write_model_files(
     folder: Path, checkpoint: Mapping[str, Any], settings: ModelSettings
 ) -> None:
-    """Write all of a model folder but its dictionaries and tokenizer.
+    """Write a model folder except for its dictionaries and tokenizer.
 
     ``checkpoint`` is that of the stock model and task, see :func:`stock_checkpoint`.
     """
