@@ -81,7 +81,7 @@ def stored_states(
     sizes = np.array([dataset.num_tokens(i) for i in range(len(dataset))])
     order = np.argsort(sizes, kind="stable")
     order = order[sizes[order] <= longest]
-    most = max(TOKENS_AT_ONCE, int(sizes.max()))
+    most = max(TOKENS_AT_ONCE, int(sizes[order].max(initial=0)))
     table = torch.empty(0, device=device)
     for numbers in batch_by_size(order, sizes.item, max_tokens=most):
         batch = dataset.collater([dataset[i] for i in numbers])
