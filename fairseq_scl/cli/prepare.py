@@ -61,13 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"task of the paper, needs --from: {', '.join(TASKS)}",
     )
-    add_own_table(parser, source)
     source.add_argument(
         "--sample",
         **FOLDER,
         help="data folder to which back-translations are added, or a folder with "
         "several of them (n100-sample0 …); needs --augmented",
     )
+    add_own_table(parser, source)
     add_encoder(parser, "encoder whose dictionary and tokenizer are used", True)
     parser.add_argument(
         "--to",

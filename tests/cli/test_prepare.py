@@ -15,6 +15,12 @@ def prepare(run):
     return partial(run, "prepare", "--encoder", toy_encoder())
 
 
+def test_help_shows_that_the_sources_exclude_each_other(run):
+    usage = " ".join(run("prepare", "--help")[1].split())
+    choice = "(--text FOLDER | --task NAME | --sample FOLDER | --table FILE)"
+    assert f"usage: fairseq-scl prepare [-h] {choice} " in usage
+
+
 def test_a_task_becomes_data_folders(prepare, tmp_path):
     write_sst2(tmp_path / "glue")
     status, out, _ = prepare(
