@@ -139,13 +139,14 @@ def run(capfd):
 
 
 @pytest.fixture
-def refusal(run):
-    """Run a command line that must be refused; return its only sentence."""
+def refusal(capfd):
+    """Run a command line that must be refused; return the one line that it prints."""
+    from fairseq_scl.cli import main
 
     def call(*argv):
-        status, _, error = run(*argv)
-        assert status == 2
-        return error
+        assert main([str(word) for word in argv]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        return line
 
     return call
 
