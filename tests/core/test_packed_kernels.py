@@ -140,10 +140,17 @@ def test_everything_dropped_does_not_need_the_kernel(data, like_cuda):
     assert like_cuda.calls == 0
 
 
+@pytest.fixture
+def classifier():
+    """Return the classifier that tests share; not trained under a patch."""
+    return load_classifier(toy_classifier())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
-def test_predict_takes_the_kernel_in_half_precision(like_cuda, dtype, monkeypatch):
+def test_predict_takes_the_kernel_in_half_precision(
+    classifier, like_cuda, dtype, monkeypatch
+):
     monkeypatch.setattr(packed_attention, "has_kernel", lambda _, d, __: d in HALF)
-    classifier = load_classifier(toy_classifier())
     sentences = [example.sentences for example in make_sentences(12, seed=5)]
     encoded, _ = encode(classifier, sentences)
     exact = probabilities(classifier, encoded)
