@@ -139,8 +139,15 @@ def backtranslate(
             if not record.exists():
                 write_json(partial / SETTINGS, plan.settings())
                 if not target.exists():
-                    more = (forward, backward), plan, max_tokens, on_done, at_once
-                    _write_rows(target, examples, *more)
+                    _write_rows(
+                        target,
+                        examples,
+                        (forward, backward),
+                        plan,
+                        max_tokens,
+                        on_done,
+                        at_once,
+                    )
                 write_json(record, describe(target, plan, examples, forward))
             discard(partial)
     return read_as(record, BackTranslationRecord)
@@ -159,14 +166,16 @@ def _write_rows(
     names = stream_names(examples, plan.seed)
     chunks = []
     for start in range(0, len(examples), at_once):
-        chunk, of_chunk = examples[start : start + at_once], names[start:]
+        chunk = examples[start : start + at_once]
+        streams = names[start : start + at_once]
         path = partial_folder(target) / f"{start}-{start + len(chunk)}.jsonl"
         chunks.append(path)
         if path.exists():
             on_done(2 * plan.copies * sum(len(e.sentences) for e in chunk))
             continue
-        more = of_chunk[: len(chunk)], directions, plan, max_tokens, on_done
-        rows = backtranslated(chunk, *more, first=start)
+        rows = backtranslated(
+            chunk, streams, directions, plan, max_tokens, on_done, first=start
+        )
         with write_then_rename(path) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with write_then_rename(target) as file:

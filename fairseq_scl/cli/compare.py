@@ -87,9 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
         shared = {name: settings.pop(name) for name in ("device", "precision")}
         settings["head_pooling"] = settings.pop("pooling")
         data = folder / "data"
-        name, batch = arguments.file.name, settings.pop("batch_size")
-        sizes = parts.size, arguments.samples, batch
-        table = own_table(name, objectives, *sizes, **settings)
+        name, samples = arguments.file.name, arguments.samples
+        table = own_table(name, objectives, parts.size, samples, **settings)
         models = dict.fromkeys(table.losses, encoder)
         runs = planned_runs(table, data, models, shared)
         folders = {run.seed: run.data for run in runs}

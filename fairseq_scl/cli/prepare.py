@@ -229,9 +229,10 @@ def _prepare_augmented(arguments: argparse.Namespace) -> None:
         ]
     if not todo:
         raise InputError(f"--augmented {augmented} has no file NAME-bt….jsonl")
-    how = (arguments.views, arguments.max_unknown)
+    encoder, views = arguments.encoder, arguments.views
     for one, file, to in todo:
-        _tell(to, add_outputs(one, file, arguments.encoder, to, *how))
+        counts = add_outputs(one, file, encoder, to, views, arguments.max_unknown)
+        _tell(to, counts)
     _print_flags(todo[0][2])
 
 

@@ -107,8 +107,10 @@ def own_table(
     the baseline. Further ``settings`` are keys of the table's ``training``, with
     ``head_pooling``.
     """
-    given = settings["head_pooling"], class_weights
-    losses = {OBJECTIVES[o][1]: objective_point(o, *given) for o in objectives}
+    pooling = settings["head_pooling"]
+    losses = {
+        OBJECTIVES[o][1]: objective_point(o, pooling, class_weights) for o in objectives
+    }
     content = {
         "protocol": PROTOCOL,
         "caption": f"{name}, test accuracy in percent",
