@@ -177,7 +177,7 @@ class GPT2BPE(_Subwords):
 
 
 def bert_tokenizer(
-    ids: Mapping[str, int], settings: WordPieceSettings
+    ids: dict[str, int], settings: WordPieceSettings
 ) -> tokenizers.Tokenizer:
     """Build BERT's tokenizer from the ids of its pieces, without added tokens."""
     made = tokenizers.Tokenizer(
@@ -194,7 +194,7 @@ def bert_tokenizer(
 
 
 def byte_level_tokenizer(
-    ids: Mapping[str, int], merges: Sequence[tuple[str, str]]
+    ids: dict[str, int], merges: Sequence[tuple[str, str]]
 ) -> tokenizers.Tokenizer:
     """Build GPT-2's tokenizer from ids and merges, without added tokens."""
     made = tokenizers.Tokenizer(BPE(vocab=ids, merges=merges))
