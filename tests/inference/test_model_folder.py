@@ -359,7 +359,7 @@ def test_a_checkpoint_of_other_special_tokens_than_its_data_is_refused(tmp_path)
             export_classifier(*arguments)
     with edited(tmp_path / "a.pt") as state:
         without_record(state)
-        # The separator changes nothing, because there are no pairs.
+        # Only pairs have a separator.
         state["cfg"]["task"] |= {"init_token": 0, "separator_token": 2}
     export_classifier(*arguments)
     assert load_classifier(tmp_path / "model").separator_token is None

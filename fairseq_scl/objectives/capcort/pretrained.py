@@ -18,7 +18,7 @@ from fairseq_scl.models.features import classification_features, unwrapped
 
 STATES = ("cls", "mean")
 STATES_KEY = "final_states"
-# Tokens per batch of the table, including padding; there is no graph.
+# Tokens per batch, padding included, when the targets are computed (without gradients).
 TOKENS_AT_ONCE = 8192
 
 
