@@ -223,7 +223,7 @@ def _fairseq(data: Path, encoder: Path, packed: bool) -> tuple[Any, Any, Any, An
 
     import fairseq_scl
     from fairseq_scl.compat.checkpoints import load_checkpoint
-    from fairseq_scl.data.binarise import fairseq_flags
+    from fairseq_scl.data.binarize import fairseq_flags
     from fairseq_scl.experiments.architecture import architecture_flags
     from fairseq_scl.experiments.command import RECIPE
 

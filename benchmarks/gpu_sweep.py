@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.pairs import Pairs, Row, Settings, peer_module
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.results_folder import RECORD
@@ -110,7 +110,7 @@ def make_samples(folder: Path, count: int) -> None:
     names = ("train", "valid", "test")
     splits = {n: examples[i * SIZE : (i + 1) * SIZE] for i, n in enumerate(names)}
     first = folder / "data" / "toy" / f"n{SIZE}-sample0"
-    binarise(splits, folder / "encoder", first)
+    binarize(splits, folder / "encoder", first)
     for number in range(1, count):
         shutil.copytree(first, first.with_name(f"n{SIZE}-sample{number}"))
 

@@ -1,4 +1,4 @@
-"""Back-translation of labelled examples (section 5.2 of Gunel et al. 2021).
+"""Back-translation of labeled examples (section 5.2 of Gunel et al. 2021).
 
 Each example gives ``copies`` new examples with the same label: it is translated to
 another language and back by sampling. The file is written in chunks, and each complete

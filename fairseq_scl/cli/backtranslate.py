@@ -24,7 +24,7 @@ from fairseq_scl.cli.options import (
     add_precision,
     at_least,
 )
-from fairseq_scl.data.binarise import read_examples
+from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.readers import own_table

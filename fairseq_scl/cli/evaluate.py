@@ -16,7 +16,7 @@ from fairseq_scl.cli.options import (
     at_least,
     files_to_write,
 )
-from fairseq_scl.data.binarise import read_examples
+from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
 from fairseq_scl.data.own_file import guess_columns, read_rows

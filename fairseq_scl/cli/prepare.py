@@ -19,7 +19,7 @@ from fairseq_scl.cli.options import (
     encoder_folder,
 )
 from fairseq_scl.data.augmented import add_outputs
-from fairseq_scl.data.binarise import fairseq_flags, read_labels
+from fairseq_scl.data.binarize import fairseq_flags, read_labels
 from fairseq_scl.data.files import files_in
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.own_splits import prepare_splits

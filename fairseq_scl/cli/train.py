@@ -24,7 +24,7 @@ from fairseq_scl.cli.options import (
     encoder_folder,
 )
 from fairseq_scl.convert.pooling import POOLINGS
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.files import hold
 from fairseq_scl.data.folders import MODEL, check_replaceable
 from fairseq_scl.data.own_file import guess_columns, read_distinct, split_off_validation
@@ -147,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
         # A run needs a test set; these are the validation examples again.
         splits = {"train": train, "valid": valid, "test": valid}
-        binarise(splits, encoder, work / "data", inputs=[arguments.file])
+        binarize(splits, encoder, work / "data", inputs=[arguments.file])
         settings = settings_of(arguments, encoder, len(train))
         settings["seed"] = arguments.seed
         one = own_run(work / "data", encoder, arguments.objective, **settings)

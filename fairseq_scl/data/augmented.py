@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_scl.data.binarise import DRAW, binarise, read_examples, read_labels
+from fairseq_scl.data.binarize import DRAW, binarize, read_examples, read_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.outputs import BackTranslationRecord, Output, read_outputs
@@ -37,7 +37,7 @@ def add_outputs(
         target: the folder to write.
         views: keep ``train`` unchanged, and write the first two outputs of each example
             as ``view0`` and ``view1`` next to ``input0``, for ``--scl-views``.
-        max_unknown: see :func:`~fairseq_scl.data.binarise.binarise`.
+        max_unknown: see :func:`~fairseq_scl.data.binarize.binarize`.
 
     Returns:
         the number of examples in each split.
@@ -58,7 +58,7 @@ def add_outputs(
     copies = [[_example(group[n]) for group in outputs] for n in range(len(outputs[0]))]
     new = [] if views else [_example(output) for group in outputs for output in group]
     others = read_as(sample / MANIFEST, Manifest).examples.keys() - {"train"}
-    return binarise(
+    return binarize(
         {"train": [*examples, *new]},
         encoder,
         target,

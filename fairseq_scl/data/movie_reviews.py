@@ -29,7 +29,7 @@ def read_movie_reviews(archive: str | Path) -> list[Example]:
     Repeated sentences are skipped too, since they could end up in two splits.
 
     Returns:
-        10,070 examples labelled ``negative`` or ``positive`` by the sign of the rating.
+        10,070 examples labeled ``negative`` or ``positive`` by the sign of the rating.
 
     Raises:
         InputError: the archive is not the expected one.

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.suspects import Checks, TextIndex, check_labels, repeated_texts
 from fairseq_scl.data.texts import SPLITS, Example, read_split
 from fairseq_scl.errors import InputError
@@ -23,7 +23,7 @@ def prepare_splits(
 
     Raises:
         InputError: see :func:`read_splits`, :func:`~suspects.check_labels` and
-            :func:`~binarise.binarise`.
+            :func:`~binarize.binarize`.
     """
     source = Path(source)
     splits, others = read_splits(source)
@@ -44,7 +44,7 @@ def prepare_splits(
             texts[split].add(line, example)
     for note in repeated_texts(texts):
         checks.note(note)
-    return binarise(
+    return binarize(
         splits, encoder, target, max_unknown=checks.max_unknown, inputs=[source]
     )
 

@@ -1,4 +1,4 @@
-"""Read tables of labelled sentences row by row."""
+"""Read tables of labeled sentences row by row."""
 
 import csv
 import itertools
@@ -28,7 +28,7 @@ Row = tuple[int, Example]
 
 
 class TableFile:
-    """A file of labelled sentences that can be iterated any number of times.
+    """A file of labeled sentences that can be iterated any number of times.
 
     Only one row is in memory at a time. Each run of whitespace in a sentence becomes
     one space.

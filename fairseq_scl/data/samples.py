@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.flips import Flipped, check_share, flipped_folder
 from fairseq_scl.data.official_files import check_size, task_table
@@ -201,7 +201,7 @@ def prepare_samples(
         flipped = Flipped(rows, share, [draw.seed, *numbers])
         every = {"train": Split(flipped, source.train.path), **held_out}
         folder = Path(target, flipped_folder(name, share))
-        counts = binarise(
+        counts = binarize(
             {s: examples for s, examples in every.items() if s not in linked},
             encoder,
             folder,

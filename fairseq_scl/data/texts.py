@@ -1,4 +1,4 @@
-"""Labelled sentences and sentence pairs, and their plain text files."""
+"""Labeled sentences and sentence pairs, and their plain text files."""
 
 import codecs
 import gzip

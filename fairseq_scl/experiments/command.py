@@ -7,7 +7,7 @@ from typing import Any
 
 import fairseq_scl
 from fairseq_scl.convert.pooling import Pooling
-from fairseq_scl.data.binarise import fairseq_flags
+from fairseq_scl.data.binarize import fairseq_flags
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import METRICS
 

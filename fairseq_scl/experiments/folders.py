@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fairseq_scl.data.binarise import LABEL_MAP, read_labels
+from fairseq_scl.data.binarize import LABEL_MAP, read_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
 from fairseq_scl.errors import InputError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairseq_scl.data.binarise import read_labels, read_split_labels
+from fairseq_scl.data.binarize import read_labels, read_split_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.tokenizers import load_tokenizer

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.splits import stratified_sample, stratified_split
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
@@ -83,13 +83,13 @@ def write_samples(
     folder. ``inputs`` are the files of the examples, which must not be overwritten.
 
     Raises:
-        InputError: as ``binarise``.
+        InputError: as ``binarize``.
     """
     labels = [example.label for example in parts.pool]
     for number, folder in folders.items():
         train = [parts.pool[n] for n in stratified_sample(labels, parts.size, number)]
         splits = {"train": train, "valid": parts.valid, "test": parts.test}
-        binarise(splits, encoder, folder, inputs=inputs)
+        binarize(splits, encoder, folder, inputs=inputs)
 
 
 def own_table(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fairseq_scl.data.binarise import class_counts
+from fairseq_scl.data.binarize import class_counts
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.device import check_device, describe_device

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairseq_scl.data.binarise import rows_of
+from fairseq_scl.data.binarize import rows_of
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel

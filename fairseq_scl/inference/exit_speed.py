@@ -9,7 +9,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from fairseq_scl.data.binarise import read_split_labels
+from fairseq_scl.data.binarize import read_split_labels
 from fairseq_scl.inference.data_split import check_vocabulary, read_split_tokens
 from fairseq_scl.inference.early_exit import ExitRule, check_exits, early_probabilities
 from fairseq_scl.inference.model_folder import LoadedModel, load_classifier

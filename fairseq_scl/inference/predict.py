@@ -12,7 +12,7 @@ import torch
 from fairseq.data import data_utils
 from torch import Tensor
 
-from fairseq_scl.data.binarise import encoded as token_ids
+from fairseq_scl.data.binarize import encoded as token_ids
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_folder import LoadedModel
 from fairseq_scl.models.features import EXTRA_KEY, classification_features

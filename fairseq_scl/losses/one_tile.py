@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fairseq_scl.losses.shared import (
     at_least_float32,
-    l2_normalise,
+    l2_normalize,
     refuse_second_derivative,
 )
 
@@ -54,7 +54,7 @@ class _OneTile(torch.autograd.Function):
         ctx: Any, features: Tensor, labels: Tensor, temperature: float
     ) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            phi, length = l2_normalise(at_least_float32(features.detach()))
+            phi, length = l2_normalize(at_least_float32(features.detach()))
             s = (phi @ phi.T).div_(temperature).fill_diagonal_(NO_CANDIDATE)
             log_p = s.log_softmax(dim=1)
             q = (labels[:, None] == labels).to(phi.dtype).fill_diagonal_(0)

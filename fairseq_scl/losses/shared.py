@@ -9,7 +9,7 @@ def at_least_float32(features: Tensor) -> Tensor:
     return features if features.dtype == torch.float64 else features.float()
 
 
-def l2_normalise(features: Tensor) -> tuple[Tensor, Tensor]:
+def l2_normalize(features: Tensor) -> tuple[Tensor, Tensor]:
     """Normalize rows to length 1; zero rows stay zero and get the length 1.
 
     Rows are divided by their largest entry first, so that the squares of very small and

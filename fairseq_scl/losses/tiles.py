@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fairseq_scl.losses.shared import (
     at_least_float32,
-    l2_normalise,
+    l2_normalize,
     refuse_second_derivative,
 )
 
@@ -104,7 +104,7 @@ class _Contrast(torch.autograd.Function):
         kept_entries: int,
     ) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
-            phi, length = l2_normalise(at_least_float32(features.detach()))
+            phi, length = l2_normalize(at_least_float32(features.detach()))
             own = _first(phi, anchors)
             classes, positives = classes_and_positives(labels, anchors)
             lonely = positives == 0

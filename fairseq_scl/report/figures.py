@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 
-from fairseq_scl.data.binarise import read_split_labels
+from fairseq_scl.data.binarize import read_split_labels
 from fairseq_scl.data.files import sha256, write_json, write_then_rename
 from fairseq_scl.data.folders import MANIFEST, list_files
 from fairseq_scl.errors import InputError

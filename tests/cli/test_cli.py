@@ -15,7 +15,7 @@ import fairseq_scl
 from fairseq_scl import cli
 from fairseq_scl.cli import VERBS, doctor, main
 from fairseq_scl.compat import versions
-from fairseq_scl.data.binarise import fairseq_flags
+from fairseq_scl.data.binarize import fairseq_flags
 from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import BEST

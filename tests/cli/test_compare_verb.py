@@ -3,7 +3,7 @@
 import pytest
 
 from fairseq_scl.cli import compare
-from fairseq_scl.data.binarise import read_examples
+from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.own_comparison import divide
 from fairseq_scl.experiments.records import Validation

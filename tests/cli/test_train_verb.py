@@ -3,7 +3,7 @@
 import pytest
 
 from fairseq_scl.cli import train
-from fairseq_scl.data.binarise import read_examples
+from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.experiments.own_training import (
     OBJECTIVES,
     objective_point,

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from fairseq_scl.cli import main
 from fairseq_scl.convert.encoder_config import read_config
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.binarise import binarise, fairseq_flags
+from fairseq_scl.data.binarize import binarize, fairseq_flags
 from fairseq_scl.data.texts import Example
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.data.vocabulary_files import number_pieces
@@ -264,7 +264,7 @@ def test_fairseq_train_starts_from_a_converted_encoder(tmp_path, kind):
     write_source(tmp_path / "hf", kind)
     done = convert_encoder(tmp_path / "hf", tmp_path / "encoder")
     pairs = [Example(pair, label) for pair in PAIRS for label in ("bad", "good")]
-    binarise({"train": pairs, "valid": pairs}, tmp_path / "encoder", tmp_path / "data")
+    binarize({"train": pairs, "valid": pairs}, tmp_path / "encoder", tmp_path / "data")
     flags = fairseq_flags(tmp_path / "data")
     assert ("--separator-token" in flags) == (kind == "roberta")
     ended = train_fast(

@@ -8,8 +8,8 @@ from fairseq.data import Dictionary
 
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.augmented import add_outputs
-from fairseq_scl.data.binarise import (
-    binarise,
+from fairseq_scl.data.binarize import (
+    binarize,
     class_counts,
     encoded,
     load_dictionary,
@@ -34,7 +34,7 @@ def make_sample(folder, make=make_sentences, name="n16-sample0"):
     """Return a data folder with its draw, and its training examples."""
     splits = make_splits(make)
     draw = {"schema": 1, "sample": name}
-    binarise(splits, toy_encoder(), folder / name, draw=lambda: draw)
+    binarize(splits, toy_encoder(), folder / name, draw=lambda: draw)
     return folder / name, splits["train"]
 
 

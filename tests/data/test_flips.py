@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from fairseq_scl.cli import main
-from fairseq_scl.data.binarise import (
+from fairseq_scl.data.binarize import (
     DRAW,
     class_counts,
     read_examples,

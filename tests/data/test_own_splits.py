@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fairseq_scl.cli import main
-from fairseq_scl.data.binarise import MANIFEST
+from fairseq_scl.data.binarize import MANIFEST
 from fairseq_scl.data.texts import Example
 from helpers.encoders import make_pairs, make_splits, toy_encoder
 from helpers.texts import write_split

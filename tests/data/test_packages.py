@@ -44,8 +44,8 @@ class FakePip:
 def pip(monkeypatch):
     """Install a fake pip; the test says what it does."""
 
-    def install(**behaviour):
-        fake = FakePip(**behaviour)
+    def install(**behavior):
+        fake = FakePip(**behavior)
         monkeypatch.setattr(packages.subprocess, "run", fake)
         return fake
 
@@ -108,17 +108,17 @@ NO_PIP = "/usr/bin/python3: No module named pip\n"
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "words"),
+    ("behavior", "words"),
     [
         ({"output": NO_VERSION}, "ERROR: No matching distribution found for some-p"),
         ({"output": NO_PIP}, "No module named pip; the network"),
         ({"file": "some_package-1.2.3-py2-none-any.whl"}, "pip returned another file"),
     ],
 )
-def test_what_pip_says_is_quoted_when_it_fails(pip, tmp_path, behaviour, words):
-    if "output" in behaviour:
-        behaviour |= {"content": None, "status": 1}
-    pip(**behaviour)
+def test_what_pip_says_is_quoted_when_it_fails(pip, tmp_path, behavior, words):
+    if "output" in behavior:
+        behavior |= {"content": None, "status": 1}
+    pip(**behavior)
     with refused("pip could not download some-package==1.2.3: ", words):
         fetch(PACKAGE, tmp_path)
     assert names(tmp_path) == []

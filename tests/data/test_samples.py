@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_scl.data.binarise import DRAW, read_examples
+from fairseq_scl.data.binarize import DRAW, read_examples
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.samples import Chosen, Draw, Source, line_ranges, prepare_samples

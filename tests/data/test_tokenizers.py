@@ -1,4 +1,4 @@
-"""Symbols equal those of fairseq's GPT-2 BPE and of transformers' BERT tokeniser.
+"""Symbols equal those of fairseq's GPT-2 BPE and of transformers' BERT tokenizer.
 
 One test wants real text and GPT-2's own files: point ``FAIRSEQ_SCL_DATA`` to a folder
 with ``gpt2_bpe/encoder.json``, ``gpt2_bpe/vocab.bpe`` and GLUE's ``glue/SST-2``; it is

@@ -18,7 +18,7 @@ from fairseq_scl.augment import backtranslate as augment
 from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data import renames
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.data.folders import list_files
 from fairseq_scl.experiments import runner, sweep
@@ -34,7 +34,7 @@ SAMPLES = 40  # so many that no driver ends before it is killed
 
 def prepare(folder):
     """Write a data folder over an older one."""
-    binarise(make_splits(train=6, valid=4, test=4), toy_encoder(), folder / "data")
+    binarize(make_splits(train=6, valid=4, test=4), toy_encoder(), folder / "data")
 
 
 def convert(folder):
@@ -103,7 +103,7 @@ def test_a_kill_before_any_change_is_made_good(tmp_path, command, exchange, step
     (before / "mine").mkdir(parents=True)
     (before / "mine" / "notes.txt").write_text("years of work")
     if command is prepare:
-        binarise(make_splits(train=4, valid=2, test=2), toy_encoder(), before / "data")
+        binarize(make_splits(train=4, valid=2, test=2), toy_encoder(), before / "data")
     shutil.copytree(before, fresh)
     command(fresh)
     for number in range(0, 500, step):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fairseq_scl.cli import main
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.files import read_json
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     (folder / "my_objectives" / "__init__.py").write_text(block("python"))
     (folder / "penalty.yaml").write_text(block("yaml"))
     sample = folder / "data" / "movie-reviews" / "n100-sample0"
-    binarise(make_splits(train=100), toy_encoder(), sample)
+    binarize(make_splits(train=100), toy_encoder(), sample)
     return folder
 
 

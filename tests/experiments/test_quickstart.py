@@ -12,7 +12,7 @@ from fairseq_scl.cli import run as cli_run
 from fairseq_scl.cli.report import FILES
 from fairseq_scl.convert import named_encoders
 from fairseq_scl.convert.named_encoders import WHEEL, WHEEL_FILES
-from fairseq_scl.data.binarise import MANIFEST
+from fairseq_scl.data.binarize import MANIFEST
 from fairseq_scl.data.files import read_json, sha256, try_lock
 from fairseq_scl.data.texts import read_split
 from fairseq_scl.errors import InputError

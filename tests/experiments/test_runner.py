@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fairseq_scl
-from fairseq_scl.data.binarise import LABEL_MAP, MANIFEST
+from fairseq_scl.data.binarize import LABEL_MAP, MANIFEST
 from fairseq_scl.data.files import sha256
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags

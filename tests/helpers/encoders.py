@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.binarise import binarise, rows_of
+from fairseq_scl.data.binarize import binarize, rows_of
 from fairseq_scl.data.movie_reviews import FILE, INNER
 from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.command import Run
@@ -135,7 +135,7 @@ def toy_data(pairs=False) -> Path:
     """Return a data folder of sentences or pairs."""
     folder = scratch() / ("pairs" if pairs else "singles")
     make = make_pairs if pairs else make_sentences
-    binarise(make_splits(make), toy_encoder(), folder)
+    binarize(make_splits(make), toy_encoder(), folder)
     return folder
 
 

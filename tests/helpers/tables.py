@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarize import binarize
 from helpers.encoders import make_sentences, toy_encoder
 
 TOY_TABLE = """
@@ -40,7 +40,7 @@ def make_toy_samples(folder: Path, samples: int = 3, size: int = 8) -> Path:
         start = 16 + number * size
         splits = {"train": every[start : start + size]}
         splits |= {"valid": every[:8], "test": every[8:16]}
-        binarise(splits, toy_encoder(), folder / "toy" / f"n{size}-sample{number}")
+        binarize(splits, toy_encoder(), folder / "toy" / f"n{size}-sample{number}")
     return folder
 
 

@@ -13,8 +13,8 @@ from fairseq_scl.augment.translator import checkpoints_of
 from fairseq_scl.cli.endings import sentence_of
 from fairseq_scl.convert.encoder_weights import read_weights
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.binarise import (
-    binarise,
+from fairseq_scl.data.binarize import (
+    binarize,
     fairseq_flags,
     load_dictionary,
     read_labels,
@@ -50,7 +50,7 @@ NAMES = list(MEASURES)
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared") / "data"
     rows = make_sentences(24)
-    binarise({"train": rows[:16], "valid": rows[16:]}, toy_encoder(), folder)
+    binarize({"train": rows[:16], "valid": rows[16:]}, toy_encoder(), folder)
     return folder
 
 

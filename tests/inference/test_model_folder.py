@@ -15,7 +15,7 @@ from fairseq.models.roberta import RobertaModel
 from fairseq_scl.cli import main
 from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.binarise import binarise
+from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.results_folder import BEST
@@ -182,7 +182,7 @@ def test_predictions_have_the_label_names_however_skewed(tmp_path, rare, common)
     """99 to 1: by frequency, as ``fairseq-preprocess`` sorts, names would swap."""
     texts = [e.sentences for e in make_sentences(100)]
     train = [Example(t, rare if i == 40 else common) for i, t in enumerate(texts)]
-    binarise({"train": train}, toy_encoder(), tmp_path / "data")
+    binarize({"train": train}, toy_encoder(), tmp_path / "data")
     checkpoint = tmp_path / "checkpoint.pt"
     projection = f"classification_heads.{HEAD}.out_proj"
     for sign, label in ((1, min(rare, common)), (-1, max(rare, common))):
@@ -249,10 +249,10 @@ def test_a_data_folder_of_other_training_is_refused(tmp_path, recorded):
         split: [replace(e, label={"positive": "ham"}.get(e.label, "a")) for e in rows]
         for split, rows in make_splits().items()
     }
-    binarise(renamed, toy_encoder(), tmp_path / "renamed")
+    binarize(renamed, toy_encoder(), tmp_path / "renamed")
     pieces = (*PIECES[:6], "superb", *PIECES[6:])
     convert_encoder(make_bert(tmp_path / "bert", pieces), tmp_path / "encoder")
-    binarise(make_splits(), tmp_path / "encoder", tmp_path / "larger")
+    binarize(make_splits(), tmp_path / "encoder", tmp_path / "larger")
     cases = [("larger", "input0/dict.txt"), ("renamed", "label/dict.txt")]
     for name, file in cases if recorded else cases[:1]:
         with pytest.raises(InputError, match=f"{tmp_path / name / file} .*data folder"):

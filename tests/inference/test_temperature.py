@@ -10,7 +10,7 @@ import transformers
 from scipy.special import log_softmax, softmax
 
 from fairseq_scl import Classifier
-from fairseq_scl.data.binarise import read_examples
+from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.folders import verify
 from fairseq_scl.inference.evaluation import example_logits
 from fairseq_scl.inference.huggingface import export_huggingface

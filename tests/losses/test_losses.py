@@ -303,7 +303,7 @@ def test_loss_and_gradient_stay_finite(name, temperature, dtype):
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e-30])
-def test_very_large_and_very_small_features_are_normalised_right(scale):
+def test_very_large_and_very_small_features_are_normalized_correctly(scale):
     features, labels = HARD["random"], torch.tensor([0, 1, 0, 1, 0, 1])
     expected = supervised_contrastive_loss(features, labels, 0.3)
     scaled = (features * scale).detach().requires_grad_()

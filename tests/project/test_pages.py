@@ -71,7 +71,7 @@ def runs(command):
 def workspace(tmp_path_factory):
     """Return a folder with everything that the pages expect, as toys."""
     from fairseq_scl.convert.huggingface import convert_encoder
-    from fairseq_scl.data.binarise import binarise
+    from fairseq_scl.data.binarize import binarize
     from fairseq_scl.experiments.results_folder import BEST
     from helpers import encoders
     from helpers.huggingface import write_source
@@ -94,7 +94,7 @@ def workspace(tmp_path_factory):
     )
     splits = encoders.make_splits(train=100, valid=20, test=20)
     sample = quick_start / "data" / "movie-reviews" / "n100-sample0"
-    binarise(splits, quick_start / "encoder", sample)
+    binarize(splits, quick_start / "encoder", sample)
     shutil.copytree(encoders.toy_data(), data_bin / "mine")
     for folder in (place / "models" / "mine", quick_start / "classifier"):
         shutil.copytree(encoders.toy_model(), folder)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from fairseq_scl.cli import main
-from fairseq_scl.data.binarise import read_examples
+from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.files import read_json
 from helpers import ROOT, run_process
 from helpers.encoders import toy_encoder

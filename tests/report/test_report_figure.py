@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from fairseq_scl.cli import main
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.binarise import binarise, read_split_labels
+from fairseq_scl.data.binarize import binarize, read_split_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.texts import Example
 from fairseq_scl.inference.data_split import read_split_tokens
@@ -156,13 +156,13 @@ def test_bad_input_is_one_sentence(argv, tmp_path, refusal):
 def test_one_class_and_another_vocabulary_are_refused(argv, tmp_path, capfd):
     splits = make_splits()
     splits["test"] = [Example(e.sentences, "negative") for e in splits["test"]]
-    binarise(splits, toy_encoder(), tmp_path / "one class")
+    binarize(splits, toy_encoder(), tmp_path / "one class")
     good = ["--model", f"CE={toy_model()}"]
     assert main([*argv, *good, "--data", str(tmp_path / "one class")]) == 2
     assert "test has 8 examples of 1 classes" in capfd.readouterr().err
     bert = make_bert(tmp_path / "bert", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
     convert_encoder(bert, tmp_path / "encoder")
     other = tmp_path / "other"
-    binarise(make_splits(), tmp_path / "encoder", other, max_unknown=1)
+    binarize(make_splits(), tmp_path / "encoder", other, max_unknown=1)
     assert main([*argv, *good, "--data", str(other)]) == 2
     assert "was prepared with another vocabulary" in capfd.readouterr().err

@@ -22,7 +22,7 @@ from fairseq_scl.augment.sampler.gumbel_max import (
 )
 from fairseq_scl.augment.sampler.incremental import (
     IncrementalDecoder,
-    normalised,
+    normalized,
     start_decoding,
 )
 from fairseq_scl.augment.sampler.philox import ExponentialNoise, exponentials
@@ -231,7 +231,7 @@ class _Batch:
             encoded = [model.encoder(tokens, src_lengths=lengths) for model in models]
             self._exact[source] = encoded
         scores = [
-            normalised(
+            normalized(
                 m, m.decoder(previous, encoder_out=encoded), self._method.temperature
             )
             for m, encoded in zip(models, self._exact[source], strict=True)

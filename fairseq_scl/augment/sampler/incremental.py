@@ -74,7 +74,7 @@ class StockIncrementalDecoder:
         output = self._model.decoder(
             previous, encoder_out=self._encoded, incremental_state=self._state
         )
-        return normalised(self._model, output, temperature)
+        return normalized(self._model, output, temperature)
 
     def keep(self, rows: Tensor) -> None:
         """Reorder fairseq's caches."""
@@ -82,7 +82,7 @@ class StockIncrementalDecoder:
         self._encoded = self._model.encoder.reorder_encoder_out(self._encoded, rows)
 
 
-def normalised(model: Any, output: Any, temperature: float) -> Tensor:
+def normalized(model: Any, output: Any, temperature: float) -> Tensor:
     """Return log-probabilities of the last position, as fairseq's EnsembleModel does.
 
     Returns:

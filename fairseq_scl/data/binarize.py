@@ -1,4 +1,4 @@
-"""Turn labelled sentences into a data folder for ``fairseq-train``."""
+"""Turn labeled sentences into a data folder for ``fairseq-train``."""
 
 import itertools
 import os
@@ -45,7 +45,7 @@ class _LabelMap(msgspec.Struct, forbid_unknown_fields=True):
             raise ValueError(f"labels is {self.labels}, each must occur once")
 
 
-def binarise(
+def binarize(
     splits: Mapping[str, Iterable[Example]],
     encoder: str | Path,
     target: str | Path,

@@ -12,10 +12,10 @@ from fairseq.tasks.sentence_prediction import (
     SentencePredictionTask,
 )
 
-from fairseq_scl.data.binarise import (
+from fairseq_scl.data.binarize import (
     LABEL_MAP,
     MANIFEST,
-    binarise,
+    binarize,
     fairseq_flags,
     load_dictionary,
     read_labels,
@@ -73,7 +73,7 @@ def skewed(rare, common):
 @pytest.mark.parametrize("make", [make_sentences, make_pairs])
 def test_fairseq_reads_the_symbols_and_labels(tmp_path, make):
     splits = make_splits(make)
-    counts = binarise(splits, toy_encoder(), tmp_path / "data")
+    counts = binarize(splits, toy_encoder(), tmp_path / "data")
     assert counts == {"train": 16, "valid": 8, "test": 8}
     encode = load_tokenizer(toy_encoder()).encode_lines
     for split, examples in splits.items():
@@ -87,7 +87,7 @@ def test_fairseq_reads_the_symbols_and_labels(tmp_path, make):
 
 
 def test_flags_have_the_classes_and_the_separator_of_pairs(tmp_path):
-    binarise(make_splits(make_pairs), toy_encoder(), tmp_path / "bert")
+    binarize(make_splits(make_pairs), toy_encoder(), tmp_path / "bert")
     assert fairseq_flags(tmp_path / "bert") == [
         *["--num-classes", "3", "--init-token", "0"]
     ]
@@ -95,13 +95,13 @@ def test_flags_have_the_classes_and_the_separator_of_pairs(tmp_path):
     settings = json.loads((encoder / "tokenizer_settings.json").read_text("utf-8"))
     settings["pair_separator"] = True  # as a RoBERTa has
     (encoder / "tokenizer_settings.json").write_text(json.dumps(settings), "utf-8")
-    binarise(make_splits(make_pairs), encoder, tmp_path / "roberta")
+    binarize(make_splits(make_pairs), encoder, tmp_path / "roberta")
     assert fairseq_flags(tmp_path / "roberta")[-2:] == ["--separator-token", "2"]
     symbols, _ = read_back(tmp_path / "roberta", "test", separator_token=2)[0]
     assert [i for i, s in enumerate(symbols) if s == "</s>"][1:-1] == [
         symbols.index("</s>") + 1
     ]
-    binarise(make_splits(), encoder, tmp_path / "roberta")  # single sentences
+    binarize(make_splits(), encoder, tmp_path / "roberta")  # single sentences
     assert "--separator-token" not in fairseq_flags(tmp_path / "roberta")
 
 
@@ -111,7 +111,7 @@ def test_flags_have_the_classes_and_the_separator_of_pairs(tmp_path):
 def test_class_ids_follow_names_however_skewed_the_classes(tmp_path, rare, common):
     """``fairseq-preprocess`` would give the id 0 to the frequent label."""
     splits = skewed(rare, common)
-    binarise(splits, toy_encoder(), tmp_path / "data")
+    binarize(splits, toy_encoder(), tmp_path / "data")
     assert read_labels(tmp_path / "data") == sorted([rare, common])
     for split in splits:
         read = [label for _, label in read_back(tmp_path / "data", split)]
@@ -130,14 +130,14 @@ def test_class_ids_follow_names_however_skewed_the_classes(tmp_path, rare, commo
 )
 def test_any_label_comes_back(tmp_path, label):
     examples = make_sentences(8, labels=(label, "other"))
-    binarise({"train": examples}, toy_encoder(), tmp_path / "data")
+    binarize({"train": examples}, toy_encoder(), tmp_path / "data")
     read = [found for _, found in read_back(tmp_path / "data", "train")]
     assert read == [e.label for e in examples]
 
 
 def test_the_manifest_has_counts_and_checksums_of_every_file(tmp_path):
     folder = tmp_path / "data"
-    binarise(make_splits(make_pairs), toy_encoder(), folder)
+    binarize(make_splits(make_pairs), toy_encoder(), folder)
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     assert manifest["examples"] == {"train": 16, "valid": 8, "test": 8}
     assert (manifest["pair"], manifest["pair_separator"]) == (True, False)
@@ -150,28 +150,28 @@ def test_the_manifest_has_counts_and_checksums_of_every_file(tmp_path):
 
 @pytest.mark.parametrize("make", [make_sentences, make_pairs])
 def test_the_text_of_a_data_folder_makes_the_same_folder(tmp_path, make):
-    binarise(make_splits(make), toy_encoder(), tmp_path / "data")
+    binarize(make_splits(make), toy_encoder(), tmp_path / "data")
     prepare_splits(tmp_path / "data/text", toy_encoder(), tmp_path / "again", Checks())
     assert contents(tmp_path / "again") == contents(tmp_path / "data")
 
 
 def test_a_replaced_data_folder_has_only_the_new_files(tmp_path):
-    binarise(make_splits(make_pairs), toy_encoder(), tmp_path / "data")
-    binarise(make_splits(), toy_encoder(), tmp_path / "data")
-    binarise(make_splits(), toy_encoder(), tmp_path / "other")
+    binarize(make_splits(make_pairs), toy_encoder(), tmp_path / "data")
+    binarize(make_splits(), toy_encoder(), tmp_path / "data")
+    binarize(make_splits(), toy_encoder(), tmp_path / "other")
     assert contents(tmp_path / "data") == contents(tmp_path / "other")
     assert sorted(os.listdir(tmp_path)) == ["data", "other"]
 
 
 def test_bad_input_and_a_full_disk_leave_the_older_folder_as_it_was(tmp_path):
     splits = make_splits()
-    binarise(splits, toy_encoder(), tmp_path / "data")
+    binarize(splits, toy_encoder(), tmp_path / "data")
     before = contents(tmp_path / "data")
     with full_disk(300), refused("cannot write ", "File too large"):
-        binarise(make_splits(make_pairs), toy_encoder(), tmp_path / "data")
+        binarize(make_splits(make_pairs), toy_encoder(), tmp_path / "data")
     splits["test"][3] = Example(("a film",), "unseen", "test.label, line 4")
     with refused("test.label, line 4: the label 'unseen'"):
-        binarise(splits, toy_encoder(), tmp_path / "data")
+        binarize(splits, toy_encoder(), tmp_path / "data")
     assert contents(tmp_path / "data") == before
     assert os.listdir(tmp_path) == ["data"]
 
@@ -184,7 +184,7 @@ def test_pairs_in_one_split_and_not_in_another_are_refused(tmp_path):
         }
         splits = {"valid": made[other], "train": made[train]}
         with refused(f"valid has {other} sentences per example, but train has {train}"):
-            binarise(splits, toy_encoder(), tmp_path / "data")
+            binarize(splits, toy_encoder(), tmp_path / "data")
 
 
 @pytest.mark.parametrize("name", ["dict.txt", "vocab.txt", "tokenizer_settings.json"])
@@ -192,7 +192,7 @@ def test_an_encoder_folder_without_its_files_is_refused_by_name(tmp_path, name):
     encoder = shutil.copytree(toy_encoder(), tmp_path / "encoder")
     (encoder / name).unlink()
     with pytest.raises(InputError, match=f"(missing|has neither).*{name}"):
-        binarise(make_splits(), encoder, tmp_path / "data")
+        binarize(make_splits(), encoder, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
@@ -214,7 +214,7 @@ def test_labels_of_another_folder_are_a_missing_file(tmp_path):
 
 @pytest.mark.parametrize("split", ["../train", "..", "", "train/", "nosuch", "test.x"])
 def test_a_split_is_recognized_by_its_name(tmp_path, split):
-    binarise(make_splits(), toy_encoder(), tmp_path / "data")
+    binarize(make_splits(), toy_encoder(), tmp_path / "data")
     (tmp_path / "data" / "label" / "sub").mkdir()
     with pytest.raises(InputError, match=r"is not the name of a split|missing file"):
         rows_of(tmp_path / "data", "label", split)
