@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.command import Run
+from fairseq_scl.experiments.command import PRECISION_FLAGS, Run
 from fairseq_scl.experiments.frozen import probed
 from fairseq_scl.experiments.loss_grid import default_point, loss_of
 from fairseq_scl.experiments.results_folder import BEST
@@ -119,29 +119,31 @@ def _measured(
         return _peer(method, sample, data, arguments)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        correct, total = _ours(method, sample, data, arguments.encoder, Path(folder))
+        correct, total = _ours(method, sample, data, arguments, Path(folder))
     seconds = time.process_time() - start
     return {"correct": correct, "total": total, "seconds": seconds}
 
 
 def _ours(
-    method: str, sample: int, data: Path, encoder: Path, folder: Path
+    method: str, sample: int, data: Path, arguments: argparse.Namespace, folder: Path
 ) -> tuple[int, int]:
     """Train and return correct and all test answers."""
-    model = encoder
+    model, device = arguments.encoder, arguments.device
     if method in OURS:
         grid = default_point(load_table("quickstart").losses[OURS[method]])
         loss = loss_of({key: values[0] for key, values in grid.items()})
         run = Run(
             name=method,
             data=data.absolute(),
-            encoder=encoder.absolute(),
+            encoder=model.absolute(),
             loss=loss,
             seed=sample,
             updates=120,
             learning_rate=1e-4,
             batching="reshuffled",
             head_pooling="mean",
+            device=device,
+            precision=arguments.precision,
         )
         if method != SCL_THEN_PROBE:
             best = result_at_best(run_training(run, folder / method))
@@ -152,7 +154,7 @@ def _ours(
         run_training(run, folder / method)
         model = folder / "model"
         export_classifier(folder / method / BEST, run.data, model)
-    probe = probed(model, data)
+    probe = probed(model, data, device)
     return probe.test_correct, probe.test_total
 
 
@@ -168,6 +170,8 @@ def _peer(
     command = [arguments.peer_python, str(script)]
     command += [method, str(arguments.published), str(data / "text"), str(sample)]
     alone = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if arguments.device == "cpu":
+        alone["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run(command, capture_output=True, text=True, env=alone)
     if done.returncode:
         last = done.stderr.strip().rpartition("\n")[2]
@@ -192,6 +196,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=100, help="examples per sample")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--baseline", choices=METHODS, default="setfit")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--precision", choices=PRECISION_FLAGS, default="fp32", help="of our training"
+    )
     parser.add_argument(
         "--peer-python",
         default=sys.executable,
