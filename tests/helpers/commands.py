@@ -7,6 +7,7 @@ and runs the command in a fork. ``fast-python`` stands for ``python -m MODULE``.
 
 import importlib
 import json
+import multiprocessing
 import os
 import runpy
 import socket
@@ -48,17 +49,18 @@ def serve(listening: socket.socket) -> None:
     for verb in VERBS:
         importlib.import_module(f"fairseq_scl.cli.{verb.replace('-', '_')}")
     importlib.import_module("fairseq_scl.report.html")  # with matplotlib
+    fork = multiprocessing.get_context("fork")
     while True:
         connection, _ = listening.accept()
         with connection:
-            child = os.fork()
-            if child == 0:
-                os._exit(_answer(connection))
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            connection.sendall(str(status).encode())
+            # Ends with its data loader workers, which have the caller's streams open.
+            child = fork.Process(target=_answer, args=(connection,))
+            child.start()
+            child.join()
+            connection.sendall(str(child.exitcode).encode())
 
 
-def _answer(connection: socket.socket) -> int:
+def _answer(connection: socket.socket) -> None:
     size, streams, _, _ = socket.recv_fds(connection, 9, 3)
     with connection.makefile("rb") as file:
         (name, *words), folder, environment = json.loads(file.read(int(size)))
@@ -68,13 +70,7 @@ def _answer(connection: socket.socket) -> int:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    try:
-        return _call(name, words)
-    except SystemExit as ended:  # argparse
-        return int(ended.code or 0)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+    sys.exit(_call(name, words))
 
 
 def _call(name: str, words: list[str]) -> int:

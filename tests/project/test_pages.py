@@ -131,26 +131,16 @@ def letters(number):
     return " ".join(words[number // 20**power % 20] for power in range(4))
 
 
-@pytest.fixture(scope="module")
-def programs(fast_commands, tmp_path_factory):
-    """Return a folder with the fast ``fairseq-scl``; fairseq's commands are real."""
-    folder = tmp_path_factory.mktemp("bin")
-    (folder / "fairseq-scl").symlink_to(fast_commands / "fairseq-scl")
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_the_page_run(page, workspace, programs):
-    paths = {"XDG_CACHE_HOME": str(workspace / "cache")}
-    paths["PATH"] = f"{programs}:{os.environ['PATH']}"
+def test_the_commands_of_the_page_run(page, workspace, fast_path):
     for command in filter(runs, commands(page)):
         if command.startswith(RUN):
             command = command.replace(ON_A_GPU, PRINTED)
         done = run_process(
             *["bash", "-euo", "pipefail", "-c", command],
             cwd=workspace,
-            env=os.environ | paths,
+            env=os.environ | {"XDG_CACHE_HOME": str(workspace / "cache")},
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
