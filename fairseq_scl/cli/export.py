@@ -8,8 +8,6 @@ from typing import Any
 from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import FILE, FOLDER, add_encoder, encoder_folder
 from fairseq_scl.convert.pooling import MODULES
-from fairseq_scl.data.folders import HUGGING_FACE, check_replaceable
-from fairseq_scl.data.renames import temporary
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import best_attempt, collect, summarize
@@ -20,7 +18,7 @@ from fairseq_scl.experiments.results_folder import (
     run_folder,
 )
 from fairseq_scl.experiments.statistics import best_validation, result_at_best
-from fairseq_scl.inference.huggingface import export_huggingface
+from fairseq_scl.inference.huggingface import export_checkpoint, export_huggingface
 from fairseq_scl.inference.model_folder import export_classifier, export_encoder
 
 FORMATS = ("fairseq", "huggingface")
@@ -113,11 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.encoder_only:
         export_encoder(checkpoint, data, target, encoder)
     elif huggingface:
-        check_replaceable(target, HUGGING_FACE)
-        with temporary(target.resolve().parent, folder=True) as (own, _):
-            model = own / "model"
-            remarks = export_classifier(checkpoint, data, model, encoder, noted)
-            export_huggingface(model, target, (checkpoint, data))
+        remarks = export_checkpoint(checkpoint, data, target, encoder, noted)
     else:
         remarks = export_classifier(checkpoint, data, target, encoder, noted)
     for remark in remarks:

@@ -67,14 +67,25 @@ def folder_then_rename(
         check_replaceable(path, kind)
         restore(path)
     with explained(path), temporary(path.parent, folder=True) as (new, _):
-        try:
+        with naming(path, new):
             yield new
             if not (new / MANIFEST).exists():
                 write_json(new / MANIFEST, manifest(new, kind))
-        except InputError as error:  # show the user's path, not the temporary one
-            raise InputError(str(error).replace(str(new), str(path))) from error
         check_replaceable(path, kind)  # the block may have taken hours
         take_place(new, path)
+
+
+@contextmanager
+def naming(path: str | Path, hidden: Path) -> Iterator[None]:
+    """Within the block, let errors name the user's path, not the temporary one.
+
+    Raises:
+        InputError: the error of the block with ``path`` in place of ``hidden``.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(str(hidden), str(path))) from error
 
 
 def manifest(folder: Path, kind: str) -> dict[str, Any]:

@@ -26,8 +26,22 @@ from fairseq_scl.convert.to_huggingface import (
 )
 from fairseq_scl.convert.to_sentence_transformers import write_modules
 from fairseq_scl.convert.vocabulary import read_vocabulary
-from fairseq_scl.data.files import read_json, sha256, write_json, write_then_rename
-from fairseq_scl.data.folders import HUGGING_FACE, MODEL, folder_then_rename, verify
+from fairseq_scl.data.files import (
+    explained,
+    read_json,
+    sha256,
+    write_json,
+    write_then_rename,
+)
+from fairseq_scl.data.folders import (
+    HUGGING_FACE,
+    MODEL,
+    check_replaceable,
+    folder_then_rename,
+    naming,
+    verify,
+)
+from fairseq_scl.data.renames import temporary
 from fairseq_scl.data.texts import class_names
 from fairseq_scl.data.tokenizers import GPT2BPE, WordPiece
 from fairseq_scl.errors import InputError
@@ -35,6 +49,7 @@ from fairseq_scl.inference.model_card import model_card
 from fairseq_scl.inference.model_folder import (
     LoadedModel,
     ModelSettings,
+    export_classifier,
     load_classifier,
     write_model_files,
 )
@@ -122,6 +137,30 @@ def export_huggingface(
         )
         with write_then_rename(folder / "README.md") as file:
             file.write(card)
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    data: str | Path,
+    target: str | Path,
+    encoder: str | Path | None = None,
+    noted: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Write a Hugging Face folder from a training checkpoint and its data folder.
+
+    Arguments, warnings and errors are those of
+    :func:`~fairseq_scl.inference.model_folder.export_classifier` and
+    :func:`export_huggingface`. Nothing stays of the model folder between them.
+    """
+    target = Path(target)
+    check_replaceable(target, HUGGING_FACE)
+    with explained(target), temporary(target.parent, folder=True) as (own, _):
+        model = own / "model"
+        with naming(target, model):
+            remarks = export_classifier(checkpoint, data, model, encoder, noted)
+        with naming(checkpoint, model):
+            export_huggingface(model, target, [checkpoint, data])
+    return remarks
 
 
 def _refuse_foreign(classifier: LoadedModel, model: Path) -> None:

@@ -13,6 +13,7 @@ from fairseq.data import Dictionary
 from safetensors.torch import load_file, save_file
 
 from fairseq_scl.cli import main
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert import huggingface_tokenizer
 from fairseq_scl.data.tokenizers import GPT2BPE
 from fairseq_scl.data.vocabulary_files import GPT2Settings, number_pieces
@@ -249,6 +250,38 @@ def test_a_full_disk_leaves_the_older_folder_as_it_was(tmp_path, largest):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_an_export_that_fails_names_what_the_user_gave(tmp_path, refusal):
+    """Not the temporary model folder between the checkpoint and the target."""
+    run, folder, _ = trained()
+    state = load_checkpoint(folder / "checkpoint_best.pt")
+    state["cfg"]["model"].activation_fn = "gelu_accurate"
+    checkpoint, out = tmp_path / "other.pt", tmp_path / "out"
+    torch.save(state, checkpoint)
+    export_huggingface(toy_model(), out)
+    before = (out / "manifest.json").read_bytes()
+    words = ["export", "--format", "huggingface", "--data", run.data]
+
+    def said(source, target=out):
+        line = refusal(*words, "--checkpoint", source, "--to", target)
+        assert (out / "manifest.json").read_bytes() == before
+        assert sorted(os.listdir(tmp_path)) == ["other.pt", "out"]
+        return line.removeprefix("fairseq-scl: error: ")
+
+    assert said(checkpoint).startswith(f"{checkpoint} was trained with --activation-fn")
+    inside = run.data / "inside"
+    assert said(checkpoint, inside).startswith(f'"{inside}" is, contains or lies in')
+    assert not inside.exists()
+    under = checkpoint / "new"
+    assert said(checkpoint, under).startswith(f"cannot write {under}: ")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        full = said(folder / "checkpoint_best.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.startswith(f"cannot write {out / 'model.pt'}: ")
 
 
 @pytest.mark.parametrize(
