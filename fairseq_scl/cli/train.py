@@ -238,7 +238,8 @@ def _trained(one: Run, work: Path) -> Record | None:
         sweep([one], work, 1, show)
     record = read_record(place)
     if record is None:
-        print(f"training failed, see {place / ERROR}: {last_line(place / ERROR)}")
+        reason = last_line(place / ERROR)
+        note(f"training failed, see {place / ERROR}: {reason}", "error")
     return record
 
 

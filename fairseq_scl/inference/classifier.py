@@ -92,7 +92,7 @@ class Classifier:
             labels: the class of each text. Integers become their decimal digits.
             to: model folder to write; data, log and checkpoint go to ``TO-training``.
                 By default nothing is kept on disk.
-            progress: show progress and scores on ``sys.stderr``.
+            progress: show downloads and the progress of training on ``sys.stderr``.
             settings: options of ``fairseq-scl train`` by name: ``encoder``,
                 ``objective``, ``updates``, ``learning_rate``, ``batch_size``,
                 ``max_positions``, ``pooling``, ``class_weights``, ``seed``, ``device``,
@@ -105,7 +105,11 @@ class Classifier:
         Raises:
             InputError: a text or label is not of these types, the numbers of texts and
                 labels differ, or the command refuses them; a ``ValueError``.
-            RuntimeError: training failed; names the log.
+            RuntimeError: training failed; names the log if it is kept.
+
+        Warns:
+            UserWarning: what the command notes: repeated texts, rare classes, a model
+                that has learned nothing.
         """
         rows = check_examples(texts, labels)
         with tempfile.TemporaryDirectory() as scratch:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fairseq_scl.errors import InputError
 
 # The command's, and those of argparse.
 ERROR = re.compile(r"fairseq-scl(?: train)?: error: ")
+NOTE = re.compile(r"fairseq-scl: (?:note|warning): (.+)")
 
 
 def check_examples(
@@ -76,7 +78,10 @@ def train_in_a_process(
         table: the ``.jsonl`` file to write.
         folder: model folder to write.
         settings: options of ``fairseq-scl train``, with underscores.
-        progress: copy what the command prints to ``sys.stderr``.
+        progress: copy the command's progress to ``sys.stderr``.
+
+    Warns:
+        UserWarning: what the command notes about the rows or the model.
 
     Raises:
         InputError: the command refuses the rows or a setting.
@@ -98,21 +103,28 @@ def train_in_a_process(
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
     ) as process:
-        output = process.stdout
+        output = process.stderr
         while output and (piece := os.read(output.fileno(), 1 << 16)):
             text = decoder.decode(piece)
             printed = (printed + text)[-10_000:]
-            if progress:
-                sys.stderr.write(text)
+            hidden = not progress or text.startswith("usage: ")  # before an error
+            for line in text.splitlines(keepends=True):
+                if found := NOTE.match(line):
+                    warnings.warn(_in_python(found[1], table), stacklevel=3)
+                elif not hidden and not line.startswith("fairseq-scl"):
+                    sys.stderr.write(line)
     if process.returncode:
         last = printed.strip().rpartition("\n")[2]
         if process.returncode == 2 and (error := ERROR.search(last)):
             raise InputError(_in_python(last[error.end() :], table))
-        raise RuntimeError(f"training failed: {last}")
+        reason = ERROR.sub("", last).removeprefix("training failed, ")
+        if table.parent in folder.parents:  # the log is deleted as well
+            reason = re.sub(rf"see {re.escape(str(folder))}\S*: ", "", reason)
+        raise RuntimeError(f"training failed: {reason}")
 
 
 def _in_python(message: str, table: Path) -> str:

@@ -73,9 +73,9 @@ def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words):
 
 def test_a_failed_training_is_reported_and_retried(tmp_path, run, words, monkeypatch):
     path = write_labeled(tmp_path / "a.csv", make_sentences(40))
-    status, printed, _ = run(*words, path, "--learning-rate", "1e30")
+    status, _, error = run(*words, path, "--learning-rate", "1e30")
     assert status == 1
-    assert "training failed" in printed
+    assert "training failed" in error
     assert not (tmp_path / "a model").exists()
     assert run(*words, path, "--learning-rate", "1e30")[0] == 1
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +27,12 @@ def settings():
     }
 
 
+@pytest.fixture
+def fast_python(fast_commands, monkeypatch):
+    """Let ``fit`` start its command from a process that has PyTorch imported."""
+    monkeypatch.setattr(sys, "executable", str(fast_commands / "fast-python"))
+
+
 def test_a_fitted_classifier_is_the_one_in_its_folder(tmp_path, capfd):
     handlers = list(logging.root.handlers)
     fitted = Classifier.fit(TEXTS, LABELS, tmp_path / "mine", **settings())
@@ -36,19 +43,48 @@ def test_a_fitted_classifier_is_the_one_in_its_folder(tmp_path, capfd):
         fitted.predict_proba(TEXTS), loaded.predict_proba(TEXTS)
     )
     printed, shown = capfd.readouterr()
-    assert "48 texts for training, 12 for validation; 10 updates" in shown
     assert printed == ""
+    *bars, last = shown.split("\r")
+    assert bars[0] == ""
+    assert all("validation" in bar for bar in bars[1:])
+    assert "8/8" in last
+    assert "best accuracy=" in last
+    assert last.count("\n") == 1
+
+
+def test_notes_are_warnings_and_no_temporary_path_is_shown(capfd, fast_python):
+    texts, labels = [*TEXTS, TEXTS[0], "a film"], [*LABELS, LABELS[0], "mixed"]
+    with pytest.warns(UserWarning, match="repeat") as caught:
+        Classifier.fit(
+            texts, labels, progress=False, labels_are_classes=True, **settings()
+        )
+    notes = [str(w.message) for w in caught if w.filename == __file__]
+    assert "1 rows of the examples repeat the text" in notes[0]
+    assert "for example 'mixed' in texts[61]" in notes[1]
+    assert "too few examples to measure 1 of 3 classes" in notes[2]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failed_training_is_explained_without_a_deleted_log(tmp_path, fast_python):
+    wrong = settings() | {"learning_rate": 1e30, "progress": False}
+    with pytest.raises(RuntimeError, match=r"^training failed: loss .* is nan"):
+        Classifier.fit(TEXTS, LABELS, **wrong)
+    folder = tmp_path / "mine"
+    with pytest.raises(RuntimeError, match=r"^training failed: see .*: loss") as e:
+        Classifier.fit(TEXTS, LABELS, folder, **wrong)
+    log = str(e.value).split("see ")[1].split(": ")[0]
+    assert Path(log).is_file()
 
 
 def test_what_the_command_refuses_is_told_in_terms_of_python(
-    tmp_path, fast_commands, monkeypatch
+    tmp_path, capfd, fast_python
 ):
-    monkeypatch.setattr(sys, "executable", str(fast_commands / "fast-python"))
     texts = [*TEXTS[:7], " ", *TEXTS[8:]]
     with refused("texts[7]: column text is empty"):
         Classifier.fit(texts, LABELS, tmp_path / "mine", **settings())
     with refused("argument objective: invalid choice: 'other'"):
         Classifier.fit(TEXTS, LABELS, objective="other")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_pairs_and_integers_become_rows():
