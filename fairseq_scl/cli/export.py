@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only",
         default="",
         metavar="CHOICE",
-        help="with --results: choose cell and loss, 'task=SST-2,n=20,loss=CE+SCL'",
+        help="with --results: cell and loss, such as 'task=SST-2,n=20,loss=CE+SCL'",
     )
     parser.add_argument(
         "--encoder-only",

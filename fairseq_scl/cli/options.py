@@ -117,8 +117,8 @@ def add_precision(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help=f"precision to {what} in; all except fp32 need a GPU, tf32 and bf16 "
-        "compute capability 8.0 (Ampere)",
+        help=f"precision to {what} in; all except fp32 need a GPU, tf32 and bf16 one "
+        "of compute capability 8.0 (Ampere) or higher",
     )
 
 

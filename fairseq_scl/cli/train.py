@@ -76,11 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--objective",
         choices=OBJECTIVES,
         default="scl",
-        help="ce = cross-entropy; scl = with the supervised contrastive term; capcort "
-        "and acl see docs/objectives.md",
+        help="ce = cross-entropy; scl = with the supervised contrastive term; for "
+        "capcort and acl, see docs/objectives.md",
     )
     add_training(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of split and run")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of validation split and training"
+    )
 
 
 def add_table(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +114,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling",
         choices=POOLINGS,
-        help="what is read of a text: the state at <s>, or the mean over its tokens "
+        help="what the head reads: the state at <s>, or the mean over the tokens "
         "(default: as the encoder folder says)",
     )
     parser.add_argument(
