@@ -48,7 +48,7 @@ class Letters:
 
 @functools.cache
 def toy_models(
-    source="en", target="de", arch="transformer", seed=1, updates=150, flags=()
+    source="en", target="de", arch="transformer", seed=1, updates=75, flags=()
 ) -> Path:
     """Train once per process; return the folder."""
     folder = Path(tempfile.mkdtemp(dir=_KEPT.name))
@@ -56,7 +56,7 @@ def toy_models(
 
 
 def make_toy_models(
-    folder, source="en", target="de", arch="transformer", seed=1, updates=150, flags=()
+    folder, source="en", target="de", arch="transformer", seed=1, updates=75, flags=()
 ) -> Path:
     """Write ``model.pt`` and both dictionaries.
 
