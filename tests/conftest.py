@@ -105,7 +105,9 @@ def stock(data, tmp_path_factory):
 def samples(tmp_path_factory):
     """Return the data folders of the toy table's samples."""
     from helpers.tables import make_toy_samples
+    from helpers.training import OF_A_RUN, command_line, settings
 
+    settings(tuple(command_line(["data", *OF_A_RUN])))  # the forks of sweeps have it
     return make_toy_samples(tmp_path_factory.mktemp("it's samples"))
 
 

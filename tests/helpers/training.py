@@ -4,7 +4,6 @@ Importing fairseq takes a few seconds. ``train`` imports it in a new process, li
 user; ``train_fast`` runs the same command in a fork that has already imported it.
 """
 
-import copy
 import functools
 import importlib
 import io
@@ -29,25 +28,21 @@ from fairseq import options
 from fairseq.data import Dictionary, indexed_dataset
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.tasks import setup_task
-from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import fairseq_scl
 from fairseq_scl.compat.checkpoints import load_checkpoint
+from helpers import composing
 from helpers.fresh import run_fresh
 
 RESET = ["--reset-optimizer", "--reset-dataloader", "--reset-meters"]
 USER_DIR = str(Path(fairseq_scl.__file__).parent)
 SIZES = {"train": 20, "valid": 10, "test": 10}
 WORDS_A_CLASS = 5
+# The choices in the command of a table's run.
+OF_A_RUN = ["--optimizer", "fused_adam", "--lr-scheduler", "polynomial_decay"]
+OF_A_RUN += ["--total-num-update", "1"]
 
-# Hydra copies this singleton, with every registered dataclass, for each command line,
-# and parses hundreds of overrides, most of which are the same for all of them.
-ConfigStore.__deepcopy__ = lambda store, memo: store
-_parsed = functools.cache(
-    functools.partial(OverridesParser.parse_rule, OverridesParser.create())
-)
-OverridesParser.parse_rule = lambda parser, *rule: copy.copy(_parsed(*rule))
+composing.replace_hydra()
 
 
 def make_data(

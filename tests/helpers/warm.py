@@ -11,6 +11,11 @@ for name in (
 ):
     importlib.import_module(name)
 training = importlib.import_module("helpers.training")
-training.settings(tuple(training.command_line(["data"])))
+choices = ["", "_acl", "_capcort", "_multi_exit", "_scl"]
+for flags in (
+    training.OF_A_RUN,
+    *(["--criterion", f"sentence_prediction{name}"] for name in choices),
+):
+    training.settings(tuple(training.command_line(["data", *flags])))
 gc.freeze()
 gc.enable()
