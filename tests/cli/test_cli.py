@@ -210,6 +210,10 @@ def test_streams_that_are_closed_or_full(redirection, status, words):
     assert len(ended.stderr.splitlines()) == bool(words)
 
 
+def run_python(code, *arguments):
+    return run_process(sys.executable, "-c", code, *arguments)
+
+
 INTERRUPTED = """
 import os, signal, sys
 
@@ -225,16 +229,14 @@ sys.exit(main(["predict", "--help"]))
 """
 
 
-@pytest.mark.parametrize("module", ["torch.nn", "fairseq.criterions"])
-def test_control_c_while_starting(module):
+@pytest.mark.parametrize(
+    ("module", "start"), [("torch.nn", run_python), ("fairseq.criterions", run_fresh)]
+)
+def test_control_c_while_starting(module, start):
     """Among the imports, some of which turn KeyboardInterrupt into other errors."""
-    ended = run_process(sys.executable, "-c", INTERRUPTED, module)
+    ended = start(INTERRUPTED, module)
     assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr == "fairseq-scl: interrupted\n"
-
-
-def run_python(code):
-    return run_process(sys.executable, "-c", code)
 
 
 HEAVY = ("torch", "fairseq", "numpy", "scipy", "sklearn", "torch._dynamo")

@@ -1,4 +1,4 @@
-"""Programs that import fairseq themselves, in forks of a process that has PyTorch."""
+"""Programs that import fairseq themselves, in forks of a process that has the rest."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 SERVER = """
 import gc, json, multiprocessing, os, sys
 gc.disable()
-import torch
+import hydra.experimental, omegaconf, sacrebleu, torch.onnx
 gc.freeze()
 gc.enable()
 
@@ -49,7 +49,8 @@ def run_fresh(
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``python -c CODE ARGUMENTS`` without waiting for the import of PyTorch.
 
-    fairseq and this package are not imported yet, unlike in ``start_fast``.
+    So are other packages that fairseq imports. fairseq itself and this package are not
+    imported yet, unlike in ``start_fast``.
     """
     server = _server()
     with tempfile.TemporaryDirectory() as output:
