@@ -16,11 +16,8 @@ from types import SimpleNamespace
 
 import hypothesis
 import pytest
-import torch
 
 from helpers.server import Server
-
-torch.set_num_threads(1)
 
 # No deadline: a shared machine stalls. Derandomized: the same commit tests the same
 # examples everywhere. `pytest --hypothesis-profile=search` draws many new ones.
@@ -48,13 +45,19 @@ def pytest_collection():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest file first; at the end, one of two workers would wait for it.
 
-    Workers get whole files in this order (``--dist loadfile``).
+    Workers get whole files in this order (``--dist loadfile``). Here and below, the
+    process that starts the workers need not import PyTorch.
     """
+    import torch
+
+    torch.set_num_threads(1)
     items.sort(key=lambda item: item.path.name != "test_scripts.py")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what needs a GPU, or PyTorch for one, unless it is rehearsed on the CPU."""
+    import torch
+
     if item.get_closest_marker("cuda_build") and torch.version.cuda is None:
         pytest.skip("needs PyTorch built for CUDA")
     rehearsed = os.environ.get("GPU_TESTS_DEVICE") == "cpu"

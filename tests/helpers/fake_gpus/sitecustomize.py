@@ -7,8 +7,6 @@ decisions about GPUs are made as on a machine that has them.
 import os
 import sys
 
-import torch
-
 COUNT = int(os.environ.get("FAKE_GPUS", "0"))
 
 
@@ -56,7 +54,10 @@ def count_visible():
     return COUNT if entries is None else len(entries.split(",")) if entries else 0
 
 
-if COUNT:
+# multiprocessing's tracker of semaphores asks for no GPUs.
+if COUNT and "resource_tracker" not in sys.orig_argv[-1]:
+    import torch
+
     sys.modules["pynvml"] = FakeNvml(COUNT)
     torch.backends.cuda.is_built = lambda: True
     torch.cuda.device_count = count_visible
