@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from fairseq_scl.cli import main
+from fairseq_scl.cli import quickstart as cli_quickstart
 from fairseq_scl.cli import run as cli_run
 from fairseq_scl.cli.report import FILES
 from fairseq_scl.convert import named_encoders
@@ -105,6 +106,15 @@ def again(first, tmp_path):
     first.network = True
     yield first
     first.output = kept
+
+
+@pytest.fixture
+def undrawn():
+    """Leave pictures as they are; drawing them takes longer than training."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("learning_curves", "draw_features"):
+            patch.setattr(cli_quickstart, name, lambda *_: None)
+        yield
 
 
 @pytest.fixture
@@ -231,7 +241,7 @@ def test_cuda_is_not_touched_before_training(again, monkeypatch, device):
     assert again.trained == []
 
 
-@pytest.mark.usefixtures("interrupted")
+@pytest.mark.usefixtures("interrupted", "undrawn")
 def test_an_interrupted_quick_start_resumes(again, capfd, monkeypatch):
     for name in RUNS[1:]:
         shutil.rmtree(again.output / "runs" / name)
@@ -248,6 +258,7 @@ def test_an_interrupted_quick_start_resumes(again, capfd, monkeypatch):
     assert (again.output / "classifier" / "model.pt").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failed_run_is_tried_again(again):
     shutil.rmtree(again.output / "runs" / RUNS[0])
     (again.output / "runs" / RUNS[0]).mkdir()
@@ -256,6 +267,7 @@ def test_a_failed_run_is_tried_again(again):
     assert again.trained == RUNS[:1]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_more_samples_add_to_those_that_are_there(again):
     before = {
         name: sha256(again.output / "runs" / name / "record.json") for name in RUNS
