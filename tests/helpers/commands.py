@@ -5,6 +5,7 @@ that pass their arguments, environment and streams to a server, which has them i
 and runs the command in a fork. ``fast-python`` stands for ``python -m MODULE``.
 """
 
+import gc
 import importlib
 import json
 import multiprocessing
@@ -15,7 +16,14 @@ import sys
 from pathlib import Path
 
 from fairseq_scl.cli import VERBS, main
-from helpers.training import Running, run_command, start_fast
+from helpers.training import (
+    OF_A_RUN,
+    Running,
+    command_line,
+    run_command,
+    settings,
+    start_fast,
+)
 
 PROGRAMS = ("fairseq-scl", "fairseq-preprocess", "fairseq-train", "fast-python")
 
@@ -49,6 +57,10 @@ def serve(listening: socket.socket) -> None:
     for verb in VERBS:
         importlib.import_module(f"fairseq_scl.cli.{verb.replace('-', '_')}")
     importlib.import_module("fairseq_scl.report.html")  # with matplotlib
+    for name in ("acl", "capcort"):  # of the runs of scripts/compare.sh
+        flags = [*OF_A_RUN, "--criterion", f"sentence_prediction_{name}"]
+        settings(tuple(command_line(["data", *flags])))
+    gc.freeze()  # each run ends with a collection
     fork = multiprocessing.get_context("fork")
     while True:
         connection, _ = listening.accept()
