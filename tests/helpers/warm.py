@@ -8,6 +8,8 @@ for name in (
     *("fairseq_scl", "fairseq_cli.train", "fairseq_cli.hydra_train"),
     # The first optimizer of a process imports it: longer than a toy training.
     "torch._dynamo",
+    # Functions of test modules need these: SciPy, scikit-learn and transformers.
+    *("pytest", "fairseq_scl.cli.run", "helpers.encoders"),
 ):
     importlib.import_module(name)
 training = importlib.import_module("helpers.training")
