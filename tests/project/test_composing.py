@@ -19,14 +19,14 @@ def overrides_of(*flags):
     return utils.override_module_args(known)[0]
 
 
-ACL = ["--criterion", "sentence_prediction_acl"]
+ADAM = ["--optimizer", "adam"]
 
 
 @pytest.mark.parametrize(
     ("choices", "values"),
     [
         ([], ["--seed", "7", "--lr", "0.1,0.2", "--save-dir", "it's a=b", "--packed"]),
-        (ACL, ["--acl-embed", "--fp16", "--update-freq", "2,3"]),
+        (ADAM, ["--adam-eps", "1e-5", "--fp16", "--update-freq", "2,3"]),
         (OF_A_RUN, ["--restore-file", "c.pt", "--adam-betas", "(0.5, 0.6)"]),
     ],
 )
