@@ -21,6 +21,7 @@ from fairseq_scl.errors import InputError
 # The command's, and those of argparse.
 ERROR = re.compile(r"fairseq-scl(?: train)?: error: ")
 NOTE = re.compile(r"fairseq-scl: (?:note|warning): (.+)")
+OWN = re.compile(r"fairseq-scl.*")  # without the end of the line
 
 
 def check_examples(
@@ -108,11 +109,16 @@ def train_in_a_process(
         env={**os.environ, "PYTHONPATH": path},
     ) as process:
         output = process.stderr
+        held, hidden = "", not progress
         while output and (piece := os.read(output.fileno(), 1 << 16)):
             text = decoder.decode(piece)
             printed = (printed + text)[-10_000:]
-            hidden = not progress or text.startswith("usage: ")  # before an error
-            for line in text.splitlines(keepends=True):
+            hidden = hidden or text.startswith("usage: ")  # before an error
+            lines = (held + text).splitlines(keepends=True)
+            # The end of one of the command's own lines may be in the next piece.
+            whole = not lines or not OWN.fullmatch(lines[-1])
+            held = "" if whole else lines.pop()
+            for line in lines:
                 if found := NOTE.match(line):
                     warnings.warn(_in_python(found[1], table), stacklevel=3)
                 elif not hidden and not line.startswith("fairseq-scl"):

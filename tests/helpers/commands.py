@@ -86,6 +86,9 @@ def _answer(connection: socket.socket) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # It reads HF_ENDPOINT and others when it is imported, which a test module has done.
+    for module in [m for m in sys.modules if m.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[module]
     sys.exit(_call(name, words))
 
 
