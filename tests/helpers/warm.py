@@ -13,11 +13,9 @@ for name in (
 ):
     importlib.import_module(name)
 training = importlib.import_module("helpers.training")
-choices = ["", "_acl", "_capcort", "_multi_exit", "_scl"]
-for flags in (
-    training.OF_A_RUN,
-    *(["--criterion", f"sentence_prediction{name}"] for name in choices),
-):
+criteria = importlib.import_module("fairseq.criterions").CRITERION_REGISTRY
+choices = [name for name in criteria if name.startswith("sentence_prediction")]
+for flags in (training.OF_A_RUN, *(["--criterion", name] for name in choices)):
     training.settings(tuple(training.command_line(["data", *flags])))
 gc.freeze()
 gc.enable()

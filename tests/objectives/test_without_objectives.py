@@ -2,7 +2,7 @@ r"""Deleting the folders of ``fairseq_scl/objectives`` leaves the rest as it was
 
 To see it with the whole suite, in a copy of the repository::
 
-    rm -r fairseq_scl/objectives/acl tests/objectives/test_acl*.py
+    rm -r fairseq_scl/objectives/acl tests/objectives/test_acl*.py tests/helpers/acl.py
     rm fairseq_scl/conf/compare.yaml tests/experiments/test_loss_grid.py
     python -m pytest -k "not ACL-Embed and not compare_goes and not compare- \
       and not keeps_noise and not objective_reads and not experiments.md"
