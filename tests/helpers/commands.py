@@ -15,17 +15,8 @@ import socket
 import sys
 from pathlib import Path
 
-from fairseq.criterions import CRITERION_REGISTRY
-
 from fairseq_scl.cli import VERBS, main
-from helpers.training import (
-    OF_A_RUN,
-    Running,
-    command_line,
-    run_command,
-    settings,
-    start_fast,
-)
+from helpers.training import Running, run_command, start_fast
 
 PROGRAMS = ("fairseq-scl", "fairseq-preprocess", "fairseq-train", "fast-python")
 
@@ -59,11 +50,6 @@ def serve(listening: socket.socket) -> None:
     for verb in VERBS:
         importlib.import_module(f"fairseq_scl.cli.{verb.replace('-', '_')}")
     importlib.import_module("fairseq_scl.report.html")  # with matplotlib
-    # Of the runs of scripts/compare.sh, unless a test of a copy has deleted them.
-    for name in ("sentence_prediction_acl", "sentence_prediction_capcort"):
-        if name in CRITERION_REGISTRY:
-            flags = [*OF_A_RUN, "--criterion", name]
-            settings(tuple(command_line(["data", *flags])))
     gc.freeze()  # each run ends with a collection
     fork = multiprocessing.get_context("fork")
     while True:

@@ -14,8 +14,9 @@ for name in (
     importlib.import_module(name)
 training = importlib.import_module("helpers.training")
 criteria = importlib.import_module("fairseq.criterions").CRITERION_REGISTRY
-choices = [name for name in criteria if name.startswith("sentence_prediction")]
-for flags in (training.OF_A_RUN, *(["--criterion", name] for name in choices)):
-    training.settings(tuple(training.command_line(["data", *flags])))
+for name in filter(lambda name: name.startswith("sentence_prediction"), criteria):
+    for flags in ([], training.OF_A_RUN):
+        line = training.command_line(["data", *flags, "--criterion", name])
+        training.settings(tuple(line))
 gc.freeze()
 gc.enable()
