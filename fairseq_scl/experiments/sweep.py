@@ -135,6 +135,8 @@ def sweep(
     finally:
         for worker in workers.values():
             worker.process.kill()  # SIGTERM may be ignored
+        # With CUDA, ending takes a second, in which the others must not go on.
+        for worker in workers.values():
             worker.process.join()
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -252,6 +254,29 @@ def test_a_worker_that_is_killed_leaves_an_error(tmp_path, samples, monkeypatch)
     assert (tally.done, tally.failed) == (0, 1)
     error = next(tmp_path.glob(f"runs/*/{ERROR}")).read_text()
     assert "ended with signal 9" in error
+
+
+def test_an_interrupt_kills_all_workers_before_waiting_for_any(
+    tmp_path, samples, monkeypatch
+):
+    def interrupt(tally):
+        if tally.running == 2:
+            raise KeyboardInterrupt
+
+    calls = []
+    for name in ("kill", "join"):
+        real = getattr(BaseProcess, name)
+
+        def call(process, real=real, name=name):
+            calls.append(name)
+            real(process)
+
+        monkeypatch.setattr(BaseProcess, name, call)
+    monkeypatch.setattr(sweep, "train_here", lambda *args: time.sleep(60))
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(plan(tmp_path, samples), tmp_path, jobs=2, on_progress=interrupt)
+    assert calls == ["kill", "kill", "join", "join"]
+    assert not multiprocessing.active_children()
 
 
 def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, samples):
