@@ -4,9 +4,13 @@
 FOLDER --samples 0-4``: every method gets the same encoder, training samples and test
 sentences, and one thread. Each result is a line of ``results.jsonl`` in ``--to``, so
 the command resumes; several at a time, with other samples, use several cores.
+
+``--set updates=240 scl_temperature=0.1`` tries another setting of our methods, with
+results in another folder. ``valid_correct`` in their lines is what to choose by.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -27,6 +31,7 @@ from fairseq_scl.experiments.loss_grid import default_point, loss_of
 from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.experiments.statistics import (
+    best_validation,
     paired_difference,
     result_at_best,
     summary,
@@ -119,19 +124,20 @@ def _measured(
         return _peer(method, sample, data, arguments)
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        correct, total = _ours(method, sample, data, arguments, Path(folder))
-    seconds = time.process_time() - start
-    return {"correct": correct, "total": total, "seconds": seconds}
+        found = _ours(method, sample, data, arguments, Path(folder))
+    return {**found, "seconds": time.process_time() - start}
 
 
 def _ours(
     method: str, sample: int, data: Path, arguments: argparse.Namespace, folder: Path
-) -> tuple[int, int]:
-    """Train and return correct and all test answers."""
+) -> Result:
+    """Train and return correct and all test answers, and correct validation answers."""
     model, device = arguments.encoder, arguments.device
+    settings = dict(arguments.set)
     if method in OURS:
         grid = default_point(load_table("quickstart").losses[OURS[method]])
         loss = loss_of({key: values[0] for key, values in grid.items()})
+        loss |= {key: settings.pop(key) for key in [*settings] if key in loss}
         run = Run(
             name=method,
             data=data.absolute(),
@@ -145,9 +151,11 @@ def _ours(
             device=device,
             precision=arguments.precision,
         )
+        run = replace(run, **settings)
         if method != SCL_THEN_PROBE:
-            best = result_at_best(run_training(run, folder / method))
-            return best.correct, best.total
+            record = run_training(run, folder / method)
+            valid, test = best_validation(record.valid), result_at_best(record)
+            return _counts(valid.correct, test.correct, test.total)
         # The head is not trained, so nothing is chosen by validation.
         run = replace(run, loss={**loss, "scl_lambda": 1.0}, keep_checkpoint=True)
         run = replace(run, validations=1, max_valid_steps=1)
@@ -155,7 +163,11 @@ def _ours(
         model = folder / "model"
         export_classifier(folder / method / BEST, run.data, model)
     probe = probed(model, data, device)
-    return probe.test_correct, probe.test_total
+    return _counts(probe.valid_correct, probe.test_correct, probe.test_total)
+
+
+def _counts(valid_correct: int, correct: int, total: int) -> Result:
+    return {"valid_correct": valid_correct, "correct": correct, "total": total}
 
 
 def _peer(
@@ -180,6 +192,13 @@ def _peer(
     return found
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    key, _, value = text.partition("=")
+    with contextlib.suppress(json.JSONDecodeError):  # the name of a batching
+        return key, json.loads(value)
+    return key, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.accuracy",
@@ -199,6 +218,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--precision", choices=PRECISION_FLAGS, default="fp32", help="of our training"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        type=_setting,
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings of our training: updates, batch_size, scl_temperature, …",
     )
     parser.add_argument(
         "--peer-python",
