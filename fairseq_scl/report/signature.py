@@ -4,8 +4,19 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.tables import Table
+
+# Settings that a signature names only where they are not the default.
+RARE = {
+    "pooling": "head_pooling",
+    "positions": "max_positions",
+    "chunk": "chunk",
+    "packed": "packed",
+    "graphs": "cuda_graphs",
+    "valid_steps": "max_valid_steps",
+}
 
 
 def table_signature(table: Table, records: Sequence[Record]) -> str:
@@ -25,9 +36,10 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
     names |= {"lr": "learning_rate", "valid": "validations"}
     for short, name in names.items():
         parts[short] = _values(r.settings.get(name) for r in records)
-    poolings = _values(r.settings.get("head_pooling", "cls") for r in records)
-    if poolings != "cls":
-        parts["pooling"] = poolings
+    for short, name in RARE.items():
+        found = _rare(records, name)
+        if found != str(getattr(Run, name)):
+            parts[short] = found
     # Records of older versions lack a precision and are fp32.
     parts["precision"] = _values(r.settings.get("precision", "fp32") for r in records)
     parts["device"] = _values(r.settings.get("device") for r in records)
@@ -59,8 +71,10 @@ def evaluation_signature(examples: int, made: Mapping[str, Any]) -> str:
 def mixed_settings(records: Sequence[Record]) -> list[str]:
     """Return settings and versions that should be the same in all runs but differ."""
     found = {}
-    for name in ("device", "batching", "max_positions"):
+    for name in ("device", "batching"):
         found[name] = _values(r.settings.get(name) for r in records)
+    for name in RARE.values():
+        found[name] = _rare(records, name)
     found["precision"] = _values(r.settings.get("precision", "fp32") for r in records)
     for name in ("python", "machine", "gpu", "driver", "threads"):
         found[name] = _values(r.origin.get(name) for r in records)
@@ -68,6 +82,11 @@ def mixed_settings(records: Sequence[Record]) -> list[str]:
         found[name] = _values(_version(r, name) for r in records)
     found["commit"] = _values(_commit(r) for r in records)
     return [f"{k}: {v.replace(',', ', ')}" for k, v in found.items() if "," in v]
+
+
+def _rare(records: Iterable[Record], name: str) -> str:
+    """Return the values of a setting, which records of older versions may lack."""
+    return _values(r.settings.get(name, getattr(Run, name)) for r in records)
 
 
 def _version(record: Record, name: str) -> str | None:

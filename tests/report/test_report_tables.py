@@ -225,6 +225,17 @@ def test_signature_shows_what_differs():
     ]
 
 
+def test_signature_names_rare_settings_that_are_not_the_default():
+    changed = {"cuda_graphs": True, "max_positions": 64, "head_pooling": "mean"}
+    records = with_records(lambda record: {})
+    other = with_records(lambda record: {"settings": {**record.settings, **changed}})
+    names = ("pooling:", "positions:", "chunk:", "packed:", "graphs:", "valid_steps:")
+    assert not any(name in table_signature(make_table(), records) for name in names)
+    line = table_signature(make_table(), other)
+    assert "|pooling:mean|positions:64|graphs:True|" in line
+    assert mixed_settings([*records, *other])[0] == "head_pooling: cls, mean"
+
+
 def test_the_data_of_a_signature_covers_all_folders():
     def of(records):
         return re.search(r"data:(\w+)", table_signature(make_table(), records))[1]
