@@ -214,7 +214,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.table is not None and arguments.columns is None:
         raise InputError("--table needs --columns")
     if arguments.table is None and arguments.columns is not None:
-        raise InputError("--columns goes with --table, not with --sample")
+        raise InputError("--columns needs --table, not --sample")
     temperatures = list(arguments.temperature)
     if arguments.temperature_backward is not None:
         temperatures.append(arguments.temperature_backward)

@@ -92,9 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, and print a summary and the flags for fairseq-train."""
     source = _source(arguments)
     if arguments.pair and not arguments.classifier:
-        raise InputError("--pair goes with --classifier")
+        raise InputError("--pair needs --classifier")
     if arguments.classifier and arguments.pooling is not None:
-        raise InputError("--pooling excludes --classifier, whose head reads <s>")
+        raise InputError(
+            "--pooling cannot be combined with --classifier, whose head reads <s>"
+        )
     if arguments.classifier:
         return _convert_classifier(source, arguments)
     case, pooling = arguments.lowercase, arguments.pooling

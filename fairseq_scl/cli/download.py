@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.task and arguments.to is None:
         raise InputError("--task needs --to, the folder for its files")
     if arguments.to is not None and not arguments.task:
-        raise InputError("--to goes with --task; encoders are kept in --cache")
+        raise InputError("--to needs --task; encoders are kept in --cache")
     tasks = [find_task(name) for name in arguments.task]
     for task in tasks:
         folder = download_task(task, arguments.to, progress=sys.stderr.isatty())

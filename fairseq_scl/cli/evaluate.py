@@ -113,11 +113,11 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
     for flag in ("columns", "drop_empty"):
         if getattr(arguments, flag) and folder:
             raise InputError(
-                f"--{flag.replace('_', '-')} goes with a table, but {file} is a folder"
+                f"--{flag.replace('_', '-')} needs a table, but {file} is a folder"
             )
     if arguments.split != SPLIT and not folder:
         raise InputError(
-            f"--split {arguments.split} goes with a data folder, but {file} is a table"
+            f"--split {arguments.split} needs a data folder, but {file} is a table"
         )
 
 

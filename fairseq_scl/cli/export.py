@@ -86,7 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     huggingface = arguments.format == "huggingface"
     if huggingface and arguments.encoder_only:
         raise InputError(
-            "--format huggingface writes a classifier: --encoder-only excludes it"
+            "--encoder-only cannot be combined with --format huggingface, which writes "
+            "a classifier"
         )
     if arguments.model is not None:
         _export_model_folder(arguments)
@@ -95,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.results is not None:
         if data is not None:
             raise InputError(
-                "--data goes with --checkpoint; --results includes its data folder"
+                "--data needs --checkpoint; --results includes its data folder"
             )
         checkpoint, data = _best(arguments.results, arguments.only)
         print(f"the best run is {checkpoint.parent.name}")
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
             "--checkpoint needs --data, the data folder that it was trained on"
         )
     elif arguments.only:
-        raise InputError(f"--only {arguments.only!r} goes with --results")
+        raise InputError(f"--only {arguments.only!r} needs --results")
     noted = _noted(checkpoint) if arguments.results is not None else {}
     encoder = arguments.encoder and encoder_folder(arguments.encoder, arguments.cache)
     remarks: Sequence[str] = ()
@@ -125,7 +126,9 @@ def _export_model_folder(arguments: argparse.Namespace) -> None:
         raise InputError("--model needs --format huggingface: it is a model folder")
     for flag in ("data", "encoder", "only"):
         if getattr(arguments, flag):
-            raise InputError(f"--{flag} excludes --model, which has all it needs")
+            raise InputError(
+                f"--{flag} cannot be combined with --model, which has all it needs"
+            )
     export_huggingface(arguments.model, arguments.to)
 
 

@@ -275,7 +275,7 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
             flag = "--from" if name == "folder" else f"--{name.replace('_', '-')}"
             changed = getattr(arguments, name) != arguments.usual[name]
             if kind not in fitting and changed:
-                raise InputError(f"{flag} goes with {others}, not with --{kind}{why}")
+                raise InputError(f"{flag} needs {others}, not --{kind}{why}")
             if name == NEEDS.get(kind) and not changed:
                 raise InputError(
                     f"--{kind} needs {flag}: see 'fairseq-scl prepare --help'"

@@ -137,7 +137,10 @@ def _table(arguments: argparse.Namespace) -> Table:
             f"({arguments.updates})"
         )
     if arguments.scl_lambda == 0:
-        raise InputError("--scl-lambda is 0, which is CE and always trained, too")
+        raise InputError(
+            "--scl-lambda is 0, which is cross-entropy, and that is trained anyway: "
+            "give a value above 0"
+        )
     check_ranges(arguments)
     check_learning_rate(arguments)
     table = load_table("quickstart")

@@ -32,10 +32,10 @@ def check_settings(cfg: Any, task: Any) -> None:
     check_choice(cfg, "scl_reduction", ("mean", "paper"))
     check_choice(cfg, "class_weights", CLASS_WEIGHTS)
     if cfg.class_weights != "none" and cfg.scl_views:
-        raise InputError("--class-weights does not go with --scl-views")
+        raise InputError("--class-weights cannot be combined with --scl-views")
     if cfg.regression_target:
         raise InputError(
-            "--regression-target does not go with sentence_prediction_scl: the "
+            "--regression-target cannot be combined with sentence_prediction_scl: the "
             "contrastive term needs classes; use --criterion sentence_prediction"
         )
     if cfg.gather_features:

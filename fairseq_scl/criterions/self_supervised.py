@@ -21,7 +21,7 @@ def check_views(cfg: Any, task: Any, criterion: type, allowed: type) -> None:
     Of the criterions only the class ``allowed`` does, not its subclasses.
 
     Raises:
-        InputError: names the option that does not go with ``--scl-views``.
+        InputError: names the option that cannot be combined with ``--scl-views``.
     """
     if criterion is not allowed:
         raise InputError(
@@ -31,13 +31,13 @@ def check_views(cfg: Any, task: Any, criterion: type, allowed: type) -> None:
     require_task("--scl-views", task)
     if cfg.gather_features:
         raise InputError(
-            "--gather-features does not go with --scl-views: each worker contrasts the "
-            "views of its own examples"
+            "--gather-features cannot be combined with --scl-views: each worker "
+            "contrasts the views of its own examples"
         )
     if task.cfg.chunk:
         raise InputError(
-            f"--chunk {task.cfg.chunk} does not go with --scl-views, whose batches are "
-            "computed in one pass"
+            f"--chunk {task.cfg.chunk} cannot be combined with --scl-views, whose "
+            "batches are computed in one pass"
         )
 
 

@@ -333,6 +333,6 @@ def text_of(row: dict[str, Any], column: str, origin: str) -> str:
     check_no_nul(value, f"{origin}: {column}")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
         raise InputError(
-            f"{origin}: {column} has half a surrogate pair, which is not valid Unicode"
+            f"{origin}: {column} has an unpaired surrogate, which is not valid Unicode"
         )
     return value

@@ -52,7 +52,7 @@ class SentencePiece:
         """Return the pieces of each sentence, ``<unk>`` for text without pieces.
 
         Raises:
-            InputError: a text has half a surrogate pair, which is not valid Unicode.
+            InputError: a text has an unpaired surrogate, which is not valid Unicode.
         """
         check_unicode(sentences)
         rows = self._processor.encode(list(sentences), out_type=int)

@@ -94,7 +94,7 @@ class _Subwords:
         lack it, so it becomes ``<unk>``.
 
         Raises:
-            InputError: a text has half a surrogate pair, which is not valid Unicode.
+            InputError: a text has an unpaired surrogate, which is not valid Unicode.
         """
         rows = []
         # In blocks, because an encoding also stores the offsets of each piece.

@@ -63,7 +63,7 @@ TokenizerSettings = WordPieceSettings | GPT2Settings | SentencePieceSettings
 
 
 def check_unicode(sentences: Sequence[str], start: int = 0) -> None:
-    """Refuse half a surrogate pair; the first sentence has the number ``start + 1``.
+    """Refuse an unpaired surrogate; the first sentence has the number ``start + 1``.
 
     Raises:
         InputError: names the number of the sentence.
@@ -71,7 +71,7 @@ def check_unicode(sentences: Sequence[str], start: int = 0) -> None:
     for number, text in enumerate(sentences, start=start + 1):
         if re.search("[\ud800-\udfff]", text):
             raise InputError(
-                f"sentence {number} has half a surrogate pair, which is not valid "
+                f"sentence {number} has an unpaired surrogate, which is not valid "
                 "Unicode: decode it with errors='replace'"
             ) from None
 

@@ -76,8 +76,8 @@ def check_exits(classifier: LoadedModel, rule: ExitRule, name: object) -> None:
         )
     if reason := unsupported(classifier.model):
         raise InputError(
-            f"{name} does not support early exit, since --packed does not go with "
-            f"{reason}"
+            f"{name} does not support early exit, since --packed cannot be combined "
+            f"with {reason}"
         )
 
 

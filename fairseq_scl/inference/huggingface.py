@@ -214,7 +214,7 @@ def convert_classifier(
     tensors = read_weights(files.weights)
     if pair and reads_token_types(tensors, config.model_type):
         raise InputError(
-            f"--pair: {source} marks the second sentence by token type 1, which "
+            f"--pair: {source} marks the second sentence with token type 1, which "
             "fairseq's RoBERTa does not have; allowed: single sentences, or a RoBERTa"
         )
     head = classifier_weights(tensors, config, len(labels), HEAD, files.weights)

@@ -72,7 +72,7 @@ def pack(model: nn.Module, cuda_graphs: bool = False) -> nn.Module:
         InputError: the model has a part that is not supported.
     """
     if reason := unsupported(model):
-        raise InputError(f"--packed does not go with {reason}")
+        raise InputError(f"--packed cannot be combined with {reason}")
     if not is_packed(model):
         model.__class__ = _packed(type(model))  # type: ignore[arg-type]
     if cuda_graphs:

@@ -51,12 +51,15 @@ def check_cuda_graphs(cfg: Any, model: nn.Module) -> None:
     )
     for found, reason in (
         (not cfg.packed, "needs --packed"),
-        (cfg.chunk, "does not go with --chunk, whose passes repeat their dropout"),
+        (
+            cfg.chunk,
+            "cannot be combined with --chunk, whose passes repeat their dropout",
+        ),
         (workers > 1, "needs --distributed-world-size 1"),
         (head_pooling(model) != "cls", "needs --head-pooling cls"),
         (
             getattr(getattr(model, "args", None), "encoder_layerdrop", 0),
-            "does not go with --encoder-layerdrop, which skips layers at random",
+            "cannot be combined with --encoder-layerdrop, which skips layers at random",
         ),
     ):
         if found:

@@ -156,7 +156,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         check_loaded_weights(model)
         self.encoder_embed_dim = int(model.args.encoder_embed_dim)
         if self.cfg.chunk and (reason := gradient_cache.unsupported(model)):
-            raise InputError(f"--chunk does not go with {reason}")
+            raise InputError(f"--chunk cannot be combined with {reason}")
         if self.cfg.cuda_graphs:
             check_cuda_graphs(self.cfg, model)
         if self.cfg.packed:
@@ -192,9 +192,9 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         if size is not None and self._split(dataset).startswith("train"):
             if kwargs.get("max_tokens") is not None:
                 raise InputError(
-                    f"--max-tokens is {kwargs['max_tokens']}: it does not go with "
-                    "--contrastive-batch, which counts examples; use --batch-size for "
-                    "validation"
+                    f"--max-tokens is {kwargs['max_tokens']}: it cannot be combined "
+                    "with --contrastive-batch, which counts examples; use --batch-size "
+                    "for validation"
                 )
             kwargs["max_sentences"] = size
         if kwargs.get("max_tokens") is not None and (split := self._split(dataset)):

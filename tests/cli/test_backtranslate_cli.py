@@ -166,7 +166,7 @@ def test_samples_need_their_text(tmp_path, models, capsys):
     assert run("--sample", sample, sample, *words) == 2
     assert "2 folders named n10-sample0" in capsys.readouterr().err
     assert run("--sample", sample, "--columns", "text", *words) == 2
-    assert "--columns goes with --table, not with --sample" in capsys.readouterr().err
+    assert "--columns needs --table, not --sample" in capsys.readouterr().err
     assert run(*table(tmp_path), *words) == 2
     assert "--table needs --columns" in capsys.readouterr().err
     shutil.rmtree(sample / "text")

@@ -76,13 +76,13 @@ def test_an_own_table_with_a_held_out_file(prepare, tmp_path):
     [
         (["--task", "SST-2"], "--task needs --from"),
         (["--table", "t.csv"], "--table needs --columns"),
-        (["--text", "t", "--from", "f"], "--from goes with --task, not with --text"),
+        (["--text", "t", "--from", "f"], "--from needs --task, not --text"),
         (
             ["--task", "SST-2", "--from", "f", "--columns", "a", "b"],
-            "--columns goes with --table, not with --task",
+            "--columns needs --table, not --task",
         ),
-        (["--text", "t", "--few-shot", "20"], "--few-shot goes with --task or --table"),
-        (["--text", "t", "--seed", "1"], "--seed goes with --task or --table"),
+        (["--text", "t", "--few-shot", "20"], "--few-shot needs --task or --table"),
+        (["--text", "t", "--seed", "1"], "--seed needs --task or --table"),
         (["--task", "IMDB", "--from", "f"], "there is no task 'IMDB': choose from"),
         (["--task", "RTE", "--from", "f"], "there is no train.tsv of RTE in f/RTE or"),
     ],

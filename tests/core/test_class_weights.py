@@ -60,7 +60,7 @@ def test_only_cross_entropy_in_training_is_weighted(toy, scl_lambda):
 def test_what_cannot_be_weighted_is_refused(toy, monkeypatch):
     with refused("--class-weights is 'equal': it must be one of none, balanced"):
         toy.with_settings(class_weights="equal")
-    with refused("--class-weights does not go with --scl-views"):
+    with refused("--class-weights cannot be combined with --scl-views"):
         toy.with_settings(class_weights="balanced", scl_views=True)
     names = [*toy.task.label_dictionary.symbols, "another"]
     monkeypatch.setattr(toy.task.label_dictionary, "symbols", names)

@@ -241,7 +241,7 @@ def test_chunk_alone_is_refused(data):
 def test_max_tokens_is_refused(data):
     toy = build(data, 4)
     toy.task.load_dataset("train")
-    with pytest.raises(InputError, match="--max-tokens is 400: it does not go with"):
+    with pytest.raises(InputError, match="--max-tokens is 400: it cannot be combined"):
         toy.task.get_batch_iterator(dataset=toy.task.dataset("train"), max_tokens=400)
 
 

@@ -297,7 +297,7 @@ def test_a_packed_model_is_freed_with_its_last_reference(data):
     ],
 )
 def test_what_is_not_supported_is_refused_by_its_flag(data, flags, named):
-    with refused(f"--packed does not go with {named}"):
+    with refused(f"--packed cannot be combined with {named}"):
         pack(build(data, *flags))
 
 
@@ -344,4 +344,4 @@ def test_training_with_the_flag_ends_at_the_same_weights(data, tmp_path):
 def test_a_refusal_ends_training_with_one_sentence(data, tmp_path):
     flags = ["--packed", "--quant-noise-pq", "0.1", "--save-dir", tmp_path]
     ended = train_fast([data, *flags])
-    assert_command_refused(ended, "--packed does not go with --quant-noise-pq")
+    assert_command_refused(ended, "--packed cannot be combined with --quant-noise-pq")

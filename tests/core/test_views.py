@@ -199,8 +199,8 @@ def test_views_of_fewer_examples_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--gather-features", "--gather-features does not go with --scl-views"),
-        ("--contrastive-batch 8 --chunk 4", "--chunk 4 does not go with --scl-views"),
+        ("--gather-features", "--gather-features cannot be combined with --scl-views"),
+        ("--contrastive-batch 8 --chunk 4", "--chunk 4 cannot be combined with"),
         ("--task sentence_prediction", "--scl-views needs --task sentence_prediction"),
     ],
 )

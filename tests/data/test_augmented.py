@@ -236,12 +236,12 @@ SAMPLE, TEXT = ["--sample", "SAMPLE"], ["--text", "FOLDER"]
         ([*SAMPLE, "--augmented", "FOLDER"], "has no file NAME-bt….jsonl"),
         (
             [*SAMPLE, "--augmented", "FOLDER", "--few-shot", 8],
-            "--few-shot goes with --task or --table, not with --sample",
+            "--few-shot needs --task or --table, not --sample",
         ),
-        ([*TEXT, "--views"], "--views goes with --sample, not with --text"),
+        ([*TEXT, "--views"], "--views needs --sample, not --text"),
         (
             [*TEXT, "--augmented", "x"],
-            "--augmented goes with --sample, not with --text",
+            "--augmented needs --sample, not --text",
         ),
     ],
 )

@@ -144,7 +144,7 @@ def test_your_own_table_is_flipped_too(tmp_path):
             ["--task", "SST-2", "--from", "x", "--partial"],
             "--flip-labels is 1.5: it must be 0 or",
         ),
-        (["--text", "x"], "--flip-labels goes with --task or --table, not with --text"),
+        (["--text", "x"], "--flip-labels needs --task or --table, not --text"),
     ],
 )
 def test_the_command_line_refuses_in_one_sentence(tmp_path, run, words, message):

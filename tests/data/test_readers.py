@@ -186,7 +186,7 @@ def test_a_csv_row_of_several_lines_is_named_by_its_first_line(tmp_path):
         ),
         ('{"s": "a\\u0000b", "l": "x"}', "line 2: s has a NUL character"),
         ('{"s": ' + 200_000 * "[", "line 2 is not JSON: too deeply nested"),
-        ('{"s": "\\ud83d", "l": "x"}', "line 2: s has half a surrogate pair"),
+        ('{"s": "\\ud83d", "l": "x"}', "line 2: s has an unpaired surrogate"),
         ('{"s": "", "l": "x"}', "line 2: column s is empty"),
         ('{"s": "a", "l": " "}', "line 2: the label is '', allowed: any text"),
     ],

@@ -374,5 +374,5 @@ def test_bad_bpe_files_are_refused(bpe_files, tmp_path, name, content, message):
 
 
 def test_half_a_surrogate_pair_is_refused_by_its_line(bpe_files):
-    with pytest.raises(InputError, match="sentence 2 has half a surrogate pair"):
+    with pytest.raises(InputError, match="sentence 2 has an unpaired surrogate"):
         load_tokenizer(bpe_files).encode_lines(["a", "b\udcff"])

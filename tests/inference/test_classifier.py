@@ -83,7 +83,7 @@ def test_threads_get_the_answers_of_one(classifier):
         (["a film", None], "texts[1] is None"),
         ([("a", "film")], "texts[0] is ('a', 'film'): this model takes strings"),
         (["a film", " \t"], "texts[1] is empty"),
-        (["a", "\ud800"], "sentence 2 has half a surrogate pair"),
+        (["a", "\ud800"], "sentence 2 has an unpaired surrogate"),
     ],
 )
 def test_what_is_not_a_text_is_refused(classifier, texts, message):

@@ -251,9 +251,9 @@ def test_bad_arguments_end_with_one_sentence(run, evaluated, tmp_path):
     for argv, message in (
         ([tmp_path / "no.csv", *pair], "missing file"),
         ([odd], f"{odd} has the columns 'a', 'b'"),
-        ([toy_data(), *pair], "--columns goes with a table"),
-        ([toy_data(), "--drop-empty"], "--drop-empty goes with a table"),
-        ([file, "--split", "valid"], "--split valid goes with a data folder"),
+        ([toy_data(), *pair], "--columns needs a table"),
+        ([toy_data(), "--drop-empty"], "--drop-empty needs a table"),
+        ([file, "--split", "valid"], "--split valid needs a data folder"),
         ([file, *pair], "has pairs, but the model was trained on single sentences"),
         ([toy_data(), "--split", "x"], "x.input0"),
         ([tmp_path], "there is no data folder"),

@@ -289,7 +289,7 @@ def test_an_export_that_fails_names_what_the_user_gave(tmp_path, refusal):
     [
         (["--encoder-only", "--format", "huggingface"], "--encoder-only"),
         ([], "--model needs --format huggingface"),
-        (["--format", "huggingface", "--data", "x"], "--data excludes --model"),
+        (["--format", "huggingface", "--data", "x"], "--data cannot be combined with"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(tmp_path, capsys, more, said):
@@ -368,7 +368,7 @@ def test_a_source_that_is_not_such_a_classifier_is_refused(tmp_path, capsys):
     assert main(arguments) == 2
     assert "pytorch_model.bin is a pickle" in capsys.readouterr().err
     assert main(["convert", "--pair", *arguments[2:]]) == 2
-    assert "--pair goes with --classifier" in capsys.readouterr().err
+    assert "--pair needs --classifier" in capsys.readouterr().err
 
 
 def test_convert_classifier_prints_labels_and_predict_reads_the_folder(

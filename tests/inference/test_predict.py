@@ -270,7 +270,7 @@ def test_a_quoted_field_may_hold_line_breaks_and_quotes(predict):
         ("jsonl", '{"text": "a"}\n[1]\n', "line 2 is not a JSON object"),
         ("jsonl", '{"text": NaN}', "line 1 is not JSONL: NaN is not"),
         ("jsonl", '{"text": ["a"]}', "line 1: text is ['a'], expected text"),
-        ("jsonl", '{"text": "\\ud800"}', "line 1: text has half a surrogate"),
+        ("jsonl", '{"text": "\\ud800"}', "line 1: text has an unpaired surrogate"),
         ("jsonl", "[" * 200_000, "line 1 is not JSONL: too deeply nested"),
     ],
 )

@@ -252,7 +252,7 @@ def test_features_are_those_of_the_deepest_exit():
 def test_a_part_that_cannot_be_packed_is_refused_by_its_flag():
     classifier = load_classifier(exported("cls"))
     classifier.model.args.quant_noise_pq = 0.1
-    with pytest.raises(InputError, match="does not go with --quant-noise-pq"):
+    with pytest.raises(InputError, match="cannot be combined with --quant-noise-pq"):
         check_exits(classifier, ExitRule(0.5), "x")
 
 

@@ -119,7 +119,7 @@ def test_other_exit_layers_are_refused(value):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--encoder-layerdrop 0.1", "--encoder-layerdrop does not go with"),
+        ("--encoder-layerdrop 0.1", "--encoder-layerdrop cannot be combined with"),
         ("--encoder-normalize-before", "--encoder-normalize-before does not go"),
         ("--exit-layers 2,5", "--exit-layers is '2,5'"),
         ("--exit-pooling max", "--exit-pooling is 'max'"),

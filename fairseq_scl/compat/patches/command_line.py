@@ -34,7 +34,7 @@ def _parse(
     words = sys.argv[1:] if input_args is None else input_args
     half = [_given(words, name) for name in ("fp16", "bf16")]
     if all(half):
-        raise InputError(f"{half[0]} does not go with {half[1]}: choose one")
+        raise InputError(f"{half[0]} cannot be combined with {half[1]}: choose one")
     if {"-h", "--help"} & set(words):
         _help_in_the_second_pass(parser, words)
     parsed = original(parser, input_args, **kwargs)

@@ -201,6 +201,6 @@ def _check(cfg: SentencePredictionACLConfig) -> None:
         raise InputError(f"--acl-embed-std is {cfg.acl_embed_std}: it must be above 0")
     if cfg.acl_grad and cfg.scl_lambda == 1:
         raise InputError(
-            "--acl-grad does not go with --scl-lambda 1: there is no cross-entropy "
-            "that the contrastive term could conflict with"
+            "--acl-grad cannot be combined with --scl-lambda 1: there is no "
+            "cross-entropy that the contrastive term could conflict with"
         )

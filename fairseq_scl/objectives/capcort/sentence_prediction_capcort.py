@@ -240,6 +240,6 @@ def _check(cfg: SentencePredictionCapcortConfig, task: Any) -> None:
     cropped = str(getattr(task.cfg, "shorten_method", "none")) == "random_crop"
     if cropped and cfg.capcort_targets == "stored":
         raise InputError(
-            "--capcort-targets stored does not go with --shorten-method random_crop: "
-            "examples change in each epoch, use --capcort-targets encoder"
+            "--capcort-targets stored cannot be combined with --shorten-method "
+            "random_crop: examples change in each epoch, use --capcort-targets encoder"
         )

@@ -191,7 +191,7 @@ def _check(args: Any) -> None:
     check_choice(args, "exit_pooling", POOLINGS)
     if args.head_pooling != "cls":
         raise InputError(
-            f"--head-pooling {args.head_pooling} does not go with --arch "
+            f"--head-pooling {args.head_pooling} cannot be combined with --arch "
             "roberta_multi_exit, whose top head reads <s>; allowed: cls, and "
             "--exit-pooling mean for the heads below"
         )
@@ -204,8 +204,8 @@ def _check(args: Any) -> None:
     ):
         if given:
             raise InputError(
-                f"{flag} does not go with --arch roberta_multi_exit, whose heads read "
-                "the output of each layer as it is"
+                f"{flag} cannot be combined with --arch roberta_multi_exit, whose "
+                "heads read the output of each layer as it is"
             )
 
 
