@@ -39,7 +39,7 @@ def own_sheets(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Sheet]:
     first, compared = _compared(outcomes)
     differences = Sheet(
         name="differences",
-        title=f"Paired differences to {first} in points",
+        title=f"Paired differences from {first} in points",
         header=("method", "difference", "95% t", "95% bootstrap", "p (t)", "shows"),
         rows=tuple(
             (

@@ -322,7 +322,8 @@ def test_two_at_a_time_into_one_folder_are_refused(again, capfd):
         ),
         (
             ["--scl-lambda", "0"],
-            "--scl-lambda is 0, which is cross-entropy, and that is trained anyway",
+            "--scl-lambda is 0, which is cross-entropy, and that is trained anyway: "
+            "give a value above 0",
         ),
         (
             ["--scl-temperature", "nan"],

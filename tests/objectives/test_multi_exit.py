@@ -120,7 +120,7 @@ def test_other_exit_layers_are_refused(value):
     ("flags", "words"),
     [
         ("--encoder-layerdrop 0.1", "--encoder-layerdrop cannot be combined with"),
-        ("--encoder-normalize-before", "--encoder-normalize-before does not go"),
+        ("--encoder-normalize-before", "--encoder-normalize-before cannot"),
         ("--exit-layers 2,5", "--exit-layers is '2,5'"),
         ("--exit-pooling max", "--exit-pooling is 'max'"),
         ("--layer-norm-eps 0", "--layer-norm-eps is 0.0"),

@@ -49,6 +49,7 @@ NOT_RUN = {
     "tests/slurm/": "needs root; make test-slurm",
     "export SLURM_CONF": "the same",
     "sinfo": "the same",
+    "fairseq-scl run mean.yaml": "needs a GPU; experiments/test_sweep.py",
     "fairseq-scl run penalty.yaml": "experiments/test_own_objective.py",
 }
 # Hours on a GPU: only the training commands are printed.
