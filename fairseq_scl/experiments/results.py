@@ -4,6 +4,7 @@
 failed run is never replaced by a number.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -231,10 +232,10 @@ def verdict(comparison: PairedDifference | None) -> str:
 
     Returns:
         ``helped`` or ``hurt`` if Student's t and the bootstrap interval are both above
-        or both below 0, ``open`` if one of them contains 0, and ``unknown`` for fewer
-        than two pairs.
+        or both below 0, ``open`` if one of them contains 0, and ``unknown`` without
+        intervals, see :func:`~fairseq_scl.experiments.statistics.paired_difference`.
     """
-    if comparison is None or comparison.count < 2:
+    if comparison is None or math.isnan(comparison.low):
         return UNKNOWN
     if min(comparison.low, comparison.bootstrap_low) > 0:
         return HELPED

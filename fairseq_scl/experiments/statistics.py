@@ -120,8 +120,9 @@ def paired_difference(
         treatment: ``(n,)`` values on the same samples in the same order.
 
     Returns:
-        the mean difference with intervals and p-values, which are NaN for fewer than
-        two pairs.
+        the mean difference with intervals and p-values. They are NaN for fewer than two
+        pairs. Intervals and Student's p are also NaN if all differences are equal but
+        not 0: few counts often agree by chance, and their spread cannot be estimated.
 
     Raises:
         ValueError: the lengths differ, or there are no values.
@@ -136,19 +137,22 @@ def paired_difference(
     difference = np.round(exact, 9)
     mean, moved = float(difference.mean()), difference[difference != 0]
     low, high, t_p, wilcoxon_p = [math.nan] * 4
+    bootstrapped = math.nan, math.nan
     if len(difference) > 1:
-        if np.ptp(difference) == 0:
-            low, high, t_p = mean, mean, 1.0 if mean == 0 else 0.0
-        else:
+        if not len(moved):
+            low, high, t_p = 0.0, 0.0, 1.0
+        elif np.ptp(difference):
             test = stats.ttest_1samp(difference, 0)
             low, high = map(float, test.confidence_interval(LEVEL))
             t_p = float(test.pvalue)
+        if not math.isnan(low):
+            bootstrapped = bootstrap_interval(exact.tolist())
         wilcoxon_p = float(stats.wilcoxon(moved).pvalue) if len(moved) else 1.0
     return PairedDifference(
         mean,
         low,
         high,
-        *bootstrap_interval(exact.tolist()),
+        *bootstrapped,
         t_p=t_p,
         wilcoxon_p=wilcoxon_p,
         count=len(difference),

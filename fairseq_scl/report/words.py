@@ -92,12 +92,15 @@ def _said(found: PairedDifference, planned: int) -> str:
     # The span of both intervals, each of which contains the mean.
     low = min(found.low, found.bootstrap_low)
     high = max(found.high, found.bootstrap_high)
+    lacking = "an interval needs two pairs"
+    if found.count > 1:
+        lacking = "the same difference on all pairs gives no interval"
     sentences = {
         HELPED: f"helped, {gain}; the 95% intervals are above 0.",
         HURT: f"hurt, {gain}; the 95% intervals are below 0.",
         OPEN: f"shows no clear difference, {gain}; 0 is within the 95% interval, "
         f"{interval(low, high)}.",
-        UNKNOWN: f"is unknown, {gain}; an interval needs two pairs.",
+        UNKNOWN: f"is unknown, {gain}; {lacking}.",
     }
     return sentences[verdict(found)]
 

@@ -86,20 +86,21 @@ def test_differences_have_both_intervals_and_p_values():
 
 
 @pytest.mark.parametrize(
-    ("gain", "said"),
+    ("gain", "varies", "said"),
     [
-        (12, "helped, +3.00 points on 4 of 4 pairs; the 95% intervals are above 0."),
-        (-12, "hurt, -3.00 points on 4 of 4 pairs; the 95% intervals are below 0."),
-        (0, "shows no clear difference, +0.00 points on 4 of 4 pairs; 0 is within "),
+        (12, 1, "helped, +3.00 points on 4 of 4 pairs; the 95% intervals are above 0."),
+        (-12, 1, "hurt, -3.00 points on 4 of 4 pairs; the 95% intervals are below 0."),
+        (0, 1, "shows no clear difference, +0.00 points on 4 of 4 pairs; 0 is within "),
+        (12, 0, "is unknown, +3.00 points on 4 of 4 pairs; the same difference on all"),
     ],
 )
-def test_words_report_whether_it_helped(gain, said):
+def test_words_report_whether_it_helped(gain, varies, said):
     counts = {
-        ("CE+SCL", 0.9, 0.3, seed): (160, test + gain)
+        ("CE+SCL", 0.9, 0.3, seed): (160, test + gain + varies * (-1) ** seed)
         for (_, _, _, seed), (_, test) in CE.items()
     }
     ((kind, sentence),) = verdicts(results({**CE, **counts}))
-    assert kind == {12: HELPED, -12: HURT, 0: OPEN}[gain]
+    assert kind == ({12: HELPED, -12: HURT, 0: OPEN}[gain] if varies else UNKNOWN)
     start = "SST-2, N = 20: CE+SCL (λ = 0.9, τ = 0.3, chosen from 1 of 4 combinations)"
     assert sentence.startswith(f"{start} {said}")
 
@@ -234,6 +235,27 @@ def test_signature_names_rare_settings_that_are_not_the_default():
     line = table_signature(make_table(), other)
     assert "|pooling:mean|positions:64|graphs:True|" in line
     assert mixed_settings([*records, *other])[0] == "head_pooling: cls, mean"
+
+
+def test_signature_covers_the_options_of_losses_and_the_code_of_user_dir():
+    def parts(table, records):
+        line = table_signature(table, records)
+        return dict(part.split(":") for part in line.split("|"))
+
+    records = with_records(lambda record: {})
+    table = make_table()
+    balanced = {"scl_lambda": 0, "class_weights": "balanced"}
+    changed = make_table(losses={"CE": balanced, "CE+SCL": GRID})
+    other = parts(changed, records)
+    assert other["losses"] != parts(table, records)["losses"]
+    assert "user_dir" not in other
+    sums = {"user_dir": "fedcba9876543210"}
+    own = with_records(
+        lambda record: {
+            "origin": {**record.origin, "sha256": {**record.origin["sha256"], **sums}}
+        }
+    )
+    assert parts(table, own)["user_dir"] == "fedcba98"
 
 
 def test_the_data_of_a_signature_covers_all_folders():
