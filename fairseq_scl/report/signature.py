@@ -1,6 +1,7 @@
 """The signature of a table: one line with everything that its numbers depend on."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
     }
     if not records:
         return _line(parts)
+    parts["losses"] = _losses(table)
     names = {"updates": "updates", "batch": "batch_size", "batching": "batching"}
     names |= {"lr": "learning_rate", "valid": "validations"}
     for short, name in names.items():
@@ -49,6 +51,9 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
     if len(data) > 1:
         data = [hashlib.sha256("\n".join(data).encode()).hexdigest()]
     parts["data"] = data[0][:8]
+    user_dirs = {r.origin["sha256"].get("user_dir") for r in records}
+    if user_dirs != {None}:
+        parts["user_dir"] = _values(found and found[:8] for found in user_dirs)
     parts["encoder"] = _values(r.origin["sha256"]["encoder"][:8] for r in records)
     parts["commit"] = _values(_commit(r) for r in records)
     return _line(parts)
@@ -82,6 +87,12 @@ def mixed_settings(records: Sequence[Record]) -> list[str]:
         found[name] = _values(_version(r, name) for r in records)
     found["commit"] = _values(_commit(r) for r in records)
     return [f"{k}: {v.replace(',', ', ')}" for k, v in found.items() if "," in v]
+
+
+def _losses(table: Table) -> str:
+    """Return the start of the checksum of all options of the losses."""
+    text = json.dumps(table.losses, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _rare(records: Iterable[Record], name: str) -> str:

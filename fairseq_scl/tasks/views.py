@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq.data import (
     BaseWrapperDataset,
@@ -56,8 +57,8 @@ def load_views(task: Any, split: str, examples: int) -> list[Any]:
         two datasets of token ids, ``(T,)`` int64.
 
     Raises:
-        InputError: the data folder lacks views, or has them for another number of
-            examples.
+        InputError: the data folder lacks views, has them for another number of
+            examples, or has one that is too long for the model and is not shortened.
     """
     cfg, found = task.cfg, []
     width = 2 if Path(cfg.data, "input1").is_dir() else 1
@@ -79,14 +80,25 @@ def load_views(task: Any, split: str, examples: int) -> list[Any]:
                 )
             parts.append(part if start is None else PrependTokenDataset(part, start))
         tokens = ConcatSentencesDataset(*parts) if width == 2 else parts[0]
-        found.append(
-            maybe_shorten_dataset(
-                tokens,
-                split,
-                cfg.shorten_data_split_list,
-                cfg.shorten_method,
-                task.max_positions(),
-                cfg.seed,
-            )
+        shown = maybe_shorten_dataset(
+            tokens,
+            split,
+            cfg.shorten_data_split_list,
+            cfg.shorten_method,
+            task.max_positions(),
+            cfg.seed,
         )
+        if shown is tokens:
+            _check_lengths(tokens, task.max_positions(), Path(cfg.data, folder), split)
+        found.append(shown)
     return found
+
+
+def _check_lengths(tokens: Any, most: int, folder: Path, split: str) -> None:
+    long = np.flatnonzero(np.asarray(tokens.sizes) > most)
+    if len(long):
+        raise InputError(
+            f"{folder / 'input0' / split}, line {long[0] + 1}: {tokens.sizes[long[0]]} "
+            f"tokens, but the model reads at most {most} (views that are too long: "
+            f"{len(long)}); cut them with --shorten-method truncate"
+        )

@@ -145,6 +145,14 @@ def test_long_views_are_cut_as_examples_are(pairs):
     assert batch[WITH_VIEWS]["src_tokens"].shape[1] == 6
 
 
+def test_long_views_that_are_not_cut_are_refused(tmp_path):
+    folder = add_views(make_data(tmp_path / "bin"), lambda ids, view: ids * 40)
+    with pytest.raises(
+        InputError, match=r"view0/input0/train, line 1: \d+ tokens, but"
+    ):
+        toy_model([folder, *ON]).task.load_dataset("train")
+
+
 @pytest.mark.parametrize("batching", ["fixed", "balanced"])
 @pytest.mark.parametrize("flags", [[], ["--no-shuffle"]])
 def test_batches_and_their_examples_stay_the_same(data, batching, flags):
