@@ -21,6 +21,7 @@ from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results_folder import (
     ERROR,
     RECORD,
+    check_table,
     forget_failures,
     is_failed,
     last_line,
@@ -145,9 +146,10 @@ def train_table(
         InputError: the folder holds other results or files.
     """
     check_files(folder / name for name in FILES)
-    write_table(folder, table, data, models)
+    check_table(folder, table)
     for one in runs:
         done_record(one, run_folder(folder, one.name))
+    write_table(folder, table, data, models)
     if retry_failed:
         forget_failures(folder, [one.name for one in runs])
     try:

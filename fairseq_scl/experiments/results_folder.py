@@ -182,10 +182,8 @@ class _TableFile(msgspec.Struct, forbid_unknown_fields=True):
     order: list[str] | None = None
 
 
-def write_table(
-    folder: Path, table: Table, data: Path, models: Mapping[str, Path]
-) -> None:
-    """Write ``table.json``, or check that an existing one is of the same table.
+def check_table(folder: Path, table: Table) -> None:
+    """Check that a results folder is missing, empty or of the same table.
 
     The caption and the number of repetitions may change; finished runs stay valid.
 
@@ -211,6 +209,17 @@ def write_table(
             f"{folder} holds runs or locks but lacks {TABLE}, so their table is "
             "unknown: choose another folder"
         )
+
+
+def write_table(
+    folder: Path, table: Table, data: Path, models: Mapping[str, Path]
+) -> None:
+    """Write ``table.json``.
+
+    Raises:
+        InputError: as :func:`check_table`.
+    """
+    check_table(folder, table)
     folder.mkdir(parents=True, exist_ok=True)
     row = {
         "schema": _TableFile.SCHEMA,
@@ -219,7 +228,7 @@ def write_table(
         "models": {loss: str(model.absolute()) for loss, model in models.items()},
         "order": list(table.losses),  # because JSON files have sorted keys
     }
-    write_json(path, row)
+    write_json(folder / TABLE, row)
 
 
 def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:

@@ -314,6 +314,19 @@ def test_results_without_a_table_are_not_overwritten(tmp_path, toy, capfd):
     assert os.listdir(tmp_path / "results") == ["runs"]
 
 
+def test_a_refused_sweep_leaves_the_table_of_finished_runs(
+    tmp_path, toy, samples, run
+):
+    folder, one = tmp_path / "results", ["--only", "loss=CE,sample=0"]
+    assert run(*toy, *one)[0] == 0
+    kept = (folder / "table.json").read_bytes()
+    shutil.copytree(samples / "toy/n8-sample1", tmp_path / "data/toy/n8-sample0")
+    status, _, error = run(*toy, *one, "--data", tmp_path / "data")
+    assert status == 2
+    assert "toy-n8-CE-sample0 holds a run with other settings (data)" in error
+    assert (folder / "table.json").read_bytes() == kept
+
+
 def test_changed_data_and_encoders_are_refused(tmp_path, toy, samples, capfd):
     """Flip one byte of each file that training reads, one at a time."""
     sample = shutil.copytree(samples, tmp_path / "data") / "toy" / "n8-sample1"
