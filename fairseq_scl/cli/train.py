@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ from fairseq_scl.cli.options import (
 from fairseq_scl.convert.pooling import POOLINGS
 from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.files import hold
-from fairseq_scl.data.folders import MODEL, check_replaceable
+from fairseq_scl.data.folders import (
+    DATA,
+    MODEL,
+    check_replaceable,
+    folders_then_rename,
+)
 from fairseq_scl.data.own_file import guess_columns, read_distinct, split_off_validation
 from fairseq_scl.data.suspects import Checks
 from fairseq_scl.data.texts import Example
@@ -147,12 +153,15 @@ def run(arguments: argparse.Namespace) -> int:
     work = folder.with_name(f"{folder.name}-training")
     with hold(work / LOCK, work):
         encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
-        # A run needs a test set; these are the validation examples again.
-        splits = {"train": train, "valid": valid, "test": valid}
-        binarize(splits, encoder, work / "data", inputs=[arguments.file])
         settings = settings_of(arguments, encoder, len(train))
         settings["seed"] = arguments.seed
         one = own_run(work / "data", encoder, arguments.objective, **settings)
+        # A run needs a test set; these are the validation examples again.
+        splits = {"train": train, "valid": valid, "test": valid}
+        inputs = [encoder, arguments.file]
+        with folders_then_rename([one.data], DATA, inputs) as (new,):
+            binarize(splits, encoder, new)
+            done_record(replace(one, data=new), run_folder(work, one.name))
         print(
             f"{len(train)} texts for training, {len(valid)} for validation; "
             f"{one.updates} updates with learning rate {one.learning_rate:g}",
@@ -224,7 +233,6 @@ def _trained(one: Run, work: Path) -> Record | None:
     """Train unless it is done; return ``None`` and say why if training failed."""
     place = run_folder(work, one.name)
     check_folders([one])
-    done_record(one, place)
     forget_failures(work, [one.name])
     tqdm.monitor_interval = 0  # its thread would not survive a fork
     with tqdm(total=one.validations, unit="validation", file=sys.stderr) as bar:

@@ -7,7 +7,7 @@ Commands that add a few files to a user's folder list them in ``.fairseq-scl.jso
 
 import fnmatch
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -73,6 +73,29 @@ def folder_then_rename(
                 write_json(new / MANIFEST, manifest(new, kind))
         check_replaceable(path, kind)  # the block may have taken hours
         take_place(new, path)
+
+
+@contextmanager
+def folders_then_rename(
+    paths: Sequence[Path], kind: str, inputs: Iterable[str | Path] = ()
+) -> Iterator[list[Path]]:
+    """Create several folders of one parent, and rename them at the end.
+
+    If the block raises, for example because the new folders must not replace the
+    existing ones, these are left unchanged. Arguments and errors are those of
+    :func:`folder_then_rename`.
+
+    Yields:
+        for each folder, a path at which the block creates it.
+    """
+    inputs = list(inputs)
+    parent = paths[0].parent
+    with explained(parent), temporary(parent, folder=True) as (staged, _):
+        with naming(parent, staged):
+            yield [staged / path.name for path in paths]
+        for path in paths:
+            with folder_then_rename(path, kind, inputs) as new:
+                os.replace(staged / path.name, new)
 
 
 @contextmanager

@@ -19,6 +19,12 @@ from helpers.tables import write_labeled
 QUICK = ["--updates", "30", "--learning-rate", "0.01", "--batch-size", "8"]
 
 
+def contents(folder):
+    """Return the contents of all files below a folder by path."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in paths}
+
+
 @pytest.fixture
 def words(tmp_path):
     """The arguments of a quick training on the CPU, without the file."""
@@ -47,9 +53,16 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
     monkeypatch.setattr(train, "sweep", lambda *_: None)  # nothing is left to train
     again = run(*words, path)
     assert (again[0], again[1]) == (0, printed)
+    kept = contents(tmp_path)
     status, _, error = run(*words, path, "--updates", "31")
     assert status == 2
     assert "updates" in error
+    other = write_labeled(path.with_name("other.csv"), make_sentences(70))
+    status, _, error = run(*words, other)
+    assert status == 2
+    assert "scl-seed0 holds a run with other settings (data)" in error
+    other.unlink()
+    assert contents(tmp_path) == kept
 
 
 def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words):

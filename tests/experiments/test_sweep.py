@@ -314,9 +314,7 @@ def test_results_without_a_table_are_not_overwritten(tmp_path, toy, capfd):
     assert os.listdir(tmp_path / "results") == ["runs"]
 
 
-def test_a_refused_sweep_leaves_the_table_of_finished_runs(
-    tmp_path, toy, samples, run
-):
+def test_a_refused_sweep_leaves_the_table_of_finished_runs(tmp_path, toy, samples, run):
     folder, one = tmp_path / "results", ["--only", "loss=CE,sample=0"]
     assert run(*toy, *one)[0] == 0
     kept = (folder / "table.json").read_bytes()
