@@ -1,7 +1,8 @@
 """``fairseq-scl compare``: which objective suits a table of labeled texts."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fairseq_scl.cli.machine import Machine
@@ -29,6 +30,8 @@ from fairseq_scl.experiments.own_training import OBJECTIVES
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.results import collect, count_degenerate
+from fairseq_scl.experiments.results_folder import check_table, run_folder
+from fairseq_scl.experiments.runner import done_record
 from fairseq_scl.experiments.selection import outcome
 from fairseq_scl.experiments.sweep import compute_with_one_thread
 from fairseq_scl.report.markdown import sheet_as_markdown
@@ -92,7 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
         models = dict.fromkeys(table.losses, encoder)
         runs = planned_runs(table, data, models, shared)
         folders = {run.seed: run.data for run in runs}
-        write_samples(folders, parts, encoder, [arguments.file])
+        check_table(folder, table)
+
+        def check(new: Mapping[int, Path]) -> None:
+            for one in runs:
+                place = run_folder(folder, one.name)
+                done_record(replace(one, data=new[one.seed]), place)
+
+        write_samples(folders, parts, encoder, [arguments.file], check)
         check_folders(runs)
         device = arguments.device
         machine = Machine(device, default_jobs(device))

@@ -29,7 +29,7 @@ from fairseq_scl.experiments.command import Run, command
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.quickstart import prepare_data
 from fairseq_scl.experiments.results import Attempt, collect
-from fairseq_scl.experiments.results_folder import BEST, run_folder
+from fairseq_scl.experiments.results_folder import BEST, check_table, run_folder
 from fairseq_scl.experiments.selection import GRID, outcome, rank
 from fairseq_scl.experiments.sweep import compute_with_one_thread
 from fairseq_scl.experiments.tables import Table, load_table
@@ -93,6 +93,7 @@ def _run(arguments: argparse.Namespace, table: Table) -> int:
     start = time.monotonic()
     output = arguments.output.absolute()
     check_files(output / name for name in PICTURES)
+    check_table(output, table)
     encoder, data = output / "encoder", output / "data"
     convert_minilm(encoder, arguments.cache, _say)
     models = dict.fromkeys(table.losses, encoder)

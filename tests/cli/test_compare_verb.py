@@ -10,6 +10,7 @@ from fairseq_scl.experiments.records import Validation
 from fairseq_scl.experiments.selection import Outcome
 from fairseq_scl.report.own_comparison import conclusion, own_sheets
 from helpers.encoders import make_sentences, toy_encoder
+from helpers.outputs import contents
 from helpers.refusals import refused
 from helpers.tables import write_labeled
 
@@ -48,6 +49,13 @@ def test_methods_are_compared_on_the_same_samples(tmp_path, run, monkeypatch):
     last = printed.splitlines()[-1]
     assert last.startswith("On 2 samples of 24 texts, CE+SCL is ")
     assert "and logistic regression is " in last
+
+    kept = contents(tmp_path)
+    for more, changed in (("--seed", "data"), ("--size", "sizes")):
+        status, _, error = run(*words, more, "16")
+        assert status == 2
+        assert f"other settings ({changed})" in error
+    assert contents(tmp_path) == kept
 
     monkeypatch.setattr(compare, "train_table", lambda *_, **__: 0)  # all is done
     status, again, _ = run(*words)

@@ -14,15 +14,10 @@ from fairseq_scl.experiments.results_folder import read_record
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
 from helpers.encoders import make_pairs, make_sentences, toy_encoder
+from helpers.outputs import contents
 from helpers.tables import write_labeled
 
 QUICK = ["--updates", "30", "--learning-rate", "0.01", "--batch-size", "8"]
-
-
-def contents(folder):
-    """Return the contents of all files below a folder by path."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path: path.read_bytes() for path in paths}
 
 
 @pytest.fixture
