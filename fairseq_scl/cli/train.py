@@ -44,6 +44,7 @@ from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.own_training import (
     OBJECTIVES,
     VALIDATIONS,
+    check_only_run,
     own_run,
     recommended_learning_rate,
     recommended_updates,
@@ -156,6 +157,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings = settings_of(arguments, encoder, len(train))
         settings["seed"] = arguments.seed
         one = own_run(work / "data", encoder, arguments.objective, **settings)
+        check_only_run(one, work)
         # A run needs a test set; these are the validation examples again.
         splits = {"train": train, "valid": valid, "test": valid}
         inputs = [encoder, arguments.file]

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_scl.convert.pooling import Pooling
+from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.loss_grid import Grid, default_point, loss_of
+from fairseq_scl.experiments.results_folder import RECORD, read_record, run_folder
 from fairseq_scl.experiments.tables import load_table
 
 # The table and the loss that define each objective; lists have a single point there.
@@ -83,3 +85,22 @@ def own_run(
         cell={"loss": objective, "seed": seed},
         **settings,
     )
+
+
+def check_only_run(run: Run, folder: Path) -> None:
+    """Check that no other run of :func:`own_run` is finished in a folder.
+
+    Raises:
+        InputError: there is one; names its objective or seed.
+    """
+    for path in sorted(run_folder(folder, "").glob(f"*/{RECORD}")):
+        record = read_record(path.parent)
+        if record is None or path.parent.name == run.name:
+            continue
+        there = record.settings.get("cell", {})
+        keys = {"objective": "loss", "seed": "seed"}
+        changed = [n for n, key in keys.items() if there.get(key) != run.cell[key]]
+        raise InputError(
+            f"{path.parent} holds a run with other settings ({', '.join(changed)}): "
+            "choose another output folder or delete it"
+        )

@@ -49,9 +49,10 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
     again = run(*words, path)
     assert (again[0], again[1]) == (0, printed)
     kept = contents(tmp_path)
-    status, _, error = run(*words, path, "--updates", "31")
-    assert status == 2
-    assert "updates" in error
+    for flag, value in (("updates", "31"), ("seed", "1"), ("objective", "ce")):
+        status, _, error = run(*words, path, f"--{flag}", value)
+        assert status == 2
+        assert f"scl-seed0 holds a run with other settings ({flag})" in error
     other = write_labeled(path.with_name("other.csv"), make_sentences(70))
     status, _, error = run(*words, other)
     assert status == 2
