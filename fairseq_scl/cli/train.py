@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,11 @@ from fairseq_scl.experiments.runner import done_record
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.experiments.sweep import Tally, compute_with_one_thread, sweep
 from fairseq_scl.inference.evaluation import evaluate, example_logits
-from fairseq_scl.inference.model_folder import export_classifier, load_classifier
+from fairseq_scl.inference.model_folder import (
+    export_classifier,
+    is_exported,
+    load_classifier,
+)
 from fairseq_scl.report.evaluation import evaluation_sheets
 from fairseq_scl.report.markdown import sheet_as_markdown
 
@@ -158,21 +162,25 @@ def run(arguments: argparse.Namespace) -> int:
         settings["seed"] = arguments.seed
         one = own_run(work / "data", encoder, arguments.objective, **settings)
         check_only_run(one, work)
+        place = run_folder(work, one.name)
         # A run needs a test set; these are the validation examples again.
         splits = {"train": train, "valid": valid, "test": valid}
         inputs = [encoder, arguments.file]
         with folders_then_rename([one.data], DATA, inputs) as (new,):
             binarize(splits, encoder, new)
-            done_record(replace(one, data=new), run_folder(work, one.name))
+            finished = done_record(replace(one, data=new), place)
         print(
             f"{len(train)} texts for training, {len(valid)} for validation; "
             f"{one.updates} updates with learning rate {one.learning_rate:g}",
             flush=True,
         )
-        record = _trained(one, work)
+        record = finished or _trained(one, work)
         if record is None:
             return 1
-        _export(one, record, run_folder(work, one.name), folder)
+        noted = _noted(one, record)
+        # A finished model folder may have a temperature since.
+        if finished is None or not is_exported(folder, one.data, noted):
+            _export(one, place, folder, noted)
     _print_scores(arguments, valid)
     return 0
 
@@ -232,7 +240,7 @@ def _checks(arguments: argparse.Namespace) -> Checks:
 
 
 def _trained(one: Run, work: Path) -> Record | None:
-    """Train unless it is done; return ``None`` and say why if training failed."""
+    """Train; return ``None`` and say why if training failed."""
     place = run_folder(work, one.name)
     check_folders([one])
     forget_failures(work, [one.name])
@@ -255,14 +263,18 @@ def _trained(one: Run, work: Path) -> Record | None:
     return record
 
 
-def _export(one: Run, record: Record, place: Path, folder: Path) -> None:
+def _noted(one: Run, record: Record) -> dict[str, Any]:
+    """Return what the model folder remembers of the run."""
     best = best_validation(record.valid)
-    noted = {
+    return {
         "seed": one.seed,
         "learning_rate": one.learning_rate,
         "batch_size": one.batch_size,
         "valid": {"correct": best.correct, "total": best.total},
     }
+
+
+def _export(one: Run, place: Path, folder: Path, noted: Mapping[str, Any]) -> None:
     if not (place / BEST).is_file():
         raise InputError(f"{place / BEST} is missing: delete {place} to train again")
     for remark in export_classifier(place / BEST, one.data, folder, noted=noted):
@@ -281,6 +293,6 @@ def _print_scores(arguments: argparse.Namespace, valid: Sequence[Example]) -> No
         "training was chosen, so the scores are slightly too high; 'fairseq-scl "
         "evaluate' measures other texts."
     )
-    print(f"wrote {arguments.to}; try it:")
+    print(f"the model is in {arguments.to}; try it:")
     model_folder = shlex.quote(str(arguments.to))
     print(f"echo 'some text' | fairseq-scl predict --model {model_folder}")

@@ -22,8 +22,14 @@ from torch import Tensor, nn
 from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint, load_model
 from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.data.binarize import LABEL_MAP, read_labels
-from fairseq_scl.data.files import write_json, write_then_rename
-from fairseq_scl.data.folders import ENCODER, MODEL, folder_then_rename, verify
+from fairseq_scl.data.files import sha256, write_json, write_then_rename
+from fairseq_scl.data.folders import (
+    ENCODER,
+    MANIFEST,
+    MODEL,
+    folder_then_rename,
+    verify,
+)
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
@@ -175,6 +181,22 @@ def export_classifier(
         write_model_files(folder, plain, settings)
     remarks = (unrecorded(state, source), one_answer(state, trained.labels))
     return [remark for remark in remarks if remark]
+
+
+def is_exported(folder: Path, data: Path, noted: Mapping[str, Any]) -> bool:
+    """Return whether a model folder is complete, of this data, and has these notes.
+
+    Arguments are those of :func:`export_classifier`; the folder may be missing.
+    """
+    try:
+        verify(folder)
+    except InputError:
+        return False
+    if not (folder / SETTINGS).is_file():
+        return False
+    there = msgspec.to_builtins(_read_settings(folder).training)
+    wanted = {"data": sha256(data / MANIFEST), **noted}
+    return all(there.get(name) == value for name, value in wanted.items())
 
 
 def write_model_files(

@@ -13,6 +13,7 @@ from fairseq_scl.experiments.own_training import (
 from fairseq_scl.experiments.results_folder import read_record
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
+from fairseq_scl.inference.temperature import store_temperature
 from helpers.encoders import make_pairs, make_sentences, toy_encoder
 from helpers.outputs import contents
 from helpers.tables import write_labeled
@@ -46,8 +47,13 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
     assert classifier.training.test is None
 
     monkeypatch.setattr(train, "sweep", lambda *_: None)  # nothing is left to train
+    store_temperature(tmp_path / "a model", classifier, 2.5)
     again = run(*words, path)
     assert (again[0], again[1]) == (0, printed)
+    assert load_classifier(tmp_path / "a model").temperature == 2.5
+    (tmp_path / "a model" / "model.pt").unlink()
+    assert run(*words, path)[0] == 0
+    assert load_classifier(tmp_path / "a model").temperature == 1
     kept = contents(tmp_path)
     for flag, value in (("updates", "31"), ("seed", "1"), ("objective", "ce")):
         status, _, error = run(*words, path, f"--{flag}", value)
