@@ -295,4 +295,6 @@ def _print_scores(arguments: argparse.Namespace, valid: Sequence[Example]) -> No
     )
     print(f"the model is in {arguments.to}; try it:")
     model_folder = shlex.quote(str(arguments.to))
-    print(f"echo 'some text' | fairseq-scl predict --model {model_folder}")
+    pair = "printf 'some text\\tanother text\\n'"
+    echo = pair if model.pair else "echo 'some text'"
+    print(f"{echo} | fairseq-scl predict --model {model_folder}")

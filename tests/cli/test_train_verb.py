@@ -1,5 +1,9 @@
 """``fairseq-scl train``: from a table of labeled texts to a model folder."""
 
+import io
+import shlex
+import subprocess
+
 import pytest
 
 from fairseq_scl.cli import train
@@ -67,7 +71,7 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
     assert contents(tmp_path) == kept
 
 
-def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words):
+def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words, monkeypatch):
     every = make_pairs(60)
     rare = [e for e in every if e.label == "neutral"][:2]
     path = write_labeled(
@@ -79,6 +83,12 @@ def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words):
     record = read_record(tmp_path / "a model-training" / "runs" / "ce-seed0")
     assert record.settings["options"]["class_weights"] == "balanced"
     assert "from 'sentence1' and 'sentence2', 3 classes" in printed
+    example, _, command = printed.splitlines()[-1].partition(" | fairseq-scl ")
+    content = subprocess.run(["bash", "-c", example], stdout=subprocess.PIPE).stdout
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    status, answer, _ = run(*shlex.split(command), "--device", "cpu")
+    assert status == 0
+    assert len(answer.splitlines()) == 1
     classifier = load_classifier(tmp_path / "a model")
     assert classifier.pair
     assert "neutral" in classifier.labels
