@@ -138,15 +138,18 @@ def split_off_validation(
         the examples for training and for validation.
 
     Raises:
-        InputError: all classes are that small.
+        InputError: fewer than two classes are larger; every accuracy would be 100% if
+            the validation examples were of a single class.
     """
     members: dict[str, list[int]] = {}
     for number, example in enumerate(examples):
         members.setdefault(example.label, []).append(number)
     small = {n: len(m) for n, m in sorted(members.items()) if len(m) < LEAST_OF_A_CLASS}
-    if len(small) == len(members):
+    if (large := len(members) - len(small)) < 2:
         raise InputError(
-            f"no class has {LEAST_OF_A_CLASS} examples: label more, or merge classes"
+            f"{large} of {len(members)} classes have at least {LEAST_OF_A_CLASS} "
+            "different texts, but validation needs two such classes: label more, or "
+            "merge classes"
         )
     if small:
         named = ", ".join(f"{name!r} ({n})" for name, n in list(small.items())[:5])
