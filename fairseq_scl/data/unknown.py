@@ -35,15 +35,16 @@ def check_unknown(
     """Refuse splits with a share of unknown tokens above ``most``.
 
     Raises:
-        InputError: names the split, its share and the flag.
+        InputError: names the split, its share and the flag of ``prepare``.
     """
     for split, counts in found.items():
         if (share := share_unknown(counts)) > most:
             raise InputError(
                 f"{share:.1%} of the tokens of {split} ({counts['unknown']:,} of "
                 f"{counts['tokens']:,}) are unknown to {encoder}, but at most "
-                f"{most:.1%} may be (--max-unknown of 'fairseq-scl prepare'): use an "
-                "encoder whose dictionary fits the language of the text"
+                f"{most:.1%} may be: use an encoder whose dictionary fits the language "
+                "of the text (only 'fairseq-scl prepare' allows more, with "
+                "--max-unknown)"
             )
 
 

@@ -121,7 +121,8 @@ def test_text_of_another_language_needs_a_flag(prepare, tmp_path, split):
     status, _, error = prepare(lambda _: None, splits)
     assert status == 2
     assert f"% of the tokens of {split} (" in error
-    assert "at most 10.0% may be (--max-unknown" in error
+    assert "at most 10.0% may be: use an encoder" in error
+    assert "only 'fairseq-scl prepare' allows more, with --max-unknown" in error
     assert not (tmp_path / "data").exists()
     status, out, notes = prepare(lambda _: None, splits, "--max-unknown", "1")
     assert status == 0
