@@ -148,7 +148,7 @@ def _noted(checkpoint: Path) -> dict[str, Any]:
     record = read_record(checkpoint.parent)
     if record is None:
         return {}
-    names = ("seed", "learning_rate", "batch_size")
+    names = ("seed", "updates", "learning_rate", "batch_size")
     noted = {name: record.settings.get(name) for name in names}
     for split, found in (
         ("valid", best_validation(record.valid)),

@@ -268,6 +268,7 @@ def _noted(one: Run, record: Record) -> dict[str, Any]:
     best = best_validation(record.valid)
     return {
         "seed": one.seed,
+        "updates": one.updates,
         "learning_rate": one.learning_rate,
         "batch_size": one.batch_size,
         "valid": {"correct": best.correct, "total": best.total},

@@ -85,7 +85,9 @@ class Training(msgspec.Struct, frozen=True, omit_defaults=True):
         criterion: name of the criterion.
         scl_lambda: λ.
         scl_temperature: τ.
-        updates: number of updates before the checkpoint.
+        updates: number of updates of the training; in folders of earlier versions,
+            which lack ``checkpoint_update``, that before the checkpoint.
+        checkpoint_update: number of updates before the checkpoint.
         seed: seed of the training.
         learning_rate: peak learning rate.
         batch_size: in examples.
@@ -98,6 +100,7 @@ class Training(msgspec.Struct, frozen=True, omit_defaults=True):
     scl_lambda: Finite | None = None
     scl_temperature: Finite | None = None
     updates: Count | None = None
+    checkpoint_update: Count | None = None
     seed: Count | None = None
     learning_rate: Finite | None = None
     batch_size: Count | None = None
@@ -120,7 +123,7 @@ def training_notes(
         "criterion": criterion.get("_name"),
         "scl_lambda": criterion.get("scl_lambda"),
         "scl_temperature": criterion.get("scl_temperature"),
-        "updates": history[-1].get("num_updates"),
+        "checkpoint_update": history[-1].get("num_updates"),
         "data": sha256(data / MANIFEST) if known else None,
     }
     return as_type({**found, **noted}, Training, "the settings of the checkpoint")
@@ -159,6 +162,7 @@ def model_card(
             ("lambda", training.scl_lambda),
             ("tau", training.scl_temperature),
             ("updates", training.updates),
+            ("checkpoint", training.checkpoint_update),
             ("seed", training.seed),
             ("lr", training.learning_rate),
             ("batch", training.batch_size),

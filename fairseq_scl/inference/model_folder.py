@@ -196,6 +196,7 @@ def is_exported(folder: Path, data: Path, noted: Mapping[str, Any]) -> bool:
         return False
     there = msgspec.to_builtins(_read_settings(folder).training)
     wanted = {"data": sha256(data / MANIFEST), **noted}
+    wanted.pop("updates", None)  # that of the checkpoint in earlier versions
     return all(there.get(name) == value for name, value in wanted.items())
 
 

@@ -48,6 +48,8 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
     classifier = load_classifier(tmp_path / "a model")
     assert classifier.labels == ["negative", "positive"]
     assert classifier.training.valid.correct == best.correct
+    assert classifier.training.updates == 30
+    assert classifier.training.checkpoint_update == best.update
     assert classifier.training.test is None
 
     monkeypatch.setattr(train, "sweep", lambda *_: None)  # nothing is left to train

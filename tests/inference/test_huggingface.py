@@ -18,6 +18,7 @@ from fairseq_scl.convert import huggingface_tokenizer
 from fairseq_scl.data.tokenizers import GPT2BPE
 from fairseq_scl.data.vocabulary_files import GPT2Settings, number_pieces
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.huggingface import convert_classifier, export_huggingface
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import batches, encode
@@ -206,7 +207,9 @@ def test_the_model_card_has_labels_checksums_and_the_record(tmp_path):
     notes = settings["training"]
     assert notes["criterion"] == "sentence_prediction_scl"
     assert (notes["scl_lambda"], notes["scl_temperature"]) == (0.9, 0.3)
-    notes |= {"seed": 1, "test": {"correct": 3, "total": 8}}
+    checkpoint = notes["checkpoint_update"]
+    assert checkpoint == best_validation(trained()[2].valid).update
+    notes |= {"updates": 999, "seed": 1, "test": {"correct": 3, "total": 8}}
     (model / "classifier.json").write_text(json.dumps(settings), "utf-8")
     export_huggingface(model, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
@@ -214,7 +217,7 @@ def test_the_model_card_has_labels_checksums_and_the_record(tmp_path):
     assert "| 0 | negative |" in card
     assert "test set: 37.5% (3 of 8)" in card
     assert notes["data"] in card
-    assert "|lambda:0.9|tau:0.3|" in card
+    assert f"|lambda:0.9|tau:0.3|updates:999|checkpoint:{checkpoint}|" in card
     assert f"data:{notes['data'][:8]}|model:" in card
     code = card.split("```python\n")[1].split("```")[0]
     space = {}
