@@ -1,6 +1,7 @@
 """What is changed in fairseq's trainer, its options and its optimizers."""
 
 import functools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from fairseq import options
 from fairseq.optim import AMPOptimizer, FairseqOptimizer
 from fairseq.optim.adam import Adam
+from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.trainer import Trainer
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
@@ -94,6 +96,23 @@ def test_amp_skips_an_update_that_overflows():
     assert not state
     assert torch.equal(weight, torch.ones(3))
     assert optimizer.scaler.get_scale() == 2.0**6
+
+
+# --fp16
+
+
+def test_overflows_in_a_row_at_the_lowest_loss_scale_end_training():
+    scaler = DynamicLossScaler(init_scale=4.0, threshold=1.0)
+    for scale in (2.0, *[1.0] * 50):  # the 49 at the threshold end with an update
+        with pytest.raises(OverflowError):
+            scaler.check_overflow(math.inf)
+        assert scaler.loss_scale == scale
+    scaler.check_overflow(1.0)
+    for _ in range(49):
+        with pytest.raises(OverflowError):
+            scaler.check_overflow(math.nan)
+    with pytest.raises(FloatingPointError, match="50 overflows in a row"):
+        scaler.check_overflow(math.nan)
 
 
 # --bf16

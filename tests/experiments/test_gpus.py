@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ import torch
 
 from fairseq_scl.cli import main
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments import capacity, slurm, sweep
+from fairseq_scl.experiments import capacity, in_process, slurm, sweep
 from fairseq_scl.experiments.capacity import (
     default_jobs,
     threads_each,
     worker_environments,
 )
 from fairseq_scl.experiments.command import command
+from fairseq_scl.experiments.in_process import encoder_state
 from fairseq_scl.experiments.results_folder import LOG, RECORD, read_record
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.tasks.sentence_prediction_scl import SentencePredictionSCLTask
@@ -172,6 +174,23 @@ def test_a_command_has_one_device_and_its_precision(tmp_path, precision, flags):
     assert argv[argv.index("--distributed-world-size") + 1] == "1"
     given = {f for f in argv if f.startswith("--")} - {"--fp16-scale-window"}
     assert {f for f in given if "16" in f or "tf32" in f or "threshold" in f} == flags
+
+
+def test_an_fp16_run_that_overflows_in_each_update_ends(tmp_path, monkeypatch):
+    """On the CPU, where fairseq computes in fp16 if it is told that there is a GPU."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
+    run = toy_run(precision="fp16")
+    state = {**encoder_state(str(run.encoder / "model.pt"))}
+    weights = {
+        name: weight * (1e6 if name.endswith("fc1.weight") else 1)
+        for name, weight in state["model"].items()
+    }
+    state["model"] = weights
+    monkeypatch.setattr(in_process, "encoder_state", lambda path: state)
+    assert in_process.train_here(run, command(run, tmp_path), tmp_path) == 2
+    last = (tmp_path / LOG).read_text().splitlines()[-1]
+    assert re.search(r"after 0 updates \(50 overflows .*\): the model diverged;", last)
 
 
 @pytest.mark.parametrize(
