@@ -129,15 +129,18 @@ def sweep(
                 place = next(p for p in range(jobs) if p not in workers)
                 # Workers also get Ctrl-C; they ignore it, and this process kills them.
                 work = (runs, folder, threads, (*ignored, signal.SIGINT))
-                workers[place] = _Worker(*work, plan[place])
+                # Known before it starts, so that Ctrl-C meanwhile does not miss it.
+                workers[place] = _Worker(*work)
+                workers[place].start(plan[place])
             running = [worker.process.sentinel for worker in workers.values()]
             connection.wait(running, SECONDS_BETWEEN_LOOKS)  # for the first to end
     finally:
-        for worker in workers.values():
-            worker.process.kill()  # SIGTERM may be ignored
+        started = [w.process for w in workers.values() if w.process.pid is not None]
+        for process in started:
+            process.kill()  # SIGTERM may be ignored
         # With CUDA, ending takes a second, in which the others must not go on.
-        for worker in workers.values():
-            worker.process.join()
+        for process in started:
+            process.join()
 
 
 def compute_with_one_thread() -> None:
@@ -169,27 +172,32 @@ class _Worker:
         folder: Path,
         threads: int,
         ignored: Collection[int],
-        environment: Mapping[str, str],
     ) -> None:
         context: Any = multiprocessing.get_context(_start_method(runs))
         self._number = context.Value("i", -1)
         self._refused = context.SimpleQueue()
         told = self._number, self._refused
+        self._ignored = ignored
         self.process = context.Process(
             target=_work_alone,
             args=(runs, folder, threads, ignored, told, os.getpid()),
         )
-        # The process needs the environment before it imports anything. Signals are
-        # blocked until it ignores them.
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Start the process, which needs the environment before it imports anything.
+
+        The ignored signals are blocked until it ignores them. One that came in between
+        ends this function with KeyboardInterrupt.
+        """
         before = os.environ.copy()
-        os.environ.update(environment)
-        signal.pthread_sigmask(signal.SIG_BLOCK, ignored)
         try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._ignored)
+            os.environ.update(environment)
             self.process.start()
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
             os.environ.clear()
             os.environ.update(before)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._ignored)
 
     @property
     def number(self) -> int:

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from functools import partial
@@ -277,6 +278,21 @@ def test_an_interrupt_kills_all_workers_before_waiting_for_any(
         sweep.sweep(plan(tmp_path, samples), tmp_path, jobs=2, on_progress=interrupt)
     assert calls == ["kill", "kill", "join", "join"]
     assert not multiprocessing.active_children()
+
+
+def test_an_interrupt_while_a_worker_starts_kills_it(tmp_path, samples, monkeypatch):
+    real, before = BaseProcess.start, os.environ.copy()
+
+    def start(process):
+        real(process)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    monkeypatch.setattr(BaseProcess, "start", start)
+    monkeypatch.setattr(sweep, "train_here", lambda *args: time.sleep(60))
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep(plan(tmp_path, samples), tmp_path, jobs=2)
+    assert not multiprocessing.active_children()
+    assert os.environ == before
 
 
 def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, samples):
