@@ -79,7 +79,7 @@ setup(
     install_requires=[
         # A fork: no release of fairseq can be imported on Python 3.11 and later.
         "fairseq-fixed==0.12.3.1",
-        "filelock",
+        "filelock>=3.30",  # the first that can refuse disks without locks
         "huggingface-hub",  # which tokenizers needs, too
         "matplotlib",
         "msgspec",

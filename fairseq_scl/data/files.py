@@ -30,6 +30,7 @@ CANNOT_WRITE = {
     errno.ENAMETOOLONG,
     errno.ELOOP,
 }
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}  # of disks
 
 
 @contextmanager
@@ -90,20 +91,21 @@ def try_lock(path: Path, seconds: float = 0) -> Iterator[bool]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
+        # A lock that only exists as a file would outlive a process that is killed.
+        lock = FileLock(path, fallback_to_soft=False)
         lock.acquire(timeout=seconds)
     except Timeout:
         yield False
         return
-    except NotImplementedError as error:
-        raise InputError(
-            f"{path.parent} is on a disk without file locks: choose another folder"
-        ) from error
     except (FileExistsError, NotADirectoryError) as error:
         raise InputError(
             f"cannot lock {path}: {path.parent} is not a folder; choose another name"
         ) from error
     except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            raise InputError(
+                f"{path.parent} is on a disk without file locks: choose another folder"
+            ) from error
         raise InputError(
             f"cannot lock {path}: {error.strerror or error}; make it writable or "
             "choose another folder"

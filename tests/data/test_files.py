@@ -1,6 +1,7 @@
 """A file that exists is complete: what was there stays until the new one is whole."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -220,6 +221,14 @@ def test_a_lock_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "open", failing(code))
         with refused(os.strerror(code)), try_lock(tmp_path / "a.lock"):
             pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK])
+def test_a_disk_without_locks_is_refused(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(fcntl, "flock", failing(code))
+    path = tmp_path / "locks" / "a.lock"
+    with refused(f"{path.parent} is on a disk without file locks"), try_lock(path):
+        pass
 
 
 def failing(code):
