@@ -36,6 +36,7 @@ from fairseq_scl.experiments.results_folder import (
 from fairseq_scl.experiments.runner import run_training
 
 SECONDS_BETWEEN_LOOKS = 0.2
+MOST_DEAD_STARTS = 3  # workers in a row that died before their first run
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def sweep(
     other sweeps are doing. Workers ignore the signals in ``ignored``.
 
     Raises:
-        InputError: the device is missing or does not support the precision, or a run
-            cannot be claimed or its folder cannot be written.
+        InputError: the device is missing or does not support the precision, a run
+            cannot be claimed or its folder cannot be written, or workers cannot start.
     """
     check_device(runs[0].device, runs[0].precision)
     plan = worker_environments(runs[0].device, jobs)
@@ -115,11 +116,18 @@ def sweep(
         prepare_forks(runs)
     threads = threads_each(jobs)
     workers: dict[int, _Worker] = {}  # by their place in the plan
-    idle = False
+    idle, dead_starts = False, 0
     try:
         while True:
             for place in [p for p, w in workers.items() if not w.process.is_alive()]:
-                idle = workers.pop(place).ended(runs, folder)
+                worker = workers.pop(place)
+                idle = worker.ended(runs, folder)
+                dead_starts = dead_starts + 1 if worker.died_at_start else 0
+                if dead_starts == MOST_DEAD_STARTS:
+                    raise InputError(
+                        f"{dead_starts} workers in a row ended before their first run, "
+                        f"the last with {worker.how_it_ended}"
+                    )
             tally = count(runs, folder, [w.number for w in workers.values()])
             on_progress(tally)
             open_runs = tally.total - tally.done - tally.failed
@@ -204,6 +212,20 @@ class _Worker:
         """The index of the latest run that it started, -1 before the first."""
         return int(self._number.value)
 
+    @property
+    def died_at_start(self) -> bool:
+        """Whether it failed before it could look for a run."""
+        return bool(self.process.exitcode) and self.number < 0
+
+    @property
+    def how_it_ended(self) -> str:
+        """Its exit status or signal, with a likely cause."""
+        status = self.process.exitcode or 0
+        if -status == signal.SIGKILL:
+            cause = "possibly out of memory: lower --jobs or --jobs-per-gpu"
+            return f"signal {-status}, {cause}"
+        return f"signal {-status}" if status < 0 else f"exit status {status}"
+
     def ended(self, runs: Sequence[Run], folder: Path) -> bool:
         """Record its run as failed if it died, and return whether it found no run.
 
@@ -218,12 +240,9 @@ class _Worker:
         if status and self.number >= 0:
             run = runs[self.number]
             if not is_done(folder, run.name) and not is_failed(folder, run.name):
-                how = f"signal {-status}" if status < 0 else f"exit status {status}"
-                if -status == signal.SIGKILL:
-                    how += ", possibly out of memory: lower --jobs or --jobs-per-gpu"
-                text = f"the process that trained it ended with {how}\n"
+                text = f"the process that trained it ended with {self.how_it_ended}\n"
                 write_error(run_folder(folder, run.name), text)
-        return self.number < 0
+        return self.number < 0 and not status
 
 
 def _work_alone(

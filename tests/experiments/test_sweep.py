@@ -295,6 +295,25 @@ def test_an_interrupt_while_a_worker_starts_kills_it(tmp_path, samples, monkeypa
     assert os.environ == before
 
 
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [
+        (lambda: os._exit(7), "exit status 7"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "signal 9, possibly out of"),
+    ],
+)
+def test_workers_that_die_before_their_first_run_end_the_sweep(
+    tmp_path, samples, monkeypatch, end, how
+):
+    monkeypatch.setattr(sweep, "_work_alone", lambda *_: end())
+    monkeypatch.setattr(sweep.time, "sleep", lambda seconds: None)
+    with refused(
+        f"3 workers in a row ended before their first run, the last with {how}"
+    ):
+        sweep.sweep(plan(tmp_path, samples), tmp_path, jobs=2)
+    assert not list(tmp_path.rglob(ERROR))
+
+
 def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, samples):
     runs = plan(tmp_path, samples)
     (tmp_path / "locks" / f"{runs[1].name}.lock").mkdir(parents=True)
