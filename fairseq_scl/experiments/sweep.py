@@ -7,11 +7,13 @@ starts that run again.
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -188,7 +190,7 @@ class _Worker:
         self._ignored = ignored
         self.process = context.Process(
             target=_work_alone,
-            args=(runs, folder, threads, ignored, told, os.getpid()),
+            args=(_Handed(runs), folder, threads, ignored, told, os.getpid()),
         )
 
     def start(self, environment: Mapping[str, str]) -> None:
@@ -243,6 +245,22 @@ class _Worker:
                 text = f"the process that trained it ended with {self.how_it_ended}\n"
                 write_error(run_folder(folder, run.name), text)
         return self.number < 0 and not status
+
+
+class _Handed(list[Run]):
+    """Runs that are compressed for a spawned process.
+
+    The parent writes them into a pipe, which the process reads only once it has
+    imported PyTorch. What exceeds the 64 kB of the pipe would make the parent wait.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (zlib.compress(pickle.dumps(list(self))),)
+
+
+def _unpacked(packed: bytes) -> list[Run]:
+    runs: list[Run] = pickle.loads(zlib.decompress(packed))
+    return runs
 
 
 def _work_alone(

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -312,6 +313,16 @@ def test_workers_that_die_before_their_first_run_end_the_sweep(
     ):
         sweep.sweep(plan(tmp_path, samples), tmp_path, jobs=2)
     assert not list(tmp_path.rglob(ERROR))
+
+
+def test_the_runs_of_a_large_table_fit_into_a_pipe():
+    table = load_table("table2")
+    folders = dict.fromkeys(table.losses, Path("/home/user/encoders/roberta"))
+    runs = planned_runs(table, Path("/home/user/data-bin"), folders)
+    handed = pickle.dumps(sweep._Handed(runs))
+    assert len(runs) == 1500
+    assert len(handed) < 65536 / 2
+    assert pickle.loads(handed) == runs
 
 
 def test_a_lock_that_cannot_be_opened_ends_the_sweep(tmp_path, samples):
