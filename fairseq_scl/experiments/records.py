@@ -1,6 +1,7 @@
 """The record of a finished run and its origin."""
 
 import datetime
+import functools
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -91,18 +92,34 @@ def origin(checksums: Mapping[str, str]) -> dict[str, Any]:
     versions = {name: v for name in names if (v := installed_version(name))}
     # The version of the running code, which may differ from the installed package.
     versions["fairseq-scl"] = fairseq_scl.__version__
-    # An installed package may lie inside another project's repository.
-    is_ours = _git(["ls-files", "--error-unmatch", Path(__file__).name]) is not None
-    changed = _git(["status", "--porcelain"]) if is_ours else None
+    commit, changed_files = state_of_code()
     return {
         "versions": versions,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "commit": _git(["rev-parse", "HEAD"]) if is_ours else None,
-        "changed_files": None if changed is None else len(changed.splitlines()),
+        "commit": commit,
+        "changed_files": changed_files,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(),
         "sha256": dict(checksums),
     }
+
+
+@functools.cache
+def state_of_code() -> tuple[str | None, int | None]:
+    """Return the commit of this code and the number of changed files.
+
+    They are looked up once, because a process keeps the code that it has imported: call
+    this early, and before a fork.
+
+    Returns:
+        ``(None, None)`` outside of a checkout.
+    """
+    # An installed package may lie inside another project's repository.
+    if _git(["ls-files", "--error-unmatch", Path(__file__).name]) is None:
+        return None, None
+    changed = _git(["status", "--porcelain"])
+    count = None if changed is None else len(changed.splitlines())
+    return _git(["rev-parse", "HEAD"]), count
 
 
 def _git(arguments: Sequence[str]) -> str | None:

@@ -19,7 +19,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run, command
 from fairseq_scl.experiments.in_process import train_here
 from fairseq_scl.experiments.loss_grid import CONTRASTIVE, CRITERION
-from fairseq_scl.experiments.records import Record, origin
+from fairseq_scl.experiments.records import Record, origin, state_of_code
 from fairseq_scl.experiments.results_folder import (
     BEST,
     LOG,
@@ -52,6 +52,7 @@ def run_training(
     if record := done_record(run, folder):
         return record
     check_device(run.device, run.precision)
+    state_of_code()
     argv = command(run, folder)
     clear_run(folder)
     start = time.monotonic()

@@ -27,6 +27,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import threads_each, worker_environments
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.in_process import prepare_forks, train_here
+from fairseq_scl.experiments.records import state_of_code
 from fairseq_scl.experiments.results_folder import (
     ERROR,
     claim,
@@ -113,6 +114,7 @@ def sweep(
     check_device(runs[0].device, runs[0].precision)
     plan = worker_environments(runs[0].device, jobs)
     compute_with_one_thread()
+    state_of_code()
     ended = (is_done(folder, r.name) or is_failed(folder, r.name) for r in runs)
     if _start_method(runs) == "fork" and not all(ended):
         prepare_forks(runs)

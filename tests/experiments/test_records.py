@@ -6,7 +6,7 @@ import re
 import pytest
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments import records
+from fairseq_scl.experiments import records, runner, sweep
 from fairseq_scl.experiments.records import Record, Validation, origin
 from fairseq_scl.experiments.results_folder import (
     RECORD,
@@ -15,6 +15,7 @@ from fairseq_scl.experiments.results_folder import (
     write_record,
 )
 from helpers.damage import edit
+from helpers.encoders import toy_run
 from helpers.refusals import refused
 
 SETTINGS = {"scl_lambda": 0.9, "scl_temperature": 0.3, "seed": 1}
@@ -142,6 +143,45 @@ def test_the_origin_has_versions_commit_and_checksums():
     json.dumps(found)
 
 
+@pytest.fixture
+def unknown_code():
+    """Have the state of the code looked up in the test and again afterwards."""
+    records.state_of_code.cache_clear()
+    yield
+    records.state_of_code.cache_clear()
+
+
+@pytest.mark.usefixtures("unknown_code")
+def test_the_commit_is_that_of_the_start_of_the_process(monkeypatch):
+    monkeypatch.setattr(records, "_git", lambda arguments: "first")
+    records.state_of_code()
+    monkeypatch.setattr(records, "_git", lambda arguments: "second")
+    assert (origin({})["commit"], origin({})["changed_files"]) == ("first", 1)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda folder: sweep.sweep([toy_run()], folder, jobs=1),
+        lambda folder: runner.run_training(toy_run(), folder / "run", lambda *_: 0),
+    ],
+)
+def test_training_begins_with_the_state_of_the_code(tmp_path, monkeypatch, start):
+    """In the process that forks the workers, too."""
+
+    class Asked(BaseException):
+        pass
+
+    def ask():
+        raise Asked
+
+    for module in (runner, sweep):
+        monkeypatch.setattr(module, "state_of_code", ask)
+    with pytest.raises(Asked):
+        start(tmp_path)
+
+
+@pytest.mark.usefixtures("unknown_code")
 def test_the_origin_works_without_git(monkeypatch):
     def no_git(*_, **__):
         raise FileNotFoundError("git")
