@@ -9,7 +9,7 @@ process that trains the run; the kernel releases the lock when that process dies
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -193,16 +193,18 @@ def check_table(folder: Path, table: Table) -> None:
     path = folder / TABLE
     if path.exists():
         there, _, _ = read_table(folder)
+        old, new = (msgspec.to_builtins(t, str_keys=True) for t in (there, table))
         changed = [
-            key
+            text
             for key in Table.__struct_fields__
             if key not in ("caption", "repetitions")
-            and getattr(there, key) != getattr(table, key)
+            for text in _differences(key, old[key], new[key])
         ]
         if changed:
+            more = f"; {len(changed) - 5} more" if len(changed) > 5 else ""
             raise InputError(
-                f"{path} has other settings ({', '.join(changed)}): choose another "
-                "folder or delete it"
+                f"{path} has other settings ({'; '.join(changed[:5])}{more}): choose "
+                "another folder or delete it"
             )
     elif (folder / "runs").exists() or (folder / "locks").exists():
         raise InputError(
@@ -229,6 +231,16 @@ def write_table(
         "order": list(table.losses),  # because JSON files have sorted keys
     }
     write_json(folder / TABLE, row)
+
+
+def _differences(name: str, old: Any, new: Any) -> Iterator[str]:
+    """Yield a text for each value that differs, with its keys joined by dots."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differences(f"{name}.{key}", old.get(key), new.get(key))
+    elif old != new:
+        was, now = ("unset" if v is None else json.dumps(v) for v in (old, new))
+        yield f"{name} was {was}, is now {now}"
 
 
 def read_table(folder: Path) -> tuple[Table, Path, dict[str, Path]]:

@@ -310,8 +310,15 @@ def test_a_results_folder_keeps_its_table(tmp_path):
     reworded = msgspec.structs.replace(table, caption="Reworded", repetitions=12)
     write_table(tmp_path / "r", reworded, tmp_path, MODELS)
     assert read_table(tmp_path / "r")[0] == reworded
-    with pytest.raises(InputError, match=r"has other settings \(training\): choose"):
-        write_table(tmp_path / "r", load_table("table4"), tmp_path, MODELS)
+    changes = ["learning_rate=2e-4", "updates={20: 9, 100: 2, 1000: 3, full: 4}"]
+    changed = load_table("table4", changes)
+    with refused(
+        "has other settings (training.learning_rate was 1e-05, is now 0.0002; "
+        "training.updates.20 was 1, is now 9): choose another folder or delete it"
+    ):
+        write_table(tmp_path / "r", changed, tmp_path, MODELS)
+    with refused("; 4 more): choose another folder"):
+        write_table(tmp_path / "r", load_table("table3"), tmp_path, MODELS)
 
 
 @pytest.mark.parametrize(
