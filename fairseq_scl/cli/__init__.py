@@ -45,6 +45,7 @@ VERBS = {
     "user-dir": "print the folder for fairseq-train --user-dir",
 }
 WITHOUT_FAIRSEQ = ("doctor", "user-dir")
+TRAINING = ("compare", "quickstart", "run", "train")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,13 +56,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         (interrupted) or 141 (the output was closed by its reader).
     """
     open_standard_streams()
+    argv = sys.argv[1:] if argv is None else list(argv)
     try:
         try:
-            return _run(sys.argv[1:] if argv is None else list(argv))
+            return _run(argv)
         finally:
             sys.stdout.flush()  # here, so that a full disk is reported as an error
     except KeyboardInterrupt:
-        return fail("interrupted", 130)
+        resumes = argv and argv[0] in TRAINING
+        how = "; run the same command again to resume" if resumes else ""
+        return fail(f"interrupted{how}", 130)
     except BrokenPipeError:
         discard_output()
         return 141
@@ -77,6 +81,8 @@ def _run(argv: list[str]) -> int:
     logging.basicConfig()
     logging.getLogger().setLevel(logging.WARNING)
     verb = argv[0] if argv and argv[0] in VERBS else None
+    if verb in TRAINING and sys.stderr.isatty():
+        print("loading PyTorch, fairseq and the encoder", file=sys.stderr, flush=True)
     if verb not in (None, *WITHOUT_FAIRSEQ):
         with _interruptible():
             found = problems() or import_problems()

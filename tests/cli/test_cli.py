@@ -159,6 +159,30 @@ def test_control_c_ends_with_status_130(run, monkeypatch):
     assert run("doctor") == (130, "", "fairseq-scl: interrupted")
 
 
+@pytest.mark.parametrize("verb", cli.TRAINING)
+def test_control_c_while_training_says_how_to_resume(run, monkeypatch, verb):
+    def interrupt(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupt)
+    status, _, error = run(verb)
+    assert status == 130
+    assert error == "fairseq-scl: interrupted; run the same command again to resume"
+
+
+@pytest.mark.parametrize(
+    ("verb", "is_terminal", "told"),
+    [("run", True, True), ("run", False, False), ("user-dir", True, False)],
+)
+def test_a_person_is_told_why_the_start_takes_long(
+    monkeypatch, capfd, verb, is_terminal, told
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert ("loading PyTorch, fairseq" in capfd.readouterr().err) == told
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
