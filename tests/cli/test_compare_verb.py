@@ -54,7 +54,7 @@ def test_methods_are_compared_on_the_same_samples(tmp_path, run, monkeypatch):
     for more, changed in (("--seed", "data"), ("--size", "sizes")):
         status, _, error = run(*words, more, "16")
         assert status == 2
-        assert f"other settings ({changed})" in error
+        assert f"other settings ({changed}" in error
     assert contents(tmp_path) == kept
 
     monkeypatch.setattr(compare, "train_table", lambda *_, **__: 0)  # all is done
