@@ -81,7 +81,8 @@ def _run(argv: list[str]) -> int:
     logging.basicConfig()
     logging.getLogger().setLevel(logging.WARNING)
     verb = argv[0] if argv and argv[0] in VERBS else None
-    if verb in TRAINING and sys.stderr.isatty():
+    asked = {"-h", "--help"}.intersection(argv)
+    if verb in TRAINING and not asked and sys.stderr.isatty():
         print("loading PyTorch, fairseq and the encoder", file=sys.stderr, flush=True)
     if verb not in (None, *WITHOUT_FAIRSEQ):
         with _interruptible():
