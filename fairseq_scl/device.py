@@ -108,7 +108,7 @@ def check_device(device: str, precision: str = "fp32") -> None:
     if device == "cpu":
         if precision != "fp32":
             raise InputError(
-                f"--precision is {precision}, which needs a GPU, but the device is "
+                f"the precision is {precision!r}, which needs a GPU, but the device is "
                 f"{device!r}: use fp32"
             )
         return
@@ -124,8 +124,8 @@ def check_device(device: str, precision: str = "fp32") -> None:
     older = [gpu.name for gpu in gpus if gpu.capability < AMPERE]
     if older and precision in ("tf32", "bf16"):
         raise InputError(
-            f"--precision is {precision}, which {older[0]} does not support: use fp32 "
-            "or fp16"
+            f"the precision is {precision!r}, which {older[0]} does not support: use "
+            "fp32 or fp16"
         )
 
 

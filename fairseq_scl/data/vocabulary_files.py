@@ -59,6 +59,7 @@ class SentencePieceSettings(msgspec.Struct, tag_field="kind", tag="sentencepiece
     pair_separator: bool
 
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 TokenizerSettings = WordPieceSettings | GPT2Settings | SentencePieceSettings
 
 
@@ -69,7 +70,7 @@ def check_unicode(sentences: Sequence[str], start: int = 0) -> None:
         InputError: names the number of the sentence.
     """
     for number, text in enumerate(sentences, start=start + 1):
-        if re.search("[\ud800-\udfff]", text):
+        if SURROGATE.search(text):
             raise InputError(
                 f"sentence {number} has an unpaired surrogate, which is not valid "
                 "Unicode: decode it with errors='replace'"

@@ -3,12 +3,20 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairseq_scl.data.vocabulary_files import SURROGATE
 from fairseq_scl.device import available_device
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.arguments import (
+    check_max_tokens,
+    check_settings,
+    items_of,
+    path_of,
+)
 from fairseq_scl.inference.fitting import check_examples, train_in_a_process
 from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
 from fairseq_scl.inference.predict import (
@@ -33,7 +41,7 @@ class Classifier:
 
     Answers are those of ``fairseq-scl predict`` and, up to rounding, do not depend on
     the other texts of a call. Threads may share a classifier: prediction changes
-    neither the classifier nor settings of PyTorch.
+    neither the classifier nor settings of PyTorch. Other processes load their own.
 
     Attributes:
         labels: names of the classes, in the order of the columns of
@@ -69,8 +77,20 @@ class Classifier:
             InputError: the folder is not a complete model folder, or there is no such
                 device or precision; a ``ValueError``.
         """
-        device = available_device() if device == "auto" else device
+        folder = path_of(folder, "folder")
+        device = available_device() if device == "auto" else str(device)
         return cls(load_classifier(folder, device, precision))
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, as for another process.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            "a Classifier cannot be pickled or copied: load its model folder again, in "
+            "each process"
+        )
 
     @classmethod
     def fit(
@@ -104,17 +124,20 @@ class Classifier:
 
         Raises:
             InputError: a text or label is not of these types, the numbers of texts and
-                labels differ, or the command refuses them; a ``ValueError``.
+                labels differ, there is no such setting, or the command refuses them; a
+                ``ValueError``.
             RuntimeError: training failed; names the log if it is kept.
 
         Warns:
             UserWarning: what the command notes: repeated texts, rare classes, a model
                 that has learned nothing.
         """
+        check_settings(settings)
         rows = check_examples(texts, labels)
+        target = None if to is None else path_of(to, "to")
         with tempfile.TemporaryDirectory() as scratch:
             table = Path(scratch, "examples.jsonl")
-            folder = Path(scratch, "model") if to is None else Path(to)
+            folder = target or Path(scratch, "model")
             train_in_a_process(rows, table, folder, settings, progress)
             device = str(settings.get("device") or "auto")
             return cls.load(folder, device, str(settings.get("precision") or "fp32"))
@@ -159,10 +182,10 @@ class Classifier:
 
         Raises:
             InputError: a text is empty or is not a string, a pair is not two strings,
-                or the model's output is NaN or infinite; a ``ValueError``.
+                ``texts`` is not a list, or the model's output is NaN or infinite; a
+                ``ValueError``.
         """
-        if max_tokens < 1:
-            raise InputError(f"max_tokens is {max_tokens}: it must be at least 1")
+        check_max_tokens(max_tokens)
         encoded, _ = encode(self._model, self._examples(texts))
         found = probabilities(self._model, encoded, max_tokens)
         check_outputs(found)
@@ -171,10 +194,8 @@ class Classifier:
     def _examples(
         self, texts: Sequence[str | tuple[str, str]]
     ) -> list[tuple[str, ...]]:
-        if isinstance(texts, str):
-            raise InputError(f"texts is {texts[:60]!r}: it must be a list of texts")
         examples = []
-        for number, given in enumerate(texts):
+        for number, given in enumerate(items_of(texts, "texts")):
             parts = tuple(given) if isinstance(given, tuple | list) else (given,)
             strings = all(isinstance(part, str) for part in parts)
             if not strings or len(parts) != 1 + self.pair:
@@ -184,5 +205,10 @@ class Classifier:
                 )
             if not any(part.strip() for part in parts):
                 raise InputError(f"texts[{number}] is empty: there is nothing to label")
+            if any(map(SURROGATE.search, parts)):
+                raise InputError(
+                    f"texts[{number}] has an unpaired surrogate, which is not valid "
+                    "Unicode: decode it with errors='replace'"
+                )
             examples.append(parts)
         return examples

@@ -17,6 +17,7 @@ from pathlib import Path
 import fairseq_scl
 from fairseq_scl.data.files import write_then_rename
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.arguments import items_of
 
 # The command's, and those of argparse.
 ERROR = re.compile(r"fairseq-scl(?: train)?: error: ")
@@ -34,11 +35,9 @@ def check_examples(
         labels: N names of classes, or N integers.
 
     Raises:
-        InputError: names the first text or label of another type.
+        InputError: names the argument, or the first text or label, of another type.
     """
-    for name, given in (("texts", texts), ("labels", labels)):
-        if isinstance(given, str):
-            raise InputError(f"{name} is {given[:60]!r}: it must be a list")
+    texts, labels = items_of(texts, "texts"), items_of(labels, "labels")
     if len(texts) != len(labels):
         raise InputError(f"there are {len(texts)} texts but {len(labels)} labels")
     rows: list[dict[str, str]] = []

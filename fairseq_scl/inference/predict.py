@@ -6,6 +6,7 @@ in the order of ``encoded``.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -120,9 +121,9 @@ def check_threshold(threshold: float | None, labels: Iterable[str], flag: str) -
     """
     if threshold is None:
         return
-    if not 0 < threshold <= 1:
+    if not (isinstance(threshold, Real) and 0 < threshold <= 1):
         raise InputError(
-            f"{flag} is {threshold}: it must be a probability, above 0 and at most 1"
+            f"{flag} is {threshold!r}: it must be a probability, above 0 and at most 1"
         )
     if UNSURE in labels:
         raise InputError(

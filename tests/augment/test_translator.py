@@ -95,7 +95,7 @@ def test_dictionaries_that_do_not_fit_are_refused(folder, tmp_path):
 
 
 def test_half_precision_needs_a_gpu(folder):
-    with pytest.raises(InputError, match="--precision is bf16, which needs a GPU"):
+    with pytest.raises(InputError, match="the precision is 'bf16', which needs a GPU"):
         load_translator([folder], "en", "de", precision="bf16")
 
 

@@ -184,7 +184,7 @@ def test_samples_need_their_text(tmp_path, models, capsys):
         (("--max-tokens", "0"), "--max-tokens is 0: it must be at least 1"),
         (("--top-p", "2"), "--top-p is 2: it must be from 0 to 1"),
         (("--forward", "nowhere"), "missing translation model: nowhere"),
-        (("--precision", "tf32"), "--precision is tf32, which needs a GPU"),
+        (("--precision", "tf32"), "the precision is 'tf32', which needs a GPU"),
         (("--pivot", "fr"), "translates en to de, but a model from en to fr is needed"),
     ],
 )

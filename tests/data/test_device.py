@@ -96,7 +96,7 @@ def test_a_precision_that_a_card_lacks_is_refused(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_cpu_is_always_there_but_has_one_precision(precision):
-    words = (f"--precision is {precision}", "'cpu'")
+    words = (f"the precision is {precision!r}", "'cpu'")
     with nullcontext() if precision == "fp32" else refused(*words):
         check_device("cpu", precision)
 
@@ -127,8 +127,8 @@ def test_a_run_on_it_keeps_what_is_in_its_folder(tmp_path):
 
 WORDS = [
     (["--device", "cuda"], SENTENCE),
-    (["--device", "cpu", "--precision", "bf16"], "--precision is bf16"),
-    (["--precision", "tf32"], "--precision is tf32"),
+    (["--device", "cpu", "--precision", "bf16"], "the precision is 'bf16'"),
+    (["--precision", "tf32"], "the precision is 'tf32'"),
 ]
 
 

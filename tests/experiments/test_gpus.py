@@ -120,7 +120,7 @@ def test_the_plan_is_printed_with_the_commands(monkeypatch, toy, capfd):
             ],
             "--slurm-gpus is 0",
         ),
-        (["--executor", "slurm", "--precision", "fp16"], "--precision is fp16"),
+        (["--executor", "slurm", "--precision", "fp16"], "the precision is 'fp16'"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(monkeypatch, toy, capfd, words, message):

@@ -10,10 +10,10 @@ from fairseq_scl.errors import InputError
 
 
 @contextmanager
-def refused(*words: object) -> Iterator[None]:
+def refused(*words: object) -> Iterator[pytest.ExceptionInfo[InputError]]:
     """Require that the block is refused with one sentence that has these words."""
     with pytest.raises(InputError) as caught:
-        yield
+        yield caught
     text = str(caught.value)
     assert all(str(word) in text for word in words), text
     assert "\n" not in text

@@ -1,9 +1,12 @@
 """The Python interface: answers, threads, refusals, and the code of its page."""
 
+import copy
 import json
+import pickle
 import re
 import sys
 import threading
+import types
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -83,12 +86,25 @@ def test_threads_get_the_answers_of_one(classifier):
         (["a film", None], "texts[1] is None"),
         ([("a", "film")], "texts[0] is ('a', 'film'): this model takes strings"),
         (["a film", " \t"], "texts[1] is empty"),
-        (["a", "\ud800"], "sentence 2 has an unpaired surrogate"),
+        (["a", "\ud800"], "texts[1] has an unpaired surrogate"),
+        (b"a film", "texts is b'a film': it must be a list of texts"),
+        (None, "texts is None: it must be a list of texts"),
+        (5, "texts is 5: it must be a list of texts"),
+        ({"text": "a film"}, "texts is a dict: it must be a list of texts"),
+        ({"a film", "b"}, "texts is a set: it must be a list of texts"),
+        (types.SimpleNamespace(), "texts is a SimpleNamespace: it must be a list of"),
+        (np.array([["a", "b"]]), "texts is a ndarray: it must be a list of texts"),
     ],
 )
 def test_what_is_not_a_text_is_refused(classifier, texts, message):
     with refused(message):
         classifier.predict(texts)
+
+
+@pytest.mark.parametrize("kind", [tuple, iter, np.array])
+def test_texts_need_not_be_in_a_list(classifier, kind):
+    texts = TEXTS[:3]
+    assert classifier.predict(kind(texts)) == classifier.predict(texts)
 
 
 def test_pairs_are_two_strings():
@@ -104,9 +120,28 @@ def test_no_texts_give_no_answers(classifier):
     assert classifier.predict_proba([]).shape == (0, 2)
 
 
-def test_a_wrong_number_of_tokens_is_refused(classifier):
-    with refused("max_tokens is 0"):
-        classifier.predict(TEXTS, max_tokens=0)
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("max_tokens", value) for value in (0, "9", 2.5, None)),
+        *(("threshold", value) for value in (0, "x", 1.5, float("nan"))),
+    ],
+)
+def test_a_wrong_number_is_refused(classifier, setting, value):
+    with refused(f"{setting} is {value!r}: it must be a"):
+        classifier.predict(TEXTS, **{setting: value})
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"models/mine"])
+def test_a_folder_is_a_path(folder):
+    with refused(f"folder is {folder!r}: it must be a path"):
+        Classifier.load(folder)
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.deepcopy])
+def test_a_classifier_is_not_pickled(classifier, duplicate):
+    with pytest.raises(TypeError, match="a Classifier cannot be pickled or copied: "):
+        duplicate(classifier)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +149,11 @@ def test_a_wrong_number_of_tokens_is_refused(classifier):
     [
         ({"device": "gpu"}, "the device is 'gpu': allowed are cpu, cuda and cuda:N"),
         ({"precision": "half"}, "the precision is 'half': allowed are fp32, tf32"),
+        ({"device": None}, "the device is 'None': allowed are cpu, cuda and cuda:N"),
+        (
+            {"device": "cpu", "precision": "bf16"},
+            "the precision is 'bf16', which needs a GPU, but the device is 'cpu'",
+        ),
     ],
 )
 def test_a_device_or_precision_that_does_not_exist_is_refused(arguments, message):

@@ -1,5 +1,6 @@
 """``Classifier.fit``: the command ``train`` from Python."""
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from fairseq_scl import Classifier
+from fairseq_scl.cli import train
+from fairseq_scl.inference.arguments import SETTINGS
 from fairseq_scl.inference.fitting import check_examples
 from helpers.encoders import make_pairs, make_sentences, toy_encoder
 from helpers.refusals import refused
@@ -87,6 +90,32 @@ def test_what_the_command_refuses_is_told_in_terms_of_python(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("setting", "hint"),
+    [
+        ("update", "; did you mean updates?"),  # abbreviations too
+        ("learningrate", "; did you mean learning_rate?"),
+        ("columns", "cache"),  # of the command, but there is no table
+    ],
+)
+def test_a_setting_that_does_not_exist_is_refused(setting, hint):
+    with refused(f"there is no setting {setting!r}: allowed are encoder, ") as error:
+        Classifier.fit(TEXTS, LABELS, **{setting: 2})
+    assert error.value.args[0].endswith(hint)
+
+
+def test_settings_are_the_options_of_the_command():
+    parser = argparse.ArgumentParser(add_help=False)
+    train.add_arguments(parser)
+    other = {"file", "to", "columns", "drop_empty"}
+    assert {action.dest for action in parser._actions} - other == set(SETTINGS)
+
+
+def test_a_target_is_a_path():
+    with refused("to is 5: it must be a path"):
+        Classifier.fit(TEXTS, LABELS, 5)
+
+
 def test_pairs_and_integers_become_rows():
     pairs = [e.sentences for e in make_pairs(3)]
     rows = check_examples(pairs, [0, np.int64(1), 2])
@@ -98,7 +127,10 @@ def test_pairs_and_integers_become_rows():
     ("texts", "labels", "message"),
     [
         ("a film", ["a"], "texts is 'a film': it must be a list"),
-        (["a film"], "a", "labels is 'a': it must be a list"),
+        (["a film"], "a", "labels is 'a': it must be a list of labels"),
+        ({"text": "a"}, ["a"], "texts is a dict: it must be a list of texts"),
+        (["a film"], None, "labels is None: it must be a list of labels"),
+        (["a film"], np.array([["a"]]), "labels is a ndarray: it must be a list"),
         (["a film"], [], "there are 1 texts but 0 labels"),
         (["a film", 7], ["a", "b"], "texts[1] is 7: it must be a string or a pair"),
         (["a film", ("a", "b")], ["a", "b"], "texts[1] is ('a', 'b'): mixed with"),
