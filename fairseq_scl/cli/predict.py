@@ -131,7 +131,9 @@ def run(arguments: argparse.Namespace) -> int:
         check_exits(classifier, rule, arguments.model)
         check_threshold(arguments.threshold, classifier.labels, "--threshold")
         notes: Counter[str] = Counter()
-        read = rows(stream, notes, classifier.pair, arguments.columns, format)
+        columns, echo = arguments.columns, arguments.echo
+        file = "" if arguments.file == "-" else arguments.file
+        read = rows(stream, notes, classifier.pair, columns, format, echo, file)
         for chunk in _chunks(read, arguments.buffer_size):
             answers = _predicted(classifier, chunk, arguments.max_tokens, notes, rule)
             for row, (answer, layer) in zip(chunk, answers, strict=True):
@@ -247,14 +249,7 @@ def _formatted(
     arguments: argparse.Namespace,
 ) -> str:
     """Format an answer as a line, with echoed columns and the layer if requested."""
-    echoed = {}
-    for name in arguments.echo:
-        if name not in row.fields:
-            raise InputError(
-                f"line {row.number}: there is no column {name!r}, only "
-                f"{', '.join(map(repr, row.fields))}"
-            )
-        echoed[name] = row.fields[name]
+    echoed = {name: row.fields[name] for name in arguments.echo}
     label, probability, every = "", "", None
     if answer is not None:
         largest = float(answer.max())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_scl.data.readers import QUOTED_TSV, own_table, separator_hint
+from fairseq_scl.data.quotes import separator_hint
+from fairseq_scl.data.readers import QUOTED_TSV, own_table
 from fairseq_scl.data.suspects import Checks, check_labels
 from fairseq_scl.data.texts import Example, class_names
 from fairseq_scl.errors import InputError

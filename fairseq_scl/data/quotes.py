@@ -1,4 +1,4 @@
-"""Detect whether a ``.tsv`` has quoted fields, as pandas writes them."""
+"""Detect quoted fields in a ``.tsv``, as pandas writes them, and wrong separators."""
 
 import codecs
 import re
@@ -58,6 +58,16 @@ def open_quote_hint(values: Sequence[str]) -> str:
             "or save the file as .csv"
         )
     return ""
+
+
+def separator_hint(names: Sequence[str]) -> str:
+    """Return a hint if a single column may be several, with other separators."""
+    if len(names) != 1 or not (cut := re.search(r"[,;|\t]", names[0])):
+        return ""
+    return (
+        f"; the columns seem to be separated by {cut[0]!r}, but a .tsv needs tabs and "
+        "a .csv needs commas"
+    )
 
 
 def _records(path: Path) -> Iterator[bytes]:

@@ -3,15 +3,23 @@
 import csv
 import itertools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairseq_scl.data.quotes import is_quoted, open_quote_hint
+from fairseq_scl.data.quotes import is_quoted, open_quote_hint, separator_hint
 from fairseq_scl.data.tasks import RowFormat
-from fairseq_scl.data.texts import Example, check_no_nul, decoded_lines, one_line
+from fairseq_scl.data.texts import (
+    Example,
+    check_line_ends,
+    check_no_nul,
+    decoded_lines,
+    old_line_ends,
+    one_line,
+)
 from fairseq_scl.errors import InputError
 
 SUFFIXES = {".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl"}
@@ -175,8 +183,9 @@ def own_table(
         )
     if not 2 <= len(columns) <= 3:
         raise InputError(
-            f"--columns has {len(columns)} names ({', '.join(columns)}): name one or "
-            "two text columns, followed by that of the label"
+            f"--columns has {len(columns)} name{'s' * (len(columns) != 1)} "
+            f"({', '.join(columns)}): name one or two text columns, followed by that "
+            "of the label"
         )
     if twice := repeated(columns):
         raise InputError(f"--columns names {twice!r} twice: name each column once")
@@ -198,6 +207,8 @@ def _rows_of(
     lines = decoded_lines(path, broken)
     if layout.format == "tsv":  # split at tabs; a quote is an ordinary character
         for number, line in lines:
+            if number == 1:
+                check_line_ends(line, f"{path}, line 1")
             yield number, line.removesuffix("\r").split("\t")
         return
     delimiter = "\t" if layout.format == QUOTED_TSV else ","
@@ -214,6 +225,8 @@ def _rows_of(
                 yield start, values
             start = reader.line_num + 1
     except csv.Error as error:
+        if "new-line character" in str(error):
+            raise old_line_ends(f"{path}, line {start}") from None
         raise InputError(
             f"{path}, line {start} is not a row of quoted CSV ({error}): close every "
             "quote, and double quotes inside a quoted field"
@@ -243,6 +256,7 @@ def json_rows(
         except RecursionError:
             raise InputError(f"{origin} is not JSON: too deeply nested") from None
         except ValueError as error:
+            check_line_ends(line, origin)
             raise InputError(f"{origin} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise InputError(f"{origin} is not a JSON object with names and values")
@@ -283,16 +297,6 @@ def check_columns(
             )
 
 
-def separator_hint(names: Sequence[str]) -> str:
-    """Return a hint if a single column may be several, with other separators."""
-    if len(names) != 1 or not (cut := re.search(r"[,;|\t]", names[0])):
-        return ""
-    return (
-        f"; the columns seem to be separated by {cut[0]!r}, but a .tsv needs tabs and "
-        "a .csv needs commas"
-    )
-
-
 def check_header(origin: str, wanted: Sequence[str], names: Sequence[str]) -> None:
     """Refuse a first line that lacks a column or repeats it.
 
@@ -311,10 +315,13 @@ def check_header(origin: str, wanted: Sequence[str], names: Sequence[str]) -> No
 
 
 def _label_of(row: dict[str, Any], column: str, origin: str) -> str:
-    if isinstance(row[column], list | float):
+    value = row[column]
+    if isinstance(value, float) and math.isfinite(value):
+        return json.dumps(value)  # as it would be in CSV
+    if not isinstance(value, str | int):
         raise InputError(
-            f"{origin}: the label {column} is {row[column]!r}, expected text or an "
-            "integer: regression and several labels per example are not supported"
+            f"{origin}: the label in column {column!r} is {value!r}, but it must be "
+            "text or a number, one per example"
         )
     return text_of(row, column, origin).strip()
 

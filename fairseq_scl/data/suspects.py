@@ -74,9 +74,9 @@ def check_labels(
 def _problems(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
     """Yield suspicious labels, each with the problem."""
     numbers = {label: _number(label) for label in counts}
-    fractions = [n for n, value in numbers.items() if value is not None and value % 1]
-    if 2 * len(fractions) >= len(counts):
-        yield from ((n, "looks like a rating or a score") for n in fractions)
+    for label, number in numbers.items():
+        if number is not None and number % 1:
+            yield label, "looks like a rating or a score"
     labels = {label: _parts(label) for label in counts}
     for label, parts in labels.items():
         if label[0] + label[-1] in ("[]", "{}"):

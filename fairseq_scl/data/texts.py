@@ -126,6 +126,24 @@ def check_no_nul(text: str, origin: str) -> None:
         )
 
 
+def check_line_ends(text: str, origin: str) -> None:
+    """Refuse a line with a carriage return inside, as in files of old Macs.
+
+    Raises:
+        InputError: names ``origin``.
+    """
+    if "\r" in text.rstrip("\r\n"):
+        raise old_line_ends(origin)
+
+
+def old_line_ends(origin: str) -> InputError:
+    """Return the error of :func:`check_line_ends`."""
+    return InputError(
+        f"{origin} has a carriage return (CR) inside, as in files of old Macs: save "
+        "the file with lines that end in LF or CRLF"
+    )
+
+
 def digest(examples: Iterable[Example]) -> str:
     """Return the SHA-256 of examples as text, as in ``draw.json``."""
     found = hashlib.sha256()

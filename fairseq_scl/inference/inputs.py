@@ -19,7 +19,7 @@ from fairseq_scl.data.readers import (
     json_object,
     text_of,
 )
-from fairseq_scl.data.texts import one_line
+from fairseq_scl.data.texts import check_line_ends, one_line
 from fairseq_scl.errors import InputError
 
 FORMATS = ("csv", "tsv", "jsonl")
@@ -82,6 +82,8 @@ def rows(
     pair: bool,
     columns: Sequence[str] = (),
     format: str = "",
+    echo: Sequence[str] = (),
+    file: str = "",
 ) -> Iterator[Row | None]:
     """Read the examples to label.
 
@@ -95,27 +97,40 @@ def rows(
         columns: names of the text columns of a table; empty if each line is an example.
         format: format of a table: ``csv``, ``tsv`` or ``quoted tsv``, with column names
             in the first line, or ``jsonl``.
+        echo: names of further columns that each row of a table must have.
+        file: name of the file for messages; empty for standard input.
 
     Yields:
         rows in order, and ``None`` whenever the input pauses.
 
     Raises:
-        InputError: a row is invalid; names its line.
+        InputError: a row is invalid; names the file and its line.
     """
     if columns and len(columns) != 1 + pair:
         raise InputError(
-            f"--columns names {len(columns)} columns, but this model takes "
-            f"{'two sentences' if pair else 'one sentence'}"
+            f"--columns names {len(columns)} column{'s' * (len(columns) != 1)}, but "
+            f"this model takes {'two sentences' if pair else 'one sentence'}"
         )
     lines = _decoded(arriving_lines(stream), notes)
-    read = _of_table(lines, columns, format) if columns else _of_lines(lines, pair)
-    for row in read:
+    if columns:
+        read = _of_table(lines, columns, [*columns, *echo], format)
+    else:
+        read = _of_lines(lines, pair)
+    for row in _naming(file, read):
         if row is not None:
             texts = row.sentences or ()
             notes[EMPTY] += not texts
             notes[ONE_EMPTY] += bool(texts) and not all(map(one_line, texts))
             notes[QUOTED] += format == "tsv" and any(map(WHOLLY_QUOTED, texts))
         yield row
+
+
+def _naming(file: str, read: Iterator[Row | None]) -> Iterator[Row | None]:
+    """Name the file in errors, which begin with the line."""
+    try:
+        yield from read
+    except InputError as error:
+        raise InputError(f"{file}, {error}" if file else str(error)) from None
 
 
 def _decoded(
@@ -145,14 +160,18 @@ def _of_lines(
         sentences = tuple(text.split("\t")) if pair else (text,)
         if text.strip() and len(sentences) != 1 + pair:
             raise InputError(
-                f"line {number} has {len(sentences)} columns, but this model takes two "
+                f"line {number} has {len(sentences)} "
+                f"column{'s' * (len(sentences) != 1)}, but this model takes two "
                 "sentences separated by a tab"
             )
         yield Row(number, sentences if text.strip() else None, {"text": text})
 
 
 def _of_table(
-    lines: Iterator[tuple[int, str] | None], columns: Sequence[str], format: str
+    lines: Iterator[tuple[int, str] | None],
+    columns: Sequence[str],
+    wanted: Sequence[str],
+    format: str,
 ) -> Iterator[Row | None]:
     names: list[str] = []
     for record in _records(lines, format):
@@ -162,19 +181,20 @@ def _of_table(
         number, values = record
         if format != "jsonl" and not names:
             names = [str(value) for value in values]
-            check_header(f"line {number}", columns, names)
+            check_header(f"line {number}", wanted, names)
             continue
         if format != "jsonl" and len(values) != len(names):
             raise InputError(
-                f"line {number} has {len(values)} columns, expected {len(names)} "
+                f"line {number} has {len(values)} "
+                f"column{'s' * (len(values) != 1)}, expected {len(names)} "
                 f"({', '.join(names)})"
             )
         named = values if format == "jsonl" else dict(zip(names, values, strict=True))
-        check_columns(f"line {number}", columns, named)
+        check_columns(f"line {number}", wanted, named)
         texts = tuple(text_of(named, column, f"line {number}") for column in columns)
         yield Row(number, texts if any(map(one_line, texts)) else None, named)
     if format != "jsonl" and not names:
-        raise InputError("the table is empty: its first line must name the columns")
+        raise InputError("line 1 is missing: it must name the columns")
 
 
 def _records(
@@ -202,6 +222,8 @@ def _records(
 def _record(number: int, text: str, format: str) -> Any:
     """Parse the row that begins in a line; ``None`` if ``text`` is incomplete."""
     if format == "tsv":
+        if number == 1:
+            check_line_ends(text, "line 1")
         return text.split("\t")
     try:
         if format in DELIMITERS:
@@ -216,6 +238,7 @@ def _record(number: int, text: str, format: str) -> Any:
     except (csv.Error, ValueError) as error:
         if "unexpected end of data" in str(error):
             return None
+        check_line_ends(text, f"line {number}")
         raise InputError(f"line {number} is not {format.upper()}: {error}") from None
     if not isinstance(found, dict):
         raise InputError(f"line {number} is not a JSON object with names and values")

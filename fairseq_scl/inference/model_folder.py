@@ -280,6 +280,11 @@ def load_classifier(
     """
     check_device(device, precision)
     folder = Path(folder)
+    if not folder.exists():
+        raise InputError(
+            f"the model folder {folder} does not exist: 'fairseq-scl train' makes one "
+            "from a table, and 'fairseq-scl export' from a checkpoint"
+        )
     for name in (SETTINGS, LABEL_MAP, "model.pt", "input0/dict.txt", "label/dict.txt"):
         if not (folder / name).is_file():
             raise InputError(

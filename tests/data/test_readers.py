@@ -178,8 +178,10 @@ def test_a_csv_row_of_several_lines_is_named_by_its_first_line(tmp_path):
         ("[1]", "line 2 is not a JSON object with names and values"),
         ('{"s": "a"}', "line 2: there is no column 'l', only 's'"),
         ('{"s": null, "l": "x"}', "line 2: s is None, expected text"),
-        ('{"s": "a", "l": 0.5}', "line 2: the label l is 0.5, expected text or"),
-        ('{"s": "a", "l": ["x", "y"]}', "line 2: the label l is ['x', 'y'], expected"),
+        ('{"s": "a", "l": NaN}', "line 2: the label in column 'l' is nan, but it must"),
+        ('{"s": "a", "l": ["x"]}', "line 2: the label in column 'l' is ['x'], but it"),
+        ('{"s": "a", "l": null}', "line 2: the label in column 'l' is None, but it"),
+        ('{"s": "a", "l": "x"}\r{', "line 2 has a carriage return (CR) inside"),
         (
             '{"s": "a", "l": "x", "s": "b"}',
             "line 2 is not JSON: the name 's' occurs tw",
@@ -196,11 +198,29 @@ def test_damaged_json_lines_are_refused(tmp_path, line, message):
     assert refusal(own_table(path, ["s", "l"])).startswith(f"{path}, {message}")
 
 
+def test_a_number_is_the_same_label_in_json_and_in_csv(tmp_path):
+    labels = ("1", "1.0", "0.5", "1e+16", "true")
+    lines = [f'{{"s": "a", "l": {label}}}' for label in labels]
+    json_lines = own_rows(write(tmp_path / "t.jsonl", *lines), "s", "l")
+    plain = write(tmp_path / "t.csv", "s,l", *(f"a,{label}" for label in labels))
+    assert [row[1:] for row in json_lines] == [r[1:] for r in own_rows(plain, "s", "l")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("t.csv", b"s,l\ra,x\r"), ("t.tsv", b"s\tl\ra\tx\r"), ("t.csv", b"s,l\ra,x")],
+)
+def test_line_ends_of_old_macs_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with refused(f"{name}, line 1 has a carriage return (CR) inside", "LF or CRLF"):
+        list(own_table(tmp_path / name, ["s", "l"]))
+
+
 @pytest.mark.parametrize(
     ("name", "columns", "words"),
     [
         ("x.txt", ["s", "l"], "x.txt has the suffix '.txt', which does"),
-        ("x.tsv", ["s"], "--columns has 1 names (s): name one or"),
+        ("x.tsv", ["s"], "--columns has 1 name (s): name one or"),
         ("t.tsv", ["s", "s"], "--columns names 's' twice"),
         ("t.tsv", ["s", "l", "s"], "--columns names 's' twice"),
         ("t.tsv", ["l", "s", "s"], "--columns names 's' twice"),

@@ -22,6 +22,7 @@ def check(labels, any_labels=False):
     [
         (["2.5", "4", "1.25"] * 9, 1, "rating"),
         (["1e-1", "3", "3"], 1, "rating"),
+        (["1.0", "2.0", "3.5"] * 9, 3, "rating"),
         (["33.3%", "50%", "50%"], 1, "rating"),
         (["joy", "anger,joy", "anger"] * 9, 2, "several labels"),
         (["joy|fear", "fear | anger", "sad"] * 9, 1, "several labels"),

@@ -158,12 +158,14 @@ def test_pairs_are_separated_by_a_tab(predict):
     assert expected(PAIRS, pairs=True) == [parsed(row) for row in rows]
 
 
-@pytest.mark.parametrize(("text", "count"), [("one sentence", 1), ("a\tb\tc", 3)])
-def test_pairs_with_other_columns_are_refused_with_their_line(predict, text, count):
+@pytest.mark.parametrize(
+    ("text", "found"), [("one sentence", "1 column"), ("a\tb\tc", "3 columns")]
+)
+def test_pairs_with_other_columns_are_refused_with_their_line(predict, text, found):
     status, _, notes = predict(lines(PAIRS[0], text, PAIRS[1]), pairs=True)
     assert status == 2
     assert notes == [
-        f"fairseq-scl: error: line 2 has {count} columns, but this model takes "
+        f"fairseq-scl: error: line 2 has {found}, but this model takes "
         "two sentences separated by a tab"
     ]
 
@@ -262,11 +264,19 @@ def test_a_quoted_field_may_hold_line_breaks_and_quotes(predict):
     ("format", "content", "message"),
     [
         ("csv", 'text\n"a', "line 2 opens a quote"),
-        ("tsv", "", "the table is empty"),
+        ("tsv", "", "line 1 is missing: it must name the columns"),
+        ("csv", "text\ra\rb\r", "line 1 has a carriage return (CR) inside"),
+        ("csv", "text\na\rb\n", "line 2 has a carriage return (CR) inside"),
+        ("tsv", "text\ta\rb\tc\r", "line 1 has a carriage return (CR) inside"),
+        (
+            "jsonl",
+            '{"text": "a"}\r{"text": "b"}\r',
+            "line 1 has a carriage return (CR)",
+        ),
         ("csv", "text,n,text\na,1,b", "line 1: 2 columns are named 'text'"),
         ("jsonl", '{"text": "a", "text": "b"}', "the name 'text' occurs twice"),
         ("csv", "words\na", "line 1: there is no column 'text', only 'words'"),
-        ("tsv", "text\ta\nb\n", "line 2 has 1 columns, expected 2 (text, a)"),
+        ("tsv", "text\ta\nb\n", "line 2 has 1 column, expected 2 (text, a)"),
         ("jsonl", '{"text": "a"}\n[1]\n', "line 2 is not a JSON object"),
         ("jsonl", '{"text": NaN}', "line 1 is not JSONL: NaN is not"),
         ("jsonl", '{"text": ["a"]}', "line 1: text is ['a'], expected text"),
@@ -281,6 +291,16 @@ def test_a_damaged_table_is_refused_by_line(predict, format, content, message):
     assert message in notes[0]
 
 
+def test_errors_name_the_file_and_the_line(predict, tmp_path):
+    table = tmp_path / "t.csv"
+    for content, line in (("text,b\na,b\n", 1), ("text,c\na,b\nc\n", 3)):
+        table.write_text(content)
+        words = [str(table), "--columns", "text", "--echo", "c"]
+        status, _, notes = predict(b"", *words)
+        assert (status, len(notes)) == (2, 1)
+        assert notes[0].startswith(f"fairseq-scl: error: {table}, line {line}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -289,7 +309,7 @@ def test_a_damaged_table_is_refused_by_line(predict, format, content, message):
         ([".."], ".. is a folder: give a file"),
         (
             ["--model", "nothing here"],
-            "nothing here is not a model folder: classifier.json is missing",
+            "the model folder nothing here does not exist: 'fairseq-scl train' makes",
         ),
         (["--columns", "text"], "--columns needs --input-format"),
         (["--input-format", "csv"], "--input-format csv needs --columns"),
@@ -298,8 +318,9 @@ def test_a_damaged_table_is_refused_by_line(predict, format, content, message):
         (["--columns", "a", "b", "--input-format", "csv"], "--columns names 2 columns"),
         (
             ["--columns", "a", "--input-format", "csv", "--echo", "z"],
-            "line 2: there is no column 'z'",
+            "error: line 1: there is no column 'z', only 'a'",
         ),
+        (["--columns", "a", "b", "c", "--input-format", "tsv"], "names 3 columns"),
     ],
 )
 def test_bad_arguments_end_with_one_sentence(predict, arguments, message):
