@@ -30,7 +30,7 @@ VERBS = {
     "convert": "convert a Hugging Face encoder or classifier to a folder for fairseq",
     "doctor": "print versions and check the installation for problems",
     "download": "download the official files of the paper's tasks, or an encoder",
-    "evaluate": "measure how good the answers of a model folder are",
+    "evaluate": "measure accuracy, F1 and calibration of a model folder",
     "exits": "measure accuracy and speed of multi-exit model folders",
     "export": "create a model folder, or one for Hugging Face, from a checkpoint",
     "figure": "draw t-SNE of the features of model folders, as in Figures 2 and 3",
@@ -125,8 +125,11 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Show defaults, except empty ones such as ``(default: None)``."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, "", []):
+        default = action.default
+        if default is None or default is False or default in ("", []):
             return action.help
+        if isinstance(default, list):  # as it would be typed
+            return f"{action.help} (default: {' '.join(map(str, default))})"
         return super()._get_help_string(action)
 
 

@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--versions",
         action="store_true",
-        help="read the versions only: import no package and look for no GPU",
+        help="list versions only, without importing packages or looking for a GPU",
     )
 
 

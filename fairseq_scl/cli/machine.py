@@ -123,7 +123,8 @@ def describe(machine: Machine) -> str:
         return f"up to {machine.jobs} Slurm jobs, GPUs per job: {gpus}"
     if machine.device == "cpu":
         threads = threads_each(machine.jobs)
-        return f"{machine.jobs} workers on the CPU, threads per worker: {threads}"
+        workers = "1 worker" if machine.jobs == 1 else f"{machine.jobs} workers"
+        return f"{workers} on the CPU, threads per worker: {threads}"
     plan = worker_environments(machine.device, machine.jobs)
     if not plan:
         return "there is no GPU on this machine"

@@ -27,9 +27,9 @@ def add_device(
     parser.add_argument(
         "--device",
         type=_device,
-        choices=("cpu", "cuda"),
+        choices=("auto", "cpu", "cuda"),
         default="auto",
-        help=f"device to {what} on; auto = cuda if there is a GPU",
+        help=f"device to {what} on; auto = cuda if there is a GPU, otherwise cpu",
     )
 
 

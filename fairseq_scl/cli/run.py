@@ -33,7 +33,7 @@ from fairseq_scl.experiments.runner import done_record
 from fairseq_scl.experiments.slurm import SlurmError, job_name, sweep_on_slurm
 from fairseq_scl.experiments.statistics import result_at_best
 from fairseq_scl.experiments.sweep import Tally, compute_with_one_thread, sweep
-from fairseq_scl.experiments.tables import Table, load_table, smoke
+from fairseq_scl.experiments.tables import Table, load_table, smoke, table_names
 
 # If the output is not a terminal.
 SECONDS_BETWEEN_LINES = 30
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "table",
         metavar="TABLE",
-        help="table2, table3, table4, table5, table7, or a YAML file",
+        help=f"{', '.join(table_names())}, or a YAML file",
     )
     parser.add_argument(
         "--data",
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHOICE",
-        help="do only matching runs: 'task=SST-2,n=20|100,lambda=0.9,tau=0.3,"
+        help="train only matching runs: 'task=SST-2,n=20|100,lambda=0.9,tau=0.3,"
         "sample=0-2'; if repeated, all must match",
     )
     parser.add_argument(

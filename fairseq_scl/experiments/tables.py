@@ -150,6 +150,11 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         return [dict(zip(names, place, strict=True)) for place in found]
 
 
+def table_names() -> list[str]:
+    """Return the names of the tables in this package."""
+    return sorted(file.stem for file in CONF.glob("*.yaml"))
+
+
 def load_table(name: str, settings: Sequence[str] = ()) -> Table:
     """Read a table's YAML file.
 
@@ -165,9 +170,9 @@ def load_table(name: str, settings: Sequence[str] = ()) -> Table:
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in CONF.glob("*.yaml")))
         raise InputError(
-            f"there is no table {name!r}: choose from {known}, or give a YAML file"
+            f"there is no table {name!r}: choose from {', '.join(table_names())}, or "
+            "give a YAML file"
         )
     try:
         text = path.read_text(encoding="utf-8")

@@ -88,8 +88,8 @@ class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
     )
     tf32: bool = option(
         False,
-        "multiply float32 matrices in TF32 (on GPUs of compute capability 8.0): "
-        "faster, with 10 bits of mantissa",
+        "multiply float32 matrices in TF32 (on GPUs of compute capability 8.0 or "
+        "higher): faster, with 10 bits of mantissa",
     )
 
 

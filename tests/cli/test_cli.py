@@ -19,6 +19,7 @@ from fairseq_scl.data.binarize import fairseq_flags
 from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import BEST
+from fairseq_scl.experiments.tables import table_names
 from fairseq_scl.inference.model_folder import load_classifier
 from helpers import run_process
 from helpers.encoders import (
@@ -43,6 +44,18 @@ def test_every_verb_has_help(run, verb):
     assert VERBS[verb][1:] in flat
     assert "==SUPPRESS==" not in flat
     assert "None" not in flat
+
+
+def test_help_shows_defaults_as_they_are_typed(run):
+    for verb, shown in (
+        ("compare", "the first is the baseline (default: ce scl)"),
+        ("backtranslate", "(default: 0.3 0.5 0.7 0.9)"),
+        ("train", "seed of validation split and training (default: 0)"),
+        ("train", "auto = cuda if there is a GPU, otherwise cpu (default: auto)"),
+        ("train", "--device {auto,cpu,cuda}"),
+        ("run", ", ".join(table_names()) + ", or a YAML file"),
+    ):
+        assert shown in " ".join(run(verb, "--help")[1].split())
 
 
 def test_help_lists_every_verb(run):

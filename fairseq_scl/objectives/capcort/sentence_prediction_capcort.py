@@ -69,8 +69,8 @@ class SentencePredictionCapcortConfig(SentencePredictionSCLConfig):
     capcort_pretrained: str = option(
         "",
         "checkpoint of the encoder that z_pre comes from; by default the model before "
-        "the first update, that of --restore-file; required when resuming a run (ours, "
-        "not in the abstract)",
+        "the first update, that of --finetune-from-model; required when resuming a run "
+        "(ours, not in the abstract)",
     )
     capcort_mlp_width: int = option(
         0,
