@@ -17,14 +17,12 @@ CARD = """\
 library_name: {library}
 pipeline_tag: text-classification
 tags:
-- text-classification
-- supervised-contrastive-learning
+- text-classification{tag}
 ---
 
 # {title}
 
-A classifier of {inputs} with {count} labels, fine-tuned with fairseq-scl (supervised
-contrastive learning, Gunel et al., 2021) and exported for `{library}`.
+A classifier of {inputs} with {count} labels, {made} for `{library}`.
 
 ```python
 {code}
@@ -56,6 +54,7 @@ The model folder that this one was made from; `manifest.json` lists the files he
 
 Signature: `{signature}`
 """
+CONTRASTIVE = " (supervised contrastive learning, Gunel et al., 2021)"
 PIPELINE = """\
 from transformers import pipeline
 
@@ -155,6 +154,11 @@ def model_card(
     else:
         example = '{"text": "a sentence", "text_pair": "another one"}'
         code = PIPELINE.format(example=example if pair else '"a sentence"')
+    contrastive = (training.scl_lambda or 0) > 0
+    made = "exported with fairseq-scl"
+    if training.criterion is not None:  # None also of a model trained elsewhere
+        method = CONTRASTIVE if contrastive else ""
+        made = f"fine-tuned with fairseq-scl{method} and exported"
     settings = {
         name: value
         for name, value in (
@@ -186,6 +190,8 @@ def model_card(
     }
     rows = [f"- {name}: {value}" for name, value in settings.items()]
     return CARD.format(
+        tag="\n- supervised-contrastive-learning" if contrastive else "",
+        made=made,
         library="sentence-transformers" if reads_mean else "transformers",
         limit=f"Inputs longer than {max_positions} tokens "
         + ("are truncated." if reads_mean else "need `truncation=True`."),

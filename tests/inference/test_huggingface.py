@@ -20,6 +20,7 @@ from fairseq_scl.data.vocabulary_files import GPT2Settings, number_pieces
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.huggingface import convert_classifier, export_huggingface
+from fairseq_scl.inference.model_card import Training, model_card
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import batches, encode
 from helpers import ROOT
@@ -223,6 +224,34 @@ def test_the_model_card_has_labels_checksums_and_the_record(tmp_path):
     space = {}
     exec(code.replace("path/to/this/folder", str(tmp_path / "out")), space)
     assert space["classify"]("good")[0]["label"] in ("negative", "positive")
+
+
+@pytest.mark.parametrize(
+    ("training", "made"),
+    [
+        (
+            Training("sentence_prediction_scl", scl_lambda=0.9),
+            "fine-tuned with fairseq-scl (supervised contrastive learning, Gunel et "
+            "al., 2021) and exported",
+        ),
+        (
+            Training("sentence_prediction_scl", scl_lambda=0.0),
+            "fine-tuned with fairseq-scl and exported",
+        ),
+        (
+            Training("sentence_prediction"),
+            "fine-tuned with fairseq-scl and exported",
+        ),
+        (Training(), "exported with fairseq-scl"),
+    ],
+)
+def test_the_model_card_names_scl_only_if_it_was_trained_with(training, made):
+    checksums = {"model.pt": "0" * 64}
+    card = model_card("x", ["a", "b"], False, False, 9, training, checksums)
+    assert f"with 2 labels, {made} for `transformers`." in card
+    head = "---\nlibrary_name: transformers\npipeline_tag: text-classification\ntags:\n"
+    tags = "- supervised-contrastive-learning\n" * ("Gunel" in made)
+    assert card.startswith(f"{head}- text-classification\n{tags}---\n\n# x\n")
 
 
 def test_only_a_folder_of_this_kind_is_replaced(tmp_path, capsys):
