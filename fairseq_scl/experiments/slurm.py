@@ -166,7 +166,7 @@ def submit(driver: Driver, number: int, settings: SlurmSettings) -> None:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
     except ImportError as error:
         raise InputError(
-            "--executor slurm needs submitit: pip install 'fairseq-scl[slurm]'"
+            "--executor slurm needs submitit: pip install submitit"
         ) from error
     try:
         executor = submitit.SlurmExecutor(driver.folder / LOGS, REQUEUES)
