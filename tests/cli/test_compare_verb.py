@@ -65,8 +65,8 @@ def test_methods_are_compared_on_the_same_samples(tmp_path, run, monkeypatch):
 def test_the_sentence_says_what_both_intervals_support():
     outcomes = {
         "CE": outcomes_of(70, 71, 72),
-        "better": outcomes_of(75, 76.0, 77),
-        "worse": outcomes_of(60, 61, 62),
+        "better": outcomes_of(74, 76, 78),
+        "worse": outcomes_of(59, 61, 63),
         "open": outcomes_of(60, 71, 82),
     }
     found = conclusion(outcomes, 80, {"CE": 0, "worse": 0})

@@ -281,6 +281,15 @@ def test_an_interrupt_kills_all_workers_before_waiting_for_any(
     assert not multiprocessing.active_children()
 
 
+@pytest.fixture
+def sigint_raises():
+    """Undo what shells do for commands in the background, which ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_raises")
 def test_an_interrupt_while_a_worker_starts_kills_it(tmp_path, samples, monkeypatch):
     real, before = BaseProcess.start, os.environ.copy()
 
