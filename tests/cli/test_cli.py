@@ -192,7 +192,7 @@ def test_a_person_is_told_why_the_start_takes_long(
 ):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     with pytest.raises(SystemExit):
-        main([verb, "--help"])
+        main([verb, "--no-such-flag"])
     assert ("loading PyTorch, fairseq" in capfd.readouterr().err) == told
 
 

@@ -38,15 +38,15 @@ class Started(BaseException):  # not an error, which main would tell as a bug
 
 @pytest.fixture
 def started(monkeypatch):
-    """Have workers not start, but raise; return what they would have got."""
-    workers = []
+    """Have workers not start, but raise; return the environments they would get."""
+    environments = []
 
-    def start(*arguments):
-        workers.append(arguments)
+    def start(worker, environment):
+        environments.append(environment)
         raise Started
 
-    monkeypatch.setattr(sweep, "_Worker", start)
-    return workers
+    monkeypatch.setattr(sweep._Worker, "start", start)
+    return environments
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_no_parent_asks_cuda(monkeypatch, toy, started, words, environment):
     pretend(monkeypatch, 4)
     with pytest.raises(Started):
         main([*toy, *words])
-    assert started[0][-1] == {ALL: environment}
+    assert started[0] == {ALL: environment}
 
 
 def test_the_plan_is_printed_with_the_commands(monkeypatch, toy, capfd):

@@ -166,7 +166,7 @@ def test_table_and_rows_say_what_the_records_say(first):
     table = (first.output / "table.md").read_text("utf-8")
     assert table.startswith("**Movie-review sentences, test accuracy in percent**\n")
     assert "| CE+SCL |" in table
-    assert "|samples:2|updates:4|batch:16|batching:reshuffled|lr:0.01|" in table
+    assert "|updates:4|batch:16|batching:reshuffled|lr:0.01|" in table
     with open(first.output / "runs.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == RUNS
@@ -330,16 +330,6 @@ def test_two_at_a_time_into_one_folder_are_refused(again, capfd):
             "--scl-temperature: expected float > 0.0, found nan",
         ),
         (["--learning-rate", "inf"], "--learning-rate is inf: it must be above 0"),
-        (
-            ["--size", "60"],
-            "--size is 60: it must be from 1 to 30, the examples that 18 for test and "
-            "12 for validation leave",
-        ),
-        (
-            ["--size", "1"],
-            "--size is 1: a sample of 1 examples has none of the class 'positive' (15 "
-            "of 30): draw more",
-        ),
     ],
 )
 def test_bad_options_end_with_one_sentence(again, capfd, arguments, message):
@@ -347,3 +337,23 @@ def test_bad_options_end_with_one_sentence(again, capfd, arguments, message):
     errors = capfd.readouterr().err.splitlines()
     assert f"fairseq-scl: error: {message}" in errors
     assert again.trained == []
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (
+            "60",
+            "--size is 60: it must be from 1 to 30, the examples that 18 for test and "
+            "12 for validation leave",
+        ),
+        (
+            "1",
+            "--size is 1: a sample of 1 examples has none of the class 'positive' (15 "
+            "of 30): draw more",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(again, capfd, tmp_path, size, message):
+    assert again.run("--size", size, "--output", str(tmp_path / "new")) == 2
+    assert f"fairseq-scl: error: {message}" in capfd.readouterr().err.splitlines()
