@@ -29,7 +29,7 @@ from fairseq_scl.data.files import check_name
 from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.renames import remove_leftovers
-from fairseq_scl.data.texts import Example, digest
+from fairseq_scl.data.texts import Example, counted, digest
 from fairseq_scl.errors import InputError
 
 NAMED_AT_MOST = 5
@@ -279,7 +279,7 @@ def _plan(
 
 def _tell(target: Path, record: BackTranslationRecord) -> None:
     counts = record.counts
-    text = f"{counts['outputs']} outputs of {_examples(counts['examples'])}"
+    text = f"{counts['outputs']} outputs of {counted(counts['examples'], 'example')}"
     others = {k: n for k, n in counts.items() if n and k not in KNOWN}
     text += "".join(f", {n} {name}" for name, n in others.items())
     print(f"{target}: {text}", flush=True)
@@ -288,18 +288,14 @@ def _tell(target: Path, record: BackTranslationRecord) -> None:
 def _name_troubles(record: BackTranslationRecord, given: _Input) -> None:
     """Print which examples had problems, the first few of each kind."""
     for note, count in given.notes.items():
-        print(f"fairseq-scl: {_examples(count)} {note}", file=sys.stderr)
+        print(f"fairseq-scl: {counted(count, 'example')} {note}", file=sys.stderr)
     for trouble, origins in {**record.origins, **record.sources}.items():
         if not origins:
             continue
         places = [given.examples[n].origin for n in origins[:NAMED_AT_MOST]]
         more = "" if len(origins) <= NAMED_AT_MOST else "; …"
         print(
-            f"fairseq-scl: {_examples(len(origins))} {trouble}: "
+            f"fairseq-scl: {counted(len(origins), 'example')} {trouble}: "
             f"{'; '.join(places)}{more}",
             file=sys.stderr,
         )
-
-
-def _examples(count: int) -> str:
-    return f"{count} example" if count == 1 else f"{count} examples"

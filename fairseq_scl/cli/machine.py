@@ -10,6 +10,7 @@ from fairseq_scl.cli.options import (
     add_precision,
     at_least,
 )
+from fairseq_scl.data.texts import counted
 from fairseq_scl.device import available_device, check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import (
@@ -123,7 +124,7 @@ def describe(machine: Machine) -> str:
         return f"up to {machine.jobs} Slurm jobs, GPUs per job: {gpus}"
     if machine.device == "cpu":
         threads = threads_each(machine.jobs)
-        workers = "1 worker" if machine.jobs == 1 else f"{machine.jobs} workers"
+        workers = counted(machine.jobs, "worker")
         return f"{workers} on the CPU, threads per worker: {threads}"
     plan = worker_environments(machine.device, machine.jobs)
     if not plan:

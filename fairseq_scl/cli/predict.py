@@ -23,7 +23,7 @@ from fairseq_scl.cli.options import (
 )
 from fairseq_scl.data.quotes import is_quoted
 from fairseq_scl.data.readers import QUOTED_TSV
-from fairseq_scl.data.texts import one_line
+from fairseq_scl.data.texts import counted, one_line
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.early_exit import ExitRule, check_exits, early_probabilities
@@ -145,8 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         del notes[QUOTED]
     for what in (EMPTY, ONE_EMPTY, NOT_UTF8, WITH_NUL, QUOTED, UNKNOWN, CUT):
         if count := notes[what]:
-            noun = "line" if count == 1 else "lines"
-            print(f"fairseq-scl: {count} {noun} {what}", file=sys.stderr)
+            print(f"fairseq-scl: {counted(count, 'line')} {what}", file=sys.stderr)
     return 0
 
 

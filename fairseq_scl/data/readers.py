@@ -16,6 +16,7 @@ from fairseq_scl.data.texts import (
     Example,
     check_line_ends,
     check_no_nul,
+    counted,
     decoded_lines,
     old_line_ends,
     one_line,
@@ -114,8 +115,8 @@ class TableFile:
         for number, values in rows:
             if len(values) != len(names):
                 raise InputError(
-                    f"{self.path}, line {number} has {len(values)} column"
-                    f"{'s' * (len(values) != 1)}, expected {len(names)}"
+                    f"{self.path}, line {number} has "
+                    f"{counted(len(values), 'column')}, expected {len(names)}"
                     + (f" ({', '.join(names)})" if not self.layout.width else "")
                     + open_quote_hint(values)
                 )
@@ -183,9 +184,8 @@ def own_table(
         )
     if not 2 <= len(columns) <= 3:
         raise InputError(
-            f"--columns has {len(columns)} name{'s' * (len(columns) != 1)} "
-            f"({', '.join(columns)}): name one or two text columns, followed by that "
-            "of the label"
+            f"--columns has {counted(len(columns), 'name')} ({', '.join(columns)}): "
+            "name one or two text columns, followed by that of the label"
         )
     if twice := repeated(columns):
         raise InputError(f"--columns names {twice!r} twice: name each column once")

@@ -51,6 +51,11 @@ def read_split(folder: str | Path, split: str) -> list[Example]:
     ]
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with a noun whose plural ends in s: ``1 line``, ``2 lines``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def read_lines(path: str | Path) -> list[str]:
     """Read a UTF-8 file with one text per line, and strip each text.
 

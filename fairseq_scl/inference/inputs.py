@@ -19,7 +19,7 @@ from fairseq_scl.data.readers import (
     json_object,
     text_of,
 )
-from fairseq_scl.data.texts import check_line_ends, one_line
+from fairseq_scl.data.texts import check_line_ends, counted, one_line
 from fairseq_scl.errors import InputError
 
 FORMATS = ("csv", "tsv", "jsonl")
@@ -108,8 +108,8 @@ def rows(
     """
     if columns and len(columns) != 1 + pair:
         raise InputError(
-            f"--columns names {len(columns)} column{'s' * (len(columns) != 1)}, but "
-            f"this model takes {'two sentences' if pair else 'one sentence'}"
+            f"--columns names {counted(len(columns), 'column')}, but this model takes "
+            f"{'two sentences' if pair else 'one sentence'}"
         )
     lines = _decoded(arriving_lines(stream), notes)
     if columns:
@@ -160,9 +160,8 @@ def _of_lines(
         sentences = tuple(text.split("\t")) if pair else (text,)
         if text.strip() and len(sentences) != 1 + pair:
             raise InputError(
-                f"line {number} has {len(sentences)} "
-                f"column{'s' * (len(sentences) != 1)}, but this model takes two "
-                "sentences separated by a tab"
+                f"line {number} has {counted(len(sentences), 'column')}, but this "
+                "model takes two sentences separated by a tab"
             )
         yield Row(number, sentences if text.strip() else None, {"text": text})
 
@@ -185,9 +184,8 @@ def _of_table(
             continue
         if format != "jsonl" and len(values) != len(names):
             raise InputError(
-                f"line {number} has {len(values)} "
-                f"column{'s' * (len(values) != 1)}, expected {len(names)} "
-                f"({', '.join(names)})"
+                f"line {number} has {counted(len(values), 'column')}, expected "
+                f"{len(names)} ({', '.join(names)})"
             )
         named = values if format == "jsonl" else dict(zip(names, values, strict=True))
         check_columns(f"line {number}", wanted, named)
