@@ -35,7 +35,7 @@ test: install ## run the tests (ARGS: pytest options)
 	  "$$bin/python" -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What depends most on the versions of Python and its packages.
-MATRIX := compat losses core convert data inference cli experiments/test_sweep.py
+MATRIX := compat losses core convert data inference cli experiments/test_sweep.py experiments/test_workers.py
 test-matrix: ## run the faster half of the tests on each Python from 3.11 to 3.14 that is found
 	@for version in 3.11 3.12 3.13 3.14; do \
 	  "python$$version" --version || continue; \

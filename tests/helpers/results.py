@@ -13,6 +13,7 @@ from fairseq_scl.experiments.results import Attempt, TableResult, summarize
 from fairseq_scl.experiments.results_folder import (
     ERROR,
     METRICS,
+    RECORD,
     run_folder,
     write_record,
     write_table,
@@ -126,6 +127,11 @@ def write_results(folder: Path, table: Table, attempts) -> Path:
             place.mkdir(parents=True)
             (place / ERROR).write_text(f"first\n{attempt.error}\n\n", "utf-8")
     return folder
+
+
+def records(folder: Path) -> list[str]:
+    """Return the names of the runs in a results folder that have a record."""
+    return sorted(path.parent.name for path in folder.glob(f"runs/*/{RECORD}"))
 
 
 def random_attempts(table: Table, seed=0, grid_samples=3) -> list[Attempt]:
