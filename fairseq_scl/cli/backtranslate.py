@@ -19,6 +19,7 @@ from fairseq_scl.cli.options import (
     FOLDER,
     MOST_TIMES,
     NUMBER,
+    SEVERAL,
     add_device,
     add_own_table,
     add_precision,
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--sample",
-        nargs="+",
+        **SEVERAL,
         **FOLDER,
         help="data folders written by 'fairseq-scl prepare' whose training sentences "
         "are augmented",
@@ -108,7 +109,7 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
 def _add_sampling(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--temperature",
-        nargs="+",
+        **SEVERAL,
         type=float,
         default=[0.3, 0.5, 0.7, 0.9],
         metavar="T",
@@ -174,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
     about: dict[str, Any] = {way: models.describe() for way, models in ways.items()}
     about = {"models": about, "precision": arguments.precision}
     wanted = []
-    for temperature in dict.fromkeys(arguments.temperature):
+    for temperature in arguments.temperature:
         for given in inputs:
             plan = _plan(arguments, temperature, about, given)
             name = name_of(given.name, temperature, arguments.temperature_backward)

@@ -6,7 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fairseq_scl.cli.machine import Machine
-from fairseq_scl.cli.options import FOLDER, MOST_TIMES, at_least, encoder_folder
+from fairseq_scl.cli.options import (
+    FOLDER,
+    MOST_TIMES,
+    SEVERAL,
+    at_least,
+    encoder_folder,
+)
 from fairseq_scl.cli.run import train_table
 from fairseq_scl.cli.train import (
     add_table,
@@ -52,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--objectives",
-        nargs="+",
+        **SEVERAL,
         choices=OBJECTIVES,
         default=["ce", "scl"],
         help="objectives to compare; the first is the baseline",
@@ -71,7 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
     check_training(arguments)
     at_least(2, arguments, "samples", most=MOST_TIMES)
     at_least(0, arguments, "seed")
-    objectives = list(dict.fromkeys(arguments.objectives))
     compute_with_one_thread()
     examples = read_table(arguments)
     try:
@@ -91,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         settings["head_pooling"] = settings.pop("pooling")
         data = folder / "data"
         name, samples = arguments.file.name, arguments.samples
-        table = own_table(name, objectives, parts.size, samples, **settings)
+        table = own_table(name, arguments.objectives, parts.size, samples, **settings)
         models = dict.fromkeys(table.losses, encoder)
         runs = planned_runs(table, data, models, shared)
         folders = {run.seed: run.data for run in runs}

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fairseq_scl.cli.options import FILE, FOLDER
+from fairseq_scl.cli.options import FILE, FOLDER, SEVERAL
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.convert.hub import fetch_from_hub, is_hub_id
 from fairseq_scl.convert.huggingface import EncoderFiles, convert_encoder
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vocab",
         **FILE,
-        nargs="+",
+        **SEVERAL,
         help="vocab.txt, or vocab.json and merges.txt, or tokenizer.json; tokenizer "
         "settings are read from files in the same folder",
     )

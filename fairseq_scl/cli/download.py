@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from fairseq_scl.cli.options import FOLDER, add_encoder, encoder_folder
+from fairseq_scl.cli.options import FOLDER, SEVERAL, add_encoder, encoder_folder
 from fairseq_scl.data.download import download_task
 from fairseq_scl.data.tasks import TASKS, find_task
 from fairseq_scl.errors import InputError
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument(
         "--task",
-        nargs="+",
+        **SEVERAL,
         default=[],
         metavar="NAME",
         help=f"tasks to download: {', '.join(TASKS)}",

@@ -9,6 +9,7 @@ from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
     FILE,
     FOLDER,
+    SEVERAL,
     add_device,
     add_drop_empty,
     add_max_tokens,
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--columns",
-        nargs="+",
+        **SEVERAL,
         default=[],
         metavar="NAME",
         help="with a table: names of the columns with one or two sentences, followed "

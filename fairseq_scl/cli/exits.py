@@ -11,6 +11,7 @@ from fairseq_scl.cli.options import (
     add_max_tokens,
     add_split,
     at_least,
+    check_distinct,
     files_to_write,
     named_folders,
 )
@@ -89,8 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _thresholds(value: str) -> list[float]:
     try:
-        return [float(word) for word in value.split(",")]
+        thresholds = [float(word) for word in value.split(",")]
     except ValueError as error:
         raise InputError(
             f"--thresholds is {value!r}: it must be numbers separated by commas"
         ) from error
+    check_distinct("--thresholds", thresholds)
+    return thresholds

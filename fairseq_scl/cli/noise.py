@@ -11,6 +11,7 @@ from fairseq_scl.cli.options import (
     FILE,
     FOLDER,
     NUMBER,
+    SEVERAL,
     add_device,
     add_encoder,
     at_least,
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--temperatures",
-        nargs="+",
+        **SEVERAL,
         metavar="T",
         help="temperatures of the sentences shown with their originals, as in Table 6 "
         "(default: the lowest and the highest)",

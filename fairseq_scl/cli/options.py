@@ -9,13 +9,31 @@ from typing import Any
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import check_files
 from fairseq_scl.data.packages import default_cache
+from fairseq_scl.data.readers import repeated
 from fairseq_scl.device import PRECISIONS, available_device
 from fairseq_scl.errors import InputError
 
-# Settings of ``add_argument`` for options that name a folder or file, or count.
+
+class _Several(argparse.Action):
+    """Store several values, all different."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        check_distinct(self.option_strings[0], values)
+        setattr(namespace, self.dest, values)
+
+
+# Settings of ``add_argument`` for options that name a folder or file, count, or have
+# several values.
 FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
 FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
+SEVERAL: dict[str, Any] = {"nargs": "+", "action": _Several}
 # Limits of numeric options: rows or tokens, and repetitions.
 MOST, MOST_TIMES = 10**9, 1000
 
@@ -142,7 +160,7 @@ def add_own_table(
     )
     parser.add_argument(
         "--columns",
-        nargs="+",
+        **SEVERAL,
         metavar="NAME",
         help="with --table: one or two text columns, followed by the label column",
     )
@@ -156,6 +174,16 @@ def add_max_tokens(parser: argparse.ArgumentParser) -> None:
         default=4096,
         help="tokens per batch, including padding",
     )
+
+
+def check_distinct(flag: str, values: Sequence[object]) -> None:
+    """Check that no value of an option is repeated.
+
+    Raises:
+        InputError: names the option and the value.
+    """
+    if twice := repeated([str(value) for value in values]):
+        raise InputError(f"{flag} has {twice!r} twice: give it once")
 
 
 def at_least(

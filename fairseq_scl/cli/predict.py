@@ -16,6 +16,7 @@ from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
     FOLDER,
     NUMBER,
+    SEVERAL,
     add_device,
     add_max_tokens,
     add_precision,
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--columns",
-        nargs="+",
+        **SEVERAL,
         default=[],
         metavar="NAME",
         help="read a table: names of the columns with one or two sentences",
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--echo",
-        nargs="+",
+        **SEVERAL,
         default=[],
         metavar="NAME",
         help="also print these columns before the answer; without --columns, text is "

@@ -12,6 +12,7 @@ from fairseq_scl.cli.options import (
     FOLDER,
     MOST_TIMES,
     NUMBER,
+    SEVERAL,
     add_drop_empty,
     add_encoder,
     add_own_table,
@@ -127,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--few-shot",
-        nargs="+",
+        **SEVERAL,
         **NUMBER,
         help="sizes of few-shot samples, in examples; by default the full training set "
         "is prepared",
@@ -173,7 +174,7 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--flip-labels",
-        nargs="+",
+        **SEVERAL,
         type=float,
         metavar="SHARE",
         help="label noise: share of the training labels of each class to flip. 0.1 "
@@ -252,7 +253,7 @@ def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
     at_least(0, arguments, "seed")
     usual = source.task is not None and source.task.balanced
     return Draw(
-        few_shot=tuple(dict.fromkeys(arguments.few_shot or ())),
+        few_shot=tuple(arguments.few_shot or ()),
         full=arguments.full or not arguments.few_shot,
         samples=arguments.samples,
         seed=arguments.seed,
@@ -260,7 +261,7 @@ def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
         size_test=arguments.size_test,
         balanced=bool(arguments.balanced) or usual,
         partial=arguments.partial,
-        flipped=tuple(dict.fromkeys(arguments.flip_labels or (0.0,))),
+        flipped=tuple(arguments.flip_labels or (0.0,)),
     )
 
 

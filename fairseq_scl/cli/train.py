@@ -16,6 +16,7 @@ from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
     FILE,
     FOLDER,
+    SEVERAL,
     add_device,
     add_drop_empty,
     add_encoder,
@@ -105,7 +106,7 @@ def add_table(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--columns",
-        nargs="+",
+        **SEVERAL,
         metavar="NAME",
         help="one or two text columns, followed by the label column (default: found by "
         "their usual names, such as text and label)",

@@ -173,8 +173,7 @@ def own_table(
         drop_empty: skip rows with an empty text or label; otherwise they are refused.
 
     Raises:
-        InputError: the suffix or the number of columns is not allowed, or a column is
-            named twice.
+        InputError: the suffix or the number of columns is not allowed.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -187,8 +186,6 @@ def own_table(
             f"--columns has {counted(len(columns), 'name')} ({', '.join(columns)}): "
             "name one or two text columns, followed by that of the label"
         )
-    if twice := repeated(columns):
-        raise InputError(f"--columns names {twice!r} twice: name each column once")
     texts = tuple((column,) for column in columns[:-1])
     kind = SUFFIXES[suffix]
     if kind == "tsv" and is_quoted(Path(path)):

@@ -163,7 +163,7 @@ def test_samples_need_their_text(tmp_path, models, capsys):
     prepared(tmp_path)
     sample = tmp_path / "data" / "SST-2" / "n10-sample0"
     words = ["--to", tmp_path / "to", *models]
-    assert run("--sample", sample, sample, *words) == 2
+    assert run("--sample", sample, sample / ".." / sample.name, *words) == 2
     assert "2 folders named n10-sample0" in capsys.readouterr().err
     assert run("--sample", sample, "--columns", "text", *words) == 2
     assert "--columns needs --table, not --sample" in capsys.readouterr().err

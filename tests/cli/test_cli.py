@@ -78,6 +78,29 @@ def test_a_wrong_command_line_is_refused_with_status_2(run, argv):
     assert ": error: " in error
 
 
+@pytest.mark.parametrize(
+    ("verb", "flag", "values", "twice"),
+    [
+        ("backtranslate", "--sample", ["a", "b", "a"], "'a'"),
+        ("backtranslate", "--temperature", ["0.3", "0.30"], "'0.3'"),
+        ("compare", "--objectives", ["ce", "scl", "ce"], "'ce'"),
+        ("convert", "--vocab", ["a", "a"], "'a'"),
+        ("download", "--task", ["RTE", "RTE"], "'RTE'"),
+        ("evaluate", "--columns", ["s", "l", "s"], "'s'"),
+        ("noise", "--temperatures", ["0.3", "0.3"], "'0.3'"),
+        ("predict", "--columns", ["s", "s"], "'s'"),
+        ("predict", "--echo", ["s", "s"], "'s'"),
+        ("prepare", "--columns", ["s", "l", "s"], "'s'"),
+        ("prepare", "--few-shot", ["20", "020"], "'20'"),
+        ("prepare", "--flip-labels", ["0.1", ".1"], "'0.1'"),
+        ("train", "--columns", ["s", "s", "l"], "'s'"),
+    ],
+)
+def test_a_value_that_is_repeated_is_named(refusal, verb, flag, values, twice):
+    error = refusal(verb, flag, *values)
+    assert error == f"fairseq-scl: error: {flag} has {twice} twice: give it once"
+
+
 def test_versions_are_those_that_doctor_prints(run):
     status, out, _ = run("doctor", "--versions")
     assert status == 0

@@ -221,9 +221,6 @@ def test_line_ends_of_old_macs_are_refused(tmp_path, name, content):
     [
         ("x.txt", ["s", "l"], "x.txt has the suffix '.txt', which does"),
         ("x.tsv", ["s"], "--columns has 1 name (s): name one or"),
-        ("t.tsv", ["s", "s"], "--columns names 's' twice"),
-        ("t.tsv", ["s", "l", "s"], "--columns names 's' twice"),
-        ("t.tsv", ["l", "s", "s"], "--columns names 's' twice"),
     ],
 )
 def test_other_suffixes_and_columns_are_refused(name, columns, words):

@@ -378,6 +378,7 @@ def test_exits_draws_accuracy_against_speed(tmp_path, capfd):
     ("arguments", "message"),
     [
         (["--thresholds", "a"], "--thresholds is 'a': it must be numbers separated"),
+        (["--thresholds", "0.5,.5"], "--thresholds has '0.5' twice"),
         (["--thresholds", "0.5,-1"], "--exit-threshold is -1.0: it must be"),
         (
             ["--clock", "cpu", "--device", "cuda"],
