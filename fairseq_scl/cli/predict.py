@@ -39,7 +39,7 @@ from fairseq_scl.inference.inputs import (
     rows,
 )
 from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
-from fairseq_scl.inference.predict import UNSURE, check_threshold, encode
+from fairseq_scl.inference.predict import UNSURE, check_outputs, check_threshold, encode
 
 UNKNOWN, CUT = "of unknown tokens only", "cut to the model's length"
 
@@ -233,11 +233,7 @@ def _predicted(
             yield None, None
             continue
         answer, layer = next(answers)
-        if not torch.isfinite(answer).all():
-            raise InputError(
-                f"line {row.number}: the model's output is NaN or infinite, its "
-                "weights are too large"
-            )
+        check_outputs(classifier, answer, f"line {row.number}: ")
         yield answer, layer
 
 

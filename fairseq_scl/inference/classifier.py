@@ -188,7 +188,7 @@ class Classifier:
         check_max_tokens(max_tokens)
         encoded, _ = encode(self._model, self._examples(texts))
         found = probabilities(self._model, encoded, max_tokens)
-        check_outputs(found)
+        check_outputs(self._model, found)
         return found.numpy()
 
     def _examples(

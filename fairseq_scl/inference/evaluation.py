@@ -143,7 +143,7 @@ def example_logits(
     check_known_labels(examples, model.labels)
     encoded, _ = encode(model, [example.sentences for example in examples])
     found = logits(model, encoded, max_tokens)
-    check_outputs(found)
+    check_outputs(model, found)
     ids = {label: number for number, label in enumerate(model.labels)}
     return found.numpy(), np.array([ids[example.label] for example in examples])
 

@@ -105,6 +105,7 @@ class LoadedModel:
             counted from 1; the last is the top, of most models the only one.
         init_token: id before the first sentence, ``None`` for none.
         head: name of the classification head.
+        folder: the model folder, for messages; ``None`` if it was not loaded from one.
 
     The other attributes are those of :class:`ModelSettings`.
     """
@@ -123,6 +124,7 @@ class LoadedModel:
     layer_norm_eps: float = STOCK_EPS
     training: Training = field(default_factory=Training)
     temperature: float = 1.0
+    folder: Path | None = None
 
 
 def export_classifier(
@@ -317,6 +319,7 @@ def load_classifier(
         layer_norm_eps=settings.layer_norm_eps,
         training=settings.training,
         temperature=settings.temperature,
+        folder=folder,
     )
 
 

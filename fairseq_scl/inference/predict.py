@@ -101,15 +101,16 @@ def check_pair(classifier: LoadedModel, pair: bool, source: object) -> None:
         )
 
 
-def check_outputs(outputs: Tensor) -> None:
+def check_outputs(classifier: LoadedModel, outputs: Tensor, where: str = "") -> None:
     """Refuse logits or probabilities, of any shape, that are not finite.
 
     Raises:
-        InputError: an output is NaN or infinite.
+        InputError: an output is NaN or infinite; names the model folder and ``where``.
     """
     if not torch.isfinite(outputs).all():
         raise InputError(
-            "the model's output is NaN or infinite: its weights are too large"
+            f"{where}{classifier.folder} computes an output that is NaN or infinite: "
+            "its weights are too large"
         )
 
 

@@ -166,7 +166,7 @@ def test_output_that_is_not_a_number_is_refused(classifier, monkeypatch):
         "fairseq_scl.inference.classifier.probabilities",
         lambda *_: torch.full((1, 2), float("nan")),
     )
-    with refused("the model's output is NaN"):
+    with refused(f"{toy_model()} computes an output that is NaN"):
         classifier.predict(["a film"])
 
 

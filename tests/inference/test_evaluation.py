@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.statistics import result_at_best
@@ -277,3 +278,14 @@ def test_a_model_folder_that_was_changed_is_refused(evaluated, tmp_path):
     (model / "vocab.txt").write_text("x")
     status, _, error, _ = evaluated(toy_data(), model=model)
     assert (status, f"{model / 'vocab.txt'} was changed" in error) == (2, True)
+
+
+def test_an_output_that_is_not_a_number_names_the_model(evaluated, monkeypatch):
+    monkeypatch.setattr(
+        evaluation,
+        "logits",
+        lambda model, rows, _: torch.full((len(rows), 2), float("nan")),
+    )
+    status, _, error, _ = evaluated(toy_data())
+    assert status == 2
+    assert f"error: {toy_model()} computes an output that is NaN" in error

@@ -417,7 +417,7 @@ def test_an_answer_that_is_not_a_number_is_refused(predict, monkeypatch):
     )
     status, rows, notes = predict(lines("", TEXTS[0]), "--format", "json")
     assert (status, len(rows)) == (2, 1)
-    assert "line 2: the model's output is NaN" in notes[0]
+    assert f"line 2: {toy_model()} computes an output that is NaN" in notes[0]
 
 
 def test_a_closed_output_leaves_no_traceback():
