@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     elif arguments.only:
         raise InputError(f"--only {arguments.only!r} needs --results")
-    noted = _noted(checkpoint) if arguments.results is not None else {}
+    noted = notes_of_run(checkpoint) if arguments.results is not None else {}
     encoder = arguments.encoder and encoder_folder(arguments.encoder, arguments.cache)
     remarks: Sequence[str] = ()
     if arguments.encoder_only:
@@ -143,7 +143,7 @@ def _library(folder: Path) -> str:
     return " for transformers; its README.md shows how to load it"
 
 
-def _noted(checkpoint: Path) -> dict[str, Any]:
+def notes_of_run(checkpoint: Path) -> dict[str, Any]:
     """Return settings and results from a run's record, for the model folder."""
     record = read_record(checkpoint.parent)
     if record is None:

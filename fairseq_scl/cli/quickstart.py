@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from fairseq_scl.cli.compare import print_comparison
+from fairseq_scl.cli.export import notes_of_run
 from fairseq_scl.cli.machine import Machine
 from fairseq_scl.cli.options import (
     FOLDER,
@@ -33,7 +34,7 @@ from fairseq_scl.experiments.results_folder import BEST, check_table, run_folder
 from fairseq_scl.experiments.selection import GRID, outcome, rank
 from fairseq_scl.experiments.sweep import compute_with_one_thread
 from fairseq_scl.experiments.tables import Table, load_table
-from fairseq_scl.inference.model_folder import export_classifier
+from fairseq_scl.inference.model_folder import export_classifier, is_exported
 from fairseq_scl.report.figures import draw_features, learning_curves
 from fairseq_scl.tasks.batching import BATCHING
 from fairseq_scl.typed import check_ranges
@@ -175,14 +176,16 @@ def _draw(output: Path, table: Table, attempts: list[Attempt], device: str) -> N
 
 
 def _export(output: Path, run: Run, model: Path) -> None:
-    """Export the checkpoint of a run to a model folder."""
+    """Export the checkpoint of a run to a model folder, unless it is there already."""
     checkpoint = run_folder(output, run.name) / BEST
     if not checkpoint.is_file():
         raise InputError(
             f"{checkpoint} is missing: delete {checkpoint.parent} to train the run "
             "again"
         )
-    export_classifier(checkpoint, run.data, model)
+    noted = notes_of_run(checkpoint) | {"scl_lambda": run.loss["scl_lambda"]}
+    if not is_exported(model, run.data, noted):  # it may have a temperature since
+        export_classifier(checkpoint, run.data, model, noted=noted)
 
 
 def _delete_checkpoints(output: Path, ranked: list[Run]) -> None:

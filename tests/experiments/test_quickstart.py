@@ -23,6 +23,7 @@ from fairseq_scl.experiments.selection import outcome, rank
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode, probabilities
+from fairseq_scl.inference.temperature import store_temperature
 from helpers.encoders import make_encoder_wheel, make_review_archive, make_sentences
 from helpers.gpus import pretend
 
@@ -226,6 +227,20 @@ def test_the_second_time_needs_no_network_and_restores_the_classifier(
     label, probability = capfd.readouterr().out.rstrip("\n").split("\t")
     assert label in ("negative", "positive")
     assert 0.5 <= float(probability) <= 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_models_that_are_there_keep_their_temperature(again, monkeypatch):
+    folder, models = again.output / "classifier", again.output / "models"
+    assert load_classifier(folder).training.test is not None
+    store_temperature(folder, load_classifier(folder), 2.5)
+    shutil.rmtree(models / "CE")
+    (models / "CE+SCL").rename(models / "CE")  # trained on the same data
+    monkeypatch.setattr(cli_quickstart, "notes_of_run", lambda _: {})  # no better
+    assert again.run() == 0
+    assert load_classifier(folder).temperature == 2.5
+    found = [load_classifier(models / loss).training.scl_lambda for loss in LOSSES]
+    assert found == [0, 0.9]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
