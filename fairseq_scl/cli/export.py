@@ -9,6 +9,7 @@ from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import FILE, FOLDER, add_encoder, encoder_folder
 from fairseq_scl.convert.pooling import MODULES
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.own_training import notes_of
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import best_attempt, collect, summarize
 from fairseq_scl.experiments.results_folder import (
@@ -17,7 +18,7 @@ from fairseq_scl.experiments.results_folder import (
     read_table,
     run_folder,
 )
-from fairseq_scl.experiments.statistics import best_validation, result_at_best
+from fairseq_scl.experiments.statistics import result_at_best
 from fairseq_scl.inference.huggingface import export_checkpoint, export_huggingface
 from fairseq_scl.inference.model_folder import export_classifier, export_encoder
 
@@ -148,14 +149,8 @@ def notes_of_run(checkpoint: Path) -> dict[str, Any]:
     record = read_record(checkpoint.parent)
     if record is None:
         return {}
-    names = ("seed", "updates", "learning_rate", "batch_size")
-    noted = {name: record.settings.get(name) for name in names}
-    for split, found in (
-        ("valid", best_validation(record.valid)),
-        ("test", result_at_best(record)),
-    ):
-        noted[split] = {"correct": found.correct, "total": found.total}
-    return noted
+    test = result_at_best(record)
+    return notes_of(record) | {"test": {"correct": test.correct, "total": test.total}}
 
 
 def _best(results: Path, only: str) -> tuple[Path, Path]:

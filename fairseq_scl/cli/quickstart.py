@@ -184,7 +184,7 @@ def _export(output: Path, run: Run, model: Path) -> None:
             "again"
         )
     noted = notes_of_run(checkpoint) | {"scl_lambda": run.loss["scl_lambda"]}
-    if not is_exported(model, run.data, noted):  # it may have a temperature since
+    if not is_exported(model, noted):  # it may have a temperature since
         export_classifier(checkpoint, run.data, model, noted=noted)
 
 

@@ -46,6 +46,8 @@ from fairseq_scl.experiments.own_training import (
     OBJECTIVES,
     VALIDATIONS,
     check_only_run,
+    check_own_model,
+    notes_of,
     own_run,
     recommended_learning_rate,
     recommended_updates,
@@ -157,6 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_replaceable(arguments.to, MODEL)
     folder = arguments.to.absolute()
     work = folder.with_name(f"{folder.name}-training")
+    check_own_model(arguments.to, work)
     with hold(work / LOCK, work):
         encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
         settings = settings_of(arguments, encoder, len(train))
@@ -178,9 +181,9 @@ def run(arguments: argparse.Namespace) -> int:
         record = finished or _trained(one, work)
         if record is None:
             return 1
-        noted = _noted(one, record)
+        noted = notes_of(record)
         # A finished model folder may have a temperature since.
-        if finished is None or not is_exported(folder, one.data, noted):
+        if finished is None or not is_exported(folder, noted):
             _export(one, place, folder, noted)
     _print_scores(arguments, valid)
     return 0
@@ -262,18 +265,6 @@ def _trained(one: Run, work: Path) -> Record | None:
         reason = last_line(place / ERROR)
         note(f"training failed, see {place / ERROR}: {reason}", "error")
     return record
-
-
-def _noted(one: Run, record: Record) -> dict[str, Any]:
-    """Return what the model folder remembers of the run."""
-    best = best_validation(record.valid)
-    return {
-        "seed": one.seed,
-        "updates": one.updates,
-        "learning_rate": one.learning_rate,
-        "batch_size": one.batch_size,
-        "valid": {"correct": best.correct, "total": best.total},
-    }
 
 
 def _export(one: Run, place: Path, folder: Path, noted: Mapping[str, Any]) -> None:

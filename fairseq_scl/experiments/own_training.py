@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_scl.convert.pooling import Pooling
+from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.loss_grid import Grid, default_point, loss_of
+from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.results_folder import RECORD, read_record, run_folder
+from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.experiments.tables import load_table
+from fairseq_scl.inference.model_folder import is_exported
 
 # The table and the loss that define each objective; lists have a single point there.
 OBJECTIVES = {
@@ -85,6 +89,36 @@ def own_run(
         cell={"loss": objective, "seed": seed},
         **settings,
     )
+
+
+def notes_of(record: Record) -> dict[str, Any]:
+    """Return what a model folder remembers of the run that trained it."""
+    names = ("seed", "updates", "learning_rate", "batch_size")
+    best = best_validation(record.valid)
+    return {
+        **{name: record.settings.get(name) for name in names},
+        "valid": {"correct": best.correct, "total": best.total},
+        "data": record.origin["sha256"].get("data"),
+    }
+
+
+def check_own_model(folder: Path, work: Path) -> None:
+    """Check that a model folder, if there is one, was trained in the folder ``work``.
+
+    Raises:
+        InputError: no finished run in ``work`` has its notes.
+    """
+    records = [
+        read_record(path.parent) for path in run_folder(work, "").glob(f"*/{RECORD}")
+    ]
+    if (folder / MANIFEST).is_file() and not any(
+        record and is_exported(folder, notes_of(record), complete=False)
+        for record in records
+    ):
+        raise InputError(
+            f"{folder} is not replaced, because it was not trained in {work}: delete "
+            "it yourself or choose another name"
+        )
 
 
 def check_only_run(run: Run, folder: Path) -> None:

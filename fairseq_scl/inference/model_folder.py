@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint, load_model
 from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.data.binarize import LABEL_MAP, read_labels
-from fairseq_scl.data.files import sha256, write_json, write_then_rename
+from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.folders import (
     ENCODER,
-    MANIFEST,
     MODEL,
     folder_then_rename,
     verify,
@@ -185,19 +184,19 @@ def export_classifier(
     return [remark for remark in remarks if remark]
 
 
-def is_exported(folder: Path, data: Path, noted: Mapping[str, Any]) -> bool:
-    """Return whether a model folder is complete, of this data, and has these notes.
+def is_exported(folder: Path, noted: Mapping[str, Any], complete: bool = True) -> bool:
+    """Return whether a model folder has these notes of its training and is complete.
 
-    Arguments are those of :func:`export_classifier`; the folder may be missing.
+    The folder may be missing; without ``complete``, its weights may be as well.
+    ``noted`` is as for :func:`export_classifier`.
     """
     try:
-        verify(folder)
+        if complete:
+            verify(folder)
+        there = msgspec.to_builtins(_read_settings(folder).training)
     except InputError:
         return False
-    if not (folder / SETTINGS).is_file():
-        return False
-    there = msgspec.to_builtins(_read_settings(folder).training)
-    wanted = {"data": sha256(data / MANIFEST), **noted}
+    wanted = {**noted}
     wanted.pop("updates", None)  # that of the checkpoint in earlier versions
     return all(there.get(name) == value for name, value in wanted.items())
 

@@ -2,6 +2,7 @@
 
 import io
 import shlex
+import shutil
 import subprocess
 
 import pytest
@@ -18,7 +19,7 @@ from fairseq_scl.experiments.results_folder import read_record
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.temperature import store_temperature
-from helpers.encoders import make_pairs, make_sentences, toy_encoder
+from helpers.encoders import make_pairs, make_sentences, toy_encoder, toy_model
 from helpers.outputs import contents
 from helpers.tables import write_labeled
 
@@ -137,6 +138,23 @@ def test_a_folder_of_something_else_is_kept(tmp_path, run, words):
     status, _, error = run(*words, path)
     assert status == 2
     assert "a model is not replaced" in error
+
+
+def test_a_model_that_it_did_not_train_is_kept(tmp_path, run, words):
+    path = write_labeled(tmp_path / "a.csv", make_sentences(40))
+    folder = tmp_path / "a model"
+    said = f"error: {folder} is not replaced, because it was not trained in {folder}-t"
+    shutil.copytree(toy_model(), folder)
+    for earlier_training in (False, True):
+        kept = contents(tmp_path)
+        status, _, error = run(*words, path, "--updates", "2")
+        assert (status, said in error) == (2, True)
+        assert contents(tmp_path) == kept
+        if not earlier_training:
+            folder.rename(tmp_path / "kept")
+            assert run(*words, path, "--updates", "2")[0] == 0
+            shutil.rmtree(folder)
+            (tmp_path / "kept").rename(folder)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
