@@ -22,7 +22,7 @@ from fairseq_scl.cli.options import (
 from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarize import fairseq_flags, read_labels
 from fairseq_scl.data.files import files_in
-from fairseq_scl.data.folders import MANIFEST
+from fairseq_scl.data.folders import DATA, MANIFEST, folders_then_rename
 from fairseq_scl.data.own_splits import prepare_splits
 from fairseq_scl.data.readers import QUOTED_TSV, own_table
 from fairseq_scl.data.samples import Draw, Source, prepare_samples
@@ -231,10 +231,16 @@ def _prepare_augmented(arguments: argparse.Namespace) -> None:
     if not todo:
         raise InputError(f"--augmented {augmented} has no file NAME-bt….jsonl")
     encoder, views = arguments.encoder, arguments.views
-    for one, file, to in todo:
-        counts = add_outputs(one, file, encoder, to, views, arguments.max_unknown)
-        _tell(to, counts)
-    _print_flags(todo[0][2])
+    inputs = [path for one, file, _ in todo for path in (one, file)]
+    paths = [to for _, _, to in todo]
+    with folders_then_rename(paths, DATA, [encoder, *inputs]) as places:
+        counts = [
+            add_outputs(one, file, encoder, new, views, arguments.max_unknown)
+            for (one, file, _), new in zip(todo, places, strict=True)
+        ]
+    for to, found in zip(paths, counts, strict=True):
+        _tell(to, found)
+    _print_flags(paths[0])
 
 
 def _source(arguments: argparse.Namespace) -> Source:

@@ -81,15 +81,19 @@ def folders_then_rename(
 ) -> Iterator[list[Path]]:
     """Create several folders of one parent, and rename them at the end.
 
-    If the block raises, for example because the new folders must not replace the
-    existing ones, these are left unchanged. Arguments and errors are those of
-    :func:`folder_then_rename`.
+    All are checked before the block. If it raises, for example because the new folders
+    must not replace the existing ones, these are left unchanged. Arguments and errors
+    are those of :func:`folder_then_rename`.
 
     Yields:
         for each folder, a path at which the block creates it.
     """
     inputs = list(inputs)
     parent = paths[0].parent
+    for path in paths:
+        with explained(path):
+            _refuse_overlap(path, inputs)
+            check_replaceable(path, kind)
     with explained(parent), temporary(parent, folder=True) as (staged, _):
         with naming(parent, staged):
             yield [staged / path.name for path in paths]

@@ -19,6 +19,7 @@ import numpy as np
 from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.flips import Flipped, check_share, flipped_folder
+from fairseq_scl.data.folders import DATA, folders_then_rename
 from fairseq_scl.data.official_files import check_size, task_table
 from fairseq_scl.data.readers import Row, TableFile
 from fairseq_scl.data.splits import stratified_ranks, test_and_valid
@@ -166,8 +167,9 @@ def prepare_samples(
     ``full/`` has the whole training set, ``n20-sample0/`` the first sample of 20
     examples, and ``n20-sample0-flip0.1/`` the same sample with 10% of its labels
     flipped. The validation and test sets are drawn once and shared by all folders. Each
-    folder's ``draw.json`` records files, lines, seeds and checksums. ``on_written`` is
-    called with each data folder and its number of examples.
+    folder's ``draw.json`` records files, lines, seeds and checksums. Existing folders
+    are replaced once all are complete; then ``on_written`` is called with each data
+    folder and its number of examples.
 
     Raises:
         InputError: a file cannot be read or has an unexpected number of rows, the data
@@ -195,30 +197,35 @@ def prepare_samples(
     splits.update(_collect(pool, drawn) if drawn else {})
     linked: dict[str, Path] = {}
     notes: set[str] = set()
-    for (name, rows), share in product(splits.items(), draw.flipped):
-        # Size and number of a sample are part of its seed; "full" has neither.
-        numbers = map(int, re.findall(r"\d+", name))
-        flipped = Flipped(rows, share, [draw.seed, *numbers])
-        every = {"train": Split(flipped, source.train.path), **held_out}
-        folder = Path(target, flipped_folder(name, share))
-        counts = binarize(
-            {s: examples for s, examples in every.items() if s not in linked},
-            encoder,
-            folder,
-            labels,
-            linked,
-            partial(_record, source.name, name, draw, parts, every, flipped),
-            checks.max_unknown,
-            [table.path for table in source.files.values()],
-        )
-        linked = linked or dict.fromkeys(held_out, folder)
-        on_written(folder, counts)
-        texts = {f"train of {folder.name}": every["train"].index}
-        texts |= {split: held_out[split].index for split in held_out}
-        found = set(repeated_texts(texts, labels=not share))
-        for note in sorted(found - notes):
-            checks.note(note)
-        notes |= found
+    chosen = list(product(splits.items(), draw.flipped))
+    paths = [Path(target, flipped_folder(name, share)) for (name, _), share in chosen]
+    inputs = [encoder, *(table.path for table in source.files.values())]
+    written = []
+    with folders_then_rename(paths, DATA, inputs) as places:
+        for ((name, rows), share), folder in zip(chosen, places, strict=True):
+            # Size and number of a sample are part of its seed; "full" has neither.
+            numbers = map(int, re.findall(r"\d+", name))
+            flipped = Flipped(rows, share, [draw.seed, *numbers])
+            every = {"train": Split(flipped, source.train.path), **held_out}
+            counts = binarize(
+                {s: examples for s, examples in every.items() if s not in linked},
+                encoder,
+                folder,
+                labels,
+                linked,
+                partial(_record, source.name, name, draw, parts, every, flipped),
+                checks.max_unknown,
+            )
+            linked = linked or dict.fromkeys(held_out, folder)
+            written.append(counts)
+            texts = {f"train of {folder.name}": every["train"].index}
+            texts |= {split: held_out[split].index for split in held_out}
+            found = set(repeated_texts(texts, labels=not share))
+            for note in sorted(found - notes):
+                checks.note(note)
+            notes |= found
+    for path, counts in zip(paths, written, strict=True):
+        on_written(path, counts)
 
 
 def _record(

@@ -6,6 +6,7 @@ import pytest
 
 from fairseq_scl.cli import main
 from helpers.encoders import toy_encoder
+from helpers.outputs import contents
 from helpers.tasks import write, write_sst2, write_yelp
 
 
@@ -35,6 +36,23 @@ def test_a_task_becomes_data_folders(prepare, tmp_path):
             for split in ("train", "valid", "test"):
                 assert (folder / part / f"{split}.bin").is_file()
     assert "classes: 0 = negative, 1 = positive\n" in out
+
+
+def test_folders_are_replaced_together_or_not_at_all(prepare, tmp_path):
+    write_sst2(tmp_path / "glue")
+    argv = ["--task", "SST-2", "--from", tmp_path / "glue", "--to", tmp_path / "out"]
+    argv += ["--few-shot", 6, "--samples", 2, "--partial", "--size-valid", 10]
+    assert prepare(*argv)[0] == 0
+    mine = tmp_path / "out" / "n6-sample1" / "mine.txt"
+    mine.write_text("mine", "utf-8")
+    kept = contents(tmp_path)
+    status, out, error = prepare(*argv, "--seed", 1)
+    assert (status, "wrote" in out) == (2, False)
+    assert f"error: {mine.parent} is not replaced, because it contains mine" in error
+    assert contents(tmp_path) == kept
+    mine.unlink()
+    assert prepare(*argv, "--seed", 1)[0] == 0
+    assert contents(tmp_path).keys() == kept.keys() - {"out/n6-sample1/mine.txt"}
 
 
 def test_reviews_are_balanced_without_being_asked(prepare, tmp_path):

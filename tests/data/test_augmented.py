@@ -26,7 +26,7 @@ from helpers.encoders import (
     make_splits,
     toy_encoder,
 )
-from helpers.outputs import rows_of, write_outputs
+from helpers.outputs import contents, rows_of, write_outputs
 from helpers.refusals import refused
 
 
@@ -224,6 +224,15 @@ def test_the_command_takes_a_file_or_a_folder_of_them(sample, tmp_path, prepare)
         for place in (tmp_path / "out", to / "n16-sample0-bt0.3")
     )
     assert first == second
+
+    write_outputs(file, rows_of(examples, 1))
+    write_outputs(file.with_name("n16-sample0-bt0.9.jsonl"), rows_of(examples[1:]))
+    kept = contents(tmp_path)
+    argv = ["--sample", to, "--augmented", file.parent, "--to", to]
+    status, out, error = prepare(*argv)
+    assert (status, "wrote" in out) == (2, False)
+    assert "n16-sample0-bt0.9.jsonl was made from another sample" in error
+    assert contents(tmp_path) == kept
 
 
 SAMPLE, TEXT = ["--sample", "SAMPLE"], ["--text", "FOLDER"]
