@@ -63,9 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # here, so that a full disk is reported as an error
     except KeyboardInterrupt:
-        resumes = argv and argv[0] in TRAINING
-        how = "; run the same command again to resume" if resumes else ""
-        return fail(f"interrupted{how}", 130)
+        return _fail_interrupted(argv[0] if argv else None)
     except BrokenPipeError:
         discard_output()
         return 141
@@ -77,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(REPORT, 1)
 
 
+def _fail_interrupted(verb: str | None) -> int:
+    how = "; run the same command again to resume" if verb in TRAINING else ""
+    return fail(f"interrupted{how}", 130)
+
+
 def _run(argv: list[str]) -> int:
     logging.basicConfig()
     logging.getLogger().setLevel(logging.WARNING)
@@ -85,7 +88,7 @@ def _run(argv: list[str]) -> int:
     if verb in TRAINING and not asked and sys.stderr.isatty():
         print("loading PyTorch, fairseq and the encoder", file=sys.stderr, flush=True)
     if verb not in (None, *WITHOUT_FAIRSEQ):
-        with _interruptible():
+        with _interruptible(verb):
             found = problems() or import_problems()
         if found:
             raise InputError(found[0])
@@ -97,7 +100,7 @@ def _run(argv: list[str]) -> int:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible(verb: str | None) -> Iterator[None]:
     """Exit at once on Ctrl-C, which imports may turn into other errors.
 
     What is imported stays until the end. Looking for garbage in it, now and when the
@@ -107,7 +110,7 @@ def _interruptible() -> Iterator[None]:
     ours = handler is signal.default_int_handler
     ours &= threading.current_thread() is threading.main_thread()
     if ours:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(fail("interrupted", 130)))
+        signal.signal(signal.SIGINT, lambda *_: os._exit(_fail_interrupted(verb)))
     collects, known = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
@@ -152,7 +155,7 @@ def _parse(argv: list[str], verb: str | None) -> argparse.Namespace:
         )
         # Import only the chosen verb: doctor must work if others cannot be imported.
         if name == verb:
-            with _interruptible():
+            with _interruptible(name):
                 module = importlib.import_module(
                     f"fairseq_scl.cli.{name.replace('-', '_')}"
                 )

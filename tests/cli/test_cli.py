@@ -285,18 +285,23 @@ class Interrupt:
 sys.meta_path.insert(0, Interrupt())
 signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup ignores it
 from fairseq_scl.cli import main
-sys.exit(main(["predict", "--help"]))
+sys.exit(main([sys.argv[2], "--help"]))
 """
 
 
 @pytest.mark.parametrize(
-    ("module", "start"), [("torch.nn", run_python), ("fairseq.criterions", run_fresh)]
+    ("module", "start", "verb", "how"),
+    [
+        ("torch.nn", run_python, "predict", ""),
+        ("fairseq.criterions", run_fresh, "predict", ""),
+        ("torch.nn", run_python, "train", "; run the same command again to resume"),
+    ],
 )
-def test_control_c_while_starting(module, start):
+def test_control_c_while_starting(module, start, verb, how):
     """Among the imports, some of which turn KeyboardInterrupt into other errors."""
-    ended = start(INTERRUPTED, module)
+    ended = start(INTERRUPTED, module, verb)
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert ended.stderr == "fairseq-scl: interrupted\n"
+    assert ended.stderr == f"fairseq-scl: interrupted{how}\n"
 
 
 HEAVY = ("torch", "fairseq", "numpy", "scipy", "sklearn", "torch._dynamo")
