@@ -43,10 +43,12 @@ from fairseq_scl.experiments.architecture import encoder_pooling
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.own_training import (
+    FEW_SHOT,
     OBJECTIVES,
     VALIDATIONS,
     check_only_run,
     check_own_model,
+    few_shot_run,
     notes_of,
     own_run,
     recommended_learning_rate,
@@ -72,6 +74,7 @@ from fairseq_scl.inference.model_folder import (
     is_exported,
     load_classifier,
 )
+from fairseq_scl.inference.regression_head import regression_head
 from fairseq_scl.report.evaluation import evaluation_sheets
 from fairseq_scl.report.markdown import sheet_as_markdown
 
@@ -89,9 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objective",
         choices=OBJECTIVES,
-        default="scl",
-        help="ce = cross-entropy; scl = with the supervised contrastive term; for "
-        "capcort and acl, see docs/objectives.md",
+        help="ce = cross-entropy; scl = with the supervised contrastive term, the "
+        "default; for capcort and acl, see docs/objectives.md",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=(FEW_SHOT,),
+        help="few-shot = the contrastive term alone, then a logistic regression as the "
+        "head (default: encoder and head together)",
     )
     add_training(parser)
     parser.add_argument(
@@ -153,6 +161,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Read the table, train, write the model folder and print its scores."""
     check_training(arguments)
     at_least(0, arguments, "seed")
+    recipe, objective = arguments.recipe, arguments.objective or "scl"
+    if recipe and arguments.objective:
+        raise InputError(
+            f"--recipe {recipe} cannot be combined with --objective: it trains with "
+            "the contrastive term alone"
+        )
     compute_with_one_thread()
     examples = read_table(arguments)
     train, valid = split_off_validation(examples, arguments.seed, _checks(arguments))
@@ -162,9 +176,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_own_model(arguments.to, work)
     with hold(work / LOCK, work):
         encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
-        settings = settings_of(arguments, encoder, len(train))
+        settings = settings_of(arguments, encoder, len(train), recipe)
         settings["seed"] = arguments.seed
-        one = own_run(work / "data", encoder, arguments.objective, **settings)
+        one = own_run(work / "data", encoder, objective, **settings)
+        one = few_shot_run(one) if recipe else one
         check_only_run(one, work)
         place = run_folder(work, one.name)
         # A run needs a test set; these are the validation examples again.
@@ -218,14 +233,17 @@ def read_table(arguments: argparse.Namespace) -> list[Example]:
 
 
 def settings_of(
-    arguments: argparse.Namespace, encoder: Path, examples: int
+    arguments: argparse.Namespace,
+    encoder: Path,
+    examples: int,
+    recipe: str | None = None,
 ) -> dict[str, Any]:
     """Return the settings of a run on ``examples`` training examples.
 
     Those that are not given are recommended for this number and the encoder.
     """
     updates = arguments.updates or recommended_updates(examples)
-    rate = arguments.learning_rate or recommended_learning_rate(encoder)
+    rate = arguments.learning_rate or recommended_learning_rate(encoder, recipe)
     return {
         "pooling": arguments.pooling or encoder_pooling(encoder),
         "class_weights": arguments.class_weights,
@@ -255,8 +273,9 @@ def _trained(one: Run, work: Path) -> Record | None:
             metrics = place / METRICS
             found = read_metrics(metrics).get("valid") if metrics.exists() else None
             if found and len(found) > bar.n:
-                best = f"{best_validation(found).accuracy:.1f}%"
-                bar.set_postfix({"best accuracy": best}, refresh=False)
+                if one.validations > 1:
+                    best = f"{best_validation(found).accuracy:.1f}%"
+                    bar.set_postfix({"best accuracy": best}, refresh=False)
                 bar.update(min(len(found), one.validations) - bar.n)
 
         sweep([one], work, 1, show)
@@ -268,9 +287,17 @@ def _trained(one: Run, work: Path) -> Record | None:
 
 
 def _export(one: Run, place: Path, folder: Path, noted: Mapping[str, Any]) -> None:
-    if not (place / BEST).is_file():
-        raise InputError(f"{place / BEST} is missing: delete {place} to train again")
-    for remark in export_classifier(place / BEST, one.data, folder, noted=noted):
+    """Export the checkpoint of a run, for the recipe with a fitted head."""
+    best, head = place / BEST, None
+    if not best.is_file():
+        raise InputError(f"{best} is missing: delete {place} to train again")
+    if noted.get("recipe"):
+        class_weights = one.loss.get("class_weights")
+        head, (right, total) = regression_head(
+            best, one.data, class_weights, one.device
+        )
+        noted = {**noted, "valid": {"correct": right, "total": total}}
+    for remark in export_classifier(best, one.data, folder, noted=noted, head=head):
         note(remark, "warning")
 
 
@@ -281,10 +308,15 @@ def _print_scores(arguments: argparse.Namespace, valid: Sequence[Example]) -> No
     scores = evaluate(softmax(logits, axis=1), truth, model.labels, valid)
     for sheet in evaluation_sheets(scores)[:2]:
         print(f"\n{sheet_as_markdown(sheet)}")
+    chosen = (
+        "by which nothing was chosen"
+        if arguments.recipe
+        else "by which the best of the models during training was chosen, so the "
+        "scores are slightly too high"
+    )
     print(
-        "\nThese are the validation texts, by which the best of the models during "
-        "training was chosen, so the scores are slightly too high; 'fairseq-scl "
-        "evaluate' measures other texts."
+        f"\nThese are the validation texts, {chosen}; 'fairseq-scl evaluate' measures "
+        "other texts."
     )
     print(f"the model is in {arguments.to}; try it:")
     model_folder = shlex.quote(str(arguments.to))

@@ -1,6 +1,7 @@
 """Runs on a user's own examples, with recommended settings for their number."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ LEAST_UPDATES = 60
 VALIDATIONS = 8
 # Peak learning rate by width of the encoder: MiniLM, base and large sizes.
 LEARNING_RATES = ((512, 1e-4), (800, 2e-5), (math.inf, 1e-5))
+# The recipe for a few texts: SCL alone, at most at this learning rate by default, and
+# then a logistic regression as the head. Chosen in docs/results.md.
+FEW_SHOT = "few-shot"
+FEW_SHOT_RATE = 2.5e-5
 
 
 def objective_point(
@@ -52,7 +57,7 @@ def recommended_updates(examples: int) -> int:
     return max(LEAST_UPDATES, round(12 * math.sqrt(examples)))
 
 
-def recommended_learning_rate(encoder: Path) -> float:
+def recommended_learning_rate(encoder: Path, recipe: str | None = None) -> float:
     """Return the peak learning rate for an encoder, by its width.
 
     Raises:
@@ -61,7 +66,8 @@ def recommended_learning_rate(encoder: Path) -> float:
     flags = architecture_flags(encoder, 512)
     name = "--encoder-embed-dim"
     width = int(flags[flags.index(name) + 1]) if name in flags else math.inf
-    return next(rate for most, rate in LEARNING_RATES if width <= most)
+    found = next(rate for most, rate in LEARNING_RATES if width <= most)
+    return min(found, FEW_SHOT_RATE) if recipe == FEW_SHOT else found
 
 
 def own_run(
@@ -91,15 +97,29 @@ def own_run(
     )
 
 
+def few_shot_run(run: Run) -> Run:
+    """Return a run of :func:`own_run` with the contrastive term alone (λ = 1).
+
+    It keeps its last checkpoint, whose head is not trained.
+    """
+    return replace(
+        run,
+        name=f"{FEW_SHOT}-seed{run.seed}",
+        loss={**run.loss, "scl_lambda": 1.0},
+        validations=1,
+        cell={**run.cell, "loss": FEW_SHOT},
+    )
+
+
 def notes_of(record: Record) -> dict[str, Any]:
     """Return what a model folder remembers of the run that trained it."""
     names = ("seed", "updates", "learning_rate", "batch_size")
+    noted = {name: record.settings.get(name) for name in names}
+    noted["data"] = record.origin["sha256"].get("data")
+    if record.settings.get("cell", {}).get("loss") == FEW_SHOT:  # its head comes later
+        return {**noted, "recipe": FEW_SHOT}
     best = best_validation(record.valid)
-    return {
-        **{name: record.settings.get(name) for name in names},
-        "valid": {"correct": best.correct, "total": best.total},
-        "data": record.origin["sha256"].get("data"),
-    }
+    return {**noted, "valid": {"correct": best.correct, "total": best.total}}
 
 
 def check_own_model(folder: Path, work: Path) -> None:
@@ -132,7 +152,7 @@ def check_only_run(run: Run, folder: Path) -> None:
         if record is None or path.parent.name == run.name:
             continue
         there = record.settings.get("cell", {})
-        keys = {"objective": "loss", "seed": "seed"}
+        keys = {"objective or recipe": "loss", "seed": "seed"}
         changed = [n for n, key in keys.items() if there.get(key) != run.cell[key]]
         raise InputError(
             f"{path.parent} holds a run with other settings ({', '.join(changed)}): "

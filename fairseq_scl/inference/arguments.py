@@ -11,7 +11,7 @@ from fairseq_scl.errors import InputError
 
 # Options of ``fairseq-scl train`` that apply to texts in memory.
 SETTINGS = (
-    *("encoder", "objective", "updates", "learning_rate", "batch_size"),
+    *("encoder", "objective", "recipe", "updates", "learning_rate", "batch_size"),
     *("max_positions", "pooling", "class_weights", "seed", "device", "precision"),
     *("labels_are_classes", "cache"),
 )

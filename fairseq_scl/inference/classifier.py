@@ -114,10 +114,10 @@ class Classifier:
                 By default nothing is kept on disk.
             progress: show downloads and the progress of training on ``sys.stderr``.
             settings: options of ``fairseq-scl train`` by name: ``encoder``,
-                ``objective``, ``updates``, ``learning_rate``, ``batch_size``,
-                ``max_positions``, ``pooling``, ``class_weights``, ``seed``, ``device``,
-                ``precision``, ``labels_are_classes``, ``cache``. ``None`` and ``False``
-                are the default.
+                ``objective``, ``recipe``, ``updates``, ``learning_rate``,
+                ``batch_size``, ``max_positions``, ``pooling``, ``class_weights``,
+                ``seed``, ``device``, ``precision``, ``labels_are_classes``, ``cache``.
+                ``None`` and ``False`` are the default.
 
         Returns:
             the classifier, on ``device`` and in ``precision``.

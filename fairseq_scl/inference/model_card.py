@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -92,6 +92,8 @@ class Training(msgspec.Struct, frozen=True, omit_defaults=True):
         batch_size: in examples.
         valid: result on the validation set.
         test: result on the test set.
+        recipe: ``few-shot`` if the head is a logistic regression, fitted after the
+            encoder was fine-tuned.
         data: SHA-256 of the manifest of the data folder.
     """
 
@@ -105,6 +107,7 @@ class Training(msgspec.Struct, frozen=True, omit_defaults=True):
     batch_size: Count | None = None
     valid: Correct | None = None
     test: Correct | None = None
+    recipe: Literal["few-shot"] | None = None
     data: Checksum | None = None
 
 
@@ -163,6 +166,7 @@ def model_card(
         name: value
         for name, value in (
             ("criterion", training.criterion),
+            ("recipe", training.recipe),
             ("lambda", training.scl_lambda),
             ("tau", training.scl_temperature),
             ("updates", training.updates),

@@ -42,7 +42,7 @@ from fairseq_scl.inference.trained_format import (
     TrainingData,
     check_head,
     check_sizes,
-    one_answer,
+    learned_nothing,
     read_source,
     trained_format,
     unrecorded,
@@ -132,6 +132,7 @@ def export_classifier(
     target: str | Path,
     encoder: str | Path | None = None,
     noted: Mapping[str, Any] | None = None,
+    head: Mapping[str, Tensor] | None = None,
 ) -> list[str]:
     """Write a model folder from a training checkpoint and its data folder.
 
@@ -149,6 +150,7 @@ def export_classifier(
             tokenizer that was used.
         noted: settings and results for model cards, see
             :func:`fairseq_scl.inference.model_card.training_notes`.
+        head: weights by name, in place of those of the checkpoint's head.
 
     Returns:
         warnings: the checkpoint predicted one label for a whole validation set, or does
@@ -160,6 +162,7 @@ def export_classifier(
             is missing, or the disk is full.
     """
     state, weights, trained, source = _read(checkpoint, data, encoder)
+    weights |= head or {}
     plain = stock_checkpoint(state, weights, trained.head)
     plain["cfg"]["task"] |= {
         "init_token": trained.init_token,
@@ -180,7 +183,8 @@ def export_classifier(
         if len(exits_of(weights, trained.head)) > 1:
             settings.exit_pooling = model.get("exit_pooling", "cls")
         write_model_files(folder, plain, settings)
-    remarks = (unrecorded(state, source), one_answer(state, trained.labels))
+    nothing = None if head else learned_nothing(state, trained.labels)
+    remarks = (unrecorded(state, source), nothing)
     return [remark for remark in remarks if remark]
 
 

@@ -11,6 +11,7 @@ from fairseq_scl.compat.checkpoints import check_dictionary_size
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.stock_checkpoint import plain_values
 from fairseq_scl.input_format import (
     HEAD,
     KEY,
@@ -111,11 +112,17 @@ def unrecorded(state: Mapping[str, Any], source: TrainingData) -> str | None:
     )
 
 
-def one_answer(state: Mapping[str, Any], labels: list[str]) -> str | None:
+def learned_nothing(state: Mapping[str, Any], labels: list[str]) -> str | None:
     """Return a warning if a checkpoint predicted one label for a whole validation set.
 
-    Only our task records predictions; otherwise, and if they differ, return ``None``.
+    The reason may be that its head was not trained. Only our task records predictions;
+    otherwise, and if they differ, return ``None``.
     """
+    if plain_values(state["cfg"].get("criterion") or {}).get("scl_lambda") == 1:
+        return (
+            "this model was trained with λ = 1, without cross-entropy, so its "
+            "classification head is still random"
+        )
     noted = (state.get("task_state") or {}).get("answers")
     for subset, counts in noted.items() if isinstance(noted, dict) else ():
         if len(counts) == len(labels) and max(counts) == sum(counts) > 0:

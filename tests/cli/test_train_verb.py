@@ -62,10 +62,15 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
     assert run(*words, path)[0] == 0
     assert load_classifier(tmp_path / "a model").temperature == 1
     kept = contents(tmp_path)
-    for flag, value in (("updates", "31"), ("seed", "1"), ("objective", "ce")):
+    for flag, value, named in (
+        ("updates", "31", "updates"),
+        ("seed", "1", "seed"),
+        ("objective", "ce", "objective or recipe"),
+        ("recipe", "few-shot", "objective or recipe"),
+    ):
         status, _, error = run(*words, path, f"--{flag}", value)
         assert status == 2
-        assert f"scl-seed0 holds a run with other settings ({flag})" in error
+        assert f"scl-seed0 holds a run with other settings ({named})" in error
     other = write_labeled(path.with_name("other.csv"), make_sentences(70))
     status, _, error = run(*words, other)
     assert status == 2
@@ -99,6 +104,32 @@ def test_pairs_of_unequal_classes_are_trained(tmp_path, run, words, monkeypatch)
     assert "neutral" not in {example.label for example in valid}
 
 
+def test_the_few_shot_recipe_fits_the_head_after_training(
+    tmp_path, run, words, monkeypatch
+):
+    path = write_labeled(tmp_path / "a.csv", make_sentences(60))
+    recipe = [*words, path, "--recipe", "few-shot"]
+    status, printed, error = run(*recipe)
+    assert (status, error) == (0, "")
+    assert "validation texts, by which nothing was chosen" in printed
+    record = read_record(tmp_path / "a model-training" / "runs" / "few-shot-seed0")
+    assert record.settings["scl_lambda"] == 1
+    classifier = load_classifier(tmp_path / "a model")
+    valid = classifier.training.valid
+    assert f"({valid.correct} right)" in printed
+    assert 6 < valid.correct <= valid.total == 12
+    assert classifier.training.recipe == "few-shot"
+    assert classifier.training.checkpoint_update == 30
+
+    monkeypatch.setattr(train, "sweep", lambda *_: None)  # nothing is left to train
+    store_temperature(tmp_path / "a model", classifier, 2.5)
+    assert run(*recipe)[0] == 0
+    assert load_classifier(tmp_path / "a model").temperature == 2.5
+    (tmp_path / "a model" / "model.pt").unlink()
+    assert run(*recipe)[:2] == (0, printed)
+    assert load_classifier(tmp_path / "a model").training.valid == valid
+
+
 def test_a_failed_training_is_reported_and_retried(tmp_path, run, words, monkeypatch):
     path = write_labeled(tmp_path / "a.csv", make_sentences(40))
     status, _, error = run(*words, path, "--learning-rate", "1e30")
@@ -116,6 +147,10 @@ def test_a_failed_training_is_reported_and_retried(tmp_path, run, words, monkeyp
         (["--updates", "0"], "--updates is 0"),
         (["--columns", "text", "text"], "'text' twice"),
         (["--columns", "text", "class"], "'class'"),
+        (
+            ["--recipe", "few-shot", "--objective", "ce"],
+            "--recipe few-shot cannot be combined with --objective",
+        ),
         (["--max-positions", "2"], "--max-positions is 2"),
         (
             ["--encoder", "nothing here"],
@@ -169,3 +204,4 @@ def test_an_objective_reads_what_the_head_reads(objective):
 def test_settings_grow_with_the_table_and_shrink_with_the_encoder():
     assert [recommended_updates(n) for n in (16, 100, 1000)] == [60, 120, 379]
     assert recommended_learning_rate(toy_encoder()) == 1e-4
+    assert recommended_learning_rate(toy_encoder(), "few-shot") == 2.5e-5

@@ -385,6 +385,13 @@ def test_labels_that_a_checkpoint_does_not_record_are_warned_of(tmp_path, record
     assert any(str(toy_data()) in r and "'negative'" in r for r in remarks) != recorded
 
 
+def test_a_head_that_was_not_trained_is_warned_of(tmp_path):
+    with edited(tmp_path / "a.pt") as state:
+        state["cfg"]["criterion"]["scl_lambda"] = 1.0
+    remarks = export_classifier(tmp_path / "a.pt", toy_data(), tmp_path / "model")
+    assert any("head is still random" in remark for remark in remarks)
+
+
 def test_another_kind_of_folder_is_not_a_data_folder(tmp_path):
     _, checkpoint, model, _ = exported()
     for folder, kind in ((model, "model folder"), (toy_encoder(), "encoder folder")):
