@@ -13,14 +13,14 @@ from fairseq_scl.cli.options import (
     at_least,
     encoder_folder,
 )
-from fairseq_scl.cli.run import train_table
-from fairseq_scl.cli.train import (
+from fairseq_scl.cli.own_options import (
     add_table,
     add_training,
     check_training,
     read_table,
     settings_of,
 )
+from fairseq_scl.cli.run import train_table
 from fairseq_scl.data.files import hold
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import default_jobs
