@@ -20,6 +20,11 @@ from fairseq_scl.experiments.capacity import (
 )
 from fairseq_scl.experiments.slurm import SlurmSettings
 
+OF_SLURM = (
+    *("slurm_partition", "slurm_minutes", "slurm_cpus", "slurm_gpus"),
+    *("slurm_memory_gb", "slurm_setup", "slurm_option"),
+)
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -61,6 +66,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         help="train in processes on this machine, or in jobs on a Slurm cluster",
     )
     _add_slurm(parser.add_argument_group("with --executor slurm, see docs/slurm.md"))
+    parser.set_defaults(of_slurm={name: parser.get_default(name) for name in OF_SLURM})
 
 
 def _add_slurm(group: argparse._ArgumentGroup) -> None:
@@ -103,6 +109,10 @@ def find_machine(arguments: argparse.Namespace) -> Machine:
     """
     at_least(1, arguments, "jobs", "jobs_per_gpu", most=MOST_TIMES)
     slurm = _slurm_settings(arguments) if arguments.executor == "slurm" else None
+    for name, default in arguments.of_slurm.items():
+        if slurm is None and (value := getattr(arguments, name)) != default:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} is {value!r}, which needs --executor slurm")
     device = _device(arguments.device, slurm)
     per_gpu = arguments.jobs_per_gpu
     if per_gpu is not None and device == "cpu":

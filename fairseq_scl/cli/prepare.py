@@ -37,13 +37,13 @@ from fairseq_scl.typed import read_as
 # The option that a kind of source needs, and the options that go with some kinds only.
 NEEDS = {"task": "folder", "table": "columns", "sample": "augmented"}
 GOES_WITH = {
-    ("task",): ("folder",),
+    ("task",): ("folder", "partial"),
     ("table",): ("columns", "held_out", "drop_empty"),
     ("sample",): ("augmented", "views"),
     ("text", "table"): ("labels_are_classes",),
     ("task", "table"): (
         *("few_shot", "full", "samples", "seed", "size_valid", "size_test"),
-        *("balanced", "partial", "flip_labels"),
+        *("balanced", "flip_labels"),
     ),
 }
 

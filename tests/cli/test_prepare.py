@@ -99,6 +99,7 @@ def test_an_own_table_with_a_held_out_file(prepare, tmp_path):
             ["--task", "SST-2", "--from", "f", "--columns", "a", "b"],
             "--columns needs --table, not --task",
         ),
+        (["--table", "t.csv", "--partial"], "--partial needs --task, not --table"),
         (["--text", "t", "--few-shot", "20"], "--few-shot needs --task or --table"),
         (["--text", "t", "--seed", "1"], "--seed needs --task or --table"),
         (["--task", "IMDB", "--from", "f"], "there is no task 'IMDB': choose from"),

@@ -121,6 +121,8 @@ def test_the_plan_is_printed_with_the_commands(monkeypatch, toy, capfd):
             "--slurm-gpus is 0",
         ),
         (["--executor", "slurm", "--precision", "fp16"], "the precision is 'fp16'"),
+        (["--slurm-gpus", "2"], "--slurm-gpus is 2, which needs --executor slurm"),
+        (["--slurm-option", "qos=low"], "--slurm-option is ['qos=low'], which needs"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(monkeypatch, toy, capfd, words, message):
