@@ -22,6 +22,7 @@ from fairseq_scl.convert.source_tokenizer import (
     TOKENIZER,
     read_tokenizer_json,
     refuse_other_tokens,
+    special_tokens,
 )
 from fairseq_scl.convert.to_huggingface import MODEL_TYPES
 from fairseq_scl.data.files import write_json, write_then_rename
@@ -35,7 +36,6 @@ from fairseq_scl.data.tokenizers import (
 from fairseq_scl.data.vocabulary_files import WordPieceSettings, byte_symbols
 from fairseq_scl.errors import InputError
 
-NAMES = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
 # What Python's str.split treats as whitespace, like data folders and prediction.
 BLANKS = "\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
@@ -144,10 +144,7 @@ def write_tokenizer(
     with write_then_rename(folder / TOKENIZER) as file:
         file.write(written.to_str(pretty=True))
     _write_older_files(folder, tokenizer, vocabulary)
-    special = dict(zip(NAMES, vocabulary.special, strict=True))
-    if isinstance(tokenizer, GPT2BPE):
-        special |= {"bos_token": special["cls_token"]}
-        special |= {"eos_token": special["sep_token"]}
+    special = special_tokens(MODEL_TYPES[tokenizer.kind])
     write_json(folder / "special_tokens_map.json", special)
     inputs = ["input_ids", "attention_mask"]
     settings: dict[str, Any] = {

@@ -103,6 +103,15 @@ class SourceTokenizer:
     tokenizer: tokenizers.Tokenizer
 
 
+def special_tokens(model_type: str) -> dict[str, str]:
+    """Return the special tokens under the names of their settings in transformers."""
+    names = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
+    found = dict(zip(names, SPECIAL[model_type], strict=True))
+    if model_type == "roberta":
+        found |= {"bos_token": found["cls_token"], "eos_token": found["sep_token"]}
+    return found
+
+
 def read_tokenizer_json(path: Path, model_type: str) -> SourceTokenizer:
     """Read a ``tokenizer.json``.
 
@@ -162,10 +171,7 @@ def read_settings(
     allowed = ALLOWED_OF_BOTH | ALLOWED[model_type]
     if source:
         allowed["tokenizer_class"] += GENERIC_CLASSES
-    names = ("cls_token", "pad_token", "sep_token", "unk_token", "mask_token")
-    special = dict(zip(names, SPECIAL[model_type], strict=True))
-    if model_type == "roberta":
-        special |= {"bos_token": "<s>", "eos_token": "</s>"}
+    special = special_tokens(model_type)
     allowed |= {name: (None, token) for name, token in special.items()}
     settings: dict[str, Any] = {}
     for path in (folder / name for name in SETTINGS_FILES):
