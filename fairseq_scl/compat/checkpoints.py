@@ -164,15 +164,12 @@ def _tensors(state: dict[str, Any]) -> Iterator[torch.Tensor]:
             rest += value
 
 
-def load_model(
-    path: str | Path, overrides: dict[str, Any], task: Any = None
-) -> tuple[Any, Any]:
+def load_model(path: str | Path, overrides: dict[str, Any]) -> tuple[Any, Any]:
     """Build the model of a checkpoint on the CPU.
 
     Args:
         path: the checkpoint.
         overrides: settings that replace those in the file, such as ``data``.
-        task: the fairseq task; by default the one in the file.
 
     Returns:
         the model and the task.
@@ -187,7 +184,7 @@ def load_model(
     try:
         with _ZerosForRandomNumbers():
             models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-                [str(path)], task=task, state=state
+                [str(path)], state=state
             )
     except InputError:
         raise

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_scl.criterions.protocol import ContrastiveCriterion
 from fairseq_scl.errors import InputError
+from fairseq_scl.losses.shared import at_least_float32
 from fairseq_scl.packing.encoder import LENGTHS
 
 
@@ -246,8 +247,7 @@ class _RandomState:
 
 def _leaf(rows: Tensor) -> Tensor:
     # An unscaled gradient would underflow in half precision.
-    kept = rows if rows.dtype == torch.float64 else rows.float()
-    return kept.detach().requires_grad_()
+    return at_least_float32(rows).detach().requires_grad_()
 
 
 def _autocast(optimizer: Any) -> AbstractContextManager[Any]:

@@ -9,7 +9,7 @@ import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fairseq_scl.compat.checkpoints import check_finite
+from fairseq_scl.compat.checkpoints import EMBEDDING, check_finite
 from fairseq_scl.compat.input_errors import exit_on_input_error
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import BOS, check_shortening, check_tokens, read_manifest
@@ -207,11 +207,10 @@ def check_loaded_weights(model: nn.Module) -> None:
 
 
 def _mismatch(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
-    embedding = "encoder.sentence_encoder.embed_tokens.weight"
-    if embedding in found and wanted[embedding][0] != found[embedding][0]:
+    if EMBEDDING in found and wanted[EMBEDDING][0] != found[EMBEDDING][0]:
         return (
-            f"the checkpoint of --restore-file has {found[embedding][0]} symbols, but "
-            f"the dictionary of the data has {wanted[embedding][0]}: prepare the data "
+            f"the checkpoint of --restore-file has {found[EMBEDDING][0]} symbols, but "
+            f"the dictionary of the data has {wanted[EMBEDDING][0]}: prepare the data "
             "with the encoder's own dict.txt ('fairseq-scl prepare --encoder')"
         )
     encoder = {n for n in wanted if n.startswith("encoder.sentence_encoder.")}

@@ -16,7 +16,6 @@ from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.features import classification_features, unwrapped
 
-STATES = ("cls", "mean")
 STATES_KEY = "final_states"
 # Tokens per batch, padding included, when the targets are computed (without gradients).
 TOKENS_AT_ONCE = 8192

@@ -19,9 +19,9 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
 )
 from fairseq_scl.errors import InputError
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
+from fairseq_scl.models.pooling import POOLINGS
 from fairseq_scl.objectives.capcort.loss import representation_consistency_loss
 from fairseq_scl.objectives.capcort.pretrained import (
-    STATES,
     STATES_KEY,
     frozen_copy,
     pretrained_states,
@@ -228,7 +228,7 @@ def _check(cfg: SentencePredictionCapcortConfig, task: Any) -> None:
             f"--capcort-lambda is {cfg.capcort_lambda}: it must be 0 or above"
         )
     check_choice(cfg, "capcort_map", MAPS)
-    check_choice(cfg, "capcort_features", STATES)
+    check_choice(cfg, "capcort_features", POOLINGS)
     check_choice(cfg, "capcort_targets", TARGETS)
     check_choice(cfg, "capcort_mlp_activation", tuple(ACTIVATIONS))
     for name, least in (("width", 0), ("layers", 1)):
