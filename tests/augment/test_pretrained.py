@@ -171,18 +171,9 @@ def test_nothing_is_written_outside_and_no_link_is_followed(hub, tmp_path):
     assert names(tmp_path / "c" / "translation") == ["archives"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"no archive",
-        packed(WMT19)[:-30],
-        gzip.compress(gzip.decompress(packed(WMT19))[:700]),
-    ],
-    ids=["other", "cut off", "cut off inside"],
-)
-def test_a_damaged_archive_is_one_sentence(hub, tmp_path, content):
+def test_a_tar_file_that_is_cut_off_inside_is_one_sentence(hub, tmp_path):
     name = archive_of(("wmt19", "en", "de"))
-    hub.files[name] = content
+    hub.files[name] = gzip.compress(gzip.decompress(packed(WMT19))[:700])
     with pytest.raises(InputError) as error:
         resolve("wmt19", "en", "de", tmp_path)
     kept = tmp_path / "translation" / "archives" / name

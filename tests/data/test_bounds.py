@@ -1,13 +1,10 @@
 """Text and numbers that would take all memory or never end: refused at once."""
 
-import io
-import tarfile
 import time
 
 import pytest
 
 from fairseq_scl import typed
-from fairseq_scl.augment.pretrained import MODELS, unpack
 from fairseq_scl.data import files
 from fairseq_scl.data.files import read_json
 from fairseq_scl.errors import InputError
@@ -166,19 +163,3 @@ def test_numbers_of_the_quick_start_are_bounded(tmp_path, run, flag):
     status, _, error = run("quickstart", "--output", tmp_path / "to", flag, MANY)
     assert status == 2
     assert f"{flag} is {MANY}: it must be at most" in error
-
-
-# Archives
-
-
-def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path):
-    path = tmp_path / "bomb.tar.gz"
-    size = 200 << 20
-    member = tarfile.TarInfo("a/model.pt")
-    member.size = size
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        tar.addfile(member, io.BytesIO(bytes(size)))
-    to = tmp_path / "to"
-    with pytest.raises(InputError, match=r"bomb\.tar\.gz was not unpacked: .*a/model"):
-        unpack(path, to, MODELS["wmt19", "en", "de"], ("en", "de"))
-    assert not to.exists()
