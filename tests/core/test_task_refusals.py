@@ -14,7 +14,7 @@ from fairseq_scl.input_format import KEY, InputFormat
 from fairseq_scl.tasks.checks import HEADS, POSITIONS
 from fairseq_scl.typed import as_type
 from helpers.refusals import refused
-from helpers.training import command_line, configure, make_data, toy_model, write_rows
+from helpers.training import command_line, configure, toy_model, write_rows
 
 # The last batch of four is smaller.
 DATA = {"sizes": {"train": 22, "valid": 10}, "words": None, "weights": (3, 1)}
@@ -150,13 +150,6 @@ def test_an_encoder_may_have_more_positions_than_the_model(data):
     model = toy_model([data]).model
     model.load_state_dict(encoder)
     assert torch.equal(model.state_dict()[POSITIONS], encoder[POSITIONS][:34])
-
-
-def test_a_checkpoint_of_another_vocabulary_is_named(data, tmp_path):
-    larger = make_data(tmp_path / "bin", {"train": 4}, words=40)
-    other = toy_model([larger]).model.state_dict()
-    with refused("--restore-file has 45 symbols", "has 20", "prepare --encoder"):
-        toy_model([data]).model.load_state_dict(other)
 
 
 def test_its_own_checkpoint_and_a_bare_encoder_are_accepted(data):

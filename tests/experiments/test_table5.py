@@ -10,11 +10,7 @@ from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.results import Attempt, summarize
 from fairseq_scl.experiments.tables import load_table, smoke
 from fairseq_scl.report.csv_rows import as_csv, attempt_rows, cell_rows
-from fairseq_scl.report.html import page
-from fairseq_scl.report.latex import report_as_latex
-from fairseq_scl.report.markdown import sheet_as_markdown
-from fairseq_scl.report.sheets import accuracies, basis, differences, sheets
-from fairseq_scl.report.signature import table_signature
+from fairseq_scl.report.sheets import accuracies, basis, differences
 from fairseq_scl.report.words import verdicts
 from helpers.results import make_record, make_table, runs_of
 
@@ -133,19 +129,6 @@ def test_csv_has_the_columns_and_the_averages():
     assert average["verdict"] == ""
     runs = list(csv.DictReader(io.StringIO(as_csv(attempt_rows(found)))))
     assert {row["temperature"] for row in runs} == set(map(str, COLUMNS))
-
-
-def test_all_forms_have_the_whole_table(tmp_path):
-    found = results()
-    line = table_signature(found.table, found.records)
-    assert line.startswith("table:table5|protocol:1|samples:4|")
-    row = accuracies(found).rows[0]
-    assert f"| {' | '.join(row)} |" in sheet_as_markdown(accuracies(found))
-    latex = report_as_latex("table5", sheets(found), line)
-    assert r"\multicolumn{2}{c}{T = 0.9} & \multicolumn{2}{c}{average}" in latex
-    html = page(found, tmp_path)
-    for text in ("T = 0.9</th>", "average</th>", f"<td>{row[-2]}</td>", line):
-        assert text in html
 
 
 def test_the_average_of_one_run_per_column_has_no_deviation():
