@@ -16,7 +16,6 @@ from fairseq_scl import cli
 from fairseq_scl.cli import VERBS, doctor, main
 from fairseq_scl.compat import versions
 from fairseq_scl.data.binarize import fairseq_flags
-from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.experiments.tables import table_names
@@ -431,23 +430,3 @@ def test_prepare_accepts_pairs_and_a_training_set_without_others(run, tmp_path):
     assert status == 0
     assert out.splitlines()[0] == f"wrote {tmp_path / 'data'}: 9 train"
     assert (tmp_path / "data" / "input1" / "train.bin").is_file()
-
-
-def test_bad_input_of_prepare_ends_with_one_sentence(run, tmp_path):
-    text = tmp_path / "text"
-    write_split(text, "train", make_splits()["train"])
-    write_split(text, "valid", [Example(("a film",), "unseen")])
-    argv = ["prepare", "--text", text, "--encoder", toy_encoder()]
-    status, out, error = run(*argv, "--to", tmp_path / "data")
-    assert (status, out) == (2, "")
-    path = text / "valid.label"
-    assert error.startswith(f"fairseq-scl: error: {path}, line 1: the label 'unseen'")
-    assert not (tmp_path / "data").exists()
-
-
-def test_export_of_a_missing_checkpoint_ends_with_one_sentence(run, tmp_path):
-    argv = ["export", "--data", toy_data(), "--checkpoint", tmp_path / "nothing"]
-    status, out, error = run(*argv, "--to", tmp_path / "target")
-    assert (status, out) == (2, "")
-    assert error == f"fairseq-scl: error: missing checkpoint: {tmp_path / 'nothing'}"
-    assert os.listdir(tmp_path) == []

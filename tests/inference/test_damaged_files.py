@@ -118,18 +118,6 @@ def test_edited_labels_are_refused(data, place, value, words):
     refused(data / "label_map.json", words, read_labels, data)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[]", b"null", b"{", b"3", b"\xff\xfe", b"{}"]
-)
-def test_files_of_another_shape_are_refused(data, content):
-    for name, read in (
-        ("manifest.json", read_manifest),
-        ("label_map.json", read_labels),
-    ):
-        (data / name).write_bytes(content)
-        refused(data / name, "", read, data)
-
-
 FORMAT = {
     "init_token": 0,
     "separator_token": None,

@@ -1,17 +1,14 @@
 """Training with ACL: what is logged and saved, resumed runs, fp16, Hydra."""
 
 import json
-from dataclasses import fields
 
 import pytest
 import torch
 from fairseq.models.roberta import RobertaModel
-from fairseq.tasks.sentence_prediction import SentencePredictionConfig
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from helpers.checkpoints import assert_same_weights
-from helpers.configurations import PREDICT, trained_with_hydra
-from helpers.fresh import run_fresh
+from helpers.configurations import trained_with_hydra
 from helpers.packed import HEAD
 from helpers.refusals import assert_command_refused
 from helpers.training import (
@@ -52,23 +49,6 @@ def test_the_criterions_parameters_are_not_part_of_the_classifier(trained, stock
         str(trained[0]), "checkpoint_last.pt", str(data), bpe=None
     )
     assert model.predict(HEAD, torch.tensor([[0, 4, 2]])).shape == (1, 2)
-
-
-def test_plain_fairseq_loads_the_checkpoint(stock, data, tmp_path):
-    """By its own task, as every checkpoint names the task that it was trained with."""
-    flags = ["--restore-file", stock, *RESET, "--max-update", "2"]
-    last = trained_checkpoint(data, tmp_path / "run", *EMBED, *flags)
-    state = load_checkpoint(last)
-    known = {one.name for one in fields(SentencePredictionConfig)}
-    task = {n: value for n, value in state["cfg"]["task"].items() if n in known}
-    state["cfg"]["task"] = {**task, "_name": "sentence_prediction"}
-    torch.save(state, last)
-    done = run_fresh(
-        *[PREDICT, last.parent, last.name, data, tmp_path / "result.pt"],
-        env={"PATH": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"},
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(trained, data, stock, tmp_path):
