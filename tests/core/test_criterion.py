@@ -15,7 +15,7 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
 from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
 from helpers.gradients import assert_is_stock, stock_criterion
 from helpers.refusals import refused
-from helpers.training import Toy, toy_model
+from helpers.training import Toy, draw_weights, toy_model
 
 # Three classes, the last one rare.
 DATA = {"sizes": {"train": 40}, "classes": 3, "weights": (6, 3, 1)}
@@ -33,6 +33,7 @@ def plain(data):
     """A model without dropout, never changed by a test."""
     off = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
     toy = build(data, *off)
+    draw_weights(toy.model)
     toy.model.train()
     return toy
 
@@ -135,9 +136,6 @@ def test_scl_alone_reaches_the_encoder_as_finite_differences_say(plain, features
     model, batch = copy.deepcopy(plain.model).double(), plain.batch(10)
     for layer in model.encoder.sentence_encoder.layers:
         layer.activation_fn = torch.tanh  # fairseq computes its gelu in float32
-    with torch.no_grad():  # away from the start, where all sentences look alike
-        for parameter in model.parameters():
-            parameter.mul_(10 if parameter.dim() > 1 else 1)
     loss, _, _ = backward(criterion, model, batch)
     assert loss.dtype == torch.float64
     random = torch.Generator().manual_seed(0)

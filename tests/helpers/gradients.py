@@ -6,7 +6,7 @@ from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from fairseq_scl.large_batch.gradient_cache import cut
-from helpers.training import toy_model
+from helpers.training import draw_weights, toy_model
 
 SIZE = 23
 
@@ -23,11 +23,7 @@ ON = ["--dropout", "0.2", "--attention-dropout", "0.1", "--pooler-dropout", "0.3
 def build(data, chunk, *flags, dtype=torch.float64):
     toy = toy_model([data, *FLAGS, *flags])
     toy.task.cfg.chunk = chunk  # not by --chunk: all sizes share the cached settings
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in toy.model.named_parameters():
-            if "norm" not in name:
-                parameter.normal_(0, 0.3)
+    draw_weights(toy.model)
     toy.model.to(dtype).train()
     return toy
 

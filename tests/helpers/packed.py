@@ -2,7 +2,7 @@
 
 import torch
 
-from helpers.training import toy_model
+from helpers.training import draw_weights, toy_model
 
 PAD, LONGEST = 1, 30
 HEAD = "sentence_classification_head"
@@ -22,15 +22,11 @@ LENGTH_CASES = {
 
 
 def build(data, *flags, dtype=torch.float32, **dropout):
-    """Build a stock model in training mode, with weights large enough to matter."""
+    """Build a stock model in training mode."""
     given = {**NO_DROPOUT, **{k.replace("_", "-"): v for k, v in dropout.items()}}
     given_flags = [x for name, p in given.items() for x in (f"--{name}", str(p))]
     model = toy_model([data, *given_flags, *flags]).model
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" not in name:
-                parameter.normal_(0, 0.3)
+    draw_weights(model)
     return model.to(dtype).train()
 
 

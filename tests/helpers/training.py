@@ -252,6 +252,18 @@ def toy_model(arguments: Sequence[str | Path], seed: int = 0) -> Toy:
     return Toy(cfg, task, model, task.build_criterion(cfg.criterion))
 
 
+def draw_weights(model: Any) -> None:
+    """Draw weights so large that texts differ in their features.
+
+    With those that fairseq draws, all texts have nearly the same.
+    """
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(0, 0.3)
+
+
 def configure(data: str | Path, line: Sequence[str]) -> Any:
     """Return the configuration of a command line, with its data folder replaced.
 

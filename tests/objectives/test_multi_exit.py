@@ -19,7 +19,7 @@ from fairseq_scl.objectives.multi_exit.roberta_multi_exit import (
 from fairseq_scl.packing.encoder import pack
 from helpers.gradients import PlainOptimizer, gradients
 from helpers.refusals import refused
-from helpers.training import toy_model
+from helpers.training import draw_weights, toy_model
 
 HEAD = "sentence_classification_head"
 OFF = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
@@ -37,13 +37,9 @@ def plain(data):
 
 
 def build(data, *flags):
-    """Build a model in training mode whose weights are large enough to matter."""
+    """Build a model in training mode."""
     toy = toy_model([data, *flags])
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in toy.model.encoder.named_parameters():
-            if "norm" not in name:
-                parameter.normal_(0, 0.3)
+    draw_weights(toy.model.encoder)
     toy.model.train()
     return toy
 
