@@ -30,8 +30,8 @@ from fairseq_scl.augment.sentences import (
     translate_texts,
 )
 from fairseq_scl.compat.versions import installed_version
-from fairseq_scl.data.files import hold, write_json, write_then_rename
-from fairseq_scl.data.folders import check_holds_only
+from fairseq_scl.data.files import write_json, write_then_rename
+from fairseq_scl.data.folders import check_holds_only, hold
 from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.renames import discard, remove_leftovers
 from fairseq_scl.data.texts import Example

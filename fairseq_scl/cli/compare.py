@@ -21,7 +21,7 @@ from fairseq_scl.cli.own_options import (
     settings_of,
 )
 from fairseq_scl.cli.run import train_table
-from fairseq_scl.data.files import hold
+from fairseq_scl.data.folders import hold
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import default_jobs
 from fairseq_scl.experiments.command import Run

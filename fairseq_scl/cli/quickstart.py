@@ -20,8 +20,7 @@ from fairseq_scl.cli.options import (
 )
 from fairseq_scl.cli.run import train_table
 from fairseq_scl.convert.named_encoders import convert_minilm
-from fairseq_scl.data.files import hold
-from fairseq_scl.data.folders import check_files, list_files
+from fairseq_scl.data.folders import check_files, hold, list_files
 from fairseq_scl.data.packages import default_cache
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError

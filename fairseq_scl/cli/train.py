@@ -22,12 +22,12 @@ from fairseq_scl.cli.own_options import (
     settings_of,
 )
 from fairseq_scl.data.binarize import binarize
-from fairseq_scl.data.files import hold
 from fairseq_scl.data.folders import (
     DATA,
     MODEL,
     check_replaceable,
     folders_then_rename,
+    hold,
 )
 from fairseq_scl.data.own_file import split_off_validation
 from fairseq_scl.data.texts import Example

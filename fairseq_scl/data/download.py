@@ -14,6 +14,7 @@ import requests
 from tqdm import tqdm
 
 from fairseq_scl.data.files import sha256, write_then_rename
+from fairseq_scl.data.folders import check_outside
 from fairseq_scl.data.tasks import Download, Task
 from fairseq_scl.errors import InputError
 
@@ -34,8 +35,9 @@ def download_task(task: Task, folder: str | Path, progress: bool = False) -> Pat
 
     Raises:
         InputError: the download failed, the result is not the official file, or the
-            disk is full; existing files are left unchanged.
+            disk is full; existing files are left unchanged. Or as ``check_outside``.
     """
+    check_outside(Path(folder))
     target = Path(folder, task.folder)
     for wanted in task.downloads:
         is_archive = wanted.name.endswith((".zip", ".tgz"))

@@ -116,23 +116,6 @@ def try_lock(path: Path, seconds: float = 0) -> Iterator[bool]:
         lock.release()
 
 
-@contextmanager
-def hold(path: Path, what: str | Path) -> Iterator[None]:
-    """Hold a lock file within the block.
-
-    Raises:
-        InputError: another process has it (the message names ``what``), or as
-            :func:`try_lock`.
-    """
-    with try_lock(path) as mine:
-        if not mine:
-            raise InputError(
-                f"another process is writing {what}: wait for it to end, or choose "
-                "another folder"
-            )
-        yield
-
-
 def check_name(name: object, what: str) -> str:
     """Return a name after checking that it can be part of a path.
 

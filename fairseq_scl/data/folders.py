@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from fairseq_scl.data.files import explained, sha256, write_json
+from fairseq_scl.data.files import explained, sha256, try_lock, write_json
 from fairseq_scl.data.renames import TEMPORARY, restore, take_place, temporary
 from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import MANIFEST
@@ -103,6 +103,25 @@ def folders_then_rename(
 
 
 @contextmanager
+def hold(path: Path, what: str | Path) -> Iterator[None]:
+    """Hold the lock file of a folder that the block fills.
+
+    Raises:
+        InputError: the folder is part of one that is written as a whole, another
+            process has the lock (the message names ``what``), or as ``try_lock``.
+    """
+    with explained(path):
+        check_outside(path.parent)
+    with try_lock(path) as mine:
+        if not mine:
+            raise InputError(
+                f"another process is writing {what}: wait for it to end, or choose "
+                "another folder"
+            )
+        yield
+
+
+@contextmanager
 def naming(path: str | Path, hidden: Path) -> Iterator[None]:
     """Within the block, let errors name the user's path, not the temporary one.
 
@@ -144,12 +163,31 @@ def verify(folder: str | Path) -> None:
             )
 
 
+def check_outside(folder: Path) -> None:
+    """Refuse to write into a folder that a command writes as a whole, at any depth.
+
+    Raises:
+        InputError: names the folder and the whole one that it is or lies in.
+    """
+    real = folder.resolve()
+    for whole in (real, *real.parents):
+        try:
+            kind = read_as(whole / MANIFEST, _Listing).kind
+        except InputError:
+            continue
+        raise InputError(
+            f"{folder} is or lies in the {kind or 'folder'} {whole}, to which nothing "
+            "is added: choose another folder"
+        )
+
+
 def check_replaceable(path: Path, kind: str) -> None:
     """Refuse to replace anything but an unchanged folder of this kind.
 
     Raises:
-        InputError: names the path and its content.
+        InputError: names the path and its content, or as :func:`check_outside`.
     """
+    check_outside(path.parent)
     if path.is_symlink():
         raise InputError(f"{path} is a symbolic link: name the folder itself")
     if not path.exists():
@@ -195,9 +233,10 @@ def check_files(paths: Iterable[Path]) -> None:
     """Refuse to replace files that no command wrote.
 
     Raises:
-        InputError: names the first of these files.
+        InputError: names the first of these files, or as :func:`check_outside`.
     """
     for path in paths:
+        check_outside(path.parent)
         if os.path.lexists(path) and path.name not in _listed(path.parent):
             raise InputError(
                 f"{path} is not replaced, because {LISTED} does not list it as written "

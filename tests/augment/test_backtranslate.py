@@ -17,7 +17,7 @@ from fairseq_scl.augment.backtranslate import (
 from fairseq_scl.augment.sampler.gumbel_max import DecodingMethod
 from fairseq_scl.augment.sentences import Direction, has_entities, translate_texts
 from fairseq_scl.augment.translator import load_translator
-from fairseq_scl.data.files import hold
+from fairseq_scl.data.folders import hold
 from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError

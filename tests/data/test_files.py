@@ -11,13 +11,13 @@ import torch
 
 from fairseq_scl.data.files import (
     check_name,
-    hold,
     read_json,
     sha256,
     try_lock,
     write_json,
     write_then_rename,
 )
+from fairseq_scl.data.folders import hold
 from fairseq_scl.data.renames import temporary
 from fairseq_scl.errors import InputError
 from helpers.outputs import full_disk
