@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = files_to_write(arguments.to, ".md", ".json")
     at_least(1, arguments, "top")
     models = {
-        name: encoder_folder(str(folder), arguments.cache, f"--model {name}=")
+        name: encoder_folder(str(folder), arguments.cache, f"--model {name}=", True)
         for name, folder in named_folders("--model", arguments.model).items()
     }
     others = named_folders("--probe", arguments.probe)

@@ -89,8 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         flush=True,
     )
     folder = arguments.to.absolute()
+    encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
     with hold(folder / LOCK, folder):
-        encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
         settings = settings_of(arguments, encoder, parts.size)
         shared = {name: settings.pop(name) for name in ("device", "precision")}
         settings["head_pooling"] = settings.pop("pooling")

@@ -7,7 +7,6 @@ from fairseq_scl.cli.options import FOLDER, SEVERAL, add_encoder, encoder_folder
 from fairseq_scl.data.download import download_task
 from fairseq_scl.data.tasks import TASKS, find_task
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.encoder_folder import is_encoder_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +40,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{task.name}: {folder}", flush=True)
     if arguments.encoder is not None:
         folder = encoder_folder(arguments.encoder, arguments.cache)
-        if not is_encoder_folder(folder):
-            raise InputError(
-                f"--encoder {folder} is not an encoder folder (model.pt, dict.txt)"
-            )
         print(folder)
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_scl.data.files import check_name
-from fairseq_scl.data.folders import check_files
+from fairseq_scl.data.folders import ENCODER, check_files, kind_of_whole
 from fairseq_scl.data.packages import default_cache
 from fairseq_scl.data.readers import repeated
 from fairseq_scl.device import PRECISIONS, available_device
@@ -87,18 +87,45 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def encoder_folder(given: str, cache: Path, flag: str = "--encoder") -> Path:
+def encoder_folder(
+    given: str, cache: Path, flag: str = "--encoder", or_model: bool = False
+) -> Path:
     """Return the folder of an encoder given as a folder or by name.
 
+    Args:
+        given: the value of the option ``flag``.
+        cache: folder for encoders given by name.
+        flag: for messages.
+        or_model: whether it may be a model folder.
+
     Raises:
-        InputError: the name is unknown, or its encoder cannot be fetched.
+        InputError: the name is unknown, its encoder cannot be fetched, or the folder is
+            missing or of another kind.
     """
-    from fairseq_scl.convert.named_encoders import find_encoder  # imports torch
+    # These import torch.
+    from fairseq_scl.convert.named_encoders import find_encoder
+    from fairseq_scl.inference.encoder_folder import is_encoder_folder
+    from fairseq_scl.inference.model_folder import SETTINGS
 
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    return find_encoder(given, cache, say, sys.stderr.isatty(), flag)
+    folder = find_encoder(given, cache, say, sys.stderr.isatty(), flag)
+    wanted = "an encoder folder (model.pt, dict.txt)"
+    if or_model:
+        wanted += f" or a model folder ({SETTINGS})"
+        if (folder / SETTINGS).is_file():
+            return folder
+    if not folder.exists():
+        raise InputError(f"{flag} is {given!r}: there is no such folder or name")
+    if not is_encoder_folder(folder):
+        kind = kind_of_whole(folder) if folder.is_dir() else "file"
+        other = f", but a {kind}" if kind not in (None, ENCODER) else ""
+        raise InputError(
+            f"{flag} {given} is not {wanted}{other}: create one with 'fairseq-scl "
+            "convert', or give a name"
+        )
+    return folder
 
 
 def add_split(

@@ -172,7 +172,7 @@ def _models(given: Sequence[str], table: Table, cache: Path) -> dict[str, Path]:
     models: dict[str, Path] = {}
 
     def find(name: str) -> Path:
-        return encoder_folder(name, cache, "--model").absolute()
+        return encoder_folder(name, cache, "--model", or_model=True).absolute()
 
     for value in given:
         loss, sign, folder = value.partition("=")

@@ -113,8 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.to.absolute()
     work = folder.with_name(f"{folder.name}-training")
     check_own_model(arguments.to, work)
+    encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
     with hold(work / LOCK, work):
-        encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
         settings = settings_of(arguments, encoder, len(train), recipe)
         settings["seed"] = arguments.seed
         one = own_run(work / "data", encoder, objective, **settings)

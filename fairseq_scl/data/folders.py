@@ -163,6 +163,14 @@ def verify(folder: str | Path) -> None:
             )
 
 
+def kind_of_whole(folder: Path) -> str | None:
+    """Return the kind of a folder that a command wrote as a whole, else ``None``."""
+    try:
+        return read_as(folder / MANIFEST, _Listing).kind or "folder"
+    except InputError:
+        return None
+
+
 def check_outside(folder: Path) -> None:
     """Refuse to write into a folder that a command writes as a whole, at any depth.
 
@@ -171,14 +179,11 @@ def check_outside(folder: Path) -> None:
     """
     real = folder.resolve()
     for whole in (real, *real.parents):
-        try:
-            kind = read_as(whole / MANIFEST, _Listing).kind
-        except InputError:
-            continue
-        raise InputError(
-            f"{folder} is or lies in the {kind or 'folder'} {whole}, to which nothing "
-            "is added: choose another folder"
-        )
+        if kind := kind_of_whole(whole):
+            raise InputError(
+                f"{folder} is or lies in the {kind} {whole}, to which nothing is "
+                "added: choose another folder"
+            )
 
 
 def check_replaceable(path: Path, kind: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from fairseq_scl.data.folders import DATA, ENCODER, MODEL
 from helpers.encoders import make_sentences, toy_data, toy_encoder, toy_model
-from helpers.outputs import contents
+from helpers.outputs import contents, rows_of, write_outputs
 from helpers.tables import write_labeled
 
 SOURCES = {"encoder": toy_encoder, "data": toy_data, "model": toy_model}
@@ -44,3 +44,47 @@ def test_results_are_not_written_into_a_whole_folder(folders, run, toy, verb, to
     assert status == 2
     assert f"lies in the {kind} {folders / to.partition('/')[0]}, to which" in error
     assert contents(folders) == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "model",
+            "{} is not an encoder folder (model.pt, dict.txt), but a model folder",
+        ),
+        ("data", "{} is not an encoder folder (model.pt, dict.txt), but a data folder"),
+        ("table.csv", "{} is not an encoder folder (model.pt, dict.txt), but a file"),
+        ("empty", "{} is not an encoder folder (model.pt, dict.txt): create one"),
+        ("a/b/c", "is '{}': there is no such folder"),
+    ],
+)
+@pytest.mark.parametrize(
+    "verb", ["compare", "download", "export", "noise", "prepare", "train"]
+)
+def test_an_encoder_is_an_encoder_folder(folders, run, verb, given, said):
+    (folders / "empty").mkdir()
+    table, to = folders / "table.csv", folders / "out"
+    rows = rows_of(make_sentences(3))
+    outputs = [write_outputs(folders / "T" / "n3-bt0.3.jsonl", rows)]
+    words = {
+        "download": [],
+        "export": ["--checkpoint", folders / "a.pt", "--data", folders / "data"],
+        "noise": outputs,
+        "prepare": ["--table", table, "--columns", "text", "label"],
+    }.get(verb, [table])
+    words += ["--to", to] if verb != "download" else []
+    kept = contents(folders)
+    status, _, error = run(verb, *words, "--encoder", folders / given)
+    assert status == 2
+    assert f"--encoder {said.format(folders / given)}" in error
+    assert contents(folders) == kept
+
+
+def test_a_table_starts_from_encoders_and_models(folders, run, toy):
+    for given, other in (("data", ", but a data folder"), ("a/b/c", "no such folder")):
+        status, _, error = run(*toy, "--model", f"CE={folders / given}", "--dry-run")
+        assert status == 2
+        assert "--model" in error
+        assert other in error
+    assert run(*toy, "--model", f"CE={folders / 'model'}", "--dry-run")[0] == 0
