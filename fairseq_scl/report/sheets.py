@@ -47,8 +47,12 @@ class Sheet:
 
 
 def sheets(result: TableResult) -> list[Sheet]:
-    """Return the sheets of a report: accuracies, their runs, and differences."""
-    return [accuracies(result), basis(result), differences(result)]
+    """Return the sheets of a report: accuracies, their runs, and differences.
+
+    A table of a single loss has no differences.
+    """
+    found = [accuracies(result), basis(result)]
+    return [*found, differences(result)] if len(result.table.losses) > 1 else found
 
 
 def accuracies(result: TableResult) -> Sheet:

@@ -16,7 +16,7 @@ from fairseq_scl.experiments.results import (
 )
 from fairseq_scl.experiments.statistics import Summary
 from fairseq_scl.report.numbers import mean_and_std
-from fairseq_scl.report.sheets import accuracies, basis, differences
+from fairseq_scl.report.sheets import accuracies, basis, differences, sheets
 from fairseq_scl.report.signature import mixed_settings, table_signature
 from fairseq_scl.report.words import remarks, verdicts
 from helpers.results import BOTH, CE, GRID, SCL, attempts_of, make_table, results
@@ -65,6 +65,12 @@ def test_what_is_missing_is_marked_and_no_number_is_made_up():
     assert differences(empty).rows == (
         ("SST-2", "20", "CE+SCL − CE", "0 of 4", *["–"] * 6, "unknown"),
     )
+
+
+def test_a_table_of_one_loss_has_no_differences():
+    alone = results(CE, losses={"CE": {"scl_lambda": 0}})
+    assert [sheet.name for sheet in sheets(alone)] == ["accuracies", "runs"]
+    assert [sheet.name for sheet in sheets(results())][2:] == ["differences"]
 
 
 def test_the_number_of_runs_is_shown_with_each_result():
