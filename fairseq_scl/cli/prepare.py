@@ -287,6 +287,9 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
                 raise InputError(
                     f"--{kind} needs {flag}: see 'fairseq-scl prepare --help'"
                 )
+    for name in ("samples", "balanced"):
+        if not arguments.few_shot and getattr(arguments, name) != arguments.usual[name]:
+            raise InputError(f"--{name} needs --few-shot, the sizes of the samples")
 
 
 def _tell(folder: Path, counts: Mapping[str, int]) -> None:

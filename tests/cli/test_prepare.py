@@ -99,6 +99,14 @@ def test_an_own_table_with_a_held_out_file(prepare, tmp_path):
             ["--task", "SST-2", "--from", "f", "--columns", "a", "b"],
             "--columns needs --table, not --task",
         ),
+        (
+            ["--task", "RTE", "--from", "f", "--samples", "2"],
+            "--samples needs --few-shot",
+        ),
+        (
+            ["--table", "t.csv", "--columns", "s", "l", "--balanced"],
+            "--balanced needs --few-shot",
+        ),
         (["--table", "t.csv", "--partial"], "--partial needs --task, not --table"),
         (["--text", "t", "--few-shot", "20"], "--few-shot needs --task or --table"),
         (["--text", "t", "--seed", "1"], "--seed needs --task or --table"),
@@ -116,7 +124,7 @@ def test_options_that_do_not_go_together_are_refused(prepare, tmp_path, argv, me
 def test_numbers_below_one_are_refused(prepare, tmp_path, flag):
     write_sst2(tmp_path)
     argv = ["--task", "SST-2", "--from", tmp_path, "--to", tmp_path / "out"]
-    status, _, error = prepare(*argv, flag, 0)
+    status, _, error = prepare(*argv, "--few-shot", 6, flag, 0)
     assert (status, error) == (
         2,
         f"fairseq-scl: error: {flag} is 0: it must be at least 1",
