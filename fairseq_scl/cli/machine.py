@@ -9,6 +9,7 @@ from fairseq_scl.cli.options import (
     add_device,
     add_precision,
     at_least,
+    check_keys,
 )
 from fairseq_scl.data.texts import counted
 from fairseq_scl.device import available_device, check_device
@@ -163,6 +164,7 @@ def _device(given: str | None, slurm: SlurmSettings | None) -> str:
 
 def _slurm_settings(arguments: argparse.Namespace) -> SlurmSettings:
     options = {}
+    check_keys("--slurm-option", arguments.slurm_option)
     for option in arguments.slurm_option:
         key, sign, value = option.partition("=")
         if not sign:

@@ -213,6 +213,15 @@ def check_distinct(flag: str, values: Sequence[object]) -> None:
         raise InputError(f"{flag} has {twice!r} twice: give it once")
 
 
+def check_keys(flag: str, given: Sequence[str]) -> None:
+    """Check that no key of a repeatable option ``KEY=VALUE`` is repeated.
+
+    Raises:
+        InputError: names the option and the key.
+    """
+    check_distinct(flag, [value.partition("=")[0] for value in given])
+
+
 def at_least(
     least: int, arguments: argparse.Namespace, *names: str, most: int = MOST
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fairseq_scl.cli.machine import Machine, add_machine, describe, find_machine
-from fairseq_scl.cli.options import FOLDER, add_cache, encoder_folder
+from fairseq_scl.cli.options import FOLDER, add_cache, check_keys, encoder_folder
 from fairseq_scl.cli.report import FILES, write_report
 from fairseq_scl.data.folders import check_files
 from fairseq_scl.errors import InputError
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="FOLDER",
         help="encoder that training starts from, a folder or a name as in docs/"
-        "encoders.md; LOSS=FOLDER sets it for one loss (repeatable)",
+        "encoders.md; LOSS=FOLDER, also repeated, sets it for one loss",
     )
     parser.add_argument(
         "--results",
@@ -101,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do the unfinished runs of a table; return 1 if any run failed."""
     compute_with_one_thread()
+    check_keys("--set", arguments.set)
     table = load_table(arguments.table, arguments.set)
     if arguments.smoke:
         table = smoke(table)
@@ -169,7 +170,8 @@ def train_table(
 
 
 def _models(given: Sequence[str], table: Table, cache: Path) -> dict[str, Path]:
-    models: dict[str, Path] = {}
+    every: dict[str, Path] = {}
+    own: dict[str, Path] = {}
 
     def find(name: str) -> Path:
         return encoder_folder(name, cache, "--model", or_model=True).absolute()
@@ -177,14 +179,22 @@ def _models(given: Sequence[str], table: Table, cache: Path) -> dict[str, Path]:
     for value in given:
         loss, sign, folder = value.partition("=")
         if sign and loss in table.losses:
-            models[loss] = find(folder)
+            if loss in own:
+                raise InputError(f"--model {value!r}: {loss} is given twice")
+            own[loss] = find(folder)
         elif not sign or Path(value).is_dir():
-            models |= dict.fromkeys(table.losses, find(value))
+            if every:
+                raise InputError(
+                    f"--model {value!r}: one for all losses is given twice; "
+                    "LOSS=FOLDER sets it for one loss"
+                )
+            every = dict.fromkeys(table.losses, find(value))
         else:
             raise InputError(
                 f"--model {value!r}: there is no such folder, and {loss!r} is not one "
                 f"of the losses of {table.name}: {', '.join(table.losses)}"
             )
+    models = every | own
     missing = [loss for loss in table.losses if loss not in models]
     if missing:
         raise InputError(f"--model is missing for {missing[0]}: --model {missing[0]}=…")

@@ -206,7 +206,7 @@ def test_changed_data_and_encoders_are_refused(tmp_path, toy, samples, capfd):
     """Flip one byte of each file that training reads, one at a time."""
     sample = shutil.copytree(samples, tmp_path / "data") / "toy" / "n8-sample1"
     encoder = shutil.copytree(toy_encoder(), tmp_path / "encoder")
-    own = [*toy, "--data", str(tmp_path / "data"), "--model", str(encoder)]
+    own = [*toy, "--data", str(tmp_path / "data"), "--model", f"CE={encoder}"]
     changed = [sample / "input0" / "train.bin", sample / "label" / "test.idx"]
     changed += [sample / "label_map.json", encoder / "dict.txt"]
     for path in changed:
@@ -249,10 +249,39 @@ def test_a_loss_without_a_model_is_refused(tmp_path, samples, capfd):
     assert "--model is missing for CE+SCL" in capfd.readouterr().err
 
 
+def test_the_model_of_a_loss_counts_in_any_order(tmp_path, samples, run):
+    other = tmp_path / "other"
+    other.symlink_to(toy_encoder(), target_is_directory=True)
+    argv = ["run", write_toy_table(tmp_path), "--data", samples, "--dry-run"]
+    argv += ["--device", "cpu", "--model"]
+    for models in ((f"CE={other}", toy_encoder()), (toy_encoder(), f"CE={other}")):
+        status, printed, _ = run(*argv, models[0], "--model", models[1])
+        assert status == 0
+        assert printed.count(f"{other}/model.pt") == 3  # of 9 runs
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", "."], "--model '.': one for all losses is given twice"),
+        (["--model", "CE={}"] * 2, "CE is given twice"),
+        (["--set", "updates=2", "--set", "updates=3"], "--set has 'updates' twice"),
+        (
+            ["--executor", "slurm", *["--slurm-option", "qos=low"] * 2],
+            "--slurm-option has 'qos' twice",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(toy, run, words, said):
+    status, _, error = run(*toy, *[word.format(toy_encoder()) for word in words])
+    assert status == 2
+    assert said in error
+
+
 def test_data_of_another_vocabulary_is_refused(tmp_path, toy, capfd):
     bert = make_bert(tmp_path / "bert", (*PIECES, "new"))
     convert_encoder(bert, tmp_path / "other")
-    assert main([*toy, "--model", str(tmp_path / "other")]) == 2
+    assert main([*toy, "--model", f"CE={tmp_path / 'other'}"]) == 2
     error = capfd.readouterr().err
     assert "n8-sample0 was prepared with a different vocabulary" in error
 

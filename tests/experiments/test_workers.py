@@ -51,7 +51,7 @@ def main_with_threads(argv):
 def test_forks_with_several_threads_of_a_parent_that_has_computed(tmp_path, toy):
     """The parent checks an encoder that is large enough for parallel loops."""
     convert_encoder(make_bert(tmp_path / "b", intermediate_size=4096), tmp_path / "e")
-    argv = [*toy, "--model", str(tmp_path / "e"), "--jobs", "1"]
+    argv = [*toy, "--model", f"CE={tmp_path / 'e'}", "--jobs", "1"]
     argv += ["--only", "loss=CE,sample=0", "--device", "cpu"]
     done = start_fast(main_with_threads, argv).wait()
     assert "1 of 1 runs are done" in done.stdout, done.stderr[-2000:]
