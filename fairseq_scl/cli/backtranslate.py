@@ -20,6 +20,7 @@ from fairseq_scl.cli.options import (
     MOST_TIMES,
     NUMBER,
     SEVERAL,
+    SEVERAL_FOLDERS,
     add_device,
     add_own_table,
     add_precision,
@@ -51,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--sample",
-        **SEVERAL,
-        **FOLDER,
+        **SEVERAL_FOLDERS,
         help="data folders written by 'fairseq-scl prepare' whose training sentences "
         "are augmented",
     )

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_scl.cli.options import add_device, add_split, files_to_write
+from fairseq_scl.cli.options import add_device, add_split, check_no_file, files_to_write
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
@@ -79,5 +79,6 @@ def _models(given: Sequence[str]) -> dict[tuple[str, str], Path]:
         row = f"N = {row}" if row.isascii() and row.isdecimal() else row
         if (row, name) in models:
             raise InputError(f"--model {value!r}: {title} is given twice")
+        check_no_file(f"--model {title}:", Path(folder))
         models[row, name] = Path(folder)
     return models

@@ -24,16 +24,33 @@ class _Several(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        check_distinct(self.option_strings[0], values)
+        if isinstance(values, list):
+            check_distinct(self.option_strings[0], values)
         setattr(namespace, self.dest, values)
+
+
+class _Folders(_Several):
+    """Store a folder, or several different ones, none of which is a file."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for folder in values if isinstance(values, list) else [values]:
+            check_no_file(self.option_strings[0], folder)
+        super().__call__(parser, namespace, values, option_string)
 
 
 # Settings of ``add_argument`` for options that name a folder or file, count, or have
 # several values.
-FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER", "action": _Folders}
 FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
 SEVERAL: dict[str, Any] = {"nargs": "+", "action": _Several}
+SEVERAL_FOLDERS: dict[str, Any] = {**SEVERAL, **FOLDER}
 # Limits of numeric options: rows or tokens, and repetitions.
 MOST, MOST_TIMES = 10**9, 1000
 
@@ -213,6 +230,16 @@ def check_distinct(flag: str, values: Sequence[object]) -> None:
         raise InputError(f"{flag} has {twice!r} twice: give it once")
 
 
+def check_no_file(flag: str, folder: Path) -> None:
+    """Check that the folder of an option is not a file; it may be missing.
+
+    Raises:
+        InputError: names the option and the file.
+    """
+    if folder.is_file():
+        raise InputError(f"{flag} {folder} is a file: it must be a folder")
+
+
 def check_keys(flag: str, given: Sequence[str]) -> None:
     """Check that no key of a repeatable option ``KEY=VALUE`` is repeated.
 
@@ -277,5 +304,6 @@ def named_folders(flag: str, given: Sequence[str]) -> dict[str, Path]:
             raise InputError(f"{flag} {value!r}: it must be NAME=FOLDER")
         if name in found:
             raise InputError(f"{flag} {value!r}: {name} is given twice")
+        check_no_file(f"{flag} {name}:", Path(folder))
         found[check_name(name, f"{flag} {value!r}: NAME")] = Path(folder)
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fairseq_scl.augment.parallel_text import clean, make_pieces
 from fairseq_scl.augment.translation_model import BLEU, BleuTest, export_translation
-from fairseq_scl.cli.options import at_least
+from fairseq_scl.cli.options import FOLDER, at_least
 from fairseq_scl.data.files import read_json
 
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--test", default="test", metavar="NAME")
     export.add_argument("--checkpoints", type=Path, required=True, metavar="PATH")
     export.add_argument("--last", type=int, default=5, metavar="N")
-    export.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+    export.add_argument("--data", required=True, **FOLDER)
     export.add_argument("--pieces", type=Path, required=True, metavar="FILE")
     export.add_argument("--tokenizer", choices=("moses",))
     export.add_argument("--beam", type=int, default=5, metavar="N")
@@ -49,10 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _add_corpus(step: argparse.ArgumentParser) -> None:
-    step.add_argument("--from", dest="corpus", type=Path, required=True)
+    step.add_argument("--from", dest="corpus", required=True, **FOLDER)
     step.add_argument("--source", required=True, metavar="LANGUAGE")
     step.add_argument("--target", required=True, metavar="LANGUAGE")
-    step.add_argument("--to", type=Path, required=True, metavar="FOLDER")
+    step.add_argument("--to", required=True, **FOLDER)
 
 
 def _pieces(arguments: argparse.Namespace) -> str:

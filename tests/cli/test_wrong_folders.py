@@ -81,6 +81,37 @@ def test_an_encoder_is_an_encoder_folder(folders, run, verb, given, said):
     assert contents(folders) == kept
 
 
+@pytest.mark.parametrize(
+    ("verb", "flag", "value"),
+    [
+        ("analyze", "--data", "{}"),
+        ("backtranslate", "--sample", "{}"),
+        ("compare", "--to", "{}"),
+        ("evaluate", "--model", "{}"),
+        ("predict", "--model", "{}"),
+        ("prepare", "--text", "{}"),
+        ("report", "--results", "{}"),
+        ("run", "--data", "{}"),
+        ("translation", "--from", "{}"),
+        ("exits", "--model", "a={}"),
+        ("figure", "--model", "20:a={}"),
+    ],
+)
+def test_a_file_is_not_a_folder(tmp_path, refusal, verb, flag, value):
+    path = tmp_path / "a file"
+    path.write_text("mine")
+    words = {
+        "exits": ["--data", tmp_path, "--to", tmp_path / "a.png"],
+        "figure": ["--data", tmp_path, "--to", tmp_path / "a.png"],
+        "translation": ["clean"],
+    }.get(verb, [])
+    error = refusal(verb, *words, flag, value.format(path))
+    name = value.removesuffix("={}") + ": " if "=" in value else ""
+    assert error == (
+        f"fairseq-scl: error: {flag} {name}{path} is a file: it must be a folder"
+    )
+
+
 def test_a_table_starts_from_encoders_and_models(folders, run, toy):
     for given, other in (("data", ", but a data folder"), ("a/b/c", "no such folder")):
         status, _, error = run(*toy, "--model", f"CE={folders / given}", "--dry-run")
