@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
-from fairseq_scl.losses import supervised_contrastive_loss
+from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
 from fairseq_scl.objectives.acl import loss as acl
 from fairseq_scl.objectives.acl.jacobian import JACOBIAN, logit_jacobian
 from helpers.acl import label_embedding_loss
@@ -117,8 +117,13 @@ def test_the_loss_is_that_with_label_embeddings(data, features, anchors, reducti
         loss.double() / size, 0.1 * ce + 0.9 * weighted, rtol=1e-5, atol=0
     )
     assert table.grad.abs().max() > 0
-    assert log["scl_anchors"] <= SIZE
-    assert log["scl_floor"] <= log["scl_loss"] + 1e-6
+    scale = 1 if reduction == "paper" else SIZE / count
+    classes = torch.cat([labels, torch.arange(2)])
+    floor = supervised_contrastive_floor(classes, 0.3, anchors=count)
+    for key, value in (("loss", scl), ("floor", floor)):
+        logged = log[f"scl_{key}"].item()
+        assert logged == pytest.approx(scale * value.item(), rel=1e-5)
+    assert log["scl_anchors"].item() == pytest.approx(SIZE)  # each has its label's
 
 
 def test_the_learned_table_does_not_change_dropout(data):
@@ -127,6 +132,15 @@ def test_the_learned_table_does_not_change_dropout(data):
         toy_model([data, *flags])
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
+
+
+def test_the_learned_table_has_the_given_deviation(data):
+    first, second = (
+        toy_model([data, *EMBED, "--acl-embed-std", std]).criterion.label_embeddings
+        for std in ("0.02", "0.1")
+    )
+    assert first.std().item() == pytest.approx(0.02, rel=0.4)
+    torch.testing.assert_close(second, 5 * first)
 
 
 def prepared(data, *flags):

@@ -243,9 +243,11 @@ def test_half_precision_gives_a_float32_loss_and_finite_gradients(data, dtype, k
         ),
     ],
 )
-def test_the_mlp_has_the_sizes_that_the_flags_say(data, flags, shapes):
+def test_the_mlp_has_the_layers_that_the_flags_say(data, flags, shapes):
     toy = toy_model([data, *ONE, *MLP, *flags])
     assert [tuple(p.shape) for p in toy.criterion.parameters()] == shapes
+    activation = torch.nn.ReLU if "relu" in flags else torch.nn.Tanh
+    assert all(type(layer) is activation for layer in toy.criterion.phi[1::2])
 
 
 # Chunks and workers

@@ -195,10 +195,10 @@ def test_names_of_other_heads_are_not_exits():
 # The criterion
 
 
-def parts_of(toy, batch):
+def parts_of(toy, batch, kind="cls"):
     """CE and features of each exit, by the model's own heads; dropout must be off."""
     _, extra = toy.model(
-        **batch["net_input"], classification_head_name=HEAD, exits="cls"
+        **batch["net_input"], classification_head_name=HEAD, exits=kind
     )
     labels = batch["target"].view(-1)
     logits, features = extra[EXIT_LOGITS], extra[EXIT_FEATURES]
@@ -210,21 +210,25 @@ def parts_of(toy, batch):
 
 
 @pytest.mark.parametrize(
-    ("given", "weights"),
-    [("equal", [1, 1, 1]), ("depth", [0.25, 0.5, 0.75]), ("0.2,0,3", [0.2, 0, 3])],
+    ("given", "weights", "kind", "own"),
+    [
+        ("equal", [1, 1, 1], "cls", "positive"),
+        ("depth", [0.25, 0.5, 0.75], "cls", "out"),
+        ("0.2,0,3", [0.2, 0, 3], "pooled", "positive"),
+    ],
 )
-def test_the_loss_is_the_weighted_sum_over_the_exits(data, given, weights):
+def test_the_loss_is_the_weighted_sum_over_the_exits(data, given, weights, kind, own):
     toy = build(data, *MULTI, *OFF)
     batch = toy.batch(8)
-    settings = {"scl_lambda": 0.3, "exit_weights": given, "acl_cl": 0.7}
+    tau = 0.5
+    settings = {"scl_lambda": 0.3, "scl_temperature": tau, "scl_features": kind}
+    settings |= {"exit_weights": given, "acl_cl": 0.7, "acl_cl_own": own}
     criterion = toy.with_settings(**settings)
     loss, size, log = criterion(toy.model, batch)
-    ce, features, labels = parts_of(toy, batch)
-    tau = criterion.scl_temperature
-    cross = [loop(features[:, e], features[:, -1], labels, tau) for e in range(3)]
-    wanted = 0.7 * ce[-1] + 0.3 * supervised_contrastive_loss(
-        features[:, -1], labels, tau
-    )
+    ce, features, labels = parts_of(toy, batch, kind)
+    top = features[:, -1]
+    cross = [loop(features[:, e], top, labels, tau, own=own) for e in range(3)]
+    wanted = 0.7 * ce[-1] + 0.3 * supervised_contrastive_loss(top, labels, tau)
     for weight, one, guided in zip(weights, ce, cross, strict=False):
         wanted = wanted + weight * (0.7 * one + 0.7 * guided)
     torch.testing.assert_close(loss, wanted)
