@@ -108,6 +108,8 @@ def test_the_loss_is_equation_1(plain, features, weight, reduction):
     torch.testing.assert_close(log["loss"], loss.detach())
     torch.testing.assert_close(log["ce_loss"], ce.detach())
     torch.testing.assert_close(log["scl_loss"], scl.detach())
+    floor = supervised_contrastive_floor(batch["target"].view(-1), 0.5)
+    torch.testing.assert_close(log["scl_floor"], floor)
 
 
 def test_gradients_are_the_weighted_sum_of_both_terms(plain):

@@ -9,7 +9,11 @@ from fairseq.distributed import ModuleProxyWrapper
 from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_scl.errors import InputError
-from fairseq_scl.large_batch.gather import data_parallel_group, gather_features
+from fairseq_scl.large_batch.gather import (
+    contrastive_batch,
+    data_parallel_group,
+    gather_features,
+)
 from fairseq_scl.losses import supervised_contrastive_loss
 from helpers import distributed
 from helpers.distributed import (
@@ -181,6 +185,13 @@ def test_alone_it_changes_nothing(data):
     ]
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][2].keys() == found[1][2].keys()
+
+
+def test_half_precision_is_gathered_in_float32():
+    """Gradients of several workers would be rounded when they are added."""
+    sample = {"target": torch.tensor([0, 1])}
+    rows, _, _ = contrastive_batch(torch.ones(2, 3).half(), sample, gathers=True)
+    assert rows.dtype == torch.float32
 
 
 def test_the_stock_task_is_refused(data):
