@@ -13,8 +13,9 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import label_names
 from fairseq_scl.tasks.counts import ClassNumbers, answers_of
 from helpers.objectives import objective_case
+from helpers.packed import HEAD
 from helpers.refusals import refused
-from helpers.training import make_data, toy_model, write_rows
+from helpers.training import draw_weights, make_data, toy_model, write_rows
 
 # The last batch of four is smaller.
 DATA = {"sizes": {"train": 22, "valid": 10}, "words": None, "weights": (3, 1)}
@@ -124,16 +125,19 @@ def test_a_metrics_file_that_cannot_be_written_is_named_before_training(data, tm
 )
 def test_a_validation_is_counted_for_every_criterion(data, flags):
     toy = toy_model([data, *flags])
-    log = toy.task.valid_step(toy.batch(10, "valid"), toy.model, toy.criterion)[2]
+    draw_weights(toy.model)
+    batch = toy.batch(10, "valid")
+    log = toy.task.valid_step(batch, toy.model, toy.criterion)[2]
     with metrics.aggregate() as logged:
         toy.task.reduce_metrics([log, log], toy.criterion)
     assert logged["n_total"].sum == 20
     assert logged["n_correct"].sum == 2 * log["ncorrect"]
-    answers = answers_of(logged)
-    assert sum(answers) == 20
-    targets = toy.batch(10, "valid")["target"].flatten()
-    if 20 in answers:
-        assert logged["n_correct"].sum == 2 * (targets == answers.index(20)).sum()
+    logits = toy.model(**batch["net_input"], classification_head_name=HEAD)[0]
+    found = logits.argmax(1).bincount(minlength=2)
+    assert found.all()
+    assert answers_of(logged) == (2 * found).tolist()
+    ce = torch.nn.functional.cross_entropy(logits, batch["target"].flatten())
+    assert float(logged["ce_loss"].avg) == pytest.approx(ce.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +147,7 @@ def test_mcc_and_f1_use_the_class_ids_for_any_labels(data, criterion):
     flags = ["--criterion", criterion, "--report-mcc"]
     flags += ["--report-acc-and-f1"]
     toy = toy_model([data, *flags])
+    draw_weights(toy.model)
     batch = toy.batch(10, "valid")
     log = toy.task.valid_step(batch, toy.model, toy.criterion)[2]
     assert log["targ"] == batch["target"].flatten().tolist()
