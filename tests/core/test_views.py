@@ -34,7 +34,8 @@ ON = ["--scl-views"]
 
 @pytest.fixture(scope="module")
 def data(data):
-    return add_views(data)
+    """Both views differ from the example and from each other."""
+    return add_views(data, lambda ids, view: ids[view + 1 :] or ids)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,13 @@ def test_validation_is_cross_entropy_and_logs_equation_3(data):
     labels = batch["target"].view(-1)
     expected = supervised_contrastive_loss(features, labels, 0.3)
     assert log["scl_loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_each_view_comes_from_its_own_folder(data):
+    rows = build(data, *ON).batch(6)[WITH_VIEWS]["src_tokens"].split(6)
+    examples, *views = ([row[row != 1][1:-1].tolist() for row in part] for part in rows)
+    for number, found in enumerate(views):
+        assert found == [words[number + 1 :] or words for words in examples]
 
 
 @pytest.mark.parametrize("flags", [[], ["--separator-token", "2"]])
