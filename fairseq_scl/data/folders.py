@@ -175,14 +175,13 @@ def check_outside(folder: Path) -> None:
     """Refuse to write into a folder that a command writes as a whole, at any depth.
 
     Raises:
-        InputError: names the folder and the whole one that it is or lies in.
+        InputError: names that folder.
     """
     real = folder.resolve()
     for whole in (real, *real.parents):
         if kind := kind_of_whole(whole):
             raise InputError(
-                f"{folder} is or lies in the {kind} {whole}, to which nothing is "
-                "added: choose another folder"
+                f"nothing is added to the {kind} {whole}: choose another folder"
             )
 
 

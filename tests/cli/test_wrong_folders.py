@@ -42,7 +42,7 @@ def test_results_are_not_written_into_a_whole_folder(folders, run, toy, verb, to
     kept = contents(folders)
     status, _, error = run(*words)
     assert status == 2
-    assert f"lies in the {kind} {folders / to.partition('/')[0]}, to which" in error
+    assert f"added to the {kind} {folders / to.partition('/')[0]}: choose" in error
     assert contents(folders) == kept
 
 
