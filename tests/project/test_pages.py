@@ -49,6 +49,8 @@ NOT_RUN = {
     "tests/slurm/": "needs root; make test-slurm",
     "export SLURM_CONF": "the same",
     "sinfo": "the same",
+    "fairseq-scl convert --from hf": "needs a downloaded model; cli/test_cli.py",
+    "python -m benchmarks.accuracy": "hours; project/test_benchmarks.py",
     "fairseq-scl run mean.yaml": "needs a GPU; experiments/test_sweep.py",
     "fairseq-scl run penalty.yaml": "experiments/test_own_objective.py",
 }
