@@ -88,6 +88,12 @@ EVERYTHING = [
         WHOLE,
         id="scl",
     ),
+    pytest.param(
+        ["--curriculum", "99"],  # consecutive batches of four are one of eight
+        [*DEFAULT, "--gather-features"],
+        ["--batch-size", "8"],
+        id="scl-dummy",
+    ),
     pytest.param(["--scl-views"], DEFAULT, MICRO, id="views"),
     objective_case(
         "capcort",
@@ -136,9 +142,10 @@ def test_a_whole_run_of_two_workers_is_that_of_one(
     """From a restored encoder, with a validation after every second update.
 
     Seven batches of four: the second worker gets a dummy batch in every epoch, after a
-    validation that saw 60 examples where training has 27.
+    validation that saw 60 examples where training has 27. With SGD, because Adam hides
+    the size of a gradient and amplifies the rounding of one that is zero.
     """
-    flags = [*both, "--restore-file", stock, *RESET]
+    flags = [*both, "--restore-file", stock, *RESET, "--optimizer", "sgd", "--lr", 0.05]
     flags += ["--validate-interval-updates", "2", "--batch-size-valid", "30"]
     for count, more in ((2, workers), (1, alone)):
         folder = tmp_path / str(count)
@@ -159,6 +166,6 @@ def test_a_whole_run_of_two_workers_is_that_of_one(
         found.append((rows, learned(folder, 0)))
     (rows, one), (other_rows, two) = found
     for row, other in zip(rows, other_rows, strict=True):
-        assert other["ce_loss"] == pytest.approx(row["ce_loss"], abs=1e-3)
-    torch.testing.assert_close(two, one, atol=2e-4, rtol=1e-3)
+        assert other["ce_loss"] == pytest.approx(row["ce_loss"], abs=1e-5)
+    torch.testing.assert_close(two, one, atol=1e-5, rtol=0)
     torch.testing.assert_close(learned(tmp_path / "2", 1), two, atol=0, rtol=0)

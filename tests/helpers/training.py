@@ -163,11 +163,14 @@ class Terminal(io.StringIO):
 
 
 def stock_checkpoint(data: str | Path, folder: Path) -> Path:
-    """Train an update of the stock criterion; its file, without what that learned."""
+    """Train an update of the stock criterion; its file, with large weights drawn."""
     flags = ["--criterion", "sentence_prediction", "--max-update", "1"]
     file = trained_checkpoint(data, folder, *flags)
     state = load_checkpoint(file)
     del state["criterion"]
+    model = toy_model([data, *flags]).model
+    draw_weights(model)
+    state["model"] = model.state_dict()
     torch.save(state, file)
     return file
 
