@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fairseq.logging import metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,9 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.objectives.capcort import pretrained
 from fairseq_scl.objectives.capcort.loss import representation_consistency_loss
 from fairseq_scl.objectives.capcort.pretrained import pretrained_states
+from fairseq_scl.objectives.capcort.sentence_prediction_capcort import (
+    SentencePredictionCapcortCriterion,
+)
 from helpers.gradients import (
     OFF,
     ON,
@@ -164,6 +168,16 @@ def test_the_loss_is_the_formula(data, targets, phi, kind, more):
     )
     for parameter in toy.criterion.parameters():
         assert parameter.grad.any()
+
+
+def test_the_mean_over_the_examples_of_all_batches_is_logged():
+    logs = [
+        {"loss": 0, "sample_size": n, "ntokens": n, "nsentences": n, "capcort_loss": c}
+        for n, c in ((4, 3.0), (1, 7.0))
+    ]
+    with metrics.aggregate(new_root=True) as found:
+        SentencePredictionCapcortCriterion.reduce_metrics(logs)
+    assert found["capcort_loss"].avg == pytest.approx(2)
 
 
 def test_the_frozen_encoder_stays_and_is_not_trained(data):
