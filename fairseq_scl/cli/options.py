@@ -14,8 +14,11 @@ from fairseq_scl.device import PRECISIONS, available_device
 from fairseq_scl.errors import InputError
 
 
-class _Several(argparse.Action):
-    """Store several values, all different."""
+class _Checked(argparse.Action):
+    """Store a value, or several different ones; a folder may be missing, but no file.
+
+    Options whose ``metavar`` is ``FOLDER`` name folders.
+    """
 
     def __call__(
         self,
@@ -24,32 +27,21 @@ class _Several(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if isinstance(values, list):
-            check_distinct(self.option_strings[0], values)
+        flag, several = self.option_strings[0], isinstance(values, list)
+        if self.metavar == FOLDER["metavar"]:
+            for folder in values if several else [values]:
+                check_no_file(flag, folder)
+        if several:
+            check_distinct(flag, values)
         setattr(namespace, self.dest, values)
-
-
-class _Folders(_Several):
-    """Store a folder, or several different ones, none of which is a file."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        for folder in values if isinstance(values, list) else [values]:
-            check_no_file(self.option_strings[0], folder)
-        super().__call__(parser, namespace, values, option_string)
 
 
 # Settings of ``add_argument`` for options that name a folder or file, count, or have
 # several values.
-FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER", "action": _Folders}
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER", "action": _Checked}
 FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
-SEVERAL: dict[str, Any] = {"nargs": "+", "action": _Several}
+SEVERAL: dict[str, Any] = {"nargs": "+", "action": _Checked}
 SEVERAL_FOLDERS: dict[str, Any] = {**SEVERAL, **FOLDER}
 # Limits of numeric options: rows or tokens, and repetitions.
 MOST, MOST_TIMES = 10**9, 1000

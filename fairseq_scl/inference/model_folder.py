@@ -23,12 +23,7 @@ from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint, load_m
 from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.data.binarize import LABEL_MAP, read_labels
 from fairseq_scl.data.files import write_json, write_then_rename
-from fairseq_scl.data.folders import (
-    ENCODER,
-    MODEL,
-    folder_then_rename,
-    verify,
-)
+from fairseq_scl.data.folders import ENCODER, MODEL, folder_then_rename, verify
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError

@@ -40,8 +40,8 @@ def regression_head(
 
     Returns:
         weights and biases by the names of the model's, float32: ``dense``, ``(D, D)``
-        and ``(D,)``, and ``out_proj``, ``(C, D)`` and ``(C,)``; and how many examples
-        of the validation set this head labels correctly, of how many.
+        and ``(D,)``, and ``out_proj``, ``(K, D)`` and ``(K,)`` for K classes; and how
+        many examples of the validation set this head labels correctly, of how many.
 
     Raises:
         InputError: as ``export_classifier``, or the features are not finite.
