@@ -25,6 +25,8 @@ from typing import Any
 import torch
 
 from fairseq_scl.data.binarize import read_split_labels
+from fairseq_scl.data.files import sha256
+from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import PRECISION_FLAGS, Run
 from fairseq_scl.experiments.frozen import probed
@@ -35,6 +37,7 @@ from fairseq_scl.experiments.own_training import (
     few_shot_run,
     recommended_updates,
 )
+from fairseq_scl.experiments.records import origin
 from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.experiments.statistics import (
@@ -51,6 +54,7 @@ from fairseq_scl.inference.regression_head import regression_head
 from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.numbers import NONE, interval, mean_and_std
 from fairseq_scl.report.sheets import Sheet
+from fairseq_scl.report.signature import benchmark_signature
 
 # The loss of the quick start's table that each is trained with.
 OURS = {"CE": "CE", "CE+SCL": "CE+SCL", FEW_SHOT: "CE+SCL"}
@@ -75,13 +79,17 @@ def main() -> int:
                 found = _measured(method, sample, data, arguments)
                 with file.open("a", encoding="utf-8") as lines:
                     line = {"method": method, "sample": sample, **found}
+                    line["made"] = _made(data, arguments)
                     lines.write(json.dumps(line) + "\n")
-    print(sheet_as_markdown(comparison(read_results(file), arguments.baseline)))
+    results = read_results(file)
+    print(sheet_as_markdown(comparison(results, arguments.baseline)))
+    if all("made" in one for one in results):  # results of older versions lack it
+        print(f"\n`{signature(results)}`")
     return 0
 
 
 def read_results(file: Path) -> list[Result]:
-    """Return the results: method, sample, correct, total and seconds."""
+    """Return the results: method, sample, counts, seconds and how each was made."""
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
@@ -124,6 +132,27 @@ def comparison(results: Iterable[Result], baseline: str) -> Sheet:
         header=(*header, "difference", "95% t", "pairs"),
         rows=tuple(rows),
     )
+
+
+def signature(results: Iterable[Result]) -> str:
+    """Return the signature of results from :func:`read_results`."""
+    made = [one["made"] for one in results]
+    settings = {
+        key: ",".join(sorted({str(one[key]) for one in made}))
+        for key in ("size", "set", "device", "precision")
+    }
+    return benchmark_signature("accuracy", settings, [one["origin"] for one in made])
+
+
+def _made(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    files = {"data": data / MANIFEST, "encoder": arguments.encoder / "model.pt"}
+    return {
+        "size": arguments.size,
+        "set": " ".join(f"{key}={value}" for key, value in arguments.set) or "none",
+        "device": arguments.device,
+        "precision": arguments.precision,
+        "origin": origin({name: sha256(path) for name, path in files.items()}),
+    }
 
 
 def _measured(

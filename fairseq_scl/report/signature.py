@@ -45,18 +45,14 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
     # Records of older versions lack a precision and are fp32.
     parts["precision"] = _values(r.settings.get("precision", "fp32") for r in records)
     parts["device"] = _values(r.settings.get("device") for r in records)
-    for name in ("torch", "fairseq", "fairseq-scl"):
-        parts[name] = _values(_version(r, name) for r in records)
-    data = sorted({r.origin["sha256"]["data"] for r in records})
-    if len(data) > 1:
-        data = [hashlib.sha256("\n".join(data).encode()).hexdigest()]
-    parts["data"] = data[0][:8]
-    user_dirs = {r.origin["sha256"].get("user_dir") for r in records}
-    if user_dirs != {None}:
-        parts["user_dir"] = _values(found and found[:8] for found in user_dirs)
-    parts["encoder"] = _values(r.origin["sha256"]["encoder"][:8] for r in records)
-    parts["commit"] = _values(_commit(r) for r in records)
-    return _line(parts)
+    return _line(parts | _of_origins([r.origin for r in records]))
+
+
+def benchmark_signature(
+    name: str, settings: Mapping[str, object], origins: Sequence[Mapping[str, Any]]
+) -> str:
+    """Return the signature of a benchmark of accuracy, ``name``, on data folders."""
+    return _line({"benchmark": name, **settings, **_of_origins(origins)})
 
 
 def evaluation_signature(examples: int, made: Mapping[str, Any]) -> str:
@@ -84,8 +80,8 @@ def mixed_settings(records: Sequence[Record]) -> list[str]:
     for name in ("python", "machine", "gpu", "driver", "threads"):
         found[name] = _values(r.origin.get(name) for r in records)
     for name in ("torch", "numpy", "fairseq", "fairseq-scl"):
-        found[name] = _values(_version(r, name) for r in records)
-    found["commit"] = _values(_commit(r) for r in records)
+        found[name] = _values(_version(r.origin, name) for r in records)
+    found["commit"] = _values(_commit(r.origin) for r in records)
     return [f"{k}: {v.replace(',', ', ')}" for k, v in found.items() if "," in v]
 
 
@@ -95,22 +91,39 @@ def _losses(table: Table) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def _of_origins(origins: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return versions, commits and the start of the checksums of data and encoders."""
+    parts = {}
+    for name in ("torch", "fairseq", "fairseq-scl"):
+        parts[name] = _values(_version(one, name) for one in origins)
+    data = sorted({one["sha256"]["data"] for one in origins})
+    if len(data) > 1:
+        data = [hashlib.sha256("\n".join(data).encode()).hexdigest()]
+    parts["data"] = data[0][:8]
+    user_dirs = {one["sha256"].get("user_dir") for one in origins}
+    if user_dirs != {None}:
+        parts["user_dir"] = _values(found and found[:8] for found in user_dirs)
+    parts["encoder"] = _values(one["sha256"]["encoder"][:8] for one in origins)
+    parts["commit"] = _values(_commit(one) for one in origins)
+    return parts
+
+
 def _rare(records: Iterable[Record], name: str) -> str:
     """Return the values of a setting, which records of older versions may lack."""
     return _values(r.settings.get(name, getattr(Run, name)) for r in records)
 
 
-def _version(record: Record, name: str) -> str | None:
-    versions = record.origin["versions"]
+def _version(origin: Mapping[str, Any], name: str) -> str | None:
+    versions = origin["versions"]
     if name == "fairseq" and "fairseq-fixed" in versions:
         name = "fairseq-fixed"
     return versions.get(name)
 
 
-def _commit(record: Record) -> str | None:
+def _commit(origin: Mapping[str, Any]) -> str | None:
     """Return the first 8 digits of the commit, and + if there were local changes."""
-    commit = record.origin.get("commit")
-    return commit and commit[:8] + ("+" if record.origin.get("changed_files") else "")
+    commit = origin.get("commit")
+    return commit and commit[:8] + ("+" if origin.get("changed_files") else "")
 
 
 def _values(values: Iterable[object]) -> str:

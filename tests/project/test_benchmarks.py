@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from dataclasses import fields
+from hashlib import sha256
 from types import ModuleType
 
 import pytest
@@ -175,6 +176,26 @@ def test_methods_are_compared_on_the_samples_that_both_have():
     # Gains of 2 and 1 points: t(0.975, 1) / 2 = 6.35.
     assert rows["CE"] == ("2", "74.0 ± 2.8", "–", "+1.50", "-4.85 to +7.85", "2")
     assert rows["frozen"][3:] == ("-5.00", "–", "1")
+
+
+def test_accuracy_ends_with_a_signature_of_its_files(tmp_path, monkeypatch, capsys):
+    for name in ("n100-sample0/manifest.json", "model.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name, "utf-8")
+    found = {"valid_correct": 3, "correct": 7, "total": 10}
+    monkeypatch.setattr(accuracy, "_ours", lambda *_: found)
+    folders = ["--data", "--encoder", "--published", "--to"]
+    argv = ["accuracy", *(part for f in folders for part in (f, str(tmp_path)))]
+    argv += ["--methods", "frozen", "--set", "updates=9"]
+    monkeypatch.setattr(sys, "argv", argv)
+    assert accuracy.main() == 0
+    line = capsys.readouterr().out.strip().rpartition("\n")[2].strip("`")
+    parts = dict(part.split(":", 1) for part in line.split("|"))
+    assert parts["benchmark"] == "accuracy"
+    assert (parts["size"], parts["set"], parts["device"]) == ("100", "updates=9", "cpu")
+    for name, file in (("data", "n100-sample0/manifest.json"), ("encoder", "model.pt")):
+        assert parts[name] == sha256((tmp_path / file).read_bytes()).hexdigest()[:8]
+    assert {"precision", "torch", "fairseq", "fairseq-scl", "commit"} <= parts.keys()
 
 
 def test_accuracy_resumes_and_says_why_a_peer_failed(tmp_path, monkeypatch, capsys):
