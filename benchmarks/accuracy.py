@@ -24,21 +24,18 @@ from typing import Any
 
 import torch
 
-from fairseq_scl.data.binarize import read_split_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.command import PRECISION_FLAGS, Run
+from fairseq_scl.experiments.command import PRECISION_FLAGS
 from fairseq_scl.experiments.frozen import probed
-from fairseq_scl.experiments.loss_grid import default_point, loss_of
 from fairseq_scl.experiments.own_training import (
     FEW_SHOT,
     FEW_SHOT_RATE,
-    few_shot_run,
+    own_run,
     recommended_updates,
 )
 from fairseq_scl.experiments.records import origin
-from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.experiments.statistics import (
     best_validation,
@@ -46,18 +43,13 @@ from fairseq_scl.experiments.statistics import (
     result_at_best,
     summary,
 )
-from fairseq_scl.experiments.tables import load_table
-from fairseq_scl.inference.data_split import read_split_tokens
-from fairseq_scl.inference.model_folder import export_classifier, load_classifier
-from fairseq_scl.inference.predict import logits
-from fairseq_scl.inference.regression_head import regression_head
 from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.numbers import NONE, interval, mean_and_std
 from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.report.signature import benchmark_signature
 
-# The loss of the quick start's table that each is trained with.
-OURS = {"CE": "CE", "CE+SCL": "CE+SCL", FEW_SHOT: "CE+SCL"}
+# The objective or recipe of each.
+OURS = {"CE": "ce", "CE+SCL": "scl", FEW_SHOT: FEW_SHOT}
 PEERS = ("setfit", "trainer", "trainer-120")
 METHODS = (*OURS, "frozen", *PEERS)
 RESULTS = "results.jsonl"
@@ -173,44 +165,25 @@ def _ours(
     model, device = arguments.encoder, arguments.device
     settings = dict(arguments.set)
     if method in OURS:
-        grid = default_point(load_table("quickstart").losses[OURS[method]])
-        loss = loss_of({key: values[0] for key, values in grid.items()})
-        loss |= {key: settings.pop(key) for key in [*settings] if key in loss}
-        run = Run(
-            name=method,
-            data=data.absolute(),
-            encoder=model.absolute(),
-            loss=loss,
+        run = own_run(
+            data.absolute(),
+            model.absolute(),
+            OURS[method],
+            "mean",
             seed=sample,
             updates=recommended_updates(arguments.size),
             learning_rate=FEW_SHOT_RATE if method == FEW_SHOT else 1e-4,
-            batching="reshuffled",
-            head_pooling="mean",
+            max_positions=512,
             device=device,
             precision=arguments.precision,
         )
-        run = replace(run, **settings)
-        if method != FEW_SHOT:
-            record = run_training(run, folder / method)
-            valid, test = best_validation(record.valid), result_at_best(record)
-            return _counts(valid.correct, test.correct, test.total)
-        run = replace(few_shot_run(run), keep_checkpoint=True)
-        run_training(run, folder / method)
-        head, valid = regression_head(folder / method / BEST, run.data, device=device)
-        export_classifier(folder / method / BEST, run.data, folder / "model", head=head)
-        return _counts(valid[0], *_tested(folder / "model", data, device))
+        loss = {key: settings.pop(key, value) for key, value in run.loss.items()}
+        run = replace(run, loss=loss, keep_checkpoint=False, **settings)
+        record = run_training(run, folder / method)
+        valid, test = best_validation(record.valid), result_at_best(record)
+        return _counts(valid.correct, test.correct, test.total)
     probe = probed(model, data, device)
     return _counts(probe.valid_correct, probe.test_correct, probe.test_total)
-
-
-def _tested(folder: Path, data: Path, device: str) -> tuple[int, int]:
-    """Return how many test examples a model folder labels correctly, of how many."""
-    model = load_classifier(folder, device)
-    rows = read_split_tokens(data, "test", model)
-    answers = logits(model, rows).argmax(dim=1).tolist()
-    truth = read_split_labels(data, "test")
-    right = sum(model.labels[a] == t for a, t in zip(answers, truth, strict=True))
-    return right, len(truth)
 
 
 def _counts(valid_correct: int, correct: int, total: int) -> Result:

@@ -42,6 +42,7 @@ Finite = Annotated[float, Meta(gt=-1e30, lt=1e30)]
 # Allowed values of λ in Eq. 1 and τ in Eq. 3, and the options that have these ranges.
 Lambda = Annotated[float, Meta(ge=0, le=1)]
 Tau = Annotated[float, Meta(gt=0, le=1e6)]
+Rate = Annotated[float, Meta(gt=0, le=1)]
 RANGES: dict[str, Any] = {"scl_lambda": Lambda, "scl_temperature": Tau}
 
 

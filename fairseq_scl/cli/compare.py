@@ -32,7 +32,11 @@ from fairseq_scl.experiments.own_comparison import (
     own_table,
     write_samples,
 )
-from fairseq_scl.experiments.own_training import OBJECTIVES
+from fairseq_scl.experiments.own_training import (
+    FEW_SHOT,
+    OBJECTIVES,
+    recommended_learning_rate,
+)
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.results import collect, count_degenerate
@@ -59,9 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objectives",
         **SEVERAL,
-        choices=OBJECTIVES,
+        choices=(*OBJECTIVES, FEW_SHOT),
         default=["ce", "scl"],
-        help="objectives to compare; the first is the baseline",
+        help="objectives to compare, and the recipe few-shot of 'fairseq-scl train'; "
+        "the first is the baseline",
     )
     for flag, default, help in (
         ("--samples", 5, "training samples, each trained with every objective"),
@@ -96,6 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
         settings["head_pooling"] = settings.pop("pooling")
         data = folder / "data"
         name, samples = arguments.file.name, arguments.samples
+        rate = arguments.learning_rate or recommended_learning_rate(encoder, FEW_SHOT)
+        settings["few_shot_rate"] = rate
         table = own_table(name, arguments.objectives, parts.size, samples, **settings)
         models = dict.fromkeys(table.losses, encoder)
         runs = planned_runs(table, data, models, shared)

@@ -39,7 +39,6 @@ from fairseq_scl.experiments.own_training import (
     OBJECTIVES,
     check_only_run,
     check_own_model,
-    few_shot_run,
     notes_of,
     own_run,
 )
@@ -63,7 +62,6 @@ from fairseq_scl.inference.model_folder import (
     is_exported,
     load_classifier,
 )
-from fairseq_scl.inference.regression_head import regression_head
 from fairseq_scl.report.evaluation import evaluation_sheets
 from fairseq_scl.report.markdown import sheet_as_markdown
 
@@ -117,8 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     with hold(work / LOCK, work):
         settings = settings_of(arguments, encoder, len(train), recipe)
         settings["seed"] = arguments.seed
-        one = own_run(work / "data", encoder, objective, **settings)
-        one = few_shot_run(one) if recipe else one
+        one = own_run(work / "data", encoder, recipe or objective, **settings)
         check_only_run(one, work)
         place = run_folder(work, one.name)
         # A run needs a test set; these are the validation examples again.
@@ -169,17 +166,11 @@ def _trained(one: Run, work: Path) -> Record | None:
 
 
 def _export(one: Run, place: Path, folder: Path, noted: Mapping[str, Any]) -> None:
-    """Export the checkpoint of a run, for the recipe with a fitted head."""
-    best, head = place / BEST, None
+    """Export the checkpoint of a run."""
+    best = place / BEST
     if not best.is_file():
         raise InputError(f"{best} is missing: delete {place} to train again")
-    if noted.get("recipe"):
-        class_weights = one.loss.get("class_weights")
-        head, (right, total) = regression_head(
-            best, one.data, class_weights, one.device
-        )
-        noted = {**noted, "valid": {"correct": right, "total": total}}
-    for remark in export_classifier(best, one.data, folder, noted=noted, head=head):
+    for remark in export_classifier(best, one.data, folder, noted=noted):
         note(remark, "warning")
 
 

@@ -21,7 +21,8 @@ from fairseq_scl.inference.data_split import check_vocabulary, split_features
 from fairseq_scl.inference.encoder_folder import is_encoder_folder, load_encoder
 from fairseq_scl.inference.model_folder import SETTINGS, LoadedModel, load_classifier
 from fairseq_scl.inference.predict import features
-from fairseq_scl.input_format import Manifest, tokens_wanted
+from fairseq_scl.inference.regression_head import fit_head
+from fairseq_scl.input_format import HEAD, Manifest, tokens_wanted
 from fairseq_scl.typed import read_as
 
 ENCODER, MODEL = "encoder", "model"
@@ -91,22 +92,52 @@ def measures_of_model(model: Any, task: Any, data: Path) -> dict[str, float]:
     Raises:
         InputError: see :func:`~fairseq_scl.experiments.geometry.measures`.
     """
-    names, made = read_labels(data), read_as(data / MANIFEST, Manifest)
+    found, ids = _features_of_model(model, task, data, "test")
+    names = read_labels(data)
+    return measures(found.astype(np.float64), [names[number] for number in ids])
+
+
+def fit_head_of_model(
+    model: Any, task: Any, data: Path, class_weights: str | None = None
+) -> None:
+    """Replace the model's head right after training, see :func:`fit_head`.
+
+    The model is left in evaluation mode. Its task has loaded the training set.
+
+    Raises:
+        InputError: the features are not finite, or a label has no training example.
+    """
+    found, ids = _features_of_model(model, task, data, "train")
+    names = read_labels(data)
+    if missing := [name for n, name in enumerate(names) if n not in ids]:
+        raise InputError(
+            f"{data}: the label {missing[0]!r} has no training example, but a logistic "
+            "regression as the head needs one of each"
+        )
+    if not np.isfinite(found).all():
+        raise InputError(f"training on {data} led to features that are not finite")
+    fit_head(model.classification_heads[HEAD], found, ids, class_weights)
+
+
+def _features_of_model(
+    model: Any, task: Any, data: Path, split: str
+) -> tuple[NDArray[np.float32], list[int]]:
+    """Compute the features that the head reads of a loaded split, and its class ids."""
     classifier = LoadedModel(
         model=model.eval(),
-        labels=names,
+        labels=read_labels(data),
         tokenizer=load_tokenizer(data),
         dictionary=task.source_dictionary,
-        pair=made.pair,
+        pair=read_as(data / MANIFEST, Manifest).pair,
         separator_token=task.cfg.separator_token,
         max_positions=task.max_positions(),
         exits={},
     )
-    dataset = task.datasets["test"]
+    dataset = task.datasets[split]
     examples = [dataset[number] for number in range(len(dataset))]
     tokens = [example["net_input.src_tokens"] for example in examples]
-    labels = [names[int(example["target"])] for example in examples]
-    return measures(features(classifier, tokens).numpy().astype(np.float64), labels)
+    ids = [int(example["target"]) for example in examples]
+    return features(classifier, tokens).numpy(), ids
 
 
 def probed(

@@ -37,8 +37,9 @@ from fairseq_scl.compat.quiet import quieten
 from fairseq_scl.data.files import write_json
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.frozen import measures_of_model
+from fairseq_scl.experiments.frozen import fit_head_of_model, measures_of_model
 from fairseq_scl.experiments.results_folder import BEST, LOG, REPRESENTATIONS
+from fairseq_scl.inference.regression_head import REGRESSION_HEAD
 
 logger = logging.getLogger(__name__)
 
@@ -97,14 +98,14 @@ def _train(run: Run, arguments: list[str], folder: Path) -> None:
     task = tasks.setup_task(cfg.task)
     model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
     checkpoint = folder / BEST if run.keep_checkpoint else None
-    trainer = _Trainer(cfg, task, model, criterion, checkpoint)
+    trainer = _Trainer(cfg, task, model, criterion, checkpoint, run.regression_head)
     trainer.start_from(encoder_state(str(run.encoder / "model.pt")))
     valid, *others = cfg.dataset.valid_subset.split(",")
     task.load_dataset(valid, combine=False, epoch=1)
     epoch_itr = trainer.get_train_iterator(epoch=1)
     trainer.lr_step(epoch_itr.epoch)
     while trainer.get_num_updates() < cfg.optimization.max_update:
-        _train_epoch(cfg, trainer, epoch_itr, valid)
+        _train_epoch(run, cfg, trainer, epoch_itr, valid)
         trainer.lr_step(epoch_itr.epoch)
         next_epoch = epoch_itr.next_epoch_idx
         epoch_itr = trainer.get_train_iterator(next_epoch, load_dataset=False)
@@ -131,8 +132,13 @@ def _parse(arguments: list[str]) -> Any:
 
 
 @metrics.aggregate("train")
-def _train_epoch(cfg: Any, trainer: "_Trainer", epoch_itr: Any, subset: str) -> None:
-    """Train for an epoch or until ``max_update``, with validations in between."""
+def _train_epoch(
+    run: Run, cfg: Any, trainer: "_Trainer", epoch_itr: Any, subset: str
+) -> None:
+    """Train for an epoch or until ``max_update``, with validations in between.
+
+    With a regression head, fit it at the end and validate only then.
+    """
     shuffle = epoch_itr.next_epoch_idx > cfg.dataset.curriculum
     batches = iterators.GroupedIterator(epoch_itr.next_epoch_itr(shuffle=shuffle), 1)
     progress = progress_bar.progress_bar(
@@ -152,7 +158,11 @@ def _train_epoch(cfg: Any, trainer: "_Trainer", epoch_itr: Any, subset: str) -> 
             progress.log(stats, tag="train_inner", step=update)
             metrics.reset_meters("train_inner")
         is_last = update >= cfg.optimization.max_update
-        if is_last or update % cfg.dataset.validate_interval_updates == 0:
+        if is_last and run.regression_head:
+            weights = run.loss.get("class_weights")
+            fit_head_of_model(trainer.model, trainer.task, run.data, weights)
+        is_due = update % cfg.dataset.validate_interval_updates == 0
+        if is_last or (is_due and not run.regression_head):
             scores = fairseq_train.validate(
                 cfg, trainer, trainer.task, epoch_itr, [subset]
             )
@@ -168,10 +178,17 @@ class _Trainer(Trainer):
     """fairseq's Trainer, but starts from weights in memory and keeps the best ones."""
 
     def __init__(
-        self, cfg: Any, task: Any, model: Any, criterion: Any, checkpoint: Path | None
+        self,
+        cfg: Any,
+        task: Any,
+        model: Any,
+        criterion: Any,
+        checkpoint: Path | None,
+        regression_head: bool,
     ) -> None:
         super().__init__(cfg, task, model, criterion)
         self._checkpoint = checkpoint
+        self._regression_head = regression_head
         self._best_score = -float("inf")
         self._best_update = 0
         self._best_weights: dict[str, Tensor] = {}
@@ -196,6 +213,7 @@ class _Trainer(Trainer):
                 self._best_weights[name] = tensor.detach().to("cpu", copy=True)
         if self._checkpoint is not None:
             extra = {"train_iterator": epoch_itr.state_dict(), "val_loss": score}
+            extra[REGRESSION_HEAD] = self._regression_head
             self.save_checkpoint(str(self._checkpoint), extra)
 
     def return_to_best(self) -> None:

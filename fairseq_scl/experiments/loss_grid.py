@@ -12,12 +12,14 @@ from fairseq.utils import import_user_module
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.selection import GRID
-from fairseq_scl.typed import RANGES, Finite, Name, as_type
+from fairseq_scl.typed import RANGES, Finite, Name, Rate, as_type
 
 CRITERION = "criterion"
 CONTRASTIVE = "sentence_prediction_scl"
 Grid = dict[str, tuple[Any, ...]]
 KINDS: dict[type, Any] = {bool: bool, float: Finite, int: int, str: Name}
+# Fields of Run that a loss may set for itself.
+LEARNING_RATE, REGRESSION_HEAD = "learning_rate", "regression_head"
 
 
 def parse_loss(loss: str, found: Any, where: str) -> Grid:
@@ -25,7 +27,8 @@ def parse_loss(loss: str, found: Any, where: str) -> Grid:
 
     It maps options of the criterion, named as in its Hydra block, to a value or a list
     of values. ``criterion`` names the criterion, by default
-    ``sentence_prediction_scl``.
+    ``sentence_prediction_scl``. A ``learning_rate`` replaces that of the table, and
+    ``regression_head``, which needs the default criterion, is that of ``Run``.
 
     Returns:
         the values of each option, in the order in which the criterion declares them.
@@ -41,14 +44,17 @@ def parse_loss(loss: str, found: Any, where: str) -> Grid:
             f"{where}: losses: {loss}: criterion is {name!r}: it must be one of "
             f"{', '.join(criterions())}"
         )
-    kinds = _options(name)
+    kinds = {key: kind for key, (kind, _) in _options(name).items()}
+    kinds[LEARNING_RATE] = float
+    if name == CONTRASTIVE:
+        kinds[REGRESSION_HEAD] = bool
     if not isinstance(found, dict) or set(found) - {*kinds, CRITERION} or not found:
         raise InputError(
             f"{where}: losses: {loss} is {found!r}: it must map options to values; "
             f"the options are {', '.join(kinds)}"
         )
     grid: Grid = {CRITERION: (name,)} if CRITERION in found else {}
-    for key, (kind, _) in kinds.items():
+    for key, kind in kinds.items():
         if key in found:
             grid[key] = _values(
                 key, kind, found[key], f"{where}: losses: {loss}: {key}"
@@ -89,8 +95,8 @@ def criterions() -> list[str]:
 def varying_options(grid: Grid) -> tuple[str, ...]:
     """Return the options that identify a run among those of its loss.
 
-    These are all numeric options and all others with several values. λ is left out for
-    a loss without the contrastive term.
+    These are all numeric options of its criterion and all others with several values. λ
+    is left out for a loss without the contrastive term.
     """
     plain = grid.get("scl_lambda") == (0.0,) and "scl_temperature" not in grid
     return tuple(
@@ -99,6 +105,7 @@ def varying_options(grid: Grid) -> tuple[str, ...]:
         if key != CRITERION
         and not (plain and key == "scl_lambda")
         and (len(values) > 1 or type(values[0]) in (int, float))
+        and (len(values) > 1 or key != LEARNING_RATE)
     )
 
 
@@ -122,7 +129,18 @@ def loss_of(point: Mapping[str, Any]) -> dict[str, Any]:
     name = point.get(CRITERION, CONTRASTIVE)
     known = _options(name)
     defaults = {key: known[key][1] for key in GRID if key in known}
-    return {CRITERION: name, **defaults, **point}
+    own = own_settings(point)
+    options = {key: value for key, value in point.items() if key not in own}
+    return {CRITERION: name, **defaults, **options}
+
+
+def own_settings(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a run, except its loss, that a point of a loss sets.
+
+    With a regression head, a run validates once, after fitting it.
+    """
+    found = {k: point[k] for k in (LEARNING_RATE, REGRESSION_HEAD) if k in point}
+    return found | ({"validations": 1} if found.get(REGRESSION_HEAD) else {})
 
 
 def _options(name: str) -> dict[str, tuple[type, Any]]:
@@ -137,7 +155,7 @@ def _options(name: str) -> dict[str, tuple[type, Any]]:
 
 def _values(key: str, kind: type, found: Any, where: str) -> tuple[Any, ...]:
     values = found if isinstance(found, (list, tuple)) else [found]
-    one: Any = RANGES.get(key, KINDS[kind])
+    one: Any = {**RANGES, LEARNING_RATE: Rate}.get(key, KINDS[kind])
     several: Any = tuple[one, ...]
     values = as_type(values, several, where)
     if not values or len(set(values)) < len(values):

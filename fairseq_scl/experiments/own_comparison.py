@@ -12,7 +12,12 @@ from fairseq_scl.data.splits import stratified_sample, stratified_split
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.frozen import Known, probed
-from fairseq_scl.experiments.own_training import OBJECTIVES, objective_point
+from fairseq_scl.experiments.loss_grid import LEARNING_RATE
+from fairseq_scl.experiments.own_training import (
+    FEW_SHOT,
+    OBJECTIVES,
+    objective_point,
+)
 from fairseq_scl.experiments.records import Validation
 from fairseq_scl.experiments.selection import Outcome
 from fairseq_scl.experiments.tables import PROTOCOL, Table, parse_table
@@ -114,19 +119,23 @@ def own_table(
     size: int,
     samples: int,
     batch_size: int,
+    few_shot_rate: float,
     class_weights: str | None = None,
     **settings: Any,
 ) -> Table:
     """Return the table of the comparison.
 
     ``name`` is that of the file, for the caption. The first of the ``objectives`` is
-    the baseline. Further ``settings`` are keys of the table's ``training``, with
-    ``head_pooling``.
+    the baseline; ``few_shot_rate`` is the learning rate of the recipe. Further
+    ``settings`` are keys of the table's ``training``, with ``head_pooling``.
     """
-    pooling = settings["head_pooling"]
-    losses = {
-        OBJECTIVES[o][1]: objective_point(o, pooling, class_weights) for o in objectives
-    }
+    losses = {}
+    for objective in objectives:
+        point = objective_point(objective, settings["head_pooling"], class_weights)
+        if objective == FEW_SHOT:
+            losses[FEW_SHOT] = {**point, LEARNING_RATE: (few_shot_rate,)}
+        else:
+            losses[OBJECTIVES[objective][1]] = point
     content = {
         "protocol": PROTOCOL,
         "caption": f"{name}, test accuracy in percent",

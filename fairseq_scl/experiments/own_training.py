@@ -10,7 +10,13 @@ from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.loss_grid import Grid, default_point, loss_of
+from fairseq_scl.experiments.loss_grid import (
+    REGRESSION_HEAD,
+    Grid,
+    default_point,
+    loss_of,
+    own_settings,
+)
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.results_folder import RECORD, read_record, run_folder
 from fairseq_scl.experiments.statistics import best_validation
@@ -37,14 +43,16 @@ FEW_SHOT_RATE = 2.5e-5
 def objective_point(
     objective: str, pooling: Pooling, class_weights: str | None = None
 ) -> Grid:
-    """Return the loss of one of :data:`OBJECTIVES` as a grid of one point.
+    """Return one of :data:`OBJECTIVES` or the recipe as a grid of one point.
 
     Its terms read the same features as the classification head, those of ``pooling``.
     """
-    table, loss = OBJECTIVES[objective]
+    table, loss = OBJECTIVES["scl" if objective == FEW_SHOT else objective]
     point = default_point(load_table(table).losses[loss]) | {"scl_features": (pooling,)}
     if class_weights is not None:
         point["class_weights"] = (class_weights,)
+    if objective == FEW_SHOT:
+        point |= {"scl_lambda": (1.0,), REGRESSION_HEAD: (True,)}
     return point | ({"capcort_features": (pooling,)} if objective == "capcort" else {})
 
 
@@ -78,37 +86,25 @@ def own_run(
     class_weights: str | None = None,
     **settings: Any,
 ) -> Run:
-    """Return the run of one of :data:`OBJECTIVES`.
+    """Return the run of one of :data:`OBJECTIVES` or of the recipe.
 
     ``settings`` are further fields of :class:`Run`.
     """
     seed = settings["seed"]
-    point = objective_point(objective, pooling, class_weights)
-    return Run(
+    grid = objective_point(objective, pooling, class_weights)
+    point = {key: values[0] for key, values in grid.items()}
+    run = Run(
         name=f"{objective}-seed{seed}",
         data=data,
         encoder=encoder,
-        loss=loss_of({key: values[0] for key, values in point.items()}),
+        loss=loss_of(point),
         head_pooling=pooling,
         batching="reshuffled",
         keep_checkpoint=True,
         cell={"loss": objective, "seed": seed},
         **settings,
     )
-
-
-def few_shot_run(run: Run) -> Run:
-    """Return a run of :func:`own_run` with the contrastive term alone (λ = 1).
-
-    It keeps its last checkpoint, whose head is not trained.
-    """
-    return replace(
-        run,
-        name=f"{FEW_SHOT}-seed{run.seed}",
-        loss={**run.loss, "scl_lambda": 1.0},
-        validations=1,
-        cell={**run.cell, "loss": FEW_SHOT},
-    )
+    return replace(run, **own_settings(point))
 
 
 def notes_of(record: Record) -> dict[str, Any]:
@@ -116,8 +112,8 @@ def notes_of(record: Record) -> dict[str, Any]:
     names = ("seed", "updates", "learning_rate", "batch_size")
     noted = {name: record.settings.get(name) for name in names}
     noted["data"] = record.origin["sha256"].get("data")
-    if record.settings.get("cell", {}).get("loss") == FEW_SHOT:  # its head comes later
-        return {**noted, "recipe": FEW_SHOT}
+    if record.settings.get("cell", {}).get("loss") == FEW_SHOT:
+        noted["recipe"] = FEW_SHOT
     best = best_validation(record.valid)
     return {**noted, "valid": {"correct": best.correct, "total": best.total}}
 

@@ -14,7 +14,7 @@ from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.loss_grid import loss_of, varying_options
+from fairseq_scl.experiments.loss_grid import loss_of, own_settings, varying_options
 from fairseq_scl.experiments.tables import FULL, Table
 from fairseq_scl.experiments.variants import in_short_form, suffixes, variants_of
 from fairseq_scl.input_format import read_manifest
@@ -50,7 +50,8 @@ def planned_runs(
             for seed in range(table.repetitions):
                 cell = {**place, "loss": loss, **{key: point[key] for key in varying}}
                 cell["seed"] = seed
-                runs.append(_run(table, cell, data, models[loss], loss_of(point)))
+                run = _run(table, cell, data, models[loss], loss_of(point))
+                runs.append(replace(run, **own_settings(point)))
     return [replace(run, **shared) for run in runs] if shared else runs
 
 

@@ -24,7 +24,7 @@ from fairseq_scl.experiments.loss_grid import (
     parse_loss,
 )
 from fairseq_scl.experiments.variants import variants_of
-from fairseq_scl.typed import Name, Positive, as_type
+from fairseq_scl.typed import Name, Positive, Rate, as_type
 
 PROTOCOL = 1
 FULL = "full"
@@ -33,7 +33,6 @@ MOST_RUNS = 100_000
 FEW_SHOT, FULL_DATA = "few-shot", "full-data"
 CONF = Path(fairseq_scl.__file__).parent / "conf"
 Size = Positive | Literal["full"]
-Rate = Annotated[float, Meta(gt=0, le=1)]
 Temperature = Annotated[float, Meta(gt=0, le=1000)]
 
 
@@ -73,7 +72,8 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         repetitions: number of training samples (few-shot) or seeds (full data).
         tasks: tasks as the paper spells them, or folders of your own data.
         sizes: numbers of training examples, or ``full``.
-        losses: the options of each loss's criterion, with lists of values to try.
+        losses: the options of each loss's criterion, and its own settings of a run,
+            with lists of values to try.
         batch_sizes: sentences in a batch; one row of the table each.
         temperatures: sampling temperatures of the back-translations added to the
             training set, one column each; ``original`` adds none. Empty for a table

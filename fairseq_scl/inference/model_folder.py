@@ -127,7 +127,6 @@ def export_classifier(
     target: str | Path,
     encoder: str | Path | None = None,
     noted: Mapping[str, Any] | None = None,
-    head: Mapping[str, Tensor] | None = None,
 ) -> list[str]:
     """Write a model folder from a training checkpoint and its data folder.
 
@@ -145,7 +144,6 @@ def export_classifier(
             tokenizer that was used.
         noted: settings and results for model cards, see
             :func:`fairseq_scl.inference.model_card.training_notes`.
-        head: weights by name, in place of those of the checkpoint's head.
 
     Returns:
         warnings: the checkpoint predicted one label for a whole validation set, or does
@@ -157,7 +155,6 @@ def export_classifier(
             is missing, or the disk is full.
     """
     state, weights, trained, source = _read(checkpoint, data, encoder)
-    weights |= head or {}
     plain = stock_checkpoint(state, weights, trained.head)
     plain["cfg"]["task"] |= {
         "init_token": trained.init_token,
@@ -178,8 +175,7 @@ def export_classifier(
         if len(exits_of(weights, trained.head)) > 1:
             settings.exit_pooling = model.get("exit_pooling", "cls")
         write_model_files(folder, plain, settings)
-    nothing = None if head else learned_nothing(state, trained.labels)
-    remarks = (unrecorded(state, source), nothing)
+    remarks = (unrecorded(state, source), learned_nothing(state, trained.labels))
     return [remark for remark in remarks if remark]
 
 

@@ -11,6 +11,7 @@ from fairseq_scl.compat.checkpoints import check_dictionary_size
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.regression_head import REGRESSION_HEAD
 from fairseq_scl.inference.stock_checkpoint import plain_values
 from fairseq_scl.input_format import (
     HEAD,
@@ -118,7 +119,10 @@ def learned_nothing(state: Mapping[str, Any], labels: list[str]) -> str | None:
     The reason may be that its head was not trained. Only our task records predictions;
     otherwise, and if they differ, return ``None``.
     """
-    if plain_values(state["cfg"].get("criterion") or {}).get("scl_lambda") == 1:
+    criterion = plain_values(state["cfg"].get("criterion") or {})
+    extra = state.get("extra_state")
+    fitted = isinstance(extra, dict) and extra.get(REGRESSION_HEAD) is True
+    if criterion.get("scl_lambda") == 1 and not fitted:
         return (
             "this model was trained with λ = 1, without cross-entropy, so its "
             "classification head is still random"

@@ -7,6 +7,7 @@ from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.own_comparison import divide
 from fairseq_scl.experiments.records import Validation
+from fairseq_scl.experiments.results_folder import read_record
 from fairseq_scl.experiments.selection import Outcome
 from fairseq_scl.report.own_comparison import conclusion, own_sheets
 from helpers.encoders import make_sentences, toy_encoder
@@ -60,6 +61,25 @@ def test_methods_are_compared_on_the_same_samples(tmp_path, run, monkeypatch):
     monkeypatch.setattr(compare, "train_table", lambda *_, **__: 0)  # all is done
     status, again, _ = run(*words)
     assert (status, again.splitlines()[-1]) == (0, last)
+
+
+def test_the_recipe_is_compared_at_its_own_learning_rate(tmp_path, run):
+    path = write_labeled(tmp_path / "a.csv", make_sentences(60))
+    words = ["compare", path, "--to", tmp_path / "out", "--samples", "2"]
+    words += ["--encoder", toy_encoder(), "--device", "cpu", "--updates", "2"]
+    words += ["--objectives", "scl", "few-shot"]
+    status, printed, error = run(*words)
+    assert (status, error) == (0, "")
+    assert "few-shot is " in printed.splitlines()[-1]
+    found = {}
+    for path in (tmp_path / "out" / "runs").iterdir():
+        one = read_record(path).settings
+        kept = (one["learning_rate"], one["regression_head"], one["validations"])
+        found[one["cell"]["loss"], one["scl_lambda"]] = kept
+    assert found == {
+        ("CE+SCL", 0.9): (1e-4, False, 2),
+        ("few-shot", 1): (2.5e-5, True, 1),
+    }
 
 
 def test_the_sentence_says_what_both_intervals_support():

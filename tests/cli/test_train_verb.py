@@ -192,13 +192,13 @@ def test_a_model_that_it_did_not_train_is_kept(tmp_path, run, words):
             (tmp_path / "kept").rename(folder)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "few-shot"])
 def test_an_objective_reads_what_the_head_reads(objective):
     for pooling in ("cls", "mean"):
         found = objective_point(objective, pooling)
         read = {values for key, values in found.items() if key.endswith("_features")}
         assert read == {(pooling,)}
-        assert (found["scl_lambda"][0] > 0) == (objective in ("scl", "acl"))
+        assert (found["scl_lambda"][0] > 0) == (objective in ("scl", "few-shot", "acl"))
 
 
 def test_settings_grow_with_the_table_and_shrink_with_the_encoder():

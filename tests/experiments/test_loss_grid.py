@@ -131,12 +131,38 @@ def test_a_record_of_another_objective_is_refused(tmp_path):
             "scl_features: [0]: expected str, got int, found 1",
         ),
         ("CE: {scl_lambda: 0}", "CE: 0", "losses: CE is 0: it must map options to"),
+        (
+            "acl_embed: true",
+            "learning_rate: 2",
+            "learning_rate: [0]: expected float <= ",
+        ),
+        ("acl_embed", "regression_head", "ACL is {'criterion': 'sentence_prediction_a"),
     ],
 )
 def test_a_wrong_loss_gets_one_sentence(tmp_path, old, new, message):
     assert old in LOSSES
     with refused(message):
         toy(tmp_path, LOSSES.replace(old, new))
+
+
+def test_a_loss_may_train_in_its_own_way(tmp_path):
+    losses = "losses:\n  A: {scl_lambda: 0, learning_rate: [1e-4, 2e-4]}\n"
+    losses += "  B: {scl_lambda: 1, learning_rate: 3e-4, regression_head: true}\n"
+    table = toy(tmp_path, losses)
+    runs = planned_runs(table, tmp_path, dict.fromkeys(table.losses, toy_encoder()))
+    names = {r.name.partition("-A-")[2] or r.name.partition("-B-")[2] for r in runs}
+    assert names > {"learning_rate0.0002-sample0", "lambda1-sample0"}
+    found = {
+        (r.cell["loss"], r.learning_rate, r.regression_head, r.validations == 1)
+        for r in runs
+    }
+    assert found == {
+        ("A", 1e-4, False, False),
+        ("A", 2e-4, False, False),
+        ("B", 3e-4, True, True),
+    }
+    assert all("learning_rate" not in run.loss for run in runs)
+    assert len(choose(runs, "learning_rate=1e-4,loss=A")) == table.repetitions
 
 
 def test_flipped_data_have_folders_of_their_own():
