@@ -34,6 +34,7 @@ from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.folders import check_folders
+from fairseq_scl.experiments.frozen import probed
 from fairseq_scl.experiments.own_training import (
     FEW_SHOT,
     OBJECTIVES,
@@ -42,6 +43,7 @@ from fairseq_scl.experiments.own_training import (
     notes_of,
     own_run,
 )
+from fairseq_scl.experiments.probe import Probe
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.results_folder import (
     BEST,
@@ -66,6 +68,7 @@ from fairseq_scl.report.evaluation import evaluation_sheets
 from fairseq_scl.report.markdown import sheet_as_markdown
 
 LOCK = ".lock"
+MOST_PROBED = 2000  # training texts; a linear probe of many takes minutes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +139,9 @@ def run(arguments: argparse.Namespace) -> int:
         # A finished model folder may have a temperature since.
         if finished is None or not is_exported(folder, noted):
             _export(one, place, folder, noted)
-    _print_scores(arguments, valid)
+    few = len(train) <= MOST_PROBED
+    frozen = probed(encoder, one.data, arguments.device) if few else None
+    _print_scores(arguments, valid, frozen)
     return 0
 
 
@@ -174,8 +179,13 @@ def _export(one: Run, place: Path, folder: Path, noted: Mapping[str, Any]) -> No
         note(remark, "warning")
 
 
-def _print_scores(arguments: argparse.Namespace, valid: Sequence[Example]) -> None:
-    """Evaluate the model folder on the validation examples."""
+def _print_scores(
+    arguments: argparse.Namespace, valid: Sequence[Example], frozen: Probe | None
+) -> None:
+    """Evaluate the model folder on the validation examples.
+
+    ``frozen`` is the linear probe of the encoder before fine-tuning, if there is one.
+    """
     model = load_classifier(arguments.to, arguments.device, arguments.precision)
     logits, truth = example_logits(model, valid, arguments.file)
     scores = evaluate(softmax(logits, axis=1), truth, model.labels, valid)
@@ -191,6 +201,15 @@ def _print_scores(arguments: argparse.Namespace, valid: Sequence[Example]) -> No
         f"\nThese are the validation texts, {chosen}; 'fairseq-scl evaluate' measures "
         "other texts."
     )
+    if frozen is not None:
+        before = f"{100 * frozen.valid_correct / frozen.valid_total:.1f}%"
+        ahead = frozen.valid_correct > scores.correct
+        other = "" if arguments.recipe else " --recipe few-shot or"
+        advice = f", more than the model: try{other} more --updates" if ahead else ""
+        print(
+            "A logistic regression on the encoder's features before fine-tuning labels "
+            f"{before} of them correctly{advice}."
+        )
     print(f"the model is in {arguments.to}; try it:")
     model_folder = shlex.quote(str(arguments.to))
     pair = "printf 'some text\\tanother text\\n'"

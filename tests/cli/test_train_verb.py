@@ -9,12 +9,14 @@ import pytest
 
 from fairseq_scl.cli import train
 from fairseq_scl.data.binarize import read_examples
+from fairseq_scl.experiments.frozen import probed
 from fairseq_scl.experiments.own_training import (
     OBJECTIVES,
     objective_point,
     recommended_learning_rate,
     recommended_updates,
 )
+from fairseq_scl.experiments.probe import Probe
 from fairseq_scl.experiments.results_folder import read_record
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
@@ -46,6 +48,9 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
     best = best_validation(record.valid)
     assert best.correct > 6  # it has learned
     assert f"{best.accuracy:.1f}% ({best.correct} right)" in printed
+    frozen = probed(toy_encoder(), work / "data").valid_correct
+    assert f"before fine-tuning labels {100 * frozen / 12:.1f}% of them" in printed
+    assert ("more than the model" in printed) == (frozen > best.correct)
     classifier = load_classifier(tmp_path / "a model")
     assert classifier.labels == ["negative", "positive"]
     assert classifier.training.valid.correct == best.correct
@@ -128,6 +133,23 @@ def test_the_few_shot_recipe_fits_the_head_after_training(
     (tmp_path / "a model" / "model.pt").unlink()
     assert run(*recipe)[:2] == (0, printed)
     assert load_classifier(tmp_path / "a model").training.valid == valid
+
+
+@pytest.mark.parametrize(
+    ("more", "advice"),
+    [
+        ([], "try --recipe few-shot or more --updates"),
+        (["--recipe", "few-shot"], "try more --updates"),
+    ],
+)
+def test_a_model_behind_the_frozen_encoder_is_said(
+    tmp_path, run, words, monkeypatch, more, advice
+):
+    monkeypatch.setattr(train, "probed", lambda *_: Probe(1.0, 13, 12, 13, 12))
+    path = write_labeled(tmp_path / "a.csv", make_sentences(60))
+    assert f"more than the model: {advice}." in run(*words, path, *more)[1]
+    monkeypatch.setattr(train, "MOST_PROBED", 47)
+    assert "logistic regression" not in run(*words, path, *more)[1]
 
 
 def test_a_failed_training_is_reported_and_retried(tmp_path, run, words, monkeypatch):
