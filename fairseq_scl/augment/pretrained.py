@@ -6,14 +6,13 @@ fairseq's own table. There are no published checksums of the archives, so a down
 verified by its length, gzip's checksum and the expected files.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fairseq.models.transformer import TransformerModel
 
 from fairseq_scl.augment.segment import CODES_FILES
-from fairseq_scl.data.archives import take_files
+from fairseq_scl.data.archives import missing_files, take_folder
 from fairseq_scl.data.download import ARCHIVES, fetch_file
 from fairseq_scl.data.folders import TRANSLATION, folder_then_rename
 from fairseq_scl.data.packages import default_cache
@@ -78,13 +77,15 @@ def resolve(
             missing, damaged or does not contain the model.
     """
     model = _find(name, source, target)
+    dictionaries = [(f"dict.{language}.txt",) for language in (source, target)]
+    needed = [*dictionaries, CODES_FILES, (model.checkpoints,)]
     cache = (cache or default_cache()) / FOLDER
     unpacked = cache / f"{name}.{source}-{target}"
     if folder is not None:
         archive = folder / PurePosixPath(model.url).name
         given = folder / archive.name.removesuffix(SUFFIX)
         if given.is_dir():
-            if missing := _missing(given, model, (source, target)):
+            if missing := missing_files(given, needed):
                 raise InputError(f"{given} lacks {', '.join(missing)}")
             return given
         if not archive.is_file():
@@ -97,37 +98,11 @@ def resolve(
         archive = fetch_file(
             Download(model.url, None, None), cache / ARCHIVES, progress
         )
-    unpack(archive, unpacked, model, (source, target))
+    with folder_then_rename(unpacked, TRANSLATION, [archive]) as new:
+        take_folder(archive, needed, new)
     if folder is None:
         archive.unlink()  # several gigabytes
     return unpacked
-
-
-def unpack(
-    archive: Path, folder: Path, model: PretrainedModel, languages: tuple[str, str]
-) -> None:
-    """Extract only the model from an archive.
-
-    Only regular files with known names are written, under these names. Paths and links
-    in the archive are ignored.
-
-    Raises:
-        InputError: the archive is damaged or does not contain the model.
-    """
-    names = [f"dict.{language}.txt" for language in languages]
-    names += [*CODES_FILES, model.checkpoints]
-    with folder_then_rename(folder, TRANSLATION, [archive]) as new:
-        parts = take_files(archive, names, new)
-        whole = [part for part in parts if not _missing(part, model, languages)]
-        if len(whole) != 1:
-            raise InputError(
-                f"{archive} has {len(whole)} folders with {', '.join(names[:2])}, "
-                f"{' or '.join(CODES_FILES)} and {model.checkpoints}: it must have one"
-            )
-        for path in sorted(whole[0].iterdir()):
-            path.rename(new / path.name)
-        for part in parts:
-            shutil.rmtree(part)
 
 
 def _find(name: str, source: str, target: str) -> PretrainedModel:
@@ -145,15 +120,3 @@ def _find(name: str, source: str, target: str) -> PretrainedModel:
             f"{name} has no model for {source}-{target}, only for {', '.join(pairs)}"
         )
     return found
-
-
-def _missing(
-    folder: Path, model: PretrainedModel, languages: tuple[str, str]
-) -> list[str]:
-    names = [f"dict.{language}.txt" for language in languages]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if not any((folder / name).is_file() for name in CODES_FILES):
-        missing.append(" or ".join(CODES_FILES))
-    if not any(folder.glob(model.checkpoints)):
-        missing.append(model.checkpoints)
-    return missing

@@ -14,7 +14,7 @@ from pathlib import Path
 from fairseq_scl.compat.checkpoints import load_model
 from fairseq_scl.convert.hub import fetch_from_hub, is_hub_id
 from fairseq_scl.convert.huggingface import convert_encoder
-from fairseq_scl.data.archives import take_files
+from fairseq_scl.data.archives import take_folder
 from fairseq_scl.data.download import ARCHIVES, fetch_file
 from fairseq_scl.data.files import sha256, try_lock, write_json
 from fairseq_scl.data.folders import ENCODER, folder_then_rename, verify
@@ -179,18 +179,7 @@ def _assemble(packed: Path, others: list[Path], folder: Path) -> None:
     """Write the encoder folder of an archive, after loading it once."""
     wanted = ["model.pt", "dict.txt", *([] if others else [MODEL_FILE])]
     with folder_then_rename(folder, ENCODER, [packed]) as new:
-        parts = take_files(packed, wanted, new)
-        whole = [
-            part for part in parts if all((part / name).is_file() for name in wanted)
-        ]
-        if len(whole) != 1:
-            raise InputError(
-                f"it has {len(whole)} folders with {', '.join(wanted)}, and must have 1"
-            )
-        for name in wanted:
-            (whole[0] / name).rename(new / name)
-        for part in parts:
-            shutil.rmtree(part)
+        take_folder(packed, [(name,) for name in wanted], new)
         for path in others:
             shutil.copyfile(path, new / path.name)
         load_tokenizer(new)
