@@ -109,7 +109,6 @@ def backtranslate(
     plan: Plan,
     target: Path,
     max_tokens: int | None = None,
-    at_once: int = EXAMPLES_AT_ONCE,
     on_done: Callable[[int], object] = lambda _: None,
 ) -> BackTranslationRecord:
     """Write an augmented file and its record, resuming an interrupted call.
@@ -122,7 +121,6 @@ def backtranslate(
         target: the file, ``NAME-bt0.3.jsonl``; its record is ``NAME-bt0.3.json``.
         max_tokens: pieces in a batch, ``None`` for the device's default; does not
             change the file.
-        at_once: examples in a chunk; does not change the file.
         on_done: called with the number of finished translations after each batch.
 
     Returns:
@@ -139,15 +137,8 @@ def backtranslate(
             if not record.exists():
                 write_json(partial / SETTINGS, plan.settings())
                 if not target.exists():
-                    _write_rows(
-                        target,
-                        examples,
-                        (forward, backward),
-                        plan,
-                        max_tokens,
-                        on_done,
-                        at_once,
-                    )
+                    ways = (forward, backward)
+                    _write_rows(target, examples, ways, plan, max_tokens, on_done)
                 write_json(record, describe(target, plan, examples, forward))
             discard(partial)
     return read_as(record, BackTranslationRecord)
@@ -160,14 +151,13 @@ def _write_rows(
     plan: Plan,
     max_tokens: int | None,
     on_done: Callable[[int], object],
-    at_once: int,
 ) -> None:
     """Write the missing chunks, then the file."""
     names = stream_names(examples, plan.seed)
     chunks = []
-    for start in range(0, len(examples), at_once):
-        chunk = examples[start : start + at_once]
-        streams = names[start : start + at_once]
+    for start in range(0, len(examples), EXAMPLES_AT_ONCE):
+        chunk = examples[start : start + EXAMPLES_AT_ONCE]
+        streams = names[start : start + EXAMPLES_AT_ONCE]
         path = partial_folder(target) / f"{start}-{start + len(chunk)}.jsonl"
         chunks.append(path)
         if path.exists():

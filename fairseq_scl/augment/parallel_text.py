@@ -17,6 +17,7 @@ from fairseq_scl.errors import InputError
 MODEL = "spm.model"
 TRAIN, VALID = "train", "valid"
 LONGEST, RATIO = 250, 1.5
+VALID_EVERY = 100
 
 
 def make_pieces(
@@ -111,22 +112,17 @@ def read_lines(path: Path) -> list[str]:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
-def clean(
-    corpus: Path,
-    languages: tuple[str, str],
-    folder: Path,
-    valid_every: int = 100,
-) -> dict[str, int]:
+def clean(corpus: Path, languages: tuple[str, str], folder: Path) -> dict[str, int]:
     """Drop pairs that are unlikely to be translations, and split off a validation set.
 
     Works like Moses' ``clean-corpus-n`` with the limits of fairseq's examples: each
-    side has 1 to 250 pieces and at most 1.5 times as many as the other.
+    side has 1 to 250 pieces and at most 1.5 times as many as the other. Every 100th
+    pair goes to the validation set.
 
     Args:
         corpus: a folder with ``train.LANGUAGE``, pieces separated by spaces.
         languages: source and target.
         folder: where to write ``train.LANGUAGE`` and ``valid.LANGUAGE``.
-        valid_every: every how many pairs one goes to ``valid``.
 
     Returns:
         the number of pairs in each split, and of dropped pairs.
@@ -154,7 +150,7 @@ def clean(
                     f"{paths[0]} and {paths[1]} have different numbers of lines"
                 )
             sizes = [len(side.split()) for side in pair]
-            split = VALID if number % valid_every == 0 else TRAIN
+            split = VALID if number % VALID_EVERY == 0 else TRAIN
             if not 1 <= min(sizes) <= max(sizes) <= min(LONGEST, RATIO * min(sizes)):
                 split = "left out"
             counts[split] += 1

@@ -5,7 +5,6 @@ import importlib.metadata
 import platform
 import re
 import sys
-from collections.abc import Callable, Container
 
 # An isolated build would download a second PyTorch and build with that. With CUDA_HOME
 # set, the build asks for sources that fairseq's archive lacks.
@@ -26,24 +25,20 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
-def problems(
-    python: tuple[int, int] = sys.version_info[:2],
-    version_of: Callable[[str], str | None] = installed_version,
-    modules: Container[str] = sys.modules,
-) -> list[str]:
+def problems() -> list[str]:
     """List the version problems that keep fairseq from working.
 
     Returns:
         one sentence per problem, with its remedy; empty if there are none.
     """
-    found = []
-    stock, fixed = version_of("fairseq"), version_of("fairseq-fixed")
+    found, python = [], sys.version_info[:2]
+    stock, fixed = installed_version("fairseq"), installed_version("fairseq-fixed")
     if not (3, 11) <= python < (3, 15):
         found.append(
             f"fairseq-scl does not run on Python {python[0]}.{python[1]}: use Python "
             "3.11 to 3.14"
         )
-    elif python >= (3, 14) and STARTUP not in modules:
+    elif python >= (3, 14) and STARTUP not in sys.modules:
         found.append(
             f"{STARTUP}.pth, which fairseq needs on Python 3.14, was not run: install "
             "fairseq-scl with pip into a virtual environment, and unset "
@@ -61,7 +56,7 @@ def problems(
             f"fairseq {stock} cannot be imported on Python 3.11 and later "
             f"(mutable dataclass defaults): pip uninstall fairseq, {INSTALL}"
         )
-    torch_version = version_of("torch")
+    torch_version = installed_version("torch")
     if torch_version is None:
         found.append("PyTorch is not installed: pip install torch")
     elif tuple(map(int, re.findall(r"\d+", torch_version)[:2])) < (2, 6):
@@ -101,7 +96,7 @@ def doctor_report(
     more = ("tokenizers", "safetensors", "scikit-learn", "scipy", "matplotlib")
     versions = [("python", platform.python_version())]
     versions += [(n, installed_version(n) or "not installed") for n in names + more]
-    found = problems(version_of=installed_version)
+    found = problems()
     if not versions_only and installed_version("torch") is not None:
         import torch
 

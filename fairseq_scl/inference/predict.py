@@ -133,10 +133,7 @@ def check_threshold(threshold: float | None, labels: Iterable[str], flag: str) -
 
 
 def features(
-    classifier: LoadedModel,
-    encoded: Sequence[Tensor],
-    kind: str | None = None,
-    max_tokens: int = 4096,
+    classifier: LoadedModel, encoded: Sequence[Tensor], kind: str | None = None
 ) -> Tensor:
     """Compute Φ(x), ``(N, D)`` float32, not normalized.
 
@@ -147,7 +144,7 @@ def features(
     found: dict[int, Tensor] = {}
     model, head = classifier.model, classifier.head
     kind = head_pooling(model) if kind is None else kind
-    for rows, batch in batches(classifier, encoded, max_tokens):
+    for rows, batch in batches(classifier, encoded):
         with torch.inference_mode(), classification_features(model, head, kind):
             _, extra = model(**batch, classification_head_name=head)
         found |= dict(zip(rows, extra[EXTRA_KEY].float().cpu(), strict=True))
@@ -155,7 +152,7 @@ def features(
 
 
 def batches(
-    classifier: LoadedModel, encoded: Sequence[Tensor], max_tokens: int
+    classifier: LoadedModel, encoded: Sequence[Tensor], max_tokens: int = 4096
 ) -> Iterator[tuple[list[int], dict[str, Any]]]:
     """Yield row numbers and the model's arguments, longest examples first.
 

@@ -43,12 +43,7 @@ WIDEST = {torch.float32: 60.0, torch.float64: 600.0}
 
 
 def contrast_in_strips(
-    features: Tensor,
-    labels: Tensor,
-    temperature: float,
-    anchors: int,
-    strip: int | None = None,
-    kept_entries: int = KEPT_ENTRIES,
+    features: Tensor, labels: Tensor, temperature: float, anchors: int
 ) -> Tensor:
     """Compute Eq. 3 with the first rows of a batch as anchors; differentiable once.
 
@@ -58,17 +53,12 @@ def contrast_in_strips(
         temperature: τ > 0.
         anchors: number n of anchors, which are the first rows; the rest are only
             candidates.
-        strip: number of anchors computed at once; by default that of the device.
-        kept_entries: size up to which the strips are kept for the backward pass.
 
     Returns:
         ``(n,)``, float32 or float64: the loss of each anchor; 0 for anchors without a
         positive.
     """
-    strip = strip or STRIP.get(features.device.type, STRIP_ELSEWHERE)
-    losses: Tensor = _Contrast.apply(
-        features, labels, float(temperature), anchors, strip, kept_entries
-    )
+    losses: Tensor = _Contrast.apply(features, labels, float(temperature), anchors)
     return losses
 
 
@@ -95,13 +85,7 @@ def classes_and_positives(labels: Tensor, anchors: int) -> tuple[Tensor, Tensor]
 class _Contrast(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        features: Tensor,
-        labels: Tensor,
-        temperature: float,
-        anchors: int,
-        strip: int,
-        kept_entries: int,
+        ctx: Any, features: Tensor, labels: Tensor, temperature: float, anchors: int
     ) -> Tensor:
         with torch.autocast(features.device.type, enabled=False):
             phi, length = l2_normalize(at_least_float32(features.detach()))
@@ -113,9 +97,9 @@ class _Contrast(torch.autograd.Function):
             )
             others = _first(_sums_of_class(phi, classes, classes), anchors) - own
 
+            strip = STRIP.get(features.device.type, STRIP_ELSEWHERE)
             similarities = _Similarities(phi, temperature, anchors, strip)
-            entries = anchors * len(phi)
-            keep = ctx.needs_input_grad[0] and entries <= kept_entries
+            keep = ctx.needs_input_grad[0] and anchors * len(phi) <= KEPT_ENTRIES
             z, log_z, kept = similarities.denominators(keep)
             losses = log_z.addcmul((others * own).sum(dim=1), share, value=-1)
         ctx.settings = temperature, anchors, strip, features.dtype
@@ -143,7 +127,7 @@ class _Contrast(torch.autograd.Function):
 
             radial = (gradient * phi).sum(dim=1, keepdim=True)
             gradient.addcmul_(phi, radial, value=-1).div_(length)
-        return gradient.to(dtype), None, None, None, None, None
+        return gradient.to(dtype), None, None, None
 
 
 class _Similarities:

@@ -169,12 +169,13 @@ def test_both_sentences_of_pairs_are_translated(tmp_path):
     assert True in changed[1]
 
 
-def test_bytes_do_not_depend_on_batches_and_chunks(tmp_path):
+def test_bytes_do_not_depend_on_batches_and_chunks(tmp_path, monkeypatch):
     examples = [*examples_of(9), *ODD]
     made = []
     for number, (max_tokens, at_once) in enumerate([(4096, 512), (1, 4), (30, 5)]):
         target = tmp_path / f"{number}-bt1.jsonl"
-        make(examples, target, max_tokens=max_tokens, at_once=at_once)
+        monkeypatch.setattr(module, "EXAMPLES_AT_ONCE", at_once)
+        make(examples, target, max_tokens=max_tokens)
         made.append((target.read_bytes(), target.with_suffix(".json").read_bytes()))
     assert made[0] == made[1] == made[2]
     other = tmp_path / "other-bt1.jsonl"
@@ -261,7 +262,7 @@ def test_other_settings_are_refused(tmp_path):
         finished(target, plan())
 
 
-def test_chunks_of_other_settings_are_refused(tmp_path):
+def test_chunks_of_other_settings_are_refused(tmp_path, chunks_of_two):
     target = tmp_path / "a-bt1.jsonl"
     stop_after(1, examples_of(6), target)
     assert sorted(p.name for p in partial_folder(target).iterdir()) == [
@@ -270,9 +271,9 @@ def test_chunks_of_other_settings_are_refused(tmp_path):
         "settings.json",
     ]
     with refused("partial was made with copies = 3, but now it is 2"):
-        make(examples_of(6), target, plan(copies=2), at_once=2)
+        make(examples_of(6), target, plan(copies=2))
     with pytest.raises(InputError, match="was made with models = "):
-        make(examples_of(6), target, plan(models="others"), at_once=2)
+        make(examples_of(6), target, plan(models="others"))
 
 
 def test_two_at_a_time_into_one_file_are_refused(tmp_path):
@@ -295,6 +296,11 @@ def test_a_folder_of_others_is_not_taken_for_chunks(tmp_path):
     assert thesis.read_text() == "years of work"
 
 
+@pytest.fixture
+def chunks_of_two(monkeypatch):
+    monkeypatch.setattr(module, "EXAMPLES_AT_ONCE", 2)
+
+
 def stop_after(chunks, examples, target):
     """Break off as an interrupt from the keyboard does."""
     seen = []
@@ -305,10 +311,10 @@ def stop_after(chunks, examples, target):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(examples, target, at_once=2, on_done=stop)
+        make(examples, target, on_done=stop)
 
 
-def test_an_interrupted_file_goes_on(tmp_path):
+def test_an_interrupted_file_goes_on(tmp_path, chunks_of_two):
     examples, target = [*examples_of(5), *ODD], tmp_path / "a-bt1.jsonl"
     make(examples, tmp_path / "whole-bt1.jsonl")
     stop_after(2, examples, target)
@@ -319,7 +325,7 @@ def test_an_interrupted_file_goes_on(tmp_path):
     def watch(number):
         steps.append((number, first.exists() and first.stat().st_mtime_ns == before))
 
-    make(examples, target, at_once=2, on_done=watch)
+    make(examples, target, on_done=watch)
     assert sum(number for number, _ in steps) >= 12
     assert all(same for _, same in steps)
     assert target.read_bytes() == (tmp_path / "whole-bt1.jsonl").read_bytes()

@@ -10,6 +10,7 @@ import pytest
 import sentencepiece
 import torch
 
+from fairseq_scl.augment import parallel_text
 from fairseq_scl.augment.parallel_text import clean, make_pieces, read_lines
 from fairseq_scl.augment.segment import guess_bpe, load_segmenter
 from fairseq_scl.augment.translation_model import average, export_translation
@@ -100,13 +101,14 @@ def test_missing_text_and_too_little_text_are_named(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-def test_pairs_that_are_not_translations_are_left_out(tmp_path):
+def test_pairs_that_are_not_translations_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel_text, "VALID_EVERY", 7)
     rows = [("a b c", "x y"), ("a b", "x y z"), ("a b", "x y z w"), ("", "x")]
     rows += [("a " * 250, "x " * 250), ("a " * 251, "x " * 251), ("a", "x")]
     for side, language in enumerate(PAIR):
         text = "".join(row[side] + "\n" for row in rows)
         (tmp_path / f"train.{language}").write_text(text, "utf-8")
-    counts = clean(tmp_path, PAIR, tmp_path / "out", valid_every=7)
+    counts = clean(tmp_path, PAIR, tmp_path / "out")
     assert counts == {"train": 3, "valid": 1, "left out": 3}
     assert read_lines(tmp_path / "out" / "train.de")[:2] == ["x y", "x y z"]
     assert read_lines(tmp_path / "out" / "valid.en") == ["a"]

@@ -396,21 +396,27 @@ OLD_TORCH = "cannot load fairseq's checkpoints safely: pip install 'torch>=2.6'"
     ],
 )
 def test_each_problem_has_a_sentence_with_its_remedy(
-    python, fairseq, fixed, torch_version, expected
+    monkeypatch, python, fairseq, fixed, torch_version, expected
 ):
     installed = {"fairseq": fairseq, "fairseq-fixed": fixed, "torch": torch_version}
-    version = tuple(map(int, python.split(".")))
-    found = versions.problems(version, installed.get, [versions.STARTUP])
+    monkeypatch.setattr(sys, "version_info", tuple(map(int, python.split("."))))
+    monkeypatch.setattr(versions, "installed_version", installed.get)
+    monkeypatch.setitem(sys.modules, versions.STARTUP, None)
+    found = versions.problems()
     assert len(found) == len(expected)
     for problem, words in zip(found, expected, strict=True):
         assert words in problem
 
 
-def test_python_3_14_without_the_start_up_module_is_a_problem():
+def test_python_3_14_without_the_start_up_module_is_a_problem(monkeypatch):
     installed = {"fairseq-fixed": "0.12.3.1", "torch": "2.13.0"}
-    (problem,) = versions.problems((3, 14), installed.get, [])
+    monkeypatch.setattr(versions, "installed_version", installed.get)
+    monkeypatch.delitem(sys.modules, versions.STARTUP, raising=False)
+    monkeypatch.setattr(sys, "version_info", (3, 14))
+    (problem,) = versions.problems()
     assert problem.startswith("fairseq_scl_startup.pth")
-    assert versions.problems((3, 13), installed.get, []) == []
+    monkeypatch.setattr(sys, "version_info", (3, 13))
+    assert versions.problems() == []
 
 
 def test_the_report_lists_what_is_missing(monkeypatch):

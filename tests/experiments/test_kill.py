@@ -73,11 +73,12 @@ def backtranslate(folder):
         return [{"origin": i, "source0": text, **keys} for i, text in numbered]
 
     with (
+        mock.patch.object(augment, "EXAMPLES_AT_ONCE", 2),
         mock.patch.object(augment, "backtranslated", rows),
         mock.patch.object(augment, "has_unknown_pieces", return_value=False),
     ):
         target = folder / "a-bt1.jsonl"
-        augment.backtranslate(examples, None, None, plan, target, at_once=2)
+        augment.backtranslate(examples, None, None, plan, target)
 
 
 def files(folder):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch
 from fairseq_scl.cli import main
 from fairseq_scl.cli import predict as predict_verb
 from fairseq_scl.data.readers import own_table
+from fairseq_scl.inference import predict as prediction
 from fairseq_scl.inference.inputs import arriving_lines
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.predict import encode, features, probabilities
@@ -443,10 +445,12 @@ def test_a_closed_output_leaves_no_traceback():
 
 
 @pytest.mark.parametrize("kind", ["cls", "pooled"])
-def test_features_come_in_the_order_of_the_examples(kind):
+def test_features_come_in_the_order_of_the_examples(kind, monkeypatch):
     classifier = load_classifier(toy_model())
     encoded = encode(classifier, [(text,) for text in TEXTS])[0]
-    together = features(classifier, encoded, kind, max_tokens=60)
     alone = torch.cat([features(classifier, [row], kind) for row in encoded])
+    small = partial(prediction.batches, max_tokens=60)
+    monkeypatch.setattr(prediction, "batches", small)
+    together = features(classifier, encoded, kind)
     assert together.shape == (len(TEXTS), 16)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,7 @@
 """Eq. 3 in one tile and in strips: same values and gradients as plain autograd."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given
@@ -45,6 +47,12 @@ def value_and_gradient(function, features, upstream):
     return losses.detach(), features.grad
 
 
+def strips_of(anchors, kept_entries=1000):
+    """Within the block, compute strips of a few anchors and keep only small ones."""
+    strip = {"cpu": anchors}
+    return mock.patch.multiple(tiles, STRIP=strip, KEPT_ENTRIES=kept_entries)
+
+
 SIZES = st.integers(2, 12)
 SEEDS = st.integers(0, 2**31)
 STRIPS = st.sampled_from([1, 2, 3, 5, 12])
@@ -74,13 +82,12 @@ def test_strips_equal_autograd(size, width, classes, seed, temperature, strip, d
     expected = value_and_gradient(
         lambda x: plain(x, labels, temperature)[:count], features, upstream
     )
-    found = value_and_gradient(
-        lambda x: contrast_in_strips(
-            x, labels, temperature, count, strip, kept_entries
-        ),
-        features,
-        upstream,
-    )
+    with strips_of(strip, kept_entries):
+        found = value_and_gradient(
+            lambda x: contrast_in_strips(x, labels, temperature, count),
+            features,
+            upstream,
+        )
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -89,7 +96,8 @@ def test_a_sum_hands_down_the_same_gradient_as_ones(size, seed, temperature, str
     """The gradient of a sum, an expanded scalar, takes a shorter way."""
     features, labels, _ = drawn(size, 3, 3, seed)
     features.requires_grad_()
-    losses = contrast_in_strips(features, labels, temperature, size, strip)
+    with strips_of(strip):
+        losses = contrast_in_strips(features, labels, temperature, size)
     ones = torch.ones(size, dtype=torch.float64)
     (expected,) = torch.autograd.grad(losses, features, ones, retain_graph=True)
     (found,) = torch.autograd.grad(losses.sum(), features, retain_graph=True)
@@ -159,7 +167,8 @@ def test_strips_stay_finite_with_zero_and_equal_rows(dtype, temperature):
     features[4:6] = -1
     features.requires_grad_()
     labels = torch.arange(9) % 2
-    losses = contrast_in_strips(features, labels, temperature, 9, strip=2)
+    with strips_of(2):
+        losses = contrast_in_strips(features, labels, temperature, 9)
     assert losses.dtype == torch.float32
     losses.sum().backward()
     assert features.grad.dtype == dtype
@@ -172,10 +181,11 @@ def test_autocast_does_not_lower_the_precision_of_either_pass():
     features, upstream = features.float(), upstream.float()
     for function in (
         lambda x: contrast_in_one_tile(x, labels, 0.05),
-        lambda x: contrast_in_strips(x, labels, 0.05, 9, strip=4),
+        lambda x: contrast_in_strips(x, labels, 0.05, 9),
     ):
-        expected = value_and_gradient(function, features, upstream)
-        with torch.autocast("cpu", torch.bfloat16):
+        with strips_of(4):
+            expected = value_and_gradient(function, features, upstream)
+        with strips_of(4), torch.autocast("cpu", torch.bfloat16):
             found = value_and_gradient(function, features, upstream)
         assert torch.equal(found[0], expected[0])
         assert torch.equal(found[1], expected[1])
@@ -215,7 +225,8 @@ def test_nothing_as_large_as_n_by_n_is_allocated(monkeypatch):
     monkeypatch.setattr(tiles.torch, "addmm", watch)
     features = torch.randn(500, 2, requires_grad=True)
     labels = torch.arange(500) % 3
-    contrast_in_strips(features, labels, 0.3, 500, 10, kept_entries=0).sum().backward()
+    with strips_of(10, kept_entries=0):
+        contrast_in_strips(features, labels, 0.3, 500).sum().backward()
     assert largest == 10 * 500
 
 
