@@ -9,6 +9,7 @@ from fairseq.models.roberta import RobertaModel
 from torch.nn.utils.rnn import pad_sequence
 
 from fairseq_scl.cli import main
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.encoder_config import read_config
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarize import binarize, fairseq_flags
@@ -280,7 +281,7 @@ def test_fairseq_train_starts_from_a_converted_encoder(tmp_path, kind):
     )
     assert ended.returncode == 0, ended.stderr
     start = torch.load(tmp_path / "encoder" / "model.pt", weights_only=True)["model"]
-    end = torch.load(tmp_path / "run" / "checkpoint_last.pt", weights_only=True)
+    end = load_checkpoint(tmp_path / "run" / "checkpoint_last.pt")
     for name, tensor in start.items():
         assert torch.equal(tensor, end["model"][name]), name
     saved = vars(end["cfg"]["model"])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.huggingface import fold_layer_norm_eps
 from fairseq_scl.errors import InputError
 from helpers.training import toy_model, trained_checkpoint
@@ -58,12 +59,6 @@ def test_state_dict_is_that_of_the_stock_model(data):
     assert {n: t.shape for n, t in stock.items()} == {
         n: t.shape for n, t in ours.items()
     }
-
-
-@pytest.mark.parametrize("value", ["0", "-0.5", "nan"])
-def test_an_epsilon_that_is_not_above_0_is_refused(data, value):
-    with pytest.raises(InputError, match=r"--layer-norm-eps is .*: it must be above 0"):
-        toy_model([data, "--arch", "roberta_bert", "--layer-norm-eps", value])
 
 
 @pytest.mark.parametrize("eps", ["1e-12", "1e-3"])
@@ -131,5 +126,4 @@ def test_what_cannot_be_folded_is_refused(data):
 def test_fairseq_train_takes_the_architecture(data, tmp_path):
     flags = ["--arch", "roberta_bert", "--layer-norm-eps", "1e-6", "--max-update", "1"]
     file = trained_checkpoint(data, tmp_path, *flags)
-    state = torch.load(file, weights_only=True)
-    assert state["cfg"]["model"].layer_norm_eps == 1e-6
+    assert load_checkpoint(file)["cfg"]["model"].layer_norm_eps == 1e-6
