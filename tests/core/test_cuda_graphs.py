@@ -13,8 +13,6 @@ from fairseq_scl.packing.encoder import pack
 from helpers import packed
 from helpers.gradients import gradients
 from helpers.packed import HEAD, LENGTH_CASES, assert_same, batch, results
-from helpers.refusals import refused
-from helpers.training import toy_model
 
 
 def attend(query, key, value, heads, layout, p, noise):
@@ -136,20 +134,3 @@ def test_without_the_kernel_passes_are_as_before(data, caplog):
     for _ in range(3):
         results(model, batch(LENGTH_CASES["ragged"]))
     assert caplog.text.count("--cuda-graphs has no effect") == 1
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ("", "--cuda-graphs needs --packed"),
-        (
-            "--packed --arch roberta_bert --head-pooling mean",
-            "--cuda-graphs needs --head-pooling cls",
-        ),
-        ("--packed --contrastive-batch 8 --chunk 4", "--cuda-graphs; --chunk"),
-        ("--packed --encoder-layerdrop 0.1", "--encoder-layerdrop"),
-    ],
-)
-def test_settings_that_graphs_cannot_reproduce_are_refused(data, flags, words):
-    with refused(*words.split("; ")):
-        toy_model([data, "--cuda-graphs", *flags.split()])

@@ -8,7 +8,6 @@ import torch.distributed as dist
 from fairseq.distributed import ModuleProxyWrapper
 from torch.nn.parallel import DistributedDataParallel
 
-from fairseq_scl.errors import InputError
 from fairseq_scl.large_batch.gather import (
     contrastive_batch,
     data_parallel_group,
@@ -192,8 +191,3 @@ def test_half_precision_is_gathered_in_float32():
     sample = {"target": torch.tensor([0, 1])}
     rows, _, _ = contrastive_batch(torch.ones(2, 3).half(), sample, gathers=True)
     assert rows.dtype == torch.float32
-
-
-def test_the_stock_task_is_refused(data):
-    with pytest.raises(InputError, match="--gather-features needs --task sentence_p"):
-        toy_model([data, "--gather-features", "--task", "sentence_prediction"])

@@ -12,7 +12,6 @@ from fairseq_scl.large_batch.gradient_cache import cut
 from fairseq_scl.packing.encoder import LENGTHS
 from helpers.checkpoints import assert_same_weights
 from helpers.gradients import (
-    FLAGS,
     OFF,
     ON,
     SIZE,
@@ -24,8 +23,7 @@ from helpers.gradients import (
     gradients,
     step,
 )
-from helpers.refusals import refused
-from helpers.training import toy_model, train_fast
+from helpers.training import train_fast
 
 DATA = {"sizes": {"train": SIZE, "valid": 6, "test": 6}}
 
@@ -212,30 +210,6 @@ def test_training_in_chunks_is_training(data, tmp_path, flags):
     files = (tmp_path / name / "checkpoint_last.pt" for name in ("whole", "chunks"))
     within = 0.01 if "--fp16" in flags else 2e-4
     assert_same_weights(*files, atol=within, rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ("--chunk -1", "--chunk is -1: it must be 0 (off) or above"),
-        ("--contrastive-batch 0", "--contrastive-batch is 0: it must be at least 1"),
-        (
-            "--chunk 4 --criterion sentence_prediction",
-            "--chunk needs --criterion sentence_prediction_scl, not SentencePrediction",
-        ),
-        ("--chunk 4 --quant-noise-scalar 0.1", "--chunk; --quant-noise-scalar"),
-    ],
-)
-def test_refusals(data, flags, words):
-    with refused(*words.split("; ")):
-        toy_model([data, *FLAGS, *flags.split()])
-
-
-def test_chunk_alone_is_refused(data):
-    with pytest.raises(
-        InputError, match="--chunk is 4, but --contrastive-batch is mis"
-    ):
-        toy_model([data, "--chunk", "4"])
 
 
 def test_max_tokens_is_refused(data):

@@ -5,7 +5,6 @@ import torch
 
 from fairseq_scl.models.features import EXTRA_KEY, classification_features
 from helpers.packed import HEAD, LENGTH_CASES, PAD, batch, build
-from helpers.refusals import refused
 
 MEAN = ["--arch", "roberta_bert", "--head-pooling", "mean"]
 
@@ -55,15 +54,3 @@ def test_a_head_on_the_mean_refuses_the_states_of_all_tokens(data):
     states = model(tokens, features_only=True)[0]
     with pytest.raises(ValueError, match="reads the mean over the tokens"):
         model.classification_heads[HEAD](states)
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--arch", "roberta_bert", "--head-pooling", "max"], "'max'"),
-        (["--arch", "roberta_multi_exit", "--head-pooling", "mean"], "--exit-pooling"),
-    ],
-)
-def test_what_cannot_be_read_is_refused(data, flags, words):
-    with refused("--head-pooling", words):
-        build(data, *flags)

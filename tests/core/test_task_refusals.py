@@ -13,6 +13,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.input_format import KEY, InputFormat
 from fairseq_scl.tasks.checks import HEADS, POSITIONS
 from fairseq_scl.typed import as_type
+from helpers.objectives import objective_case
 from helpers.refusals import refused
 from helpers.training import command_line, configure, toy_model, write_rows
 
@@ -98,16 +99,6 @@ def test_an_example_that_is_too_long_is_named(data):
     assert sorted(map(int, ids)) == [i for i, n in enumerate(lengths) if n <= 4]
 
 
-def test_a_missing_number_of_classes_is_named(data):
-    with refused("--num-classes is -1", "at least 2"):
-        toy_model([data, "--num-classes", "-1"])
-
-
-def test_an_unknown_batching_is_named(data):
-    with refused("--batching is 'sorted'", "fixed, reshuffled, balanced"):
-        toy_model([data, "--batching", "sorted"])
-
-
 def test_an_example_beyond_max_tokens_is_named(data):
     task = toy_model([data]).task
     task.load_dataset("valid")
@@ -119,6 +110,66 @@ def test_an_example_beyond_max_tokens_is_named(data):
     where = rf"input0/valid, line {longest + 1}: {most + 1} tokens.* at most {most} "
     with pytest.raises(InputError, match=f"{where}.*--max-tokens"):
         task.get_batch_iterator(dataset, max_tokens=most)
+
+
+# Options
+
+
+CHUNK = "--contrastive-batch 8 --chunk 4"
+BERT = "--arch roberta_bert"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--num-classes -1", "--num-classes is -1; at least 2"),
+        ("--batching sorted", "--batching is 'sorted'; fixed, reshuffled, balanced"),
+        ("--contrastive-batch 0", "--contrastive-batch is 0: it must be at least 1"),
+        (f"{CHUNK} --chunk -1", "--chunk is -1: it must be 0 (off) or above"),
+        ("--chunk 4", "--chunk is 4, but --contrastive-batch is missing"),
+        (
+            f"{CHUNK} --criterion sentence_prediction",
+            "--chunk needs --criterion sentence_prediction_scl, not SentencePrediction",
+        ),
+        (f"{CHUNK} --quant-noise-scalar 0.1", "--chunk; --quant-noise-scalar"),
+        (
+            "--gather-features --task sentence_prediction",
+            "--gather-features needs --task sentence_prediction_scl",
+        ),
+        ("--cuda-graphs", "--cuda-graphs needs --packed"),
+        (
+            f"--cuda-graphs --packed {BERT} --head-pooling mean",
+            "--cuda-graphs needs --head-pooling cls",
+        ),
+        (f"--cuda-graphs --packed {CHUNK}", "--cuda-graphs; --chunk"),
+        (
+            "--cuda-graphs --packed --encoder-layerdrop 0.1",
+            "--cuda-graphs; --encoder-layerdrop",
+        ),
+        (
+            "--scl-views --gather-features",
+            "--gather-features cannot be combined with --scl-views",
+        ),
+        (f"--scl-views {CHUNK}", "--chunk 4 cannot be combined with --scl-views"),
+        (
+            "--scl-views --task sentence_prediction",
+            "--scl-views needs --task sentence_prediction_scl",
+        ),
+        *[
+            (f"{BERT} --layer-norm-eps {value}", "--layer-norm-eps; must be above 0")
+            for value in ("0", "-0.5", "nan")
+        ],
+        (f"{BERT} --head-pooling max", "--head-pooling; 'max'"),
+        objective_case(
+            "multi_exit",
+            "--arch roberta_multi_exit --head-pooling mean",
+            "--head-pooling; --exit-pooling",
+        ),
+    ],
+)
+def test_options_that_cannot_be_or_do_not_go_together_are_named(data, flags, words):
+    with refused(*words.split("; ")):
+        toy_model([data, *flags.split()])
 
 
 # Checkpoints

@@ -206,19 +206,6 @@ def test_views_of_fewer_examples_are_refused(tmp_path):
         toy_model([folder, *ON]).task.load_dataset("train")
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ("--gather-features", "--gather-features cannot be combined with --scl-views"),
-        ("--contrastive-batch 8 --chunk 4", "--chunk 4 cannot be combined with"),
-        ("--task sentence_prediction", "--scl-views needs --task sentence_prediction"),
-    ],
-)
-def test_what_does_not_go_with_views_is_named(data, flags, words):
-    with refused(words):
-        toy_model([data, *ON, *flags.split()])
-
-
 def test_subclasses_of_the_criterion_refuse_views(data):
     class Other(SentencePredictionSCLCriterion):
         pass
