@@ -28,6 +28,7 @@ from fairseq_scl.cli.options import (
 )
 from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.files import check_name
+from fairseq_scl.data.folders import check_outside
 from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.renames import remove_leftovers
@@ -164,6 +165,7 @@ def _add_machine(group: argparse._ArgumentGroup) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the augmented files, one per input and temperature."""
     _check(arguments)
+    check_outside(arguments.to)
     inputs = _inputs(arguments)
     remove_leftovers(arguments.to)
     home, away = arguments.language, arguments.pivot

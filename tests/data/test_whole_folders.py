@@ -12,6 +12,7 @@ from fairseq_scl.data.folders import (
     hold,
 )
 from fairseq_scl.data.tasks import TASKS
+from helpers.encoders import toy_data
 from helpers.outputs import contents
 from helpers.refusals import refused
 
@@ -51,3 +52,11 @@ def test_below_the_manifest_of_another_program_folders_are_filled(tmp_path):
     write_folder(tmp_path / "m")
     fill(tmp_path / "results")
     assert (tmp_path / "results" / "new").read_text() == "2"
+
+
+def test_backtranslate_refuses_it_before_it_looks_for_models(tmp_path, run):
+    write_folder(tmp_path / "m")
+    words = ["--sample", toy_data(), "--forward", "none", "--backward", "none"]
+    status, _, error = run("backtranslate", *words, "--to", tmp_path / "m" / "below")
+    assert status == 2
+    assert f"nothing is added to the {MODEL} {tmp_path / 'm'}" in error
