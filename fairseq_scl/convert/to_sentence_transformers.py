@@ -52,7 +52,7 @@ def write_modules(
     for part, tensor in zip(("weight", "bias"), head["dense"], strict=True):
         encoder[f"pooler.dense.{part}"] = tensor
     write_json(folder / SETTINGS, {**config, "architectures": [MODELS[kind]]})
-    _write_weights(folder, encoder)
+    write_weights(folder, encoder)
     settings = {"max_seq_length": longest, "do_lower_case": False}
     write_json(folder / "sentence_bert_config.json", settings)
     modes = {name: pooling == "mean" for name, pooling in MODES.items()}
@@ -68,7 +68,7 @@ def write_modules(
             "activation_function": ACTIVATIONS[name],
         }
         write_json(folder / paths[-1] / SETTINGS, layer)
-        _write_weights(
+        write_weights(
             folder / paths[-1], {"linear.weight": weight, "linear.bias": bias}
         )
     types = ("Transformer", "Pooling", "Dense", "Dense")
@@ -90,6 +90,7 @@ def _of_head(tensors: Mapping[str, Tensor], module: str, part: str) -> Tensor:
     return tensors[names[0]].clone()  # safetensors refuses shared tensors
 
 
-def _write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write ``model.safetensors`` as ``transformers`` expects it."""
     with write_then_rename(folder / WEIGHTS, "wb") as file:
         file.write(save(dict(tensors), metadata={"format": "pt"}))

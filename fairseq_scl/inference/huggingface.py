@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from safetensors.torch import save
 from torch import Tensor
 
 from fairseq_scl.convert.classifier_head import classifier_weights, reads_token_types
@@ -24,7 +23,7 @@ from fairseq_scl.convert.to_huggingface import (
     huggingface_config,
     huggingface_weights,
 )
-from fairseq_scl.convert.to_sentence_transformers import write_modules
+from fairseq_scl.convert.to_sentence_transformers import write_modules, write_weights
 from fairseq_scl.convert.vocabulary import read_vocabulary
 from fairseq_scl.data.files import (
     explained,
@@ -121,8 +120,7 @@ def export_huggingface(
             write_modules(folder, config, tensors, shape, longest)
         else:
             write_json(folder / "config.json", config)
-            with write_then_rename(folder / "model.safetensors", "wb") as file:
-                file.write(save(tensors, metadata={"format": "pt"}))
+            write_weights(folder, tensors)
         card = model_card(
             title=Path(target).resolve().name,
             labels=classifier.labels,
