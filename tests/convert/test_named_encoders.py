@@ -1,5 +1,6 @@
 """Encoders by name, from servers with toys in the layout of the real ones."""
 
+import gzip
 import os
 import shutil
 import threading
@@ -122,11 +123,18 @@ PICKLE = b"cos\nsystem\n(S''\ntR."
         (lambda inside: pack(inside | OTHER), ["2 folders"]),
         (lambda _: pack({MODEL: bytes(1 << 27)}), ["expands to"]),
         (lambda inside: pack(inside)[:-3000], ["damaged"]),
+        (
+            lambda inside: gzip.compress(gzip.decompress(pack(inside))[:700]),
+            ["damaged or not a gzipped tar file: delete it and download it again"],
+        ),
         (lambda _: b"<html>not here</html>", ["damaged"]),
         (lambda inside: pack(inside | {MODEL: PICKLE}), ["model.pt", "os.system"]),
         (lambda inside: pack(inside | {DICT: b"5 1\n"}), ["dict.txt"]),
     ],
-    ids=["empty", "two", "bomb", "truncated", "page", "pickle", "dictionary"],
+    ids=[
+        *("empty", "two", "bomb", "truncated", "cut off inside", "page", "pickle"),
+        "dictionary",
+    ],
 )
 def test_a_hostile_archive_leaves_nothing(fairseq, files, tmp_path, change, words):
     fairseq.files[ARCHIVE] = change(unpack(files[ARCHIVE]))

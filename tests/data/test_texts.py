@@ -31,10 +31,6 @@ def write(folder, **columns):
     return folder
 
 
-def examples(*labels):
-    return [Example((f"text {i}",), label) for i, label in enumerate(labels)]
-
-
 @pytest.mark.parametrize(
     "written",
     [
@@ -48,7 +44,7 @@ def test_single_sentences_and_pairs_come_back_as_written(tmp_path, written):
     assert [replace(example, origin="") for example in read] == written
 
 
-@given(st.text(), st.sampled_from(["positive", "very negative", "3"]))
+@given(st.text(), st.sampled_from(["very good", "sehr schön", "5", "a:b|c", "#1"]))
 def test_any_text_comes_back_with_its_white_space_made_one_blank(
     tmp_path_factory, text, label
 ):
@@ -94,12 +90,6 @@ def test_other_line_breaks_of_unicode_stay_inside_their_line(tmp_path, character
         (f"one{character}half",),
         ("two",),
     ]
-
-
-@pytest.mark.parametrize("label", ["very good", "sehr schön", "5", "a:b|c", "#1"])
-def test_labels_may_hold_blanks_and_signs(tmp_path, label):
-    write_split(tmp_path, "train", examples(label, "other"))
-    assert [e.label for e in read_split(tmp_path, "train")] == [label, "other"]
 
 
 @pytest.mark.parametrize("other", ["label", "input1"])

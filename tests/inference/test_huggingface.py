@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 
 import pytest
@@ -22,10 +21,12 @@ from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.huggingface import convert_classifier, export_huggingface
 from fairseq_scl.inference.model_card import Training, model_card
 from fairseq_scl.inference.model_folder import load_classifier
-from fairseq_scl.inference.predict import batches, encode
+from fairseq_scl.inference.predict import encode, logits
 from helpers import ROOT
 from helpers.encoders import toy_data, toy_model, trained
 from helpers.huggingface import MERGES, write_source, write_tokenizer_json
+from helpers.outputs import full_disk
+from helpers.refusals import refused
 
 KINDS = {
     "bert": "BertForSequenceClassification",
@@ -52,14 +53,7 @@ def write_classifier(folder, kind, **settings):
 
 def our_logits(folder, examples):
     classifier = load_classifier(folder)
-    rows, _ = encode(classifier, examples)
-    logits = torch.zeros(len(rows), len(classifier.labels))
-    for numbers, batch in batches(classifier, rows, 4096):
-        with torch.inference_mode():
-            logits[numbers] = classifier.model(
-                **batch, classification_head_name=classifier.head
-            )[0]
-    return logits
+    return logits(classifier, encode(classifier, examples)[0])
 
 
 def their_logits(folder, examples, at_once=True, **arguments):
@@ -133,14 +127,13 @@ def test_a_trained_model_and_the_pipeline(tmp_path, pairs):
     assert main([*arguments, "--model", str(toy_model(pairs))]) == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == first
     examples = PAIRS if pairs else [(sentence,) for sentence in SENTENCES]
-    logits = our_logits(toy_model(pairs), examples)
-    torch.testing.assert_close(
-        their_logits(tmp_path / "out", examples), logits, rtol=0, atol=1e-5
-    )
+    ours = our_logits(toy_model(pairs), examples)
+    theirs = their_logits(tmp_path / "out", examples)
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
     labels = load_classifier(toy_model(pairs)).labels
     classify = transformers.pipeline("text-classification", str(tmp_path / "out"))
     inputs = [{"text": a, "text_pair": b} for a, b in examples] if pairs else SENTENCES
-    for row, answer in zip(logits.softmax(dim=1), classify(inputs), strict=True):
+    for row, answer in zip(ours.softmax(dim=1), classify(inputs), strict=True):
         assert answer["label"] == labels[int(row.argmax())]
         assert answer["score"] == pytest.approx(float(row.max()), abs=1e-5)
 
@@ -273,13 +266,8 @@ def test_only_a_folder_of_this_kind_is_replaced(tmp_path, capsys):
 def test_a_full_disk_leaves_the_older_folder_as_it_was(tmp_path, largest):
     export_huggingface(toy_model(), tmp_path / "out")
     before = (tmp_path / "out" / "manifest.json").read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
-    try:
-        with pytest.raises(InputError, match=r"^cannot write .*File too large"):
-            export_huggingface(toy_model(), tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(largest), refused("cannot write ", "File too large"):
+        export_huggingface(toy_model(), tmp_path / "out")
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
     assert os.listdir(tmp_path) == ["out"]
 
@@ -309,12 +297,8 @@ def test_an_export_that_fails_names_what_the_user_gave(tmp_path, refusal):
     assert not inside.exists()
     under = checkpoint / "new"
     assert said(checkpoint, under).startswith(f"cannot write {under}: ")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
+    with full_disk(1000):
         full = said(folder / "checkpoint_best.pt")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert full.startswith(f"cannot write {out / 'model.pt'}: ")
 
 
