@@ -13,13 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.optim import fused_adam
 from fairseq_scl.optim.fused_adam import FusedAdam
-from helpers.refusals import assert_command_refused
 from helpers.training import (
     command_line,
     make_data,
     run_command,
     start_fast,
-    train_fast,
 )
 
 SETTINGS = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.1}
@@ -215,10 +213,3 @@ def test_trains_in_half_precision_from_the_command_line(tmp_path):
     for state in states.values():
         assert state["step"] == 6
         assert state["exp_avg"].dtype == torch.float32
-
-
-def test_refuses_what_it_cannot_do(tmp_path):
-    data = make_data(tmp_path / "data")
-    flags = ["--optimizer", "fused_adam", "--fp16-adam-stats", "--save-dir", tmp_path]
-    ended = train_fast([data, *flags])
-    assert_command_refused(ended, "--fp16-adam-stats", "--optimizer fused_adam")

@@ -30,8 +30,8 @@ from helpers.packed import (
     build,
     results,
 )
-from helpers.refusals import assert_command_refused, refused
-from helpers.training import toy_model, train_fast, trained_checkpoint
+from helpers.refusals import refused
+from helpers.training import toy_model, trained_checkpoint
 
 lengths = st.lists(st.integers(1, LONGEST), min_size=1, max_size=8)
 
@@ -339,9 +339,3 @@ def test_training_with_the_flag_ends_at_the_same_weights(data, tmp_path):
     packed = trained_checkpoint(data, tmp_path / "packed", *flags, "--packed")
     stock = trained_checkpoint(data, tmp_path / "stock", *flags)
     assert_same_weights(packed, stock, rtol=0, atol=2e-3)
-
-
-def test_a_refusal_ends_training_with_one_sentence(data, tmp_path):
-    flags = ["--packed", "--quant-noise-pq", "0.1", "--save-dir", tmp_path]
-    ended = train_fast([data, *flags])
-    assert_command_refused(ended, "--packed cannot be combined with --quant-noise-pq")
