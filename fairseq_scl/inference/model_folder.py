@@ -28,11 +28,7 @@ from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_card import Training, training_notes
-from fairseq_scl.inference.stock_checkpoint import (
-    exits_of,
-    plain_values,
-    stock_checkpoint,
-)
+from fairseq_scl.inference.stock_checkpoint import plain_values, stock_checkpoint
 from fairseq_scl.inference.trained_format import (
     TrainingData,
     check_head,
@@ -50,6 +46,7 @@ from fairseq_scl.input_format import (
     dictionary_checksum,
     label_names,
 )
+from fairseq_scl.models.exits import exits_of
 from fairseq_scl.rows import load_dictionary
 from fairseq_scl.typed import Positive, read_as
 

@@ -2,7 +2,7 @@
 
 import argparse
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -12,9 +12,8 @@ from torch import Tensor
 from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.convert.huggingface import fold_layer_norm_eps
-from fairseq_scl.models.exits import SHALLOW_HEAD, exit_heads
+from fairseq_scl.models.exits import SHALLOW_HEAD, exits_of
 
-LAYERS = "encoder.sentence_encoder.layers."
 # fairseq saves every flag of the training command; these define the model.
 MODEL_SETTINGS = (
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim"),
@@ -60,17 +59,6 @@ def stock_checkpoint(
     task = {name: value for name, value in task.items() if name in stock}
     task |= {"_name": "sentence_prediction", "data": "."}
     return plain_checkpoint(model, task, weights)
-
-
-def exits_of(weights: Iterable[str], head: str) -> dict[int, str]:
-    """Find the exits of a model by the names of its weights."""
-    heads, layers = set(), set()
-    for name in weights:
-        if name.startswith("classification_heads."):
-            heads.add(name.split(".")[1])
-        elif name.startswith(LAYERS):
-            layers.add(int(name.removeprefix(LAYERS).split(".")[0]))
-    return exit_heads(heads, head, len(layers))
 
 
 def plain_values(settings: Any) -> dict[str, Any]:

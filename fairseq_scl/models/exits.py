@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 SHALLOW_HEAD = re.compile(r"_exit(\d+)$")
+LAYERS = "encoder.sentence_encoder.layers."
 
 
 def shallow_head(head: str, layer: int) -> str:
@@ -16,17 +17,21 @@ def shallow_head(head: str, layer: int) -> str:
     return f"{head}_exit{layer}"
 
 
-def exit_heads(heads: Iterable[str], head: str, layers: int) -> dict[int, str]:
+def exits_of(weights: Iterable[str], head: str) -> dict[int, str]:
     """Return the head of each exit by layer, from the lowest to the top.
 
     Args:
-        heads: names of all classification heads of a model.
+        weights: names of the weights of a model.
         head: name of the top head.
-        layers: number of layers of the encoder.
     """
-    found = {layers: head}
-    for name in heads:
-        match = SHALLOW_HEAD.search(name)
-        if match and name == shallow_head(head, int(match[1])):
-            found[int(match[1])] = name
+    found, layers = {}, set()
+    for name in weights:
+        if name.startswith(LAYERS):
+            layers.add(name.removeprefix(LAYERS).split(".")[0])
+        elif name.startswith("classification_heads."):
+            other = name.split(".")[1]
+            match = SHALLOW_HEAD.search(other)
+            if match and other == shallow_head(head, int(match[1])):
+                found[int(match[1])] = other
+    found[len(layers)] = head
     return dict(sorted(found.items()))

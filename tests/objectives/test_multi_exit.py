@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fairseq.logging import metrics
 
 from fairseq_scl.losses import supervised_contrastive_loss
-from fairseq_scl.models.exits import exit_heads
+from fairseq_scl.models.exits import exits_of
 from fairseq_scl.objectives.multi_exit.loss import cross_layer_contrastive_loss
 from fairseq_scl.objectives.multi_exit.roberta_multi_exit import (
     EXIT_FEATURES,
@@ -188,8 +188,10 @@ def test_other_calls_are_those_of_the_stock_model(data):
 def test_names_of_other_heads_are_not_exits():
     heads = [HEAD, f"{HEAD}_exit2", "other_exit1", "rte", f"{HEAD}_exit10"]
     found = {2: f"{HEAD}_exit2", 10: f"{HEAD}_exit10", 12: HEAD}
-    assert exit_heads(heads, HEAD, 12) == found
-    assert list(exit_heads(heads, HEAD, 12)) == [2, 10, 12]
+    names = [f"classification_heads.{head}.dense.weight" for head in heads]
+    names += [f"encoder.sentence_encoder.layers.{n}.fc1.weight" for n in range(12)]
+    assert exits_of(names, HEAD) == found
+    assert list(exits_of(names, HEAD)) == [2, 10, 12]
 
 
 # The criterion
