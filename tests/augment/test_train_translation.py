@@ -14,7 +14,6 @@ from fairseq_scl.augment import parallel_text
 from fairseq_scl.augment.parallel_text import clean, make_pieces, read_lines
 from fairseq_scl.augment.segment import guess_bpe, load_segmenter
 from fairseq_scl.augment.translation_model import average, export_translation
-from fairseq_scl.cli import main
 from fairseq_scl.errors import InputError
 from helpers import ROOT, run_process
 
@@ -87,18 +86,14 @@ def test_a_wrong_corpus_is_one_sentence(tmp_path, name, line, message):
     assert not (tmp_path / "text").exists()
 
 
-def test_missing_text_and_too_little_text_are_named(tmp_path, capsys):
+def test_missing_text_and_too_little_text_are_named(tmp_path, refusal):
     corpus = write_corpus(tmp_path / "corpus")
-    command = ["translation", "pieces", "--from", str(corpus), "--test", "test_2016"]
-    command += ["--source", "en", "--target", "de", "--to", str(tmp_path / "text")]
-    assert main(command) == 2
+    command = ["translation", "pieces", "--from", corpus, "--test", "test_2016"]
+    command += ["--source", "en", "--target", "de", "--to", tmp_path / "text"]
     missing = f"{corpus}/valid.en (or valid.en.gz)"
-    error = capsys.readouterr().err
-    assert error == f"fairseq-scl: error: missing file: {missing}\n"
-    assert main([*command, "--valid", "val", "--pieces", "5000"]) == 2
-    error = capsys.readouterr().err
+    assert refusal(*command) == f"fairseq-scl: error: missing file: {missing}"
+    error = refusal(*command, "--valid", "val", "--pieces", "5000")
     assert "sentencepiece cannot learn --pieces 5000 from this text: " in error
-    assert error.count("\n") == 1
 
 
 def test_pairs_that_are_not_translations_are_left_out(tmp_path, monkeypatch):

@@ -247,19 +247,18 @@ def test_the_model_card_names_scl_only_if_it_was_trained_with(training, made):
     assert card.startswith(f"{head}- text-classification\n{tags}---\n\n# x\n")
 
 
-def test_only_a_folder_of_this_kind_is_replaced(tmp_path, capsys):
-    arguments = ["export", "--format", "huggingface", "--model", str(toy_model())]
+def test_only_a_folder_of_this_kind_is_replaced(tmp_path, run, refusal):
+    words = ["export", "--format", "huggingface", "--model", toy_model(), "--to"]
     data = shutil.copytree(toy_data(), tmp_path / "data")
     for target in (data, toy_model()):
-        assert main([*arguments, "--to", str(target)]) == 2
-        assert "folder" in capsys.readouterr().err
+        assert "folder" in refusal(*words, target)
     out = tmp_path / "out"
     for _ in range(2):
-        assert main([*arguments, "--to", str(out)]) == 0
-        assert f"wrote {out} for transformers" in capsys.readouterr().out
+        status, printed, _ = run(*words, out)
+        assert status == 0
+        assert f"wrote {out} for transformers" in printed
     (out / "notes.txt").write_text("mine")
-    assert main([*arguments, "--to", str(out)]) == 2
-    assert "notes.txt" in capsys.readouterr().err
+    assert "notes.txt" in refusal(*words, out)
 
 
 @pytest.mark.parametrize("largest", [1000, 10_000])
@@ -310,11 +309,10 @@ def test_an_export_that_fails_names_what_the_user_gave(tmp_path, refusal):
         (["--format", "huggingface", "--data", "x"], "--data cannot be combined with"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(tmp_path, capsys, more, said):
-    arguments = ["export", "--model", str(toy_model()), "--to", str(tmp_path / "out")]
-    assert main([*arguments, *more]) == 2
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_flags_that_do_not_go_together_are_refused(tmp_path, refusal, more, said):
+    out = tmp_path / "out"
+    assert said in refusal("export", "--model", toy_model(), "--to", out, *more)
+    assert not out.exists()
 
 
 def test_what_transformers_cannot_compute_is_refused(tmp_path, monkeypatch):
@@ -360,46 +358,40 @@ def test_what_transformers_cannot_compute_is_refused(tmp_path, monkeypatch):
         ({"id2label": {"0": "a", "1": "b"}}, "classifier.weight has the shape (3, 32)"),
     ],
 )
-def test_labels_that_cannot_be_are_refused(tmp_path, capsys, change, said):
-    write_classifier(tmp_path / "source", "bert")
-    path = tmp_path / "source" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
-    arguments = ["--from", str(tmp_path / "source"), "--to", str(tmp_path / "model")]
-    assert main(["convert", "--classifier", *arguments]) == 2
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "model").exists()
-
-
-def test_a_source_that_is_not_such_a_classifier_is_refused(tmp_path, capsys):
+def test_labels_that_cannot_be_are_refused(tmp_path, refusal, change, said):
     source, target = tmp_path / "source", tmp_path / "model"
     write_classifier(source, "bert")
-    arguments = ["convert", "--classifier", "--from", str(source), "--to", str(target)]
-    assert main([*arguments, "--pair"]) == 2
-    assert "token type 1" in capsys.readouterr().err
+    path = source / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
+    assert said in refusal("convert", "--classifier", "--from", source, "--to", target)
+    assert not target.exists()
+
+
+def test_a_source_that_is_not_such_a_classifier_is_refused(tmp_path, refusal):
+    source = tmp_path / "source"
+    write_classifier(source, "bert")
+    folders = ["--from", source, "--to", tmp_path / "model"]
+    words = ["convert", "--classifier", *folders]
+    assert "token type 1" in refusal(*words, "--pair")
     weights = load_file(source / "model.safetensors")
     del weights["classifier.weight"]
     save_file(weights, source / "model.safetensors")
-    assert main(arguments) == 2
-    assert "lacks the tensor classifier.weight" in capsys.readouterr().err
+    assert "lacks the tensor classifier.weight" in refusal(*words)
     (source / "model.safetensors").unlink()
     torch.save(weights, source / "pytorch_model.bin")
-    assert main(arguments) == 2
-    assert "pytorch_model.bin is a pickle" in capsys.readouterr().err
-    assert main(["convert", "--pair", *arguments[2:]]) == 2
-    assert "--pair needs --classifier" in capsys.readouterr().err
+    assert "pytorch_model.bin is a pickle" in refusal(*words)
+    assert "--pair needs --classifier" in refusal("convert", "--pair", *folders)
 
 
-def test_convert_classifier_prints_labels_and_predict_reads_the_folder(
-    tmp_path, capsys
-):
-    write_classifier(tmp_path / "source", "bert")
-    arguments = ["--from", str(tmp_path / "source"), "--to", str(tmp_path / "model")]
-    assert main(["convert", "--classifier", *arguments]) == 0
-    assert "labels: no, may be, yes" in capsys.readouterr().out
+def test_convert_classifier_prints_labels_and_predict_reads_the_folder(tmp_path, run):
+    source, target = tmp_path / "source", tmp_path / "model"
+    write_classifier(source, "bert")
+    _, printed, _ = run("convert", "--classifier", "--from", source, "--to", target)
+    assert "labels: no, may be, yes" in printed
     (tmp_path / "texts.txt").write_text("the film\n", "utf-8")
-    model = ["--model", str(tmp_path / "model")]
-    assert main(["predict", *model, str(tmp_path / "texts.txt")]) == 0
-    assert capsys.readouterr().out.split("\t")[0] in LABELS
+    status, printed, _ = run("predict", "--model", target, tmp_path / "texts.txt")
+    assert status == 0
+    assert printed.split("\t")[0] in LABELS
 
 
 def test_the_code_of_the_page_runs(tmp_path):

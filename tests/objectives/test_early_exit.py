@@ -12,7 +12,6 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.models.roberta import RobertaModel
 
-from fairseq_scl.cli import main
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.files import read_json, write_json
@@ -266,18 +265,16 @@ def test_training_ends_with_one_sentence_where_the_model_does_not_fit(tmp_path):
 
 
 @pytest.fixture
-def predict(monkeypatch, capfd):
-    def run(*arguments, model=None):
+def predict(monkeypatch, run):
+    def call(*arguments, model=None):
         content = "".join(f"{text}\n" for text in [*TEXTS[:3], "", *TEXTS[3:]])
         monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(content.encode())))
         folder = model or exported("cls")
         argv = ["predict", "--model", folder, "--device", "cpu", *arguments]
-        status = main([str(word) for word in argv])
-        printed = capfd.readouterr()
-        assert "Traceback" not in printed.err
-        return status, printed.out.split("\n")[:-1], printed.err
+        status, printed, error = run(*argv)
+        return status, printed.split("\n")[:-1], error
 
-    return run
+    return call
 
 
 def test_predict_shows_the_exit_of_each_sentence_where_asked(predict):
@@ -317,40 +314,38 @@ def test_a_threshold_above_1_equals_no_exit_rule(predict):
     ],
 )
 def test_predict_refuses_rules_with_one_sentence(predict, arguments, message):
-    status, rows, notes = predict(*arguments)
+    status, rows, error = predict(*arguments)
     assert (status, rows) == (2, [])
-    assert message in notes
+    assert message in error
 
 
 def test_predict_refuses_a_model_of_one_exit(predict):
-    status, rows, notes = predict("--exit-patience", "2", model=one_exit())
+    status, rows, error = predict("--exit-patience", "2", model=one_exit())
     assert (status, rows) == (2, [])
-    assert (
+    assert error == (
         f"fairseq-scl: error: {one_exit()} has only the top exit: early exit needs a "
-        "model that was trained with --arch roberta_multi_exit" in notes
+        "model that was trained with --arch roberta_multi_exit"
     )
     assert predict("--exit-threshold", "2", model=one_exit())[0] == 0
 
 
-def measure(tmp_path, *arguments, names=("CE", "AC|L")):
-    folders = dict(zip(names, map(exported, POOLINGS), strict=True))
-    argv = ["exits", "--data", toy_data(), "--to", tmp_path / "it's.png"]
-    for name, folder in folders.items():
-        argv += ["--model", f"{name}={folder}"]
-    argv += ["--device", "cpu", "--repeats", "2", *arguments]
-    return main([str(word) for word in argv])
+def words_of_exits(folder):
+    words = ["exits", "--data", toy_data(), "--to", folder / "it's.png"]
+    for name, pooling in zip(("CE", "AC|L"), POOLINGS, strict=True):
+        words += ["--model", f"{name}={exported(pooling)}"]
+    return [*words, "--device", "cpu", "--repeats", "2"]
 
 
-def test_exits_has_a_bar_over_models_and_rounds(tmp_path):
+def test_exits_has_a_bar_over_models_and_rounds(tmp_path, run):
     with redirect_stderr(training.Terminal()) as terminal:
-        assert measure(tmp_path, "--thresholds", "0.5") == 0
+        assert run(*words_of_exits(tmp_path), "--thresholds", "0.5")[0] == 0
     # Two models, a round to warm up and two more.
     assert "6/6" in terminal.getvalue()
 
 
-def test_exits_draws_accuracy_against_speed(tmp_path, capfd):
-    assert measure(tmp_path, "--thresholds", "0.5,0.75,1.1") == 0
-    printed = capfd.readouterr().out
+def test_exits_draws_accuracy_against_speed(tmp_path, run):
+    status, printed, _ = run(*words_of_exits(tmp_path), "--thresholds", "0.5,0.75,1.1")
+    assert status == 0
     made = sorted(path.name for path in tmp_path.iterdir())
     assert made == [".fairseq-scl.json", "it's.json", "it's.md", "it's.pdf", "it's.png"]
     table = (tmp_path / "it's.md").read_text()
@@ -393,20 +388,16 @@ def test_exits_draws_accuracy_against_speed(tmp_path, capfd):
     ],
 )
 def test_exits_refuses_bad_arguments_with_one_sentence(
-    tmp_path, capfd, arguments, message
+    tmp_path, refusal, arguments, message
 ):
-    assert measure(tmp_path, *arguments) == 2
-    printed = capfd.readouterr().err
-    assert message in printed
-    assert "Traceback" not in printed
+    assert message in refusal(*words_of_exits(tmp_path), *arguments)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_exits_refuses_a_model_of_one_exit(tmp_path, capfd):
-    argv = ["exits", "--data", toy_data(), "--to", tmp_path / "x.png"]
-    argv += ["--model", f"CE={one_exit()}", "--device", "cpu"]
-    assert main([str(word) for word in argv]) == 2
-    assert "has only the top exit" in capfd.readouterr().err
+def test_exits_refuses_a_model_of_one_exit(tmp_path, refusal):
+    words = ["exits", "--data", toy_data(), "--to", tmp_path / "x.png"]
+    words += ["--model", f"CE={one_exit()}", "--device", "cpu"]
+    assert "has only the top exit" in refusal(*words)
 
 
 def test_a_folder_without_the_pooling_reads_the_first_token(tmp_path):
