@@ -35,7 +35,7 @@ def load_dictionary(path: str | Path) -> Dictionary:
     return dictionary
 
 
-def open_rows(path: str | Path, symbols: int | None = None) -> Any:
+def open_rows(path: str | Path, symbols: int | None) -> Any:
     """Open the rows of a split, indexable by number; each is ``(T,)`` int32 ids.
 
     Args:

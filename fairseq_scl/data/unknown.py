@@ -30,7 +30,7 @@ def count_unknown(counts: MutableMapping[str, int], row: torch.Tensor) -> None:
 
 
 def check_unknown(
-    found: Mapping[str, Counts], encoder: str | Path, most: float = MAX_UNKNOWN
+    found: Mapping[str, Counts], encoder: str | Path, most: float
 ) -> None:
     """Refuse splits with a share of unknown tokens above ``most``.
 

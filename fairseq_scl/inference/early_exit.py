@@ -142,7 +142,7 @@ def _pass_upwards(
     lengths: list[int],
     heads: Mapping[int, str],
     leaves: Leaves,
-    mean: bool = False,
+    mean: bool,
 ) -> tuple[Tensor, Tensor]:
     """Run a batch through the layers until every sentence has left.
 

@@ -38,7 +38,7 @@ class TrainingData:
     tokenizer_folder: Path
 
 
-def read_source(data: str | Path, encoder: str | Path | None = None) -> TrainingData:
+def read_source(data: str | Path, encoder: str | Path | None) -> TrainingData:
     """Find the tokenizer of a data folder.
 
     Args:

@@ -30,9 +30,9 @@ from helpers.outputs import contents, rows_of, write_outputs
 from helpers.refusals import refused
 
 
-def make_sample(folder, make=make_sentences, name="n16-sample0"):
+def make_sample(folder, make=make_sentences):
     """Return a data folder with its draw, and its training examples."""
-    splits = make_splits(make)
+    name, splits = "n16-sample0", make_splits(make)
     draw = {"schema": 1, "sample": name}
     binarize(splits, toy_encoder(), folder / name, draw=lambda: draw)
     return folder / name, splits["train"]

@@ -33,9 +33,9 @@ def exchange(request, monkeypatch):
         monkeypatch.setattr(renames.ctypes, "CDLL", lambda *_, **__: object())
 
 
-def write_folder(path, inputs=(), kind=KIND, **texts):
+def write_folder(path, inputs=(), **texts):
     """Write a folder of texts by way of a temporary folder."""
-    with folder_then_rename(path, kind, inputs) as folder:
+    with folder_then_rename(path, KIND, inputs) as folder:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
 

@@ -107,7 +107,7 @@ def test_shared_texts_and_two_labels_are_noted(prepare):
     assert "test.input0, line 2" in notes
 
 
-def with_unknown(count, split="valid"):
+def with_unknown(count, split):
     splits = make_splits()
     for n in range(count):
         label = splits[split][n].label

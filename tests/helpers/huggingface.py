@@ -58,7 +58,7 @@ def write_source(folder, kind="bert", name=None, safe=True, scale=1.0, **setting
     return model
 
 
-def save_model(model, folder, safe=True, **settings):
+def save_model(model, folder, safe, **settings):
     """Save a model; without ``safe`` as pickles, as transformers did before version 5.
 
     Args:

@@ -33,14 +33,14 @@ def write_toy_table(folder: Path, text: str = TOY_TABLE) -> Path:
     return path
 
 
-def make_toy_samples(folder: Path, samples: int = 3, size: int = 8) -> Path:
+def make_toy_samples(folder: Path, samples: int = 3) -> Path:
     """Write data folders of small samples, named as by ``fairseq-scl prepare``."""
-    every = make_sentences(16 + samples * size)
+    every = make_sentences(16 + samples * 8)
     for number in range(samples):
-        start = 16 + number * size
-        splits = {"train": every[start : start + size]}
+        start = 16 + number * 8
+        splits = {"train": every[start : start + 8]}
         splits |= {"valid": every[:8], "test": every[8:16]}
-        binarize(splits, toy_encoder(), folder / "toy" / f"n{size}-sample{number}")
+        binarize(splits, toy_encoder(), folder / "toy" / f"n8-sample{number}")
     return folder
 
 

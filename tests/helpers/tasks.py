@@ -29,9 +29,9 @@ def write_sst2(folder, train=60, dev=41) -> Path:
     return folder
 
 
-def write_yelp(folder, train=40, test=20) -> Path:
+def write_yelp(folder) -> Path:
     """Write Yelp-2 with the same number of reviews per class."""
-    for file, count in (("train.csv", train), ("test.csv", test)):
+    for file, count in (("train.csv", 40), ("test.csv", 20)):
         text = "is a fine and very good film, great story\\nthe end"
         rows = [f'"{1 + i % 2}","{file} ""{i}"" {text}"' for i in range(count)]
         write(folder / "yelp_review_polarity_csv" / file, *rows)
