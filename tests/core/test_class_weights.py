@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
+from helpers.gradients import OFF
 from helpers.refusals import refused
 from helpers.training import toy_model
 
@@ -15,8 +16,7 @@ DATA = {"sizes": {"train": 40}, "classes": 3, "weights": (6, 3, 1)}
 
 @pytest.fixture(scope="module")
 def toy(data):
-    off = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
-    built = toy_model([data, "--num-classes", "3", *off])
+    built = toy_model([data, "--num-classes", "3", *OFF])
     built.model.train()
     return built
 

@@ -13,7 +13,7 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
-from helpers.gradients import assert_is_stock, stock_criterion
+from helpers.gradients import OFF, assert_is_stock, stock_criterion
 from helpers.refusals import refused
 from helpers.training import Toy, draw_weights, toy_model
 
@@ -31,8 +31,7 @@ def build(data, *flags) -> Toy:
 @pytest.fixture(scope="module")
 def plain(data):
     """A model without dropout, never changed by a test."""
-    off = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
-    toy = build(data, *off)
+    toy = build(data, *OFF)
     draw_weights(toy.model)
     toy.model.train()
     return toy

@@ -13,7 +13,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.losses import supervised_contrastive_loss
 from fairseq_scl.packing.encoder import LENGTHS
 from fairseq_scl.tasks.views import WITH_VIEWS
-from helpers.gradients import assert_is_stock, gradients, stock_criterion
+from helpers.gradients import OFF, assert_is_stock, gradients, stock_criterion
 from helpers.refusals import refused
 from helpers.training import (
     draw_weights,
@@ -27,7 +27,6 @@ from helpers.views import add_views
 HEAD = "sentence_classification_head"
 SIZES = {"train": 24, "valid": 8, "test": 8}
 DATA = {"sizes": SIZES, "words": None}
-STILL = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
 ON = ["--scl-views"]
 
 
@@ -73,7 +72,7 @@ def features_of(toy, tokens):
 
 @pytest.mark.parametrize("reduction", ["mean", "paper"])
 def test_the_loss_is_cross_entropy_and_equation_4(data, reduction):
-    flags = [*STILL, "--scl-lambda", "0.7", "--scl-temperature", "0.5"]
+    flags = [*OFF, "--scl-lambda", "0.7", "--scl-temperature", "0.5"]
     toy = build(data, *ON, *flags, "--scl-reduction", reduction)
     batch = toy.batch(6)
     loss, size, log = toy.criterion(toy.model, batch)
@@ -94,7 +93,7 @@ def test_the_loss_is_cross_entropy_and_equation_4(data, reduction):
 
 
 def test_cross_entropy_has_its_gradient_from_the_example_alone(data):
-    toy = build(data, *ON, *STILL, "--scl-lambda", "0.5")
+    toy = build(data, *ON, *OFF, "--scl-lambda", "0.5")
     head = toy.model.classification_heads[HEAD].out_proj.weight
     batch = toy.batch(6)
     toy.criterion(toy.model, batch)[0].backward()
@@ -111,7 +110,7 @@ def test_lambda_zero_is_the_stock_criterion_bit_for_bit(data):
 
 
 def test_validation_is_cross_entropy_and_logs_equation_3(data):
-    toy = build(data, *ON, *STILL)
+    toy = build(data, *ON, *OFF)
     toy.model.eval()
     batch = toy.batch(8, "valid")
     assert WITH_VIEWS not in batch
@@ -175,7 +174,7 @@ def test_batches_and_their_examples_stay_the_same(data, batching, flags):
 def test_packed_gives_the_same(data):
     found = []
     for flags in ([], ["--packed"]):
-        toy = build(data, *ON, *STILL, *flags)
+        toy = build(data, *ON, *OFF, *flags)
         batch = toy.batch(7)
         assert (LENGTHS in batch[WITH_VIEWS]) == bool(flags)
         toy.model.zero_grad()

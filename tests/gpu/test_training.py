@@ -14,11 +14,11 @@ from fairseq_scl.experiments.results_folder import LOG, RECORD
 from fairseq_scl.experiments.runner import run_training
 from helpers.distributed import free_port, train_and_save
 from helpers.encoders import make_sentences, toy_encoder, toy_model, toy_run
+from helpers.gradients import OFF
 from helpers.tables import write_toy_table
 from helpers.training import RESET, command_line, run_command, start_fast
 
 pytestmark = pytest.mark.gpu
-SAME = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
 
 
 def words(device, *arguments):
@@ -83,7 +83,7 @@ def keys(value):
 @pytest.mark.parametrize("flags", ["--amp", "--bf16", "--fp16", "--fp16 --cuda-graphs"])
 def test_half_precision_follows_single_precision(cuda, data, tmp_path, flags):
     """With a large ε, Adam is sensitive to wrongly scaled gradients."""
-    common = [data, *SAME, "--optimizer", "fused_adam", "--adam-eps", "1e-2"]
+    common = [data, *OFF, "--optimizer", "fused_adam", "--adam-eps", "1e-2"]
     common += ["--max-update", "10", "--max-epoch", "99", "--lr", "0.01", "--packed"]
     single = train(cuda, *common, "--save-dir", tmp_path / "single")
     half = train(cuda, *common, "--save-dir", tmp_path / "half", *flags.split())
@@ -183,7 +183,7 @@ def train_together(device, data, folder, *flags):
             *["--distributed-backend", "nccl" if cards > 1 else "gloo"],
             *["--device-id", rank if cards > 1 else 0],
         ]
-        argv = words(device, data, "--save-dir", save_dir, *SAME, *flags)
+        argv = words(device, data, "--save-dir", save_dir, *OFF, *flags)
         argv = [*argv[:-2], *map(str, more)]
         running.append(start_fast(train_and_save, argv))
     done = [process.wait() for process in running]
@@ -228,7 +228,7 @@ def test_gathering_two_workers_equals_one_with_twice_the_batch(device, data, tmp
         device, data, tmp_path / "two", *flags, "--contrastive-batch", "14"
     )[0]
     train(
-        *[device, data, "--save-dir", tmp_path / "one", *SAME, *flags],
+        *[device, data, "--save-dir", tmp_path / "one", *OFF, *flags],
         *["--contrastive-batch", "27"],
     )
     one = weights(tmp_path / "one")

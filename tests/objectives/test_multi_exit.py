@@ -17,12 +17,11 @@ from fairseq_scl.objectives.multi_exit.roberta_multi_exit import (
     parse_exit_layers,
 )
 from fairseq_scl.packing.encoder import pack
-from helpers.gradients import PlainOptimizer, gradients
+from helpers.gradients import OFF, PlainOptimizer, gradients
 from helpers.refusals import refused
 from helpers.training import draw_weights, toy_model
 
 HEAD = "sentence_classification_head"
-OFF = ["--dropout", "0", "--attention-dropout", "0", "--pooler-dropout", "0"]
 LAYERS = 4
 MULTI = [
     *["--arch", "roberta_multi_exit", "--encoder-layers", str(LAYERS)],
