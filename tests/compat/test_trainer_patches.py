@@ -12,11 +12,10 @@ from fairseq.optim.adam import Adam
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.trainer import Trainer
 
-from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 from fairseq_scl.optim.fused_adam import FusedAdam
-from helpers.training import command_line, toy_model, train_fast
+from helpers.training import command_line, toy_model
 
 DATA = {"sizes": {"train": 9, "valid": 30, "test": 6}}
 
@@ -134,15 +133,6 @@ def test_bf16_asks_for_no_tpu(data, flag):
 def test_two_kinds_of_half_precision_are_refused(data, first, second):
     with pytest.raises(InputError, match=f"{first} .* {second}"):
         parsed(data, second, first)
-
-
-def test_bf16_trains_from_the_command_line(data, tmp_path):
-    done = train_fast([data, "--save-dir", tmp_path, "--bf16", "--max-update", "2"])
-    assert done.returncode == 0, done.stderr
-    state = load_checkpoint(tmp_path / "checkpoint_last.pt")
-    assert state["optimizer_history"][-1]["num_updates"] == 2
-    for name, weight in state["model"].items():  # fairseq saves them in float32
-        assert torch.equal(weight, weight.bfloat16().float()), name
 
 
 # Dummy batches
