@@ -146,20 +146,18 @@ def test_a_range_of_only_without_a_run_is_refused(runs, spelled):
         ("--few-shot", ["--size-valid", 4, "--size-test", 4]),
     ],
 )
-def test_numbers_of_prepare_are_bounded(tmp_path, run, flag, words):
+def test_numbers_of_prepare_are_bounded(tmp_path, refusal, flag, words):
     rows = [f"text {n}\t{'good' if n % 2 else 'bad'}" for n in range(40)]
     source = write(tmp_path / "own.tsv", "text\tlabel", *rows)
     argv = ["prepare", "--table", source, "--columns", "text", "label", "--encoder"]
     argv += [toy_encoder(), "--to", tmp_path / "to", *words, flag, MANY]
-    status, _, error = run(*argv)
-    assert status == 2
+    error = refusal(*argv)
     assert str(MANY) in error
     assert flag in error or flag == "--few-shot"
     assert not (tmp_path / "to").exists()
 
 
 @pytest.mark.parametrize("flag", ["--samples", "--size", "--updates"])
-def test_numbers_of_the_quick_start_are_bounded(tmp_path, run, flag):
-    status, _, error = run("quickstart", "--output", tmp_path / "to", flag, MANY)
-    assert status == 2
+def test_numbers_of_the_quick_start_are_bounded(tmp_path, refusal, flag):
+    error = refusal("quickstart", "--output", tmp_path / "to", flag, MANY)
     assert f"{flag} is {MANY}: it must be at most" in error

@@ -54,9 +54,8 @@ def test_below_the_manifest_of_another_program_folders_are_filled(tmp_path):
     assert (tmp_path / "results" / "new").read_text() == "2"
 
 
-def test_backtranslate_refuses_it_before_it_looks_for_models(tmp_path, run):
+def test_backtranslate_refuses_it_before_it_looks_for_models(tmp_path, refusal):
     write_folder(tmp_path / "m")
     words = ["--sample", toy_data(), "--forward", "none", "--backward", "none"]
-    status, _, error = run("backtranslate", *words, "--to", tmp_path / "m" / "below")
-    assert status == 2
+    error = refusal("backtranslate", *words, "--to", tmp_path / "m" / "below")
     assert f"nothing is added to the {MODEL} {tmp_path / 'm'}" in error
