@@ -20,12 +20,6 @@ def rows_of(name, folder, part=TRAIN):
     ]
 
 
-def refusal(table):
-    with pytest.raises(InputError) as error:
-        list(table)
-    return str(error.value)
-
-
 FIRST = '1\t7\t8\t" Never , " he said .\t" Never .'
 LAYOUTS = {
     "SST-2": (
@@ -125,9 +119,8 @@ HEADER = b"sentence\tlabel\n"
 def test_a_damaged_file_is_refused_with_the_line(tmp_path, content, message):
     path = tmp_path / "train.tsv"
     path.write_bytes(content)
-    found = refusal(task_table(TASKS["SST-2"], tmp_path, TRAIN))
-    assert found.startswith(str(path))
-    assert message in found
+    with refused(path, message):
+        list(task_table(TASKS["SST-2"], tmp_path, TRAIN))
 
 
 def test_a_missing_file_is_refused_with_the_places_and_the_command(tmp_path):
@@ -138,8 +131,8 @@ def test_a_missing_file_is_refused_with_the_places_and_the_command(tmp_path):
 def test_a_truncated_csv_is_refused_with_the_line(tmp_path):
     folder = tmp_path / "yelp_review_polarity_csv"
     write(folder / "train.csv", '"1","good"', '"2","cut of', end="")
-    found = refusal(task_table(TASKS["Yelp-2"], tmp_path, TRAIN))
-    assert "train.csv, line 2 is not a row of quoted CSV" in found
+    with refused("train.csv, line 2 is not a row of quoted CSV"):
+        list(task_table(TASKS["Yelp-2"], tmp_path, TRAIN))
 
 
 def test_another_number_of_rows_is_refused(tmp_path):
@@ -195,7 +188,8 @@ def test_a_csv_row_of_several_lines_is_named_by_its_first_line(tmp_path):
 )
 def test_damaged_json_lines_are_refused(tmp_path, line, message):
     path = write(tmp_path / "t.jsonl", '{"s": "a", "l": true}', line)
-    assert refusal(own_table(path, ["s", "l"])).startswith(f"{path}, {message}")
+    with refused(f"{path}, {message}"):
+        list(own_table(path, ["s", "l"]))
 
 
 def test_a_number_is_the_same_label_in_json_and_in_csv(tmp_path):
@@ -280,11 +274,12 @@ def test_a_damaged_own_table_is_refused_with_the_line(tmp_path, name, content, w
 
 
 def test_a_missing_own_table_is_named(tmp_path):
-    found = refusal(own_table(tmp_path / "none.csv", ["s", "l"]))
-    assert found == f"missing file: {tmp_path / 'none.csv'}"
-    (tmp_path / "folder.csv").mkdir()
-    found = refusal(own_table(tmp_path / "folder.csv", ["s", "l"]))
-    assert found == f"{tmp_path / 'folder.csv'} is a folder: give a file"
+    path = tmp_path / "none.csv"
+    with refused(f"missing file: {path}"):
+        list(own_table(path, ["s", "l"]))
+    path.mkdir()
+    with refused(f"{path} is a folder: give a file"):
+        list(own_table(path, ["s", "l"]))
 
 
 def every_row(path, columns):
