@@ -97,14 +97,6 @@ def test_another_file_of_the_same_name_is_not_replaced(server, tmp_path):
     assert server.ranges == []
 
 
-def test_a_good_file_stays_when_the_server_has_a_wrong_one(server, tmp_path):
-    wanted = server.wanted("a.zip")
-    fetch_file(wanted, tmp_path)
-    server.files["a.zip"] = b"wrong"
-    assert fetch_file(wanted, tmp_path).read_bytes() == GOOD
-    assert len(server.ranges) == 1
-
-
 def test_nobody_there_is_one_sentence(server, tmp_path):
     wanted = replace(server.wanted("a.zip"), url="http://127.0.0.1:9/a.zip")
     with pytest.raises(InputError, match=r"a\.zip: no connection; rerun the same"):

@@ -136,12 +136,34 @@ def test_a_line_of_ten_thousand_words_is_cut_as_in_training(predict):
     assert expected([TEXTS[0], long, TEXTS[1]]) == [parsed(row) for row in rows]
 
 
-def test_bytes_that_are_not_utf8_are_replaced_and_counted(predict):
-    content = b"caf\xe9 film\n\xff\xfea\n" + lines(TEXTS[0], "a \ufffd b")
-    status, rows, notes = predict(content)
+EMPTY = "1 line empty"
+
+
+@pytest.mark.parametrize(
+    ("content", "pairs", "counted"),
+    [
+        (
+            b"caf\xe9 film\n\xff\xfea\n" + lines(TEXTS[0], "a \ufffd b"),
+            False,
+            ["2 lines not UTF-8"],
+        ),
+        (
+            lines("\u4f60", TEXTS[0], f"{TEXTS[0]} \u4f60", ""),
+            False,
+            [EMPTY, "1 line of unknown tokens only"],
+        ),
+        (
+            lines(PAIRS[0], "a film\t ", "\ta film", "\t"),
+            True,
+            [EMPTY, "2 lines with only one of two sentences"],
+        ),
+    ],
+)
+def test_doubtful_lines_are_answered_and_counted(predict, content, pairs, counted):
+    status, rows, notes = predict(content, pairs=pairs)
     assert (status, len(rows)) == (0, 4)
-    assert notes == ["fairseq-scl: 2 lines not UTF-8"]
-    assert all(row.split("\t")[0] for row in rows)
+    assert notes == [f"fairseq-scl: {note}" for note in counted]
+    assert rows.count("\t") == (EMPTY in counted)
 
 
 def test_what_looks_like_a_special_token_is_text(predict):
@@ -366,25 +388,6 @@ def test_a_file_that_is_taken_for_a_column_is_named(predict, tmp_path):
         assert str(file) in notes[0]
         status, rows, _ = predict(b"", file, *names)
         assert (status, len(rows)) == (0, 1)
-
-
-def test_lines_without_a_known_token_are_counted(predict):
-    status, rows, notes = predict(lines("\u4f60", TEXTS[0], f"{TEXTS[0]} \u4f60", ""))
-    assert (status, len(rows)) == (0, 4)
-    assert notes == [
-        "fairseq-scl: 1 line empty",
-        "fairseq-scl: 1 line of unknown tokens only",
-    ]
-
-
-def test_pairs_with_one_sentence_are_counted(predict):
-    content = lines(PAIRS[0], "a film\t ", "\ta film", "\t")
-    status, rows, notes = predict(content, pairs=True)
-    assert (status, len(rows)) == (0, 4)
-    assert notes == [
-        "fairseq-scl: 1 line empty",
-        "fairseq-scl: 2 lines with only one of two sentences",
-    ]
 
 
 def test_quotes_in_a_piped_tsv_are_pointed_out(predict, tmp_path):
