@@ -7,10 +7,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_scl.losses.shared import at_least_float32
 from fairseq_scl.models.features import EXTRA_KEY, FEATURES, classification_features
-from helpers.packed import PAD
+from helpers.packed import HEAD, PAD
 from helpers.training import toy_model
-
-HEAD = "sentence_classification_head"
 
 
 @pytest.fixture(scope="module")

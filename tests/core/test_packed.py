@@ -25,7 +25,7 @@ from helpers.packed import (
     LENGTH_CASES,
     LONGEST,
     PAD,
-    assert_same,
+    assert_packing_keeps,
     batch,
     build,
     results,
@@ -36,50 +36,43 @@ from helpers.training import toy_model, trained_checkpoint
 lengths = st.lists(st.integers(1, LONGEST), min_size=1, max_size=8)
 
 
-def both(model, lengths, within=(1e-5, 1e-4), **arguments):
-    tokens = batch(lengths)
-    stock = results(model, tokens)
-    other = pack(copy.deepcopy(model))
-    assert_same(stock, results(other, tokens, **arguments), *within)
-
-
 @pytest.mark.parametrize("case", LENGTH_CASES)
 @pytest.mark.parametrize("arch", ["roberta", "roberta_bert"])
 def test_logits_and_gradients_are_those_of_the_stock_encoder(data, arch, case):
-    both(build(data, "--arch", arch), LENGTH_CASES[case])
+    assert_packing_keeps(build(data, "--arch", arch), LENGTH_CASES[case])
 
 
 @pytest.mark.parametrize("case", LENGTH_CASES)
 def test_in_double_precision_they_agree_to_ten_digits(data, case):
     # Not gelu, which fairseq computes in float32 whatever the model is.
     model = build(data, "--activation-fn", "tanh", dtype=torch.float64)
-    both(model, LENGTH_CASES[case], (1e-10, 1e-10))
+    assert_packing_keeps(model, LENGTH_CASES[case], (1e-10, 1e-10))
 
 
 @pytest.mark.parametrize("case", LENGTH_CASES)
 def test_a_head_on_the_mean_gets_that_of_the_stock_encoder(data, case):
     flags = ["--arch", "roberta_bert", "--head-pooling", "mean"]
-    both(build(data, *flags), LENGTH_CASES[case])
+    assert_packing_keeps(build(data, *flags), LENGTH_CASES[case])
 
 
 @hypothesis.given(lengths=lengths)
 @hypothesis.settings(max_examples=10)
 def test_any_lengths_agree(data, lengths):
     model = build(data, dtype=torch.float64)
-    both(model, lengths, (1e-6, 1e-6))
+    assert_packing_keeps(model, lengths, (1e-6, 1e-6))
 
 
 @pytest.mark.parametrize("case", LENGTH_CASES)
 def test_attention_on_padded_rows_gives_the_same(data, case, monkeypatch):
     """What runs on a GPU in single precision, and under autocast."""
     monkeypatch.setattr(layers, "CpuDropout", lambda: None)
-    both(build(data), LENGTH_CASES[case])
+    assert_packing_keeps(build(data), LENGTH_CASES[case])
 
 
 def test_lengths_from_the_batch_are_used_instead_of_counting(data, monkeypatch):
     monkeypatch.setattr(packed, "right_padded_lengths", None)
     case = LENGTH_CASES["ragged"]
-    both(build(data), case, **{LENGTHS: case})
+    assert_packing_keeps(build(data), case, **{LENGTHS: case})
 
 
 def test_an_output_follows_its_sentence_not_its_place(data):
@@ -112,7 +105,7 @@ def test_autocast_works(data):
 
 @pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "activation_dropout"])
 def test_everything_dropped_is_exactly_the_stock_encoder(data, kind):
-    both(build(data, **{kind: 1.0}), LENGTH_CASES["ragged"])
+    assert_packing_keeps(build(data, **{kind: 1.0}), LENGTH_CASES["ragged"])
 
 
 @pytest.mark.parametrize("kind", ["dropout", "attention_dropout", "activation_dropout"])

@@ -1,6 +1,5 @@
 """Packed attention on GPUs: its kernel, the check of it, and kernels per step."""
 
-import copy
 import functools
 
 import pytest
@@ -12,13 +11,13 @@ from fairseq_scl.inference.predict import encode, probabilities
 from fairseq_scl.packing import attention as packed_attention
 from fairseq_scl.packing import kernel
 from fairseq_scl.packing import layers as packed
-from fairseq_scl.packing.encoder import LENGTHS, pack
+from fairseq_scl.packing.encoder import LENGTHS
 from fairseq_scl.packing.kernel import HALF, find_problem, has_kernel
 from fairseq_scl.packing.layout import Layout
 from helpers.encoders import make_sentences
 from helpers.encoders import toy_model as toy_classifier
 from helpers.kernels import Flash, count
-from helpers.packed import HEAD, LENGTH_CASES, assert_same, batch, build, results
+from helpers.packed import HEAD, LENGTH_CASES, assert_packing_keeps, batch, build
 from helpers.training import toy_model
 
 DATA = {"words": 60}
@@ -118,9 +117,7 @@ def test_with_the_kernel_all_is_as_in_the_stock_encoder(data, like_cuda, arch, c
     """Also with one product for query, key and value."""
     flags = ["--arch", arch, "--activation-fn", "tanh"]  # gelu is float32 in fairseq
     model = build(data, *flags, dtype=torch.float64)
-    tokens = batch(LENGTH_CASES[case])
-    stock = results(model, tokens)
-    assert_same(stock, results(pack(copy.deepcopy(model)), tokens), 1e-10, 1e-10)
+    assert_packing_keeps(model, LENGTH_CASES[case], (1e-10, 1e-10))
     assert like_cuda.calls == 2  # layers
 
 
@@ -134,9 +131,7 @@ def test_gelu_of_half_precision_is_fairseqs(data, like_cuda):
 
 
 def test_everything_dropped_does_not_need_the_kernel(data, like_cuda):
-    model, tokens = build(data, attention_dropout=1.0), batch(LENGTH_CASES["ragged"])
-    stock = results(model, tokens)
-    assert_same(stock, results(pack(copy.deepcopy(model)), tokens), 1e-5, 1e-4)
+    assert_packing_keeps(build(data, attention_dropout=1.0), LENGTH_CASES["ragged"])
     assert like_cuda.calls == 0
 
 
@@ -178,9 +173,7 @@ def test_the_mask_is_made_once_and_aligned(dtype, longest):
 def test_equal_lengths_need_neither_mask_nor_padding(data, monkeypatch):
     monkeypatch.setattr(packed, "CpuDropout", lambda: None)
     monkeypatch.setattr(Layout, "mask", None)
-    model, tokens = build(data), batch([6, 6, 6])
-    stock = results(model, tokens)
-    assert_same(stock, results(pack(copy.deepcopy(model)), tokens), 1e-5, 1e-4)
+    assert_packing_keeps(build(data), [6, 6, 6])
 
 
 LAYERS = 4

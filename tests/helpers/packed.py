@@ -1,16 +1,15 @@
 """Models for comparing the packed pass with the stock one."""
 
+import copy
+
 import torch
 
+from fairseq_scl.packing.encoder import pack
 from helpers.training import draw_weights, toy_model
 
 PAD, LONGEST = 1, 30
 HEAD = "sentence_classification_head"
-
-
 NO_DROPOUT = {"dropout": 0, "attention-dropout": 0, "activation-dropout": 0}
-
-
 LENGTH_CASES = {
     "ragged": [5, 3, 9, 3, 1, 12, 5, 2],
     "single token": [1],
@@ -53,3 +52,11 @@ def assert_same(first, second, logits_within, gradients_within):
     torch.testing.assert_close(first[0], second[0], rtol=0, atol=logits_within)
     within = {"rtol": gradients_within, "atol": gradients_within}
     torch.testing.assert_close(first[1], second[1], **within)
+
+
+def assert_packing_keeps(model, lengths, within=(1e-5, 1e-4), **arguments):
+    """Compare a model with its packed copy on sentences of these lengths."""
+    tokens = batch(lengths)
+    stock = results(model, tokens)
+    other = pack(copy.deepcopy(model))
+    assert_same(stock, results(other, tokens, **arguments), *within)
