@@ -65,7 +65,7 @@ def test_the_wrong_direction_is_refused(folder):
         load_translator([folder], "de", "en")
 
 
-def test_other_checkpoints_are_refused(folder, tmp_path):
+def test_other_checkpoints_are_refused(folder):
     shutil.copy(toy_encoder() / "model.pt", folder / "model.pt")
     with pytest.raises(InputError, match=r"model\.pt is not a translation model"):
         load_translator([folder], "en", "de")

@@ -244,7 +244,7 @@ def test_texts_with_two_labels_are_counted(evaluated, tmp_path):
     assert error.endswith(f"{file}, line 23")
 
 
-def test_bad_arguments_end_with_one_sentence(run, evaluated, tmp_path):
+def test_bad_arguments_end_with_one_sentence(refusal, evaluated, tmp_path):
     file = write_labeled(tmp_path / "a.csv", [Example(("a", "b"), "neutral")])
     pair = ["--columns", "sentence1", "sentence2", "label"]
     odd = tmp_path / "odd.csv"
@@ -263,14 +263,11 @@ def test_bad_arguments_end_with_one_sentence(run, evaluated, tmp_path):
         status, out, error, _ = evaluated(*argv)
         assert (status, out) == (2, "")
         assert message in error
-    model = ["--model", toy_model()]
-    status, _, error = run("evaluate", *model, toy_data(), "--to", "a.md")
-    assert (status, "it must end in .json" in error) == (2, True)
-    (tmp_path / "mine.html").write_text("mine")
-    status, _, error = run(
-        "evaluate", *model, toy_data(), "--to", tmp_path / "mine.json"
-    )
-    assert (status, f"{tmp_path / 'mine.html'} is not replaced" in error) == (2, True)
+    words = ["evaluate", "--model", toy_model(), toy_data(), "--to"]
+    assert "it must end in .json" in refusal(*words, "a.md")
+    mine = tmp_path / "mine.html"
+    mine.write_text("mine")
+    assert f"{mine} is not replaced" in refusal(*words, mine.with_suffix(".json"))
 
 
 def test_a_model_folder_that_was_changed_is_refused(evaluated, tmp_path):

@@ -166,7 +166,7 @@ def test_gradients_are_the_same_when_packed(data, pooling):
     torch.testing.assert_close(stock, packed, rtol=1e-3, atol=1e-4)
 
 
-def test_weights_of_a_published_encoder_load(data, tmp_path):
+def test_weights_of_a_published_encoder_load(data):
     """A checkpoint of the stock model, without heads, as fairseq restores it."""
     stock = toy_model([data, "--encoder-layers", str(LAYERS)], seed=7).model
     ours = toy_model([data, *MULTI], seed=8).model
