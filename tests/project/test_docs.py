@@ -4,6 +4,7 @@ import argparse
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from fairseq.tasks import TASK_DATACLASS_REGISTRY
 
 import fairseq_scl
 from fairseq_scl.cli import VERBS
-from helpers import ROOT
+from helpers import ROOT, run_process
+from helpers.outputs import size_of_png
 
 PAGES = [
     page
@@ -184,3 +186,13 @@ def test_no_page_has_placeholders():
     blank = re.compile(r"\b(?!CUDA_HOME\b)(?:TODO|FIXME|XXX|[A-Z]+_[A-Z_]{3,})\b(?!=)")
     for page in PAGES:
         assert blank.findall(text_of(page)) == [], page.name
+
+
+def test_the_first_table_and_picture_of_the_results_are_of_the_recorded_counts(
+    tmp_path,
+):
+    docs, picture = ROOT / "docs", tmp_path / "differences.png"
+    done = run_process(sys.executable, docs / "differences.py", picture)
+    assert done.returncode == 0, done.stderr
+    assert f"\n\n{done.stdout}\n" in text_of(docs / "results.md")
+    assert size_of_png(picture) == size_of_png(docs / picture.name)

@@ -40,8 +40,7 @@ NOT_RUN = {
     "curl": "needs the server of the page; inference/test_classifier.py",
     "python -m pytest": "these are tests",
     "FAIRSEQ_SCL_SEEDS=FOLDER": "a test that needs the paper's files",
-    "python -c": "overwrites docs/differences.png; report/test_forest.py",
-    "forest_plot(": "its second line",
+    "python docs/differences.py": "overwrites its picture; test_docs.py",
     "fairseq-scl run table5": "needs all ten samples augmented; test_scripts.py",
     "fairseq-scl run table4 --data data-bin --model encoder": "reads a real encoder",
     "fairseq-scl run table4 --data data-bin --model roberta.large --precision bf16 "
