@@ -133,7 +133,7 @@ def backtranslate(
     partial, record = partial_folder(target), target.with_suffix(".json")
     remove_leftovers(target.parent)
     if not finished(target, plan):
-        with hold(partial / LOCK, target):
+        with hold(partial, target, LOCK):
             if not record.exists():
                 write_json(partial / SETTINGS, plan.settings())
                 if not target.exists():

@@ -47,7 +47,6 @@ from fairseq_scl.experiments.sweep import compute_with_one_thread
 from fairseq_scl.report.markdown import sheet_as_markdown
 from fairseq_scl.report.own_comparison import conclusion, own_sheets
 
-LOCK = ".lock"
 FROZEN = "logistic regression"
 
 
@@ -95,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     folder = arguments.to.absolute()
     encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
-    with hold(folder / LOCK, folder):
+    with hold(folder):
         settings = settings_of(arguments, encoder, parts.size)
         shared = {name: settings.pop(name) for name in ("device", "precision")}
         settings["head_pooling"] = settings.pop("pooling")

@@ -38,7 +38,6 @@ from fairseq_scl.report.figures import draw_features, learning_curves
 from fairseq_scl.tasks.batching import BATCHING
 from fairseq_scl.typed import check_ranges
 
-LOCK = ".lock"
 CURVES, TSNE = "curves.png", "tsne.png"
 PICTURES = (CURVES, TSNE, "tsne.pdf", "tsne.json")
 BASELINE, TREATMENT = "CE", "CE+SCL"
@@ -84,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prepare the data, train, and write the report, the figures and a classifier."""
     table = _table(arguments)
     check_device(arguments.device, arguments.precision)
-    with hold(arguments.output / LOCK, arguments.output):
+    with hold(arguments.output):
         return _run(arguments, table)
 
 

@@ -67,7 +67,6 @@ from fairseq_scl.inference.model_folder import (
 from fairseq_scl.report.evaluation import evaluation_sheets
 from fairseq_scl.report.markdown import sheet_as_markdown
 
-LOCK = ".lock"
 MOST_PROBED = 2000  # training texts; a linear probe of many takes minutes
 
 
@@ -115,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     work = folder.with_name(f"{folder.name}-training")
     check_own_model(arguments.to, work)
     encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
-    with hold(work / LOCK, work):
+    with hold(work):
         settings = settings_of(arguments, encoder, len(train), recipe)
         settings["seed"] = arguments.seed
         one = own_run(work / "data", encoder, recipe or objective, **settings)

@@ -21,6 +21,7 @@ from fairseq_scl.input_format import MANIFEST
 from fairseq_scl.typed import Checksum, read_as
 
 LISTED = ".fairseq-scl.json"
+LOCK = ".lock"
 SCHEMA = 1
 DATA, ENCODER, MODEL = "data folder", "encoder folder", "model folder"
 TEXT, TRANSLATION = "text folder", "translation model folder"
@@ -103,20 +104,21 @@ def folders_then_rename(
 
 
 @contextmanager
-def hold(path: Path, what: str | Path) -> Iterator[None]:
+def hold(folder: Path, what: Path | None = None, lock: str = LOCK) -> Iterator[None]:
     """Hold the lock file of a folder that the block fills.
 
     Raises:
         InputError: the folder is part of one that is written as a whole, another
-            process has the lock (the message names ``what``), or as ``try_lock``.
+            process has the lock (the message names ``what``, by default the folder),
+            or as ``try_lock``.
     """
-    with explained(path):
-        check_outside(path.parent)
-    with try_lock(path) as mine:
+    with explained(folder / lock):
+        check_outside(folder)
+    with try_lock(folder / lock) as mine:
         if not mine:
             raise InputError(
-                f"another process is writing {what}: wait for it to end, or choose "
-                "another folder"
+                f"another process is writing {what or folder}: wait for it to end, or "
+                "choose another folder"
             )
         yield
 

@@ -279,7 +279,7 @@ def test_chunks_of_other_settings_are_refused(tmp_path, chunks_of_two):
 def test_two_at_a_time_into_one_file_are_refused(tmp_path):
     target = tmp_path / "a-bt1.jsonl"
     with (
-        hold(partial_folder(target) / "lock", target),
+        hold(partial_folder(target), target, "lock"),
         pytest.raises(InputError, match=f"another process is writing {target}"),
     ):
         make(examples_of(3), target)

@@ -197,14 +197,14 @@ def test_other_names_are_kept(name):
 
 
 def test_a_lock_is_held_by_one(tmp_path):
-    path = tmp_path / "locks" / "a.lock"
-    with try_lock(path) as mine:
+    folder = tmp_path / "a folder"
+    with try_lock(folder / ".lock") as mine:
         assert mine
-        with try_lock(path) as other:
+        with try_lock(folder / ".lock") as other:
             assert not other
-        with refused("another process is writing the folder"), hold(path, "the folder"):
+        with refused(f"another process is writing {folder}"), hold(folder):
             pass
-    with hold(path, "the folder"):
+    with hold(folder):
         pass
 
 

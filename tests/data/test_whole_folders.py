@@ -23,7 +23,7 @@ def write_folder(path):
 
 
 def fill(path):
-    with hold(path / ".lock", path):
+    with hold(path):
         (path / "new").write_text("2")
 
 
