@@ -24,7 +24,7 @@ from fairseq_scl.experiments.results_folder import (
     check_table,
     forget_failures,
     is_failed,
-    last_line,
+    read_error,
     read_record,
     run_folder,
     write_table,
@@ -248,8 +248,8 @@ def _end(tally: Tally, runs: Sequence[Run], folder: Path) -> int:
     print(f"{tally.done} of {tally.total} runs are done, in {folder}")
     failed = [run for run in runs if is_failed(folder, run.name)]
     for one in failed[:10]:
-        error = run_folder(folder, one.name) / ERROR
-        print(f"failed: {one.name}, see {error}: {last_line(error)}")
+        place = run_folder(folder, one.name)
+        print(f"failed: {one.name}, see {place / ERROR}: {read_error(place)}")
     if len(failed) > 10:
         print(f"and {len(failed) - 10} more")
     return 1 if failed else 0

@@ -50,7 +50,7 @@ from fairseq_scl.experiments.results_folder import (
     ERROR,
     METRICS,
     forget_failures,
-    last_line,
+    read_error,
     read_metrics,
     read_record,
     run_folder,
@@ -164,8 +164,7 @@ def _trained(one: Run, work: Path) -> Record | None:
         sweep([one], work, 1, show)
     record = read_record(place)
     if record is None:
-        reason = last_line(place / ERROR)
-        note(f"training failed, see {place / ERROR}: {reason}", "error")
+        note(f"training failed, see {place / ERROR}: {read_error(place)}", "error")
     return record
 
 

@@ -16,7 +16,7 @@ from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.results_folder import (
     ERROR,
     RECORD,
-    last_line,
+    read_error,
     read_floors,
     read_record,
     run_folder,
@@ -164,7 +164,7 @@ def collect(folder: Path, runs: Sequence[Run]) -> list[Attempt]:
             _check_of(record, run, place / RECORD)
             attempts.append(Attempt(run, record, None, read_floors(place)))
         elif (place / ERROR).is_file():
-            attempts.append(Attempt(run, None, last_line(place / ERROR)))
+            attempts.append(Attempt(run, None, read_error(place)))
         else:
             attempts.append(Attempt(run))
     return attempts

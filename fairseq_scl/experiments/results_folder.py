@@ -79,10 +79,15 @@ def forget_failures(folder: Path, names: Iterable[str]) -> None:
             (run_folder(folder, name) / ERROR).unlink(missing_ok=True)
 
 
-def last_line(path: Path) -> str:
-    """Return the last nonblank line of a log."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((s.strip() for s in reversed(lines) if s.strip()), "no output")
+def read_error(place: Path) -> str:
+    """Return the last line of why a run failed."""
+    return last_line((place / ERROR).read_text(encoding="utf-8", errors="replace"))
+
+
+def last_line(log: str) -> str:
+    """Return the last nonblank line of the text of a log."""
+    lines = reversed(log.splitlines())
+    return next((line.strip() for line in lines if line.strip()), "no output")
 
 
 def write_record(place: str | Path, record: Record) -> None:

@@ -158,11 +158,11 @@ def _checksums(run: Run) -> dict[str, str]:
 
 
 def _explain_failure(argv: list[str], folder: Path, status: int) -> str:
-    log = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    text = "\n".join(log[-40:])
+    log = (folder / LOG).read_text(encoding="utf-8", errors="replace")
+    text = "\n".join(log.splitlines()[-40:])
     write_error(folder, f"exit status {status}\n{shlex.join(argv)}\n\n{text}\n")
     (folder / "crash.pt").unlink(missing_ok=True)  # fairseq's, as large as the model
     return (
         f"training failed with exit status {status}, see {folder / LOG}: "
-        f"{last_line(folder / LOG)}"
+        f"{last_line(log)}"
     )

@@ -22,7 +22,12 @@ from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import default_jobs
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.results_folder import claim, is_done, is_failed
+from fairseq_scl.experiments.results_folder import (
+    claim,
+    is_done,
+    is_failed,
+    last_line,
+)
 from fairseq_scl.experiments.sweep import Tally, count, sweep
 
 LOGS = "slurm"
@@ -151,7 +156,7 @@ def job_states(name: str) -> list[str]:
     command = ["squeue", "--noheader", "--array", "--format=%T", f"--name={name}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SlurmError(f"squeue failed: {_last(done.stderr)}")
+        raise SlurmError(f"squeue failed: {last_line(done.stderr)}")
     return done.stdout.split()
 
 
@@ -195,7 +200,7 @@ def submit(driver: Driver, number: int, settings: SlurmSettings) -> None:
             for _ in range(number):
                 executor.submit(driver)
     except (FailedJobError, FailedSubmissionError) as error:
-        raise InputError(f"Slurm refuses the jobs: {_last(str(error))}") from error
+        raise InputError(f"Slurm refuses the jobs: {last_line(str(error))}") from error
 
 
 def sweep_on_slurm(
@@ -269,8 +274,4 @@ def _explain(folder: Path) -> str:
     text = logs[-1].read_text(encoding="utf-8", errors="replace") if logs else ""
     # Skip the lines of srun, which only repeat that the job failed.
     lines = [s for s in text.splitlines() if not s.startswith(("srun:", "slurmstepd:"))]
-    return f"{what}: {_last(chr(10).join(lines)) or 'no output'}"
-
-
-def _last(text: str) -> str:
-    return next((s.strip() for s in reversed(text.splitlines()) if s.strip()), "")
+    return f"{what}: {last_line(chr(10).join(lines))}"
