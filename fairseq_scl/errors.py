@@ -1,4 +1,8 @@
-"""The exception for bad input that the user can fix."""
+"""The exception for bad input that the user can fix, and lists in its messages."""
+
+from collections.abc import Iterable
+
+NAMED_AT_MOST = 5
 
 
 class InputError(ValueError):
@@ -9,3 +13,11 @@ class InputError(ValueError):
     with status 2; ``compat.input_errors.exit_on_input_error`` does the same inside
     ``fairseq-train``.
     """
+
+
+def first_few(texts: Iterable[str], separator: str = ", ") -> str:
+    """Join the first five of many texts for a message, and count the others."""
+    found = list(texts)
+    if more := len(found[NAMED_AT_MOST:]):
+        found[NAMED_AT_MOST:] = [f"and {more} more"]
+    return separator.join(found)

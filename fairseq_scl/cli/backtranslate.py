@@ -33,9 +33,8 @@ from fairseq_scl.data.outputs import BackTranslationRecord
 from fairseq_scl.data.readers import own_table
 from fairseq_scl.data.renames import remove_leftovers
 from fairseq_scl.data.texts import Example, counted, digest
-from fairseq_scl.errors import InputError
+from fairseq_scl.errors import InputError, first_few
 
-NAMED_AT_MOST = 5
 KNOWN = ("outputs", "examples", "copies")
 
 
@@ -295,10 +294,8 @@ def _name_troubles(record: BackTranslationRecord, given: _Input) -> None:
     for trouble, origins in {**record.origins, **record.sources}.items():
         if not origins:
             continue
-        places = [given.examples[n].origin for n in origins[:NAMED_AT_MOST]]
-        more = "" if len(origins) <= NAMED_AT_MOST else "; …"
+        places = first_few((given.examples[n].origin for n in origins), "; ")
         print(
-            f"fairseq-scl: {counted(len(origins), 'example')} {trouble}: "
-            f"{'; '.join(places)}{more}",
+            f"fairseq-scl: {counted(len(origins), 'example')} {trouble}: {places}",
             file=sys.stderr,
         )

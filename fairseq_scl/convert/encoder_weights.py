@@ -12,7 +12,7 @@ from torch import Tensor
 from fairseq_scl.compat.checkpoints import check_archive, check_finite, short_reason
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.data.files import read_json
-from fairseq_scl.errors import InputError
+from fairseq_scl.errors import InputError, first_few
 
 ENCODER = "encoder.sentence_encoder."
 LM_HEAD = "encoder.lm_head."
@@ -262,11 +262,9 @@ class SourceTensors:
     def refuse_leftovers(self) -> None:
         """Refuse tensors that were not used, which would be lost silently."""
         if self.left:
-            names = sorted(self.left)
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise InputError(
                 f"{self.origin} has tensors that are not part of such an encoder: "
-                f"{', '.join(names[:5])}{more}"
+                f"{first_few(sorted(self.left))}"
             )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fairseq_scl.criterions.class_weights import CLASS_WEIGHTS
 from fairseq_scl.criterions.protocol import require_task
-from fairseq_scl.errors import InputError
+from fairseq_scl.errors import InputError, first_few
 from fairseq_scl.input_format import label_names
 from fairseq_scl.models.features import FEATURES
 from fairseq_scl.typed import check_ranges
@@ -51,7 +51,7 @@ def check_settings(cfg: Any, task: Any) -> None:
         raise InputError(
             f"--num-classes is {task.cfg.num_classes}, but "
             f"{Path(task.cfg.data, 'label', 'dict.txt')} has {len(names)} labels: "
-            f"{', '.join(names[:10])}"
+            f"{first_few(names)}"
         )
 
 

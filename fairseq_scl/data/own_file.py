@@ -10,7 +10,7 @@ from fairseq_scl.data.quotes import separator_hint
 from fairseq_scl.data.readers import QUOTED_TSV, own_table
 from fairseq_scl.data.suspects import Checks, check_labels
 from fairseq_scl.data.texts import Example, class_names
-from fairseq_scl.errors import InputError
+from fairseq_scl.errors import InputError, first_few
 
 # Usual names of columns, in lower case. A pair is two sentences.
 TEXTS = (
@@ -153,10 +153,10 @@ def split_off_validation(
             "merge classes"
         )
     if small:
-        named = ", ".join(f"{name!r} ({n})" for name, n in list(small.items())[:5])
+        named = first_few(f"{name!r} ({n})" for name, n in small.items())
         checks.note(
             f"too few examples to measure {len(small)} of {len(members)} classes, "
-            f"which are used for training only: {named}{', …' * (len(small) > 5)}"
+            f"which are used for training only: {named}"
         )
     random = np.random.default_rng(seed)
     share = min(VALID_SHARE, MOST_VALID / len(examples))

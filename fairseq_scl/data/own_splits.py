@@ -2,15 +2,12 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.suspects import Checks, TextIndex, check_labels, repeated_texts
 from fairseq_scl.data.texts import SPLITS, Example, read_split
-from fairseq_scl.errors import InputError
-
-NAMED_AT_MOST = 5
+from fairseq_scl.errors import InputError, first_few
 
 
 def prepare_splits(
@@ -29,7 +26,8 @@ def prepare_splits(
     splits, others = read_splits(source)
     if others:
         checks.note(
-            f"ignored in {source}: {_some(others)}; the splits are {', '.join(SPLITS)}"
+            f"ignored in {source}: {first_few(others)}; the splits are "
+            f"{', '.join(SPLITS)}"
         )
     if "valid" not in splits:
         checks.note(
@@ -70,8 +68,8 @@ def read_splits(folder: str | Path) -> tuple[dict[str, list[Example]], list[str]
         others = [name for name in others if name not in names]
         for name in (names[0], names[2]):
             if name not in there and (there or split == "train"):
-                more = f", to go with {there[0]}" if there else ""
-                more = more or (f"; the folder has {_some(others)}" if others else "")
+                more = f"; the folder has {first_few(others)}" if others else ""
+                more = f", to go with {there[0]}" if there else more
                 raise InputError(f"missing file: {folder / name}{more}")
         if there:
             splits[split] = read_split(folder, split)
@@ -83,8 +81,3 @@ def read_splits(folder: str | Path) -> tuple[dict[str, list[Example]], list[str]
                 "examples for training, validation and test"
             )
     return splits, others
-
-
-def _some(names: Sequence[str]) -> str:
-    more = ", …" if len(names) > NAMED_AT_MOST else ""
-    return ", ".join(names[:NAMED_AT_MOST]) + more

@@ -18,7 +18,7 @@ import msgspec
 
 from fairseq_scl.data.files import explained, try_lock, write_json, write_then_rename
 from fairseq_scl.data.folders import check_holds_only
-from fairseq_scl.errors import InputError
+from fairseq_scl.errors import InputError, first_few
 from fairseq_scl.experiments.records import Origin, Record, Settings, Validation
 from fairseq_scl.experiments.tables import Table, parse_table
 from fairseq_scl.typed import Finite, Name, as_type, read_as
@@ -206,9 +206,8 @@ def check_table(folder: Path, table: Table) -> None:
             for text in _differences(key, old[key], new[key])
         ]
         if changed:
-            more = f"; {len(changed) - 5} more" if len(changed) > 5 else ""
             raise InputError(
-                f"{path} has other settings ({'; '.join(changed[:5])}{more}): choose "
+                f"{path} has other settings ({first_few(changed, '; ')}): choose "
                 "another folder or delete it"
             )
     elif (folder / "runs").exists() or (folder / "locks").exists():

@@ -10,7 +10,7 @@ from torch import Tensor
 from fairseq_scl.compat.checkpoints import check_dictionary_size
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
-from fairseq_scl.errors import InputError
+from fairseq_scl.errors import InputError, first_few
 from fairseq_scl.inference.regression_head import REGRESSION_HEAD
 from fairseq_scl.inference.stock_checkpoint import plain_values
 from fairseq_scl.input_format import (
@@ -224,4 +224,4 @@ def _checksum(path: Path) -> str:
 
 
 def _listed(labels: list[str]) -> str:
-    return ", ".join(map(repr, labels[:5])) + (", …" if len(labels) > 5 else "")
+    return first_few(map(repr, labels))

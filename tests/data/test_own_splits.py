@@ -42,7 +42,7 @@ def test_files_that_are_not_read_are_named(prepare):
     status, out, notes = prepare(change)
     assert status == 0
     assert "16 train, 8 test" in out
-    assert "README, Test.label, dev.input0, dev.label, train.input0.bak, …" in notes
+    assert "README, Test.label, dev.input0, dev.label, train.input0.bak, and " in notes
     assert "lacks valid.input0" in notes
 
 

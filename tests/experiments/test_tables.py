@@ -317,7 +317,7 @@ def test_a_results_folder_keeps_its_table(tmp_path):
         "training.updates.20 was 1, is now 9): choose another folder or delete it"
     ):
         write_table(tmp_path / "r", changed, tmp_path, MODELS)
-    with refused("; 4 more): choose another folder"):
+    with refused("; and 4 more): choose another folder"):
         write_table(tmp_path / "r", load_table("table3"), tmp_path, MODELS)
 
 
