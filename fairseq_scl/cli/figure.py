@@ -4,11 +4,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairseq_scl.cli.options import add_device, add_split, check_no_file, files_to_write
-from fairseq_scl.data.files import check_name
+from fairseq_scl.cli.options import (
+    add_device,
+    add_split,
+    files_to_write,
+    named_folders,
+)
 from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
 from fairseq_scl.report.figures import draw_features
+
+FORM = "[ROW:]NAME=FOLDER"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         model="model folder of a panel (repeatable): CE=… and CE+SCL=… are side by "
         "side, 20:CE=… and 100:CE=… one above the other",
         files="PNG file to write, along with PDF and JSON files of the same name",
-        form="[ROW:]NAME=FOLDER",
+        form=FORM,
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of t-SNE")
     parser.add_argument(
@@ -40,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if not 0 <= arguments.seed < 2**32:
         raise InputError(f"--seed is {arguments.seed}: it must be from 0 to 2^32 - 1")
-    models = _models(arguments.model)
+    models = _panels(arguments.model)
     for folder in {arguments.data, *models.values()}:
         verify(folder)
     scores = draw_features(
@@ -59,26 +65,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _models(given: Sequence[str]) -> dict[tuple[str, str], Path]:
+def _panels(given: Sequence[str]) -> dict[tuple[str, str], Path]:
     """Return model folders by row and name; a numeric row becomes ``N = 20``.
 
     Raises:
         InputError: a value is not ``[ROW:]NAME=FOLDER``, or a panel is given twice.
     """
-    models: dict[tuple[str, str], Path] = {}
-    for value in given:
-        title, sign, folder = value.partition("=")
-        row, colon, name = title.partition(":")
-        if not colon:
-            row, name = "", title
-        if not sign or not name or not folder:
-            raise InputError(
-                f"--model {value!r}: it must be NAME=FOLDER or ROW:NAME=FOLDER"
-            )
-        check_name(name, f"--model {value!r}: NAME")
+    panels: dict[tuple[str, str], Path] = {}
+    for title, folder in named_folders("--model", given, FORM).items():
+        row, _, name = title.rpartition(":")
+        if not name:
+            raise InputError(f"--model '{title}={folder}': it must be {FORM}")
         row = f"N = {row}" if row.isascii() and row.isdecimal() else row
-        if (row, name) in models:
-            raise InputError(f"--model {value!r}: {title} is given twice")
-        check_no_file(f"--model {title}:", Path(folder))
-        models[row, name] = Path(folder)
-    return models
+        if (row, name) in panels:
+            raise InputError(f"--model '{title}={folder}': {title} is given twice")
+        panels[row, name] = folder
+    return panels

@@ -9,7 +9,7 @@ from fairseq_scl.cli.options import (
     add_device,
     add_precision,
     at_least,
-    check_keys,
+    key_values,
 )
 from fairseq_scl.data.texts import counted
 from fairseq_scl.device import available_device, check_device
@@ -20,11 +20,6 @@ from fairseq_scl.experiments.capacity import (
     worker_environments,
 )
 from fairseq_scl.experiments.slurm import SlurmSettings
-
-OF_SLURM = (
-    *("slurm_partition", "slurm_minutes", "slurm_cpus", "slurm_gpus"),
-    *("slurm_memory_gb", "slurm_setup", "slurm_option"),
-)
 
 
 @dataclass(frozen=True)
@@ -67,35 +62,28 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         help="train in processes on this machine, or in jobs on a Slurm cluster",
     )
     _add_slurm(parser.add_argument_group("with --executor slurm, see docs/slurm.md"))
-    parser.set_defaults(of_slurm={name: parser.get_default(name) for name in OF_SLURM})
 
 
 def _add_slurm(group: argparse._ArgumentGroup) -> None:
-    default = SlurmSettings(jobs=1)
+    # Without defaults, because all of them need --executor slurm.
+    default = SlurmSettings
     group.add_argument("--slurm-partition", metavar="NAME", help="partition of jobs")
     for name, what in (
-        ("minutes", "time limit per job; the longest run must fit"),
-        ("cpus", "processors per job"),
-        ("gpus", "GPUs per job"),
-        ("memory_gb", "memory per job"),
+        ("minutes", f"time limit per job (default: {default.minutes}); a run must fit"),
+        ("cpus", f"processors per job (default: {default.cpus})"),
+        ("gpus", f"GPUs per job (default: {default.gpus})"),
+        ("memory-gb", "memory per job"),
     ):
-        group.add_argument(
-            f"--slurm-{name.replace('_', '-')}",
-            **NUMBER,
-            default=getattr(default, name),
-            help=what,
-        )
+        group.add_argument(f"--slurm-{name}", **NUMBER, help=what)
     group.add_argument(
         "--slurm-setup",
         action="append",
-        default=[],
         metavar="LINE",
         help="shell line to run at the start of a job, such as 'module load cuda'",
     )
     group.add_argument(
         "--slurm-option",
         action="append",
-        default=[],
         metavar="KEY=VALUE",
         help="further sbatch option, such as account=me or qos=low",
     )
@@ -109,11 +97,7 @@ def find_machine(arguments: argparse.Namespace) -> Machine:
             is missing or does not support the precision.
     """
     at_least(1, arguments, "jobs", "jobs_per_gpu", most=MOST_TIMES)
-    slurm = _slurm_settings(arguments) if arguments.executor == "slurm" else None
-    for name, default in arguments.of_slurm.items():
-        if slurm is None and (value := getattr(arguments, name)) != default:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} is {value!r}, which needs --executor slurm")
+    slurm = _slurm_settings(arguments)
     device = _device(arguments.device, slurm)
     per_gpu = arguments.jobs_per_gpu
     if per_gpu is not None and device == "cpu":
@@ -162,22 +146,24 @@ def _device(given: str | None, slurm: SlurmSettings | None) -> str:
     return given or ("cuda" if asked else "cpu")
 
 
-def _slurm_settings(arguments: argparse.Namespace) -> SlurmSettings:
-    options = {}
-    check_keys("--slurm-option", arguments.slurm_option)
-    for option in arguments.slurm_option:
-        key, sign, value = option.partition("=")
-        if not sign:
-            raise InputError(f"--slurm-option {option!r}: it must be KEY=VALUE")
-        options[key] = value
+def _slurm_settings(arguments: argparse.Namespace) -> SlurmSettings | None:
+    given = {
+        name.removeprefix("slurm_"): value
+        for name, value in vars(arguments).items()
+        if name.startswith("slurm_") and value is not None
+    }
+    if arguments.executor != "slurm":
+        for name, value in given.items():
+            flag = f"--slurm-{name.replace('_', '-')}"
+            raise InputError(f"{flag} is {value!r}, which needs --executor slurm")
+        return None
+    at_least(5, arguments, "slurm_minutes")  # notice may come a minute early
+    at_least(1, arguments, "slurm_cpus", "slurm_memory_gb")
+    at_least(0, arguments, "slurm_gpus")
     return SlurmSettings(
         jobs=arguments.jobs or 1,
-        partition=arguments.slurm_partition,
-        minutes=arguments.slurm_minutes,
-        cpus=arguments.slurm_cpus,
-        gpus=arguments.slurm_gpus,
         jobs_per_gpu=arguments.jobs_per_gpu or 1,
-        memory_gb=arguments.slurm_memory_gb,
-        setup=tuple(arguments.slurm_setup),
-        options=options,
+        setup=tuple(given.pop("setup", ())),
+        options=key_values("--slurm-option", given.pop("option", ())),
+        **given,
     )

@@ -232,15 +232,6 @@ def check_no_file(flag: str, folder: Path) -> None:
         raise InputError(f"{flag} {folder} is a file: it must be a folder")
 
 
-def check_keys(flag: str, given: Sequence[str]) -> None:
-    """Check that no key of a repeatable option ``KEY=VALUE`` is repeated.
-
-    Raises:
-        InputError: names the option and the key.
-    """
-    check_distinct(flag, [value.partition("=")[0] for value in given])
-
-
 def at_least(
     least: int, arguments: argparse.Namespace, *names: str, most: int = MOST
 ) -> None:
@@ -283,19 +274,38 @@ def files_to_write(to: Path, *suffixes: str) -> list[Path]:
     return paths
 
 
-def named_folders(flag: str, given: Sequence[str]) -> dict[str, Path]:
+def named_folders(
+    flag: str, given: Sequence[str], form: str = "NAME=FOLDER"
+) -> dict[str, Path]:
     """Return the folders of a repeatable option ``NAME=FOLDER`` by name.
 
     Raises:
-        InputError: a value is not ``NAME=FOLDER``, or a name is given twice.
+        InputError: a value is not in this ``form``, a name is given twice or cannot be
+            part of a path, or a folder is a file.
     """
-    found: dict[str, Path] = {}
-    for value in given:
-        name, sign, folder = value.partition("=")
-        if not sign or not name or not folder:
-            raise InputError(f"{flag} {value!r}: it must be NAME=FOLDER")
-        if name in found:
-            raise InputError(f"{flag} {value!r}: {name} is given twice")
+    found = key_values(flag, given, form)
+    for name, folder in found.items():
+        if not folder:
+            raise InputError(f"{flag} '{name}=': it must be {form}")
+        check_name(name, f"{flag} '{name}={folder}': NAME")
         check_no_file(f"{flag} {name}:", Path(folder))
-        found[check_name(name, f"{flag} {value!r}: NAME")] = Path(folder)
+    return {name: Path(folder) for name, folder in found.items()}
+
+
+def key_values(
+    flag: str, given: Sequence[str], form: str = "KEY=VALUE"
+) -> dict[str, str]:
+    """Return the values of a repeatable option ``KEY=VALUE`` by key.
+
+    Raises:
+        InputError: a value is not in this ``form``, or a key is given twice.
+    """
+    found: dict[str, str] = {}
+    for word in given:
+        key, sign, value = word.partition("=")
+        if not sign or not key:
+            raise InputError(f"{flag} {word!r}: it must be {form}")
+        if key in found:
+            raise InputError(f"{flag} {word!r}: {key} is given twice")
+        found[key] = value
     return found

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fairseq_scl.cli.machine import Machine, add_machine, describe, find_machine
-from fairseq_scl.cli.options import FOLDER, add_cache, check_keys, encoder_folder
+from fairseq_scl.cli.options import FOLDER, add_cache, encoder_folder, key_values
 from fairseq_scl.cli.report import FILES, write_report
 from fairseq_scl.data.folders import check_files
 from fairseq_scl.errors import InputError
@@ -101,7 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Do the unfinished runs of a table; return 1 if any run failed."""
     compute_with_one_thread()
-    check_keys("--set", arguments.set)
+    if {"updates", "epochs"} <= key_values("--set", arguments.set).keys():
+        raise InputError("--set updates cannot be combined with --set epochs")
     table = load_table(arguments.table, arguments.set)
     if arguments.smoke:
         table = smoke(table)

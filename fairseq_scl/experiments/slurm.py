@@ -67,24 +67,6 @@ class SlurmSettings:
     setup: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Check the minimum of each number.
-
-        Raises:
-            InputError: names the flag.
-        """
-        # Slurm may give notice a minute early, so shorter jobs would do no work.
-        for flag, value, least in (
-            ("minutes", self.minutes, 5),
-            ("cpus", self.cpus, 1),
-            ("gpus", self.gpus, 0),
-            ("memory-gb", self.memory_gb, 1),
-        ):
-            if value is not None and value < least:
-                raise InputError(
-                    f"--slurm-{flag} is {value}: it must be at least {least}"
-                )
-
 
 @dataclass(frozen=True)
 class Driver:

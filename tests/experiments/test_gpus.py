@@ -30,6 +30,7 @@ from helpers.encoders import toy_encoder, toy_run
 from helpers.gpus import pretend, run_with_gpus
 
 ALL = "CUDA_VISIBLE_DEVICES"
+SLURM = ("--executor", "slurm")
 
 
 class Started(BaseException):  # not an error, which main would tell as a bug
@@ -108,20 +109,15 @@ def test_the_plan_is_printed_with_the_commands(monkeypatch, toy, capfd):
     [
         (["--jobs-per-gpu", "0"], "--jobs-per-gpu is 0"),
         (["--device", "cpu", "--jobs-per-gpu", "2"], "--jobs-per-gpu is 2"),
-        (["--executor", "slurm", "--device", "cuda"], "--slurm-gpus is 0"),
-        (
-            [
-                "--executor",
-                "slurm",
-                "--device",
-                "cuda",
-                "--slurm-option",
-                "account=gpu",
-            ],
-            "--slurm-gpus is 0",
-        ),
-        (["--executor", "slurm", "--precision", "fp16"], "the precision is 'fp16'"),
-        (["--slurm-gpus", "2"], "--slurm-gpus is 2, which needs --executor slurm"),
+        ([*SLURM, "--device", "cuda"], "--slurm-gpus is 0"),
+        ([*SLURM, "--device", "cuda", "--slurm-option", "a=gpu"], "--slurm-gpus is 0"),
+        ([*SLURM, "--precision", "fp16"], "the precision is 'fp16'"),
+        ([*SLURM, "--slurm-minutes", "4"], "--slurm-minutes is 4: it must be at least"),
+        ([*SLURM, "--slurm-cpus", "0"], "--slurm-cpus is 0: it must be at least 1"),
+        ([*SLURM, "--slurm-gpus", "-1"], "--slurm-gpus is -1: it must be at least 0"),
+        ([*SLURM, "--slurm-memory-gb", "0"], "--slurm-memory-gb is 0: it must be at"),
+        ([*SLURM, "--slurm-option", "me"], "--slurm-option 'me': it must be KEY=VALUE"),
+        (["--slurm-gpus", "0"], "--slurm-gpus is 0, which needs --executor slurm"),
         (["--slurm-option", "qos=low"], "--slurm-option is ['qos=low'], which needs"),
     ],
 )

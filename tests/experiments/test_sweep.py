@@ -265,10 +265,11 @@ def test_the_model_of_a_loss_counts_in_any_order(tmp_path, samples, run):
     [
         (["--model", "."], "--model '.': one for all losses is given twice"),
         (["--model", "CE={}"] * 2, "CE is given twice"),
-        (["--set", "updates=2", "--set", "updates=3"], "--set has 'updates' twice"),
+        (["--set", "updates=2", "--set", "updates=3"], "updates is given twice"),
+        (["--set", "updates=2", "--set", "epochs=3"], "with --set epochs"),
         (
             ["--executor", "slurm", *["--slurm-option", "qos=low"] * 2],
-            "--slurm-option has 'qos' twice",
+            "--slurm-option 'qos=low': qos is given twice",
         ),
     ],
 )

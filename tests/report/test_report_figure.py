@@ -138,9 +138,10 @@ def test_every_class_is_drawn_however_many(tmp_path):
 def test_bad_input_is_one_sentence(argv, tmp_path, refusal):
     model, refused = toy_model(), partial(refusal, *argv)
     good = ("--model", f"CE={model}")
-    assert "it must be NAME=FOLDER" in refused("--model", "CE")
-    assert "it must be NAME=FOLDER" in refused("--model", f"20:={model}")
-    assert "CE is given twice" in refused(*good, *good)
+    for title in ("CE", "CE=", f"20:={model}"):
+        assert "it must be [ROW:]NAME=FOLDER" in refused("--model", title)
+    for again in (good, ("--model", f":CE={model}")):
+        assert "CE is given twice" in refused(*good, *again)
     assert "is not a model folder" in refused("--model", f"CE={tmp_path}")
     assert "has no train2 split" in refused(*good, "--split", "train2")
     assert "must end in .png" in refused(*good, "--to", "figure.jpg")
