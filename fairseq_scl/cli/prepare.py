@@ -1,7 +1,6 @@
 """``fairseq-scl prepare``."""
 
 import argparse
-import itertools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,11 +120,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_drawing(
         parser.add_argument_group("splits and samples, for --task and --table")
     )
-    names = itertools.chain(*GOES_WITH.values())
-    parser.set_defaults(usual={name: parser.get_default(name) for name in names})
 
 
 def _add_drawing(group: argparse._ArgumentGroup) -> None:
+    """Add options without defaults, so that those that do not fit are noticed."""
     group.add_argument(
         "--few-shot",
         **SEVERAL,
@@ -141,18 +139,19 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--samples",
         type=int,
-        default=10,
         metavar="K",
-        help="number of samples per size",
+        help=f"number of samples per size (default: {Draw.samples})",
     )
     group.add_argument(
-        "--seed", type=int, default=0, help="seed of the split and of all samples"
+        "--seed",
+        type=int,
+        help=f"seed of the split and of all samples (default: {Draw.seed})",
     )
     group.add_argument(
         "--size-valid",
         **NUMBER,
-        default=500,
-        help="validation examples, or all that remain after the test set if fewer",
+        help="validation examples, or all that remain after the test set if fewer "
+        f"(default: {Draw.size_valid})",
     )
     group.add_argument(
         "--size-test",
@@ -163,7 +162,6 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--balanced",
         action="store_true",
-        default=None,
         help="draw few-shot samples with the same number of examples per class, not "
         "the label distribution of the training set (always for Amazon-2 and Yelp-2)",
     )
@@ -258,16 +256,14 @@ def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
     at_least(1, arguments, "size_valid", "size_test")
     at_least(0, arguments, "seed")
     usual = source.task is not None and source.task.balanced
+    names = ("samples", "seed", "size_valid", "size_test")
     return Draw(
         few_shot=tuple(arguments.few_shot or ()),
         full=arguments.full or not arguments.few_shot,
-        samples=arguments.samples,
-        seed=arguments.seed,
-        size_valid=arguments.size_valid,
-        size_test=arguments.size_test,
-        balanced=bool(arguments.balanced) or usual,
+        balanced=arguments.balanced or usual,
         partial=arguments.partial,
         flipped=tuple(arguments.flip_labels or (0.0,)),
+        **{name: getattr(arguments, name) for name in names if _given(arguments, name)},
     )
 
 
@@ -280,16 +276,21 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
         why = ", whose splits are fixed" if fitting == ("task", "table") else ""
         for name in names:
             flag = "--from" if name == "folder" else f"--{name.replace('_', '-')}"
-            changed = getattr(arguments, name) != arguments.usual[name]
-            if kind not in fitting and changed:
+            if kind not in fitting and _given(arguments, name):
                 raise InputError(f"{flag} needs {others}, not --{kind}{why}")
-            if name == NEEDS.get(kind) and not changed:
+            if name == NEEDS.get(kind) and not _given(arguments, name):
                 raise InputError(
                     f"--{kind} needs {flag}: see 'fairseq-scl prepare --help'"
                 )
     for name in ("samples", "balanced"):
-        if not arguments.few_shot and getattr(arguments, name) != arguments.usual[name]:
+        if not arguments.few_shot and _given(arguments, name):
             raise InputError(f"--{name} needs --few-shot, the sizes of the samples")
+
+
+def _given(arguments: argparse.Namespace, name: str) -> bool:
+    """Return whether an option without a default is on the command line."""
+    value = getattr(arguments, name)
+    return value is not None and value is not False
 
 
 def _tell(folder: Path, counts: Mapping[str, int]) -> None:

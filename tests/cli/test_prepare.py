@@ -100,7 +100,7 @@ def test_an_own_table_with_a_held_out_file(prepare, tmp_path):
             "--columns needs --table, not --task",
         ),
         (
-            ["--task", "RTE", "--from", "f", "--samples", "2"],
+            ["--task", "RTE", "--from", "f", "--samples", "10"],  # the default
             "--samples needs --few-shot",
         ),
         (
@@ -109,7 +109,7 @@ def test_an_own_table_with_a_held_out_file(prepare, tmp_path):
         ),
         (["--table", "t.csv", "--partial"], "--partial needs --task, not --table"),
         (["--text", "t", "--few-shot", "20"], "--few-shot needs --task or --table"),
-        (["--text", "t", "--seed", "1"], "--seed needs --task or --table"),
+        (["--text", "t", "--seed", "0"], "--seed needs --task or --table"),
         (["--task", "IMDB", "--from", "f"], "there is no task 'IMDB': choose from"),
         (["--task", "RTE", "--from", "f"], "there is no train.tsv of RTE in f/RTE or"),
     ],
