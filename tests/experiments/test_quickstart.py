@@ -17,7 +17,7 @@ from fairseq_scl.data.binarize import MANIFEST
 from fairseq_scl.data.files import read_json, sha256, try_lock
 from fairseq_scl.data.texts import read_split
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments import quickstart, sweep
+from fairseq_scl.experiments import sweep
 from fairseq_scl.experiments.results_folder import BEST, read_record
 from fairseq_scl.experiments.selection import outcome, rank
 from fairseq_scl.experiments.statistics import best_validation
@@ -48,7 +48,7 @@ class Workshop:
         lines = [(ratings[e.label], e.sentences[0]) for e in make_sentences(60)]
         self.files = {
             WHEEL.name: make_encoder_wheel(packages / "encoder.whl", WHEEL_FILES),
-            quickstart.REVIEWS.name: make_review_archive(
+            cli_quickstart.REVIEWS.name: make_review_archive(
                 packages / "reviews.tar.gz", lines
             ),
         }
@@ -91,7 +91,7 @@ def first(tmp_path_factory):
     """The quick start, once from nothing: its workshop, what it printed, its status."""
     with pytest.MonkeyPatch.context() as patch:
         workshop = Workshop(tmp_path_factory.mktemp("workshop"))
-        for module in (quickstart, named_encoders):
+        for module in (cli_quickstart, named_encoders):
             patch.setattr(module, "fetch", workshop.fetch)
         workshop.status = workshop.run()
         workshop.first_trained = workshop.trained
@@ -136,7 +136,7 @@ def records(workshop):
 
 def test_one_command_makes_everything(first):
     assert first.status == 0
-    assert first.first_fetched == [WHEEL.name, quickstart.REVIEWS.name]
+    assert first.first_fetched == [WHEEL.name, cli_quickstart.REVIEWS.name]
     assert first.first_trained == sorted(RUNS)
     assert first.files_of() == sorted(
         [
@@ -267,7 +267,7 @@ def test_an_interrupted_quick_start_resumes(again, capfd, monkeypatch):
     assert "Traceback" not in capfd.readouterr().err
 
     monkeypatch.undo()
-    monkeypatch.setattr(quickstart, "fetch", again.fetch)
+    monkeypatch.setattr(cli_quickstart, "fetch", again.fetch)
     assert again.run() == 0
     assert again.trained == sorted(RUNS[2:])
     assert (again.output / "classifier" / "model.pt").is_file()
@@ -290,7 +290,7 @@ def test_more_samples_add_to_those_that_are_there(again):
     assert again.run(samples=3) == 0
     new = [name.replace("sample0", "sample2") for name in RUNS if "sample0" in name]
     assert again.trained == sorted(new)
-    assert again.fetched == [quickstart.REVIEWS.name]
+    assert again.fetched == [cli_quickstart.REVIEWS.name]
     assert before == {
         name: sha256(again.output / "runs" / name / "record.json") for name in RUNS
     }
