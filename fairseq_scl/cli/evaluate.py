@@ -34,8 +34,6 @@ from fairseq_scl.report.evaluation import (
 )
 from fairseq_scl.report.signature import evaluation_signature
 
-SPLIT = "test"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
@@ -55,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "by that of the label (default: found by their usual names, as in train)",
     )
     add_drop_empty(parser, "with a table: ")
-    parser.add_argument("--split", default=SPLIT, help="with a data folder: its split")
+    parser.add_argument("--split", help="with a data folder: its split (default: test)")
     parser.add_argument(
         "--temperature-scaling",
         **FILE,
@@ -79,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     at_least(1, arguments, "max_tokens")
     files = files_to_write(arguments.to, *SUFFIXES) if arguments.to else []
     _refuse_strangers(arguments)
-    examples = _examples(arguments.file, arguments, arguments.split)
+    examples = _examples(arguments.file, arguments, arguments.split or "test")
     verify(arguments.model)
     model = load_classifier(arguments.model, arguments.device, arguments.precision)
     if arguments.temperature_scaling is not None:
@@ -116,7 +114,7 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
             raise InputError(
                 f"--{flag.replace('_', '-')} needs a table, but {file} is a folder"
             )
-    if arguments.split != SPLIT and not folder:
+    if arguments.split is not None and not folder:
         raise InputError(
             f"--split {arguments.split} needs a data folder, but {file} is a table"
         )

@@ -254,7 +254,7 @@ def test_bad_arguments_end_with_one_sentence(refusal, evaluated, tmp_path):
         ([odd], f"{odd} has the columns 'a', 'b'"),
         ([toy_data(), *pair], "--columns needs a table"),
         ([toy_data(), "--drop-empty"], "--drop-empty needs a table"),
-        ([file, "--split", "valid"], "--split valid needs a data folder"),
+        ([file, "--split", "test"], "--split test needs a data folder"),
         ([file, *pair], "has pairs, but the model was trained on single sentences"),
         ([toy_data(), "--split", "x"], "x.input0"),
         ([tmp_path], "there is no data folder"),
