@@ -16,7 +16,6 @@ from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.typed import read_as
 
 NOISE = "noise.json"
-SCHEMA = 1
 NAME = re.compile(r"(?P<sample>.+)-bt(?P<temperature>[\d.]+(?:-[\d.]+)?)")
 COSINE = (
     " cosine: mean cosine similarity of sentence embeddings (means over the tokens of "
@@ -200,7 +199,7 @@ def noise_rows(noise: Mapping[str, Mapping[str, Noise]]) -> list[dict[str, Any]]
 
 
 class _Noise(msgspec.Struct, forbid_unknown_fields=True):
-    SCHEMA: ClassVar[int] = SCHEMA
+    SCHEMA: ClassVar[int] = 1
 
     sheets: list[Sheet]
     signature: str
@@ -216,7 +215,7 @@ class _Noise(msgspec.Struct, forbid_unknown_fields=True):
 def write_noise(path: Path, sheets: Sequence[Sheet], line: str) -> None:
     """Write sheets and signature, to be shown on the page of a table."""
     found = [asdict(sheet) for sheet in sheets]
-    write_json(path, {"schema": SCHEMA, "sheets": found, "signature": line})
+    write_json(path, {"schema": _Noise.SCHEMA, "sheets": found, "signature": line})
 
 
 def read_noise(path: Path) -> tuple[list[Sheet], str]:

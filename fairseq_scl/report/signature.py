@@ -39,12 +39,10 @@ def table_signature(table: Table, records: Sequence[Record]) -> str:
     for short, name in names.items():
         parts[short] = _values(r.settings.get(name) for r in records)
     for short, name in RARE.items():
-        found = _rare(records, name)
+        found = _settings(records, name)
         if found != str(getattr(Run, name)):
             parts[short] = found
-    # Records of older versions lack a precision and are fp32.
-    parts["precision"] = _values(r.settings.get("precision", "fp32") for r in records)
-    parts["device"] = _values(r.settings.get("device") for r in records)
+    parts |= {name: _settings(records, name) for name in ("precision", "device")}
     return _line(parts | _of_origins([r.origin for r in records]))
 
 
@@ -71,12 +69,8 @@ def evaluation_signature(examples: int, made: Mapping[str, Any]) -> str:
 
 def mixed_settings(records: Sequence[Record]) -> list[str]:
     """Return settings and versions that should be the same in all runs but differ."""
-    found = {}
-    for name in ("device", "batching"):
-        found[name] = _values(r.settings.get(name) for r in records)
-    for name in RARE.values():
-        found[name] = _rare(records, name)
-    found["precision"] = _values(r.settings.get("precision", "fp32") for r in records)
+    names = ("device", "batching", *RARE.values(), "precision")
+    found = {name: _settings(records, name) for name in names}
     for name in ("python", "machine", "gpu", "driver", "threads"):
         found[name] = _values(r.origin.get(name) for r in records)
     for name in ("torch", "numpy", "fairseq", "fairseq-scl"):
@@ -108,7 +102,7 @@ def _of_origins(origins: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return parts
 
 
-def _rare(records: Iterable[Record], name: str) -> str:
+def _settings(records: Iterable[Record], name: str) -> str:
     """Return the values of a setting, which records of older versions may lack."""
     return _values(r.settings.get(name, getattr(Run, name)) for r in records)
 
