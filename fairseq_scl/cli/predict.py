@@ -194,12 +194,7 @@ def _opened(file: str) -> BinaryIO:
         return sys.stdin.buffer
     if Path(file).is_dir():
         raise InputError(f"{file} is a folder: give a file")
-    if not Path(file).exists():
-        raise InputError(f"missing file: {file}")
-    try:
-        return open(file, "rb", buffering=0)
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    return open(file, "rb", buffering=0)
 
 
 def _chunks(read: Iterator[Row | None], size: int) -> Iterator[list[Row]]:

@@ -18,7 +18,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.geometry import TOP, measures
 from fairseq_scl.experiments.probe import Probe, linear_probe
 from fairseq_scl.inference.data_split import check_vocabulary, split_features
-from fairseq_scl.inference.encoder_folder import is_encoder_folder, load_encoder
+from fairseq_scl.inference.encoder_folder import load_encoder
 from fairseq_scl.inference.model_folder import SETTINGS, LoadedModel, load_classifier
 from fairseq_scl.inference.predict import features
 from fairseq_scl.inference.regression_head import fit_head
@@ -30,20 +30,8 @@ Known = dict[tuple[str, ...], NDArray[np.float32]]
 
 
 def kind_of(folder: Path) -> str:
-    """Return whether a folder is an encoder folder or a model folder.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if (folder / SETTINGS).is_file():
-        return MODEL
-    if is_encoder_folder(folder):
-        return ENCODER
-    raise InputError(
-        f"{folder} is neither an encoder folder (model.pt, dict.txt) nor a model "
-        f"folder ({SETTINGS}): create one with 'fairseq-scl convert' or "
-        "'fairseq-scl export'"
-    )
+    """Return whether a folder is a model folder or else an encoder folder."""
+    return MODEL if (folder / SETTINGS).is_file() else ENCODER
 
 
 def load_frozen(folder: Path, data: Path, device: str = "cpu") -> LoadedModel:
@@ -55,7 +43,6 @@ def load_frozen(folder: Path, data: Path, device: str = "cpu") -> LoadedModel:
     Raises:
         InputError: a folder is of the wrong kind, or the vocabularies differ.
     """
-    kind = kind_of(folder)
     if not (data / MANIFEST).is_file():
         raise InputError(
             f"there is no data folder {data}: create it with 'fairseq-scl prepare'"
@@ -63,7 +50,7 @@ def load_frozen(folder: Path, data: Path, device: str = "cpu") -> LoadedModel:
     check_vocabulary(data, folder)
     manifest = read_as(data / MANIFEST, Manifest)
     separator = tokens_wanted(manifest)["separator_token"]
-    load = load_classifier if kind == MODEL else load_encoder
+    load = load_classifier if kind_of(folder) == MODEL else load_encoder
     return replace(load(folder, device), pair=manifest.pair, separator_token=separator)
 
 

@@ -37,19 +37,17 @@ def measures(
     Args:
         features: ``(N, D)``, the model's output, not normalized.
         labels: the true label of each example, at least two distinct ones.
-        top: number of largest singular values to average; lowered to the rank that a
-            centered matrix of this shape can have.
+        top: number of largest singular values to average, at least 1; lowered to the
+            rank that a centered matrix of this shape can have.
 
     Returns:
         the measures, keyed as in :data:`MEASURES`.
 
     Raises:
-        InputError: ``top`` is below 1, there are fewer than two classes or as many
-            classes as examples, or features are not finite, zero or all equal.
+        InputError: there are fewer than two classes or as many classes as examples, or
+            features are not finite, zero or all equal.
     """
     features = np.asarray(features, dtype=np.float64)
-    if top < 1:
-        raise InputError(f"the mean of the top {top} singular values needs at least 1")
     if len(set(labels)) < 2 or len(set(labels)) == len(labels):
         raise InputError(
             f"{len(labels)} examples of {len(set(labels))} classes: measuring "

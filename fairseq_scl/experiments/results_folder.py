@@ -220,12 +220,7 @@ def check_table(folder: Path, table: Table) -> None:
 def write_table(
     folder: Path, table: Table, data: Path, models: Mapping[str, Path]
 ) -> None:
-    """Write ``table.json``.
-
-    Raises:
-        InputError: as :func:`check_table`.
-    """
-    check_table(folder, table)
+    """Write ``table.json`` of a folder that :func:`check_table` accepts."""
     folder.mkdir(parents=True, exist_ok=True)
     row = {
         "schema": _TableFile.SCHEMA,

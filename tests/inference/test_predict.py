@@ -329,7 +329,7 @@ def test_errors_name_the_file_and_the_line(predict, tmp_path):
     ("arguments", "message"),
     [
         (["--max-tokens", "0"], "--max-tokens is 0: it must be at least 1"),
-        (["nothing here"], "missing file: nothing here"),
+        (["nothing here"], "cannot use nothing here: No such file"),
         ([".."], ".. is a folder: give a file"),
         (
             ["--model", "nothing here"],
