@@ -9,6 +9,7 @@ from fairseq_scl.convert.hub import fetch_from_hub, is_hub_id
 from fairseq_scl.convert.huggingface import EncoderFiles, convert_encoder
 from fairseq_scl.convert.pooling import POOLINGS
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.inference.huggingface import convert_classifier
 
 
@@ -118,20 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"added tokens, which fairseq's own --bpe does not support: {names}")
     if not done.language_model_head:
         print("the source lacks a language model head: lm_head is a placeholder")
-    flags = {
-        "--arch": done.architecture,
-        "--encoder-layers": shape.layers,
-        "--encoder-embed-dim": shape.hidden,
-        "--encoder-ffn-embed-dim": shape.inner,
-        "--encoder-attention-heads": shape.heads,
-        "--max-positions": shape.max_positions,
-    }
-    if done.architecture == "roberta_bert":
-        flags["--layer-norm-eps"] = shape.layer_norm_eps
-    if done.pooling != "cls":
-        flags["--head-pooling"] = done.pooling
-    words = " ".join(f"{flag} {value}" for flag, value in flags.items())
-    print(f"flags for fairseq-train: {words}")
+    flags = architecture_flags(arguments.to, shape.max_positions, done.pooling)
+    print(f"flags for fairseq-train: {' '.join(flags)}")
     return 0
 
 
