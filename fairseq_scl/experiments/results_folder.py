@@ -48,6 +48,11 @@ def is_failed(folder: Path, name: str) -> bool:
     return (run_folder(folder, name) / ERROR).exists() and not is_done(folder, name)
 
 
+def is_ended(folder: Path, name: str) -> bool:
+    """Return whether a run has a record or an error."""
+    return is_done(folder, name) or is_failed(folder, name)
+
+
 def claim(folder: Path, name: str) -> AbstractContextManager[bool]:
     """Lock a run within a block, as :func:`~fairseq_scl.data.files.try_lock` does."""
     return try_lock(folder / "locks" / f"{name}.lock")

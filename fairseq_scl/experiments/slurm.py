@@ -24,8 +24,7 @@ from fairseq_scl.experiments.capacity import default_jobs
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.results_folder import (
     claim,
-    is_done,
-    is_failed,
+    is_ended,
     last_line,
 )
 from fairseq_scl.experiments.sweep import Tally, count, sweep
@@ -240,7 +239,7 @@ def _states_or_unknown(folder: Path, is_first: bool) -> list[str]:
 def _any_is_free(runs: Sequence[Run], folder: Path) -> bool:
     """Return whether any run is open and not locked by another process."""
     for run in runs:
-        if not is_done(folder, run.name) and not is_failed(folder, run.name):
+        if not is_ended(folder, run.name):
             with claim(folder, run.name) as free:
                 if free:
                     return True

@@ -32,6 +32,7 @@ from fairseq_scl.experiments.results_folder import (
     ERROR,
     claim,
     is_done,
+    is_ended,
     is_failed,
     run_folder,
     write_error,
@@ -68,11 +69,11 @@ def work(
     """
     begun = 0
     for number, run in enumerate(runs):
-        if is_done(folder, run.name) or is_failed(folder, run.name):
+        if is_ended(folder, run.name):
             continue
         with claim(folder, run.name) as mine:
             # It may have ended between the check above and the lock.
-            if not mine or is_done(folder, run.name) or is_failed(folder, run.name):
+            if not mine or is_ended(folder, run.name):
                 continue
             on_claim(number)
             begun += 1
@@ -115,7 +116,7 @@ def sweep(
     plan = worker_environments(runs[0].device, jobs)
     compute_with_one_thread()
     state_of_code()
-    ended = (is_done(folder, r.name) or is_failed(folder, r.name) for r in runs)
+    ended = (is_ended(folder, run.name) for run in runs)
     if _start_method(runs) == "fork" and not all(ended):
         prepare_forks(runs)
     threads = threads_each(jobs)
@@ -243,7 +244,7 @@ class _Worker:
             time.sleep(1)  # whoever killed it may also be about to kill this process
         if status and self.number >= 0:
             run = runs[self.number]
-            if not is_done(folder, run.name) and not is_failed(folder, run.name):
+            if not is_ended(folder, run.name):
                 text = f"the process that trained it ended with {self.how_it_ended}\n"
                 write_error(run_folder(folder, run.name), text)
         return self.number < 0 and not status
