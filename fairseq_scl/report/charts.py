@@ -168,15 +168,10 @@ def flip_curves(result: TableResult) -> list[tuple[str, str]]:
         title and SVG per place; empty for a table without flipped labels.
     """
     found: list[tuple[str, str]] = []
-    shares = result.table.flipped
-    if len(shares) < 2:
+    if len(result.table.flipped) < 2:
         return found
-    places: list[dict[str, Any]] = []
-    for cell in result.cells:
-        place = {k: v for k, v in cell.place.items() if k != FLIPPED.key}
-        places += [] if place in places else [place]
-    for place in places:
-        keys = [k for k in layout.cell_keys(result.table) if k != FLIPPED.key]
+    keys = [k for k in layout.cell_keys(result.table) if k != FLIPPED.key]
+    for place in layout.rows(result.table, FLIPPED.key):
         name = ", ".join(layout.named(key, place[key]) for key in keys)
         title = (
             f"{name}: test accuracy, mean ± sample std over all "

@@ -55,9 +55,12 @@ def columns(table: Table) -> tuple[Any, ...]:
     return table.temperatures or table.flipped or table.tasks
 
 
-def rows(table: Table) -> list[dict[str, Any]]:
-    """Return the places of the rows, without the loss, in the order of the table."""
-    column = column_key(table)
+def rows(table: Table, column: str | None = None) -> list[dict[str, Any]]:
+    """Return the places without a column, and without the loss, in the table's order.
+
+    The ``column`` is by default that of :func:`column_key`.
+    """
+    column = column or column_key(table)
     found: list[dict[str, Any]] = []
     for place in table.places:
         row = {key: value for key, value in place.items() if key != column}
