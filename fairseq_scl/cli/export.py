@@ -13,7 +13,7 @@ from fairseq_scl.experiments.own_training import notes_of
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results import best_attempt, collect, summarize
 from fairseq_scl.experiments.results_folder import (
-    BEST,
+    best_checkpoint,
     read_record,
     read_table,
     run_folder,
@@ -165,10 +165,4 @@ def _best(results: Path, only: str) -> tuple[Path, Path]:
             f"{results}, or none: give task, n and loss of finished runs, and lambda "
             "and tau if part of the grid is missing"
         )
-    checkpoint = run_folder(results, best.run.name) / BEST
-    if not checkpoint.is_file():
-        raise InputError(
-            f"{checkpoint} is missing: delete {checkpoint.parent} and train the run "
-            "again with --keep-checkpoints"
-        )
-    return checkpoint, best.run.data
+    return best_checkpoint(run_folder(results, best.run.name)), best.run.data

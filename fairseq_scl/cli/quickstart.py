@@ -31,7 +31,12 @@ from fairseq_scl.experiments.command import Run, command
 from fairseq_scl.experiments.own_comparison import divide, write_samples
 from fairseq_scl.experiments.plan import planned_runs
 from fairseq_scl.experiments.results import Attempt, collect
-from fairseq_scl.experiments.results_folder import BEST, check_table, run_folder
+from fairseq_scl.experiments.results_folder import (
+    BEST,
+    best_checkpoint,
+    check_table,
+    run_folder,
+)
 from fairseq_scl.experiments.selection import GRID, outcome, rank
 from fairseq_scl.experiments.sweep import compute_with_one_thread
 from fairseq_scl.experiments.tables import Table, load_table
@@ -193,12 +198,7 @@ def _draw(output: Path, table: Table, attempts: list[Attempt], device: str) -> N
 
 def _export(output: Path, run: Run, model: Path) -> None:
     """Export the checkpoint of a run to a model folder, unless it is there already."""
-    checkpoint = run_folder(output, run.name) / BEST
-    if not checkpoint.is_file():
-        raise InputError(
-            f"{checkpoint} is missing: delete {checkpoint.parent} to train the run "
-            "again"
-        )
+    checkpoint = best_checkpoint(run_folder(output, run.name))
     noted = notes_of_run(checkpoint) | {"scl_lambda": run.loss["scl_lambda"]}
     if not is_exported(model, noted):  # it may have a temperature since
         export_classifier(checkpoint, run.data, model, noted=noted)

@@ -46,9 +46,9 @@ from fairseq_scl.experiments.own_training import (
 from fairseq_scl.experiments.probe import Probe
 from fairseq_scl.experiments.records import Record
 from fairseq_scl.experiments.results_folder import (
-    BEST,
     ERROR,
     METRICS,
+    best_checkpoint,
     forget_failures,
     read_error,
     read_metrics,
@@ -170,9 +170,7 @@ def _trained(one: Run, work: Path) -> Record | None:
 
 def _export(one: Run, place: Path, folder: Path, noted: Mapping[str, Any]) -> None:
     """Export the checkpoint of a run."""
-    best = place / BEST
-    if not best.is_file():
-        raise InputError(f"{best} is missing: delete {place} to train again")
+    best = best_checkpoint(place)
     for remark in export_classifier(best, one.data, folder, noted=noted):
         note(remark, "warning")
 

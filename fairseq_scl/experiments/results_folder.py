@@ -77,6 +77,20 @@ def write_error(place: Path, text: str) -> None:
         file.write(text)
 
 
+def best_checkpoint(place: Path) -> Path:
+    """Return the checkpoint of a finished run.
+
+    Raises:
+        InputError: the run did not keep it, or it was deleted.
+    """
+    if not (place / BEST).is_file():
+        raise InputError(
+            f"{place / BEST} is missing: delete {place} and train the run again, with "
+            "--keep-checkpoints if it is of 'fairseq-scl run'"
+        )
+    return place / BEST
+
+
 def forget_failures(folder: Path, names: Iterable[str]) -> None:
     """Clear failure markers, so that failed runs are retried."""
     for name in names:

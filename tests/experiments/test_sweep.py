@@ -142,7 +142,7 @@ def test_the_best_model_of_each_loss_is_trained_on(
     for checkpoint in results.glob("runs/*/checkpoint_best.pt"):
         checkpoint.unlink()
     assert main([*export, str(tmp_path / "x"), "--only", "loss=CE"]) == 2
-    assert "train the run again with --keep-checkpoints" in capfd.readouterr().err
+    assert "train the run again, with --keep-checkpoints" in capfd.readouterr().err
 
 
 def test_a_failed_run_is_reported_and_retried_on_request(
