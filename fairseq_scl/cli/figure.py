@@ -66,11 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _panels(given: Sequence[str]) -> dict[tuple[str, str], Path]:
-    """Return model folders by row and name; a numeric row becomes ``N = 20``.
-
-    Raises:
-        InputError: a value is not ``[ROW:]NAME=FOLDER``, or a panel is given twice.
-    """
+    """Return model folders by row and name; a numeric row becomes ``N = 20``."""
     panels: dict[tuple[str, str], Path] = {}
     for title, folder in named_folders("--model", given, FORM).items():
         row, _, name = title.rpartition(":")

@@ -1,12 +1,10 @@
 """``fairseq-scl noise``."""
 
 import argparse
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tqdm import tqdm
 
-from fairseq_scl.augment.distance import Noise, noise_signature
+from fairseq_scl.augment.distance import noise_signature
 from fairseq_scl.cli.options import (
     FILE,
     FOLDER,
@@ -34,7 +32,6 @@ from fairseq_scl.report.noise_sheets import (
     sentences_sheet,
     write_noise,
 )
-from fairseq_scl.report.sheets import Sheet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--html needs --to, the folder for noise.html")
     if twice := repeated([str(file.resolve()) for file in arguments.files]):
         raise InputError(f"{twice} is given twice: its outputs would count twice")
-    check_files(_paths(arguments))
+    names = ["noise.md", "noise.csv", *["noise.html"] * arguments.html, NOISE]
+    paths = [arguments.to / name for name in names] if arguments.to else []
+    check_files(paths)
     found = read_files(arguments.files)
     sentences = sentences_sheet(found, arguments.temperatures, arguments.examples)
     embed, line = None, noise_signature()
@@ -98,32 +97,17 @@ def run(arguments: argparse.Namespace) -> int:
         noise = measured(found, embed, bar.update)
     sheets = [noise_sheet(noise), sentences]
     text = report_as_markdown(sheets, [], [], line)
-    if arguments.to is not None:
-        _write(arguments, text, noise, sheets, line)
+    if paths:
+        files = {"noise.md": f"{text}\n", "noise.csv": as_csv(noise_rows(noise))}
+        if arguments.html:
+            title = "How far back-translations are from their sources"
+            files["noise.html"] = page_of_sheets(title, sheets, line)
+        list_files(paths)
+        for name, content in files.items():
+            with write_then_rename(arguments.to / name) as file:
+                file.write(content)
+        write_noise(arguments.to / NOISE, sheets, line)
     print(text)
-    if arguments.to is not None:
-        print("", *(f"wrote {path}" for path in _paths(arguments)), sep="\n")
+    if paths:
+        print("", *(f"wrote {path}" for path in paths), sep="\n")
     return 0
-
-
-def _paths(arguments: argparse.Namespace) -> list[Path]:
-    names = ["noise.md", "noise.csv", *["noise.html"] * arguments.html, NOISE]
-    return [arguments.to / name for name in names] if arguments.to else []
-
-
-def _write(
-    arguments: argparse.Namespace,
-    text: str,
-    noise: Mapping[str, Mapping[str, Noise]],
-    sheets: Sequence[Sheet],
-    line: str,
-) -> None:
-    files = {"noise.md": f"{text}\n", "noise.csv": as_csv(noise_rows(noise))}
-    if arguments.html:
-        title = "How far back-translations are from their sources"
-        files["noise.html"] = page_of_sheets(title, sheets, line)
-    list_files(_paths(arguments))
-    for name, content in files.items():
-        with write_then_rename(arguments.to / name) as file:
-            file.write(content)
-    write_noise(arguments.to / NOISE, sheets, line)

@@ -147,11 +147,7 @@ def _prepare(
 
 
 def _table(arguments: argparse.Namespace) -> Table:
-    """Return the table with the values of the options.
-
-    Raises:
-        InputError: a value is not allowed.
-    """
+    """Return the table with the values of the options, after checking them."""
     at_least(1, arguments, "samples", most=MOST_TIMES)
     at_least(1, arguments, "size", "updates", "validations")
     if arguments.validations > arguments.updates:

@@ -111,11 +111,6 @@ def _as_text(result: TableResult, folder: Path) -> str:
 
 
 def _results_folder(name: str, given: Path | None) -> Path:
-    """Return the results folder.
-
-    Raises:
-        InputError: the folder or the table does not exist.
-    """
     if given is not None:
         if not given.is_dir():
             raise InputError(f"--results {given} is not a folder")

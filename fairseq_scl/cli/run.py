@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fairseq_scl.cli.endings import fail
 from fairseq_scl.cli.machine import Machine, add_machine, describe, find_machine
 from fairseq_scl.cli.options import FOLDER, add_cache, encoder_folder, key_values
 from fairseq_scl.cli.report import FILES, write_report
@@ -157,8 +158,7 @@ def train_table(
     try:
         tally = _follow(runs, folder, machine)
     except SlurmError as error:
-        print(f"fairseq-scl: {error}", file=sys.stderr)
-        return 1
+        return fail(str(error), 1)
     except KeyboardInterrupt:
         if machine.slurm is not None:
             print(f"the jobs continue; cancel them: scancel --name {job_name(folder)}")
