@@ -29,7 +29,7 @@ LOSSES = """losses:
 """  # noqa: E501
 
 
-def compare(only="", **changes):
+def compare(only=""):
     table = load_table("compare")
     runs = planned_runs(table, Path("data"), dict.fromkeys(table.losses, Path("e")))
     return choose(runs, only)

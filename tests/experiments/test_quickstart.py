@@ -146,6 +146,7 @@ def test_one_command_makes_everything(first):
         ]
     )
     assert first.files_of("runs") == sorted(RUNS)
+    assert first.files_of("models") == list(LOSSES)
     for picture in ("curves.png", "tsne.png"):
         assert (first.output / picture).stat().st_size > 5000
 
@@ -189,10 +190,6 @@ def test_the_classifier_is_the_run_that_is_best_on_validation(first):
     answers = [loaded.labels[i] for i in found.argmax(1)]
     correct = sum(a == e.label for a, e in zip(answers, valid, strict=True))
     assert correct == best_validation(records(first)[best].valid).correct
-
-
-def test_models_for_the_picture_are_those_of_the_first_sample(first):
-    assert first.files_of("models") == list(LOSSES)
 
 
 def test_only_checkpoints_that_are_needed_stay(first):
@@ -284,16 +281,10 @@ def test_a_failed_run_is_tried_again(again):
 
 @pytest.mark.usefixtures("undrawn")
 def test_more_samples_add_to_those_that_are_there(again):
-    before = {
-        name: sha256(again.output / "runs" / name / "record.json") for name in RUNS
-    }
     assert again.run(samples=3) == 0
     new = [name.replace("sample0", "sample2") for name in RUNS if "sample0" in name]
     assert again.trained == sorted(new)
     assert again.fetched == [cli_quickstart.REVIEWS.name]
-    assert before == {
-        name: sha256(again.output / "runs" / name / "record.json") for name in RUNS
-    }
     assert "samples:3|" in (again.output / "table.md").read_text("utf-8")
     assert again.run() == 0  # and fewer again
     assert "samples:2|" in (again.output / "table.md").read_text("utf-8")
@@ -352,23 +343,3 @@ def test_bad_options_end_with_one_sentence(again, capfd, arguments, message):
     errors = capfd.readouterr().err.splitlines()
     assert f"fairseq-scl: error: {message}" in errors
     assert again.trained == []
-
-
-@pytest.mark.parametrize(
-    ("size", "message"),
-    [
-        (
-            "60",
-            "--size is 60: it must be from 1 to 30, the examples that 18 for test and "
-            "12 for validation leave",
-        ),
-        (
-            "1",
-            "--size is 1: a sample of 1 examples has none of the class 'positive' (15 "
-            "of 30): draw more",
-        ),
-    ],
-)
-def test_sizes_that_do_not_fit_are_refused(again, capfd, tmp_path, size, message):
-    assert again.run("--size", size, "--output", str(tmp_path / "new")) == 2
-    assert f"fairseq-scl: error: {message}" in capfd.readouterr().err.splitlines()

@@ -187,14 +187,7 @@ def test_a_real_run_keeps_the_checkpoint_of_its_best_validation():
     assert not state.get("last_optimizer_state")
 
 
-def test_a_finished_run_is_not_repeated():
-    run, folder, record = trained()
-    again = Training()
-    assert run_training(run, folder, again) == record
-    assert again.commands == []
-
-
-def test_a_finished_run_may_move_with_its_data_and_encoder(tmp_path):
+def test_a_finished_run_is_not_repeated_even_if_it_moved(tmp_path):
     train = Training()
     run, folder, record = trained()
     moved = replace(
