@@ -66,13 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     for folder in {arguments.data, *models.values()}:
         verify(folder)
     thresholds = _thresholds(arguments.thresholds)
-    settings = {
-        "split": arguments.split,
-        "repeats": arguments.repeats,
-        "max_tokens": arguments.max_tokens,
-        "device": arguments.device,
-        "clock": arguments.clock,
-    }
+    names = ("split", "repeats", "max_tokens", "device", "clock")
+    settings = {name: getattr(arguments, name) for name in names}
     rounds = 1 + arguments.repeats  # one to warm up
     with tqdm(total=rounds * len(models), unit=" passes", disable=None) as bar:
         points = measure_exits(

@@ -18,7 +18,7 @@ from fairseq_scl.experiments.loss_grid import (
     own_settings,
 )
 from fairseq_scl.experiments.records import Record
-from fairseq_scl.experiments.results_folder import RECORD, read_record, run_folder
+from fairseq_scl.experiments.results_folder import finished_runs
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.inference.model_folder import is_exported
@@ -124,12 +124,9 @@ def check_own_model(folder: Path, work: Path) -> None:
     Raises:
         InputError: no finished run in ``work`` has its notes.
     """
-    records = [
-        read_record(path.parent) for path in run_folder(work, "").glob(f"*/{RECORD}")
-    ]
     if (folder / MANIFEST).is_file() and not any(
-        record and is_exported(folder, notes_of(record), complete=False)
-        for record in records
+        is_exported(folder, notes_of(record), complete=False)
+        for record in finished_runs(work).values()
     ):
         raise InputError(
             f"{folder} is not replaced, because it was not trained in {work}: delete "
@@ -143,14 +140,13 @@ def check_only_run(run: Run, folder: Path) -> None:
     Raises:
         InputError: there is one; names its objective or seed.
     """
-    for path in sorted(run_folder(folder, "").glob(f"*/{RECORD}")):
-        record = read_record(path.parent)
-        if record is None or path.parent.name == run.name:
+    for place, record in finished_runs(folder).items():
+        if place.name == run.name:
             continue
         there = record.settings.get("cell", {})
         keys = {"objective or recipe": "loss", "seed": "seed"}
         changed = [n for n, key in keys.items() if there.get(key) != run.cell[key]]
         raise InputError(
-            f"{path.parent} holds a run with other settings ({', '.join(changed)}): "
-            "choose another output folder or delete it"
+            f"{place} holds a run with other settings ({', '.join(changed)}): choose "
+            "another output folder or delete it"
         )

@@ -130,6 +130,12 @@ def read_record(place: str | Path) -> Record | None:
     return record
 
 
+def finished_runs(folder: Path) -> dict[Path, Record]:
+    """Return the records of a results folder by the folder of their run, sorted."""
+    places = sorted(path.parent for path in folder.glob(f"runs/*/{RECORD}"))
+    return {place: record for place in places if (record := read_record(place))}
+
+
 class _MetricsLine(msgspec.Struct):
     """The keys of a metrics line that a record keeps."""
 

@@ -1,7 +1,6 @@
 """Sweeps on a machine with GPUs, none of which is there."""
 
 import gc
-import json
 import re
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from fairseq_scl.experiments.capacity import (
 )
 from fairseq_scl.experiments.command import command
 from fairseq_scl.experiments.in_process import encoder_state
-from fairseq_scl.experiments.results_folder import LOG, RECORD, read_record
+from fairseq_scl.experiments.results_folder import LOG, RECORD, finished_runs
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.tasks.sentence_prediction_scl import SentencePredictionSCLTask
 from helpers.encoders import toy_encoder, toy_run
@@ -213,20 +212,18 @@ def test_a_table_runs_on_the_cpu_of_a_machine_with_eight_gpus(tmp_path, toy):
     done = run_with_gpus(8, [*toy, *words])
     assert done.returncode == 0, done.stderr
     assert "3 of 3 runs are done" in done.stdout
-    paths = list((tmp_path / "results").glob(f"runs/*/{RECORD}"))
-    assert {read_record(path.parent).origin["gpu"] for path in paths} == {None}
+    found = finished_runs(tmp_path / "results").values()
+    assert {record.origin["gpu"] for record in found} == {None}
 
 
 def test_a_worker_for_a_gpu_is_a_process_of_its_own_for_many_runs(tmp_path, toy):
     words = ["--device", "cuda", "--jobs", "1", "--only", "loss=CE,sample=0-1"]
     done = run_with_gpus(8, [*toy, *words], CUDA_VISIBLE_DEVICES="5,3")
     assert done.returncode == 0, done.stderr
-    paths = list((tmp_path / "results").glob(f"runs/*/{RECORD}"))
-    origins = [read_record(path.parent).origin for path in paths]
-    assert [(o["gpu"], o["driver"]) for o in origins] == [("Fake GPU 5", "580.65")] * 2
-    assert all(
-        json.loads(path.read_text())["settings"]["device"] == "cuda" for path in paths
-    )
+    found = finished_runs(tmp_path / "results").values()
+    gpus = [(record.origin["gpu"], record.origin["driver"]) for record in found]
+    assert gpus == [("Fake GPU 5", "580.65")] * 2
+    assert {record.settings["device"] for record in found} == {"cuda"}
 
 
 def test_the_model_of_a_run_is_freed_before_the_next(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from fairseq_scl.data.files import read_json, sha256, try_lock
 from fairseq_scl.data.texts import read_split
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments import sweep
-from fairseq_scl.experiments.results_folder import BEST, read_record
+from fairseq_scl.experiments.results_folder import BEST, finished_runs
 from fairseq_scl.experiments.selection import outcome, rank
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.inference.model_folder import load_classifier
@@ -130,8 +130,7 @@ def interrupted(monkeypatch):
 
 
 def records(workshop):
-    names = workshop.files_of("runs")
-    return {name: read_record(workshop.output / "runs" / name) for name in names}
+    return {place.name: one for place, one in finished_runs(workshop.output).items()}
 
 
 def test_one_command_makes_everything(first):
