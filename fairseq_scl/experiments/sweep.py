@@ -56,18 +56,13 @@ class Tally:
 def work(
     runs: Sequence[Run],
     folder: Path,
-    limit: int | None = None,
     on_claim: Callable[[int], None] = lambda number: None,
-) -> int:
-    """Do the open runs one after another in this process.
+) -> bool:
+    """Do the first open run in this process, and return whether there was one.
 
-    An exception is written into the folder of its run, and the next run starts.
-    ``on_claim`` is called at the start of each run with its index in ``runs``.
-
-    Returns:
-        the number of runs started, at most ``limit``.
+    ``on_claim`` is called at its start with its index in ``runs``. An exception is
+    written into the folder of the run.
     """
-    begun = 0
     for number, run in enumerate(runs):
         if is_ended(folder, run.name):
             continue
@@ -76,16 +71,14 @@ def work(
             if not mine or is_ended(folder, run.name):
                 continue
             on_claim(number)
-            begun += 1
             place = run_folder(folder, run.name)
             try:
                 run_training(run, place, train_here)
             except Exception as error:
                 if not (place / ERROR).exists():
                     write_error(place, "".join(traceback.format_exception(error)))
-        if begun == limit:
-            break
-    return begun
+            return True
+    return False
 
 
 def sweep(
@@ -285,7 +278,7 @@ def _work_alone(
         number.value = claimed
 
     try:
-        while work(runs, folder, 1, note):
+        while work(runs, folder, note):
             # After a failed run, CUDA may fail in all later runs of this process.
             if _start_method(runs) == "fork" or is_failed(
                 folder, runs[number.value].name

@@ -123,7 +123,7 @@ def interrupted(monkeypatch):
     """Interrupt the sweep after one run."""
 
     def one_run(runs, folder, jobs, show):
-        sweep.work(runs, folder, limit=1)
+        sweep.work(runs, folder)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli_run, "sweep", one_run)
