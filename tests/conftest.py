@@ -149,6 +149,7 @@ def refusal(capfd):
     from fairseq_scl.cli import main
 
     def call(*argv):
+        capfd.readouterr()
         assert main([str(word) for word in argv]) == 2
         (line,) = capfd.readouterr().err.splitlines()
         return line

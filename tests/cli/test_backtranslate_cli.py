@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 from random import Random
 
 import pytest
@@ -159,19 +160,17 @@ def test_a_sample_of_a_table_is_augmented_and_trained_on(tmp_path, models):
     assert draw["augmented"]["outputs"] == 16
 
 
-def test_samples_need_their_text(tmp_path, models, capsys):
+def test_samples_need_their_text(tmp_path, models, refusal):
     prepared(tmp_path)
     sample = tmp_path / "data" / "SST-2" / "n10-sample0"
-    words = ["--to", tmp_path / "to", *models]
-    assert run("--sample", sample, sample / ".." / sample.name, *words) == 2
-    assert "2 folders named n10-sample0" in capsys.readouterr().err
-    assert run("--sample", sample, "--columns", "text", *words) == 2
-    assert "--columns needs --table, not --sample" in capsys.readouterr().err
-    assert run(*table(tmp_path), *words) == 2
-    assert "--table needs --columns" in capsys.readouterr().err
+    refused = partial(refusal, "backtranslate", "--to", tmp_path / "to", *models)
+    same = sample / ".." / sample.name
+    assert "2 folders named n10-sample0" in refused("--sample", sample, same)
+    columns = ("--columns", "text")
+    assert "needs --table, not --sample" in refused("--sample", sample, *columns)
+    assert "--table needs --columns" in refused(*table(tmp_path))
     shutil.rmtree(sample / "text")
-    assert run("--sample", sample, *words) == 2
-    assert f"{sample} lacks text/, the text of its ex" in capsys.readouterr().err
+    assert f"{sample} lacks text/, the text of its ex" in refused("--sample", sample)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +187,7 @@ def test_samples_need_their_text(tmp_path, models, capsys):
         (("--pivot", "fr"), "translates en to de, but a model from en to fr is needed"),
     ],
 )
-def test_bad_flags_are_refused(tmp_path, models, capsys, words, message):
+def test_bad_flags_are_refused(tmp_path, models, refusal, words, message):
     start = [*table(tmp_path), "--columns", "text", "label", "--to", tmp_path / "to"]
-    assert run(*start, *models, *words) == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal("backtranslate", *start, *models, *words)
     assert not list(tmp_path.glob("to/*.jsonl"))

@@ -180,21 +180,17 @@ def test_a_failed_training_is_reported_and_retried(tmp_path, run, words, monkeyp
         ),
     ],
 )
-def test_a_wrong_option_is_named(tmp_path, run, words, more, named):
+def test_a_wrong_option_is_named(tmp_path, refusal, words, more, named):
     path = write_labeled(tmp_path / "a.csv", make_sentences(40))
-    status, _, error = run(*words, path, *more)
-    assert status == 2
-    assert named in error
+    assert named in refusal(*words, path, *more)
     assert not (tmp_path / "a model").exists()
 
 
-def test_a_folder_of_something_else_is_kept(tmp_path, run, words):
+def test_a_folder_of_something_else_is_kept(tmp_path, refusal, words):
     path = write_labeled(tmp_path / "a.csv", make_sentences(40))
     (tmp_path / "a model").mkdir()
     (tmp_path / "a model" / "notes.txt").write_text("mine", "utf-8")
-    status, _, error = run(*words, path)
-    assert status == 2
-    assert "a model is not replaced" in error
+    assert "a model is not replaced" in refusal(*words, path)
 
 
 def test_a_model_that_it_did_not_train_is_kept(tmp_path, run, words):

@@ -32,7 +32,9 @@ def folders(tmp_path):
         ("train", "data/m", DATA),
     ],
 )
-def test_results_are_not_written_into_a_whole_folder(folders, run, toy, verb, to, kind):
+def test_results_are_not_written_into_a_whole_folder(
+    folders, refusal, toy, verb, to, kind
+):
     target, table = folders / to, folders / "table.csv"
     encoder = ["--encoder", folders / "encoder", "--device", "cpu"]
     words = {
@@ -40,9 +42,8 @@ def test_results_are_not_written_into_a_whole_folder(folders, run, toy, verb, to
         "run": [*toy, "--results", target, "--device", "cpu"],
     }.get(verb, [verb, table, "--to", target, *encoder])
     kept = contents(folders)
-    status, _, error = run(*words)
-    assert status == 2
-    assert f"added to the {kind} {folders / to.partition('/')[0]}: choose" in error
+    whole = folders / to.partition("/")[0]
+    assert f"added to the {kind} {whole}: choose" in refusal(*words)
     assert contents(folders) == kept
 
 
@@ -62,7 +63,7 @@ def test_results_are_not_written_into_a_whole_folder(folders, run, toy, verb, to
 @pytest.mark.parametrize(
     "verb", ["compare", "download", "export", "noise", "prepare", "train"]
 )
-def test_an_encoder_is_an_encoder_folder(folders, run, verb, given, said):
+def test_an_encoder_is_an_encoder_folder(folders, refusal, verb, given, said):
     (folders / "empty").mkdir()
     table, to = folders / "table.csv", folders / "out"
     rows = rows_of(make_sentences(3))
@@ -75,8 +76,7 @@ def test_an_encoder_is_an_encoder_folder(folders, run, verb, given, said):
     }.get(verb, [table])
     words += ["--to", to] if verb != "download" else []
     kept = contents(folders)
-    status, _, error = run(verb, *words, "--encoder", folders / given)
-    assert status == 2
+    error = refusal(verb, *words, "--encoder", folders / given)
     assert f"--encoder {said.format(folders / given)}" in error
     assert contents(folders) == kept
 
@@ -112,10 +112,9 @@ def test_a_file_is_not_a_folder(tmp_path, refusal, verb, flag, value):
     )
 
 
-def test_a_table_starts_from_encoders_and_models(folders, run, toy):
+def test_a_table_starts_from_encoders_and_models(folders, run, refusal, toy):
     for given, other in (("data", ", but a data folder"), ("a/b/c", "no such folder")):
-        status, _, error = run(*toy, "--model", f"CE={folders / given}", "--dry-run")
-        assert status == 2
+        error = refusal(*toy, "--model", f"CE={folders / given}", "--dry-run")
         assert "--model" in error
         assert other in error
     assert run(*toy, "--model", f"CE={folders / 'model'}", "--dry-run")[0] == 0

@@ -191,13 +191,12 @@ def test_files_are_written_before_anything_is_printed(folder, tmp_path):
         assert (results / name).is_file()
 
 
-def test_files_of_others_are_not_overwritten(folder, tmp_path, capfd):
+def test_files_of_others_are_not_overwritten(folder, tmp_path, refusal):
     table = make_table()
     results = write_results(tmp_path / "r", table, attempts_of(table, {}))
     for argv, name in ((["noise", folder, "--to"], NOISE), (["report"], "table.tex")):
         (results / name).write_text("years of work")
-        assert main([*map(str, argv), str(results)]) == 2
-        assert f"{name} is not replaced" in capfd.readouterr().err
+        assert f"{name} is not replaced" in refusal(*argv, results)
         assert (results / name).read_text() == "years of work"
     assert not (results / "table.md").exists()
 
@@ -230,7 +229,7 @@ def test_the_command_writes_and_the_page_of_a_table_shows_it(folder, tmp_path, c
     assert "Augmented (T=0.9)" in shown
 
 
-def test_an_encoder_adds_a_column(folder, tmp_path, capfd):
+def test_an_encoder_adds_a_column(folder, tmp_path, capfd, refusal):
     argv = ["noise", str(folder), "--to", str(tmp_path), "--encoder"]
     assert main([*argv, str(toy_encoder())]) == 0
     out = capfd.readouterr().out
@@ -239,8 +238,8 @@ def test_an_encoder_adds_a_column(folder, tmp_path, capfd):
     rows = list(csv.DictReader((tmp_path / "noise.csv").open(encoding="utf-8")))
     for row in rows:
         assert 0 < float(row["cosine_to_others"]) < float(row["cosine"]) < 1
-    assert main([*argv, str(tmp_path)]) == 2
-    assert "is not an encoder folder (model.pt, dict.txt)" in capfd.readouterr().err
+    error = refusal(*argv, tmp_path)
+    assert "is not an encoder folder (model.pt, dict.txt)" in error
 
 
 def test_markup_in_a_sentence_is_text(tmp_path, capfd):

@@ -154,16 +154,14 @@ def test_bad_input_is_one_sentence(argv, tmp_path, refusal):
     assert not (tmp_path / "out").exists()
 
 
-def test_one_class_and_another_vocabulary_are_refused(argv, tmp_path, capfd):
+def test_one_class_and_another_vocabulary_are_refused(argv, tmp_path, refusal):
     splits = make_splits()
     splits["test"] = [Example(e.sentences, "negative") for e in splits["test"]]
     binarize(splits, toy_encoder(), tmp_path / "one class")
-    good = ["--model", f"CE={toy_model()}"]
-    assert main([*argv, *good, "--data", str(tmp_path / "one class")]) == 2
-    assert "test has 8 examples of 1 classes" in capfd.readouterr().err
+    refused = partial(refusal, *argv, "--model", f"CE={toy_model()}", "--data")
+    assert "test has 8 examples of 1 classes" in refused(tmp_path / "one class")
     bert = make_bert(tmp_path / "bert", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
     convert_encoder(bert, tmp_path / "encoder")
     other = tmp_path / "other"
     binarize(make_splits(), tmp_path / "encoder", other, max_unknown=1)
-    assert main([*argv, *good, "--data", str(other)]) == 2
-    assert "was prepared with another vocabulary" in capfd.readouterr().err
+    assert "was prepared with another vocabulary" in refused(other)
