@@ -8,10 +8,10 @@ from fairseq_scl.cli.options import (
     add_cache,
     add_device,
     add_split,
-    at_least,
     encoder_folder,
     files_to_write,
     named_folders,
+    number,
 )
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
@@ -41,9 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--top",
-        type=int,
+        **number(1),
         default=TOP,
-        metavar="K",
         help="number of largest singular values to average",
     )
     add_cache(parser)
@@ -53,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure the models, write the files and print the tables."""
     files = files_to_write(arguments.to, ".md", ".json")
-    at_least(1, arguments, "top")
     models = {
         name: encoder_folder(str(folder), arguments.cache, f"--model {name}=", True)
         for name, folder in named_folders("--model", arguments.model).items()

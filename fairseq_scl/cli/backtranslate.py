@@ -18,13 +18,12 @@ from fairseq_scl.augment.segment import BPES, TOKENIZERS
 from fairseq_scl.cli.options import (
     FOLDER,
     MOST_TIMES,
-    NUMBER,
     SEVERAL,
     SEVERAL_FOLDERS,
     add_device,
     add_own_table,
     add_precision,
-    at_least,
+    number,
 )
 from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.files import check_name
@@ -122,16 +121,18 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
         help="sampling temperature of the backward models (default: the same)",
     )
     group.add_argument(
-        "--copies", type=int, default=3, metavar="N", help="new examples per example"
+        "--copies",
+        **number(1, MOST_TIMES),
+        default=3,
+        help="new examples per example",
     )
     group.add_argument("--seed", type=int, default=0, help="seed of all random choices")
     choice = group.add_mutually_exclusive_group()
     choice.add_argument(
         "--top-k",
-        type=int,
+        **number(0),
         default=0,
-        metavar="K",
-        help="sample from the K most likely tokens",
+        help="sample from the N most likely tokens",
     )
     choice.add_argument(
         "--top-p",
@@ -142,7 +143,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
     )
     choice.add_argument(
         "--beam",
-        **NUMBER,
+        **number(0, MOST_TIMES),
         default=0,
         help="beam search instead of sampling; the copies are its best hypotheses. By "
         "default, without these three options, the whole distribution is sampled as in "
@@ -153,7 +154,7 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
 def _add_machine(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-tokens",
-        **NUMBER,
+        **number(1),
         help="tokens per batch, including padding and copies; does not affect the "
         f"output (default: {MAX_TOKENS['cpu']}, on a GPU {MAX_TOKENS['cuda']})",
     )
@@ -231,10 +232,6 @@ def _check(arguments: argparse.Namespace) -> None:
                 f"a temperature is {value!r}: use at most six digits, as file names "
                 f"do: {value:g}"
             )
-    at_least(1, arguments, "copies", most=MOST_TIMES)
-    at_least(0, arguments, "beam", most=MOST_TIMES)
-    at_least(1, arguments, "max_tokens")
-    at_least(0, arguments, "top_k")
     if not 0 <= arguments.top_p <= 1:
         raise InputError(f"--top-p is {arguments.top_p:g}: it must be from 0 to 1")
 

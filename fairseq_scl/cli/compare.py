@@ -8,10 +8,11 @@ from pathlib import Path
 from fairseq_scl.cli.machine import Machine
 from fairseq_scl.cli.options import (
     FOLDER,
+    MOST,
     MOST_TIMES,
     SEVERAL,
-    at_least,
     encoder_folder,
+    number,
 )
 from fairseq_scl.cli.own_options import (
     add_table,
@@ -67,20 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="objectives to compare, and the recipe few-shot of 'fairseq-scl train'; "
         "the first is the baseline",
     )
-    for flag, default, help in (
-        ("--samples", 5, "training samples, each trained with every objective"),
-        ("--size", None, "texts per sample (default: 80%% of those not held out)"),
-        ("--seed", 0, "seed of the split; sample k has the seed k"),
+    for flag, least, default, help in (
+        ("--samples", 2, 5, "training samples, each trained with every objective"),
+        ("--size", 1, None, "texts per sample (default: 80%% of those not held out)"),
+        ("--seed", 0, 0, "seed of the split; sample k has the seed k"),
     ):
-        parser.add_argument(flag, type=int, default=default, help=help)
+        limits = number(least, MOST_TIMES if flag == "--samples" else MOST)
+        parser.add_argument(flag, **limits, default=default, help=help)
     add_training(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train all samples, print the tables and one sentence."""
     check_training(arguments)
-    at_least(2, arguments, "samples", most=MOST_TIMES)
-    at_least(0, arguments, "seed")
     compute_with_one_thread()
     examples = read_table(arguments)
     try:

@@ -14,7 +14,6 @@ from fairseq_scl.cli.options import (
     add_drop_empty,
     add_max_tokens,
     add_precision,
-    at_least,
     files_to_write,
 )
 from fairseq_scl.data.binarize import read_examples
@@ -74,7 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate the model, print the tables and write the files."""
-    at_least(1, arguments, "max_tokens")
     files = files_to_write(arguments.to, *SUFFIXES) if arguments.to else []
     _refuse_strangers(arguments)
     examples = _examples(arguments.file, arguments, arguments.split or "test")

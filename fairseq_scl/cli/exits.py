@@ -6,14 +6,13 @@ from tqdm import tqdm
 
 from fairseq_scl.cli.options import (
     MOST_TIMES,
-    NUMBER,
     add_device,
     add_max_tokens,
     add_split,
-    at_least,
     check_distinct,
     files_to_write,
     named_folders,
+    number,
 )
 from fairseq_scl.data.folders import verify
 from fairseq_scl.errors import InputError
@@ -38,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--repeats",
-        **NUMBER,
+        **number(1, MOST_TIMES),
         default=5,
         help="number of measurements; medians are shown",
     )
@@ -56,8 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write the files and print the table."""
     files = files_to_write(arguments.to, ".png", ".pdf", ".md", ".json")
-    at_least(1, arguments, "repeats", most=MOST_TIMES)
-    at_least(1, arguments, "max_tokens")
     if arguments.clock == "cpu" and arguments.device != "cpu":
         raise InputError(
             "--clock is cpu, which does not measure work on a GPU: use --device cpu"

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from fairseq_scl.cli.options import (
     MOST_TIMES,
-    NUMBER,
     add_device,
     add_precision,
-    at_least,
     key_values,
+    number,
 )
 from fairseq_scl.data.texts import counted
 from fairseq_scl.device import available_device, check_device
@@ -42,14 +41,14 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where to train")
     group.add_argument(
         "--jobs",
-        **NUMBER,
+        **number(1, MOST_TIMES),
         help="parallel runs (default: on GPUs their number times --jobs-per-gpu, on "
         "the CPU one per processor, or processors / OMP_NUM_THREADS if that is set); "
         "with --executor slurm, concurrent jobs (default: 1)",
     )
     group.add_argument(
         "--jobs-per-gpu",
-        **NUMBER,
+        **number(1, MOST_TIMES),
         help="runs that share a GPU (default: 1)",
     )
     add_device(group, "train")
@@ -68,13 +67,13 @@ def _add_slurm(group: argparse._ArgumentGroup) -> None:
     # Without defaults, because all of them need --executor slurm.
     default = SlurmSettings
     group.add_argument("--slurm-partition", metavar="NAME", help="partition of jobs")
-    for name, what in (
-        ("minutes", f"time limit per job (default: {default.minutes}); a run must fit"),
-        ("cpus", f"processors per job (default: {default.cpus})"),
-        ("gpus", f"GPUs per job (default: {default.gpus})"),
-        ("memory-gb", "memory per job"),
+    for name, least, what in (  # Slurm may give notice a minute early
+        ("minutes", 5, f"time per job; a run must fit (default: {default.minutes})"),
+        ("cpus", 1, f"processors per job (default: {default.cpus})"),
+        ("gpus", 0, f"GPUs per job (default: {default.gpus})"),
+        ("memory-gb", 1, "memory per job"),
     ):
-        group.add_argument(f"--slurm-{name}", **NUMBER, help=what)
+        group.add_argument(f"--slurm-{name}", **number(least), help=what)
     group.add_argument(
         "--slurm-setup",
         action="append",
@@ -96,7 +95,6 @@ def find_machine(arguments: argparse.Namespace) -> Machine:
         InputError: an option has an invalid value or contradicts another, or the device
             is missing or does not support the precision.
     """
-    at_least(1, arguments, "jobs", "jobs_per_gpu", most=MOST_TIMES)
     slurm = _slurm_settings(arguments)
     device = _device(arguments.device, slurm)
     per_gpu = arguments.jobs_per_gpu
@@ -157,9 +155,6 @@ def _slurm_settings(arguments: argparse.Namespace) -> SlurmSettings | None:
             flag = f"--slurm-{name.replace('_', '-')}"
             raise InputError(f"{flag} is {value!r}, which needs --executor slurm")
         return None
-    at_least(5, arguments, "slurm_minutes")  # notice may come a minute early
-    at_least(1, arguments, "slurm_cpus", "slurm_memory_gb")
-    at_least(0, arguments, "slurm_gpus")
     return SlurmSettings(
         jobs=arguments.jobs or 1,
         jobs_per_gpu=arguments.jobs_per_gpu or 1,

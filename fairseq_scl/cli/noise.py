@@ -8,12 +8,11 @@ from fairseq_scl.augment.distance import noise_signature
 from fairseq_scl.cli.options import (
     FILE,
     FOLDER,
-    NUMBER,
     SEVERAL,
     add_device,
     add_encoder,
-    at_least,
     encoder_folder,
+    number,
 )
 from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.data.folders import check_files, list_files
@@ -63,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--examples",
-        **NUMBER,
+        **number(1),
         default=2,
         help="number of originals shown per task",
     )
@@ -77,7 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure the noise, print the tables and write the files."""
-    at_least(1, arguments, "examples")
     if arguments.html and arguments.to is None:
         raise InputError("--html needs --to, the folder for noise.html")
     if twice := repeated([str(file.resolve()) for file in arguments.files]):

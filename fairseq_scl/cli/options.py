@@ -15,10 +15,17 @@ from fairseq_scl.errors import InputError
 
 
 class _Checked(argparse.Action):
-    """Store a value, or several different ones; a folder may be missing, but no file.
+    """Store a value, or several different ones, after checking it.
 
-    Options whose ``metavar`` is ``FOLDER`` name folders.
+    A number must be within its ``limits``. Options whose ``metavar`` is ``FOLDER`` name
+    folders, which may be missing, but no file.
     """
+
+    def __init__(
+        self, *words: Any, limits: tuple[int, int] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(*words, **settings)
+        self.limits = limits
 
     def __call__(
         self,
@@ -33,18 +40,29 @@ class _Checked(argparse.Action):
                 check_no_file(flag, folder)
         if several:
             check_distinct(flag, values)
+        if self.limits is not None:
+            least, most = self.limits
+            if values < least:
+                raise InputError(f"{flag} is {values}: it must be at least {least}")
+            if values > most:
+                raise InputError(f"{flag} is {values}: it must be at most {most}")
         setattr(namespace, self.dest, values)
 
 
-# Settings of ``add_argument`` for options that name a folder or file, count, or have
-# several values.
+# Settings of ``add_argument`` for options that name a folder or file, or have several
+# values.
 FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER", "action": _Checked}
 FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
-NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
 SEVERAL: dict[str, Any] = {"nargs": "+", "action": _Checked}
 SEVERAL_FOLDERS: dict[str, Any] = {**SEVERAL, **FOLDER}
 # Limits of numeric options: rows or tokens, and repetitions.
 MOST, MOST_TIMES = 10**9, 1000
+
+
+def number(least: int, most: int = MOST) -> dict[str, Any]:
+    """Return settings of ``add_argument`` for a whole number within limits."""
+    limits = (least, most)
+    return {"type": int, "metavar": "N", "action": _Checked, "limits": limits}
 
 
 def add_device(
@@ -206,7 +224,7 @@ def add_max_tokens(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-tokens`` of commands that predict."""
     parser.add_argument(
         "--max-tokens",
-        **NUMBER,
+        **number(1),
         default=4096,
         help="tokens per batch, including padding",
     )
@@ -230,23 +248,6 @@ def check_no_file(flag: str, folder: Path) -> None:
     """
     if folder.is_file():
         raise InputError(f"{flag} {folder} is a file: it must be a folder")
-
-
-def at_least(
-    least: int, arguments: argparse.Namespace, *names: str, most: int = MOST
-) -> None:
-    """Check that numeric options, named as in ``arguments``, are in range or ``None``.
-
-    Raises:
-        InputError: names the option, its value and the limit.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        flag = name.replace("_", "-")
-        if value is not None and value < least:
-            raise InputError(f"--{flag} is {value}: it must be at least {least}")
-        if value is not None and value > most:
-            raise InputError(f"--{flag} is {value}: it must be at most {most}")
 
 
 def check_learning_rate(arguments: argparse.Namespace) -> None:

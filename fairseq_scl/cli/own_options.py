@@ -14,8 +14,8 @@ from fairseq_scl.cli.options import (
     add_drop_empty,
     add_encoder,
     add_precision,
-    at_least,
     check_learning_rate,
+    number,
 )
 from fairseq_scl.convert.pooling import POOLINGS
 from fairseq_scl.data.own_file import guess_columns, read_distinct
@@ -68,14 +68,19 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="give all classes the same weight in cross-entropy, however many examples "
         "they have (default: all examples have the same weight)",
     )
-    for name, kind, what in (
-        ("updates", int, "parameter updates (default: 12·√N for N texts, at least 60)"),
-        ("batch-size", int, "texts in a batch"),
-        ("learning-rate", float, "peak learning rate (default: by the encoder's size)"),
-        ("max-positions", int, "longest input in tokens; longer ones are cut"),
+    for name, least, what in (
+        ("updates", 1, "parameter updates (default: 12·√N for N texts, at least 60)"),
+        ("batch-size", 2, "texts in a batch"),
+        # <s>, </s> and a token of the text
+        ("max-positions", 3, "longest input in tokens; longer ones are cut"),
     ):
         default = {"batch-size": 16, "max-positions": 256}.get(name)
-        parser.add_argument(f"--{name}", type=kind, default=default, help=what)
+        parser.add_argument(f"--{name}", **number(least), default=default, help=what)
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        help="peak learning rate (default: by the encoder's size)",
+    )
     add_device(parser, "train")
     add_precision(parser, "train")
 
@@ -86,9 +91,6 @@ def check_training(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: names the option, its value and what is allowed.
     """
-    at_least(1, arguments, "updates")
-    at_least(2, arguments, "batch_size")
-    at_least(3, arguments, "max_positions")  # <s>, </s> and a token of the text
     check_learning_rate(arguments)
     check_device(arguments.device, arguments.precision)
 

@@ -15,12 +15,11 @@ import torch
 from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
     FOLDER,
-    NUMBER,
     SEVERAL,
     add_device,
     add_max_tokens,
     add_precision,
-    at_least,
+    number,
 )
 from fairseq_scl.data.quotes import is_quoted
 from fairseq_scl.data.readers import QUOTED_TSV
@@ -84,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--buffer-size",
-        **NUMBER,
+        **number(1),
         default=1024,
         help="maximum number of lines to answer at a time; fewer if the input pauses",
     )
@@ -121,7 +120,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one line per input line, in order; an empty line gives an empty answer."""
-    at_least(1, arguments, "max_tokens", "buffer_size")
     format = _table_format(arguments)
     rule = ExitRule(arguments.exit_threshold, arguments.exit_patience)
     check_device(arguments.device, arguments.precision)

@@ -10,13 +10,12 @@ from fairseq_scl.cli.options import (
     FILE,
     FOLDER,
     MOST_TIMES,
-    NUMBER,
     SEVERAL,
     add_drop_empty,
     add_encoder,
     add_own_table,
-    at_least,
     encoder_folder,
+    number,
 )
 from fairseq_scl.data.augmented import add_outputs
 from fairseq_scl.data.binarize import fairseq_flags, read_labels
@@ -127,7 +126,8 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--few-shot",
         **SEVERAL,
-        **NUMBER,
+        type=int,
+        metavar="N",
         help="sizes of few-shot samples, in examples; by default the full training set "
         "is prepared",
     )
@@ -138,24 +138,23 @@ def _add_drawing(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--samples",
-        type=int,
-        metavar="K",
+        **number(1, MOST_TIMES),
         help=f"number of samples per size (default: {Draw.samples})",
     )
     group.add_argument(
         "--seed",
-        type=int,
+        **number(0),
         help=f"seed of the split and of all samples (default: {Draw.seed})",
     )
     group.add_argument(
         "--size-valid",
-        **NUMBER,
+        **number(1),
         help="validation examples, or all that remain after the test set if fewer "
         f"(default: {Draw.size_valid})",
     )
     group.add_argument(
         "--size-test",
-        **NUMBER,
+        **number(1),
         help="test examples (default: half of the original validation set; with "
         "--table and without --held-out: as many as for validation)",
     )
@@ -252,9 +251,6 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _draw(arguments: argparse.Namespace, source: Source) -> Draw:
-    at_least(1, arguments, "samples", most=MOST_TIMES)
-    at_least(1, arguments, "size_valid", "size_test")
-    at_least(0, arguments, "seed")
     usual = source.task is not None and source.task.balanced
     names = ("samples", "seed", "size_valid", "size_test")
     return Draw(

@@ -12,11 +12,12 @@ from fairseq_scl.cli.export import notes_of_run
 from fairseq_scl.cli.machine import Machine
 from fairseq_scl.cli.options import (
     FOLDER,
+    MOST,
     MOST_TIMES,
     add_device,
     add_precision,
-    at_least,
     check_learning_rate,
+    number,
 )
 from fairseq_scl.cli.run import train_table
 from fairseq_scl.convert.named_encoders import convert_minilm
@@ -76,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--scl-lambda", point["scl_lambda"][0], "weight of SCL, above 0 and up to 1"),
         ("--scl-temperature", point["scl_temperature"][0], "temperature of SCL"),
     ):
-        parser.add_argument(flag, type=type(default), default=default, help=help)
+        whole = number(1, MOST_TIMES if flag == "--samples" else MOST)
+        kind = {"type": float} if isinstance(default, float) else whole
+        parser.add_argument(flag, **kind, default=default, help=help)
     parser.add_argument(
         "--batching",
         choices=BATCHING,
@@ -148,8 +151,6 @@ def _prepare(
 
 def _table(arguments: argparse.Namespace) -> Table:
     """Return the table with the values of the options, after checking them."""
-    at_least(1, arguments, "samples", most=MOST_TIMES)
-    at_least(1, arguments, "size", "updates", "validations")
     if arguments.validations > arguments.updates:
         raise InputError(
             f"--validations is {arguments.validations}: it must be at most --updates "

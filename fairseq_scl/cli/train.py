@@ -12,7 +12,7 @@ from scipy.special import softmax
 from tqdm import tqdm
 
 from fairseq_scl.cli.endings import note
-from fairseq_scl.cli.options import FOLDER, at_least, encoder_folder
+from fairseq_scl.cli.options import FOLDER, encoder_folder, number
 from fairseq_scl.cli.own_options import (
     add_table,
     add_training,
@@ -92,14 +92,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_training(parser)
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of validation split and training"
+        "--seed",
+        **number(0),
+        default=0,
+        help="seed of validation split and training",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the table, train, write the model folder and print its scores."""
     check_training(arguments)
-    at_least(0, arguments, "seed")
     recipe, objective = arguments.recipe, arguments.objective or "scl"
     if recipe and arguments.objective:
         raise InputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fairseq_scl.augment.parallel_text import clean, make_pieces
 from fairseq_scl.augment.translation_model import BLEU, BleuTest, export_translation
-from fairseq_scl.cli.options import FOLDER, at_least
+from fairseq_scl.cli.options import FOLDER, number
 from fairseq_scl.data.files import read_json
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pieces.add_argument("--train", default="train", metavar="NAME")
     pieces.add_argument("--valid", default="valid", metavar="NAME")
     pieces.add_argument("--test", default="test", metavar="NAME")
-    pieces.add_argument("--pieces", type=int, default=6000, metavar="N")
+    pieces.add_argument("--pieces", **number(1), default=6000)
     pieces.set_defaults(step=_pieces)
 
     step = steps.add_parser(
@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_corpus(export)
     export.add_argument("--test", default="test", metavar="NAME")
     export.add_argument("--checkpoints", type=Path, required=True, metavar="PATH")
-    export.add_argument("--last", type=int, default=5, metavar="N")
+    export.add_argument("--last", **number(1), default=5)
     export.add_argument("--data", required=True, **FOLDER)
     export.add_argument("--pieces", type=Path, required=True, metavar="FILE")
     export.add_argument("--tokenizer", choices=("moses",))
-    export.add_argument("--beam", type=int, default=5, metavar="N")
+    export.add_argument("--beam", **number(1), default=5)
     export.set_defaults(step=_export)
 
 
@@ -56,7 +56,6 @@ def _add_corpus(step: argparse.ArgumentParser) -> None:
 
 
 def _pieces(arguments: argparse.Namespace) -> str:
-    at_least(1, arguments, "pieces")
     splits = {name: getattr(arguments, name) for name in ("train", "valid", "test")}
     languages = (arguments.source, arguments.target)
     corpus, folder = arguments.corpus, arguments.to
@@ -71,7 +70,6 @@ def _clean(arguments: argparse.Namespace) -> str:
 
 
 def _export(arguments: argparse.Namespace) -> str:
-    at_least(1, arguments, "last", "beam")
     names = export_translation(
         arguments.checkpoints,
         arguments.last,
