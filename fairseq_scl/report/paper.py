@@ -35,7 +35,6 @@ class PaperTable:
     ``averages`` are the columns "Avg" of Table 2 and "Average" of Table 5, else empty.
     """
 
-    name: str
     caption: str
     model: str
     cells: tuple[Cell, ...]
@@ -68,10 +67,10 @@ def _printed(cells: Sequence[Cell], where: Mapping[str, Any]) -> Summary | None:
 def paper_tables() -> dict[str, PaperTable]:
     """Return Tables 2, 3, 4, 5 and 7 by name."""
     found = yaml.safe_load(TABLES.read_text(encoding="utf-8"))
-    return {name: _table(name, table) for name, table in found.items()}
+    return {name: _table(table) for name, table in found.items()}
 
 
-def _table(name: str, table: dict[str, Any]) -> PaperTable:
+def _table(table: dict[str, Any]) -> PaperTable:
     count = table["models_per_cell"]
     cells, averages = [], []
     for row in table["rows"]:
@@ -84,9 +83,7 @@ def _table(name: str, table: dict[str, Any]) -> PaperTable:
             averaged = [column for column in row["cells"] if column != "original"]
             value = _summary(row["average"], count * len(averaged))
             averages.append(Cell(shared, value))
-    return PaperTable(
-        name, table["caption"], table["model"], tuple(cells), tuple(averages)
-    )
+    return PaperTable(table["caption"], table["model"], tuple(cells), tuple(averages))
 
 
 def _summary(printed: float | list[float], count: int) -> Summary:
