@@ -22,8 +22,6 @@ from fairseq_scl.experiments.statistics import result_at_best
 from fairseq_scl.inference.huggingface import export_checkpoint, export_huggingface
 from fairseq_scl.inference.model_folder import export_classifier, export_encoder
 
-FORMATS = ("fairseq", "huggingface")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
@@ -46,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=FORMATS,
+        choices=("fairseq", "huggingface"),
         default="fairseq",
         help="model folder of fairseq, or a folder for transformers: config.json, "
         "model.safetensors, tokenizer.json and a model card",

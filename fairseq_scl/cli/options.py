@@ -1,6 +1,7 @@
 """Options shared by several verbs."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,9 +135,7 @@ def encoder_folder(
     from fairseq_scl.inference.encoder_folder import is_encoder_folder
     from fairseq_scl.inference.model_folder import SETTINGS
 
-    def say(message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
-
+    say = functools.partial(print, file=sys.stderr, flush=True)
     folder = find_encoder(given, cache, say, sys.stderr.isatty(), flag)
     wanted = "an encoder folder (model.pt, dict.txt)"
     if or_model:
