@@ -39,7 +39,7 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.frozen import fit_head_of_model, measures_of_model
 from fairseq_scl.experiments.results_folder import BEST, LOG, REPRESENTATIONS
-from fairseq_scl.inference.regression_head import REGRESSION_HEAD
+from fairseq_scl.inference.trained_format import FITTED_HEAD
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class _Trainer(Trainer):
                 self._best_weights[name] = tensor.detach().to("cpu", copy=True)
         if self._checkpoint is not None:
             extra = {"train_iterator": epoch_itr.state_dict(), "val_loss": score}
-            extra[REGRESSION_HEAD] = self._regression_head
+            extra[FITTED_HEAD] = self._regression_head
             self.save_checkpoint(str(self._checkpoint), extra)
 
     def return_to_best(self) -> None:

@@ -18,8 +18,6 @@ from torch import nn
 # cross-entropy on validation sets, see docs/results.md.
 PENALTY = 8.0
 ITERATIONS = 5000
-# The key in a checkpoint's extra state that says whether its head was fitted.
-REGRESSION_HEAD = "regression_head"
 
 
 def fit_head(

@@ -11,7 +11,6 @@ from fairseq_scl.compat.checkpoints import check_dictionary_size
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.errors import InputError, first_few
-from fairseq_scl.inference.regression_head import REGRESSION_HEAD
 from fairseq_scl.inference.stock_checkpoint import plain_values
 from fairseq_scl.input_format import (
     HEAD,
@@ -27,6 +26,9 @@ from fairseq_scl.input_format import (
 )
 from fairseq_scl.rows import load_dictionary
 from fairseq_scl.typed import as_type
+
+# The key in a checkpoint's extra state that says whether its head is a regression.
+FITTED_HEAD = "regression_head"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def learned_nothing(state: Mapping[str, Any], labels: list[str]) -> str | None:
     """
     criterion = plain_values(state["cfg"].get("criterion") or {})
     extra = state.get("extra_state")
-    fitted = isinstance(extra, dict) and extra.get(REGRESSION_HEAD) is True
+    fitted = isinstance(extra, dict) and extra.get(FITTED_HEAD) is True
     if criterion.get("scl_lambda") == 1 and not fitted:
         return (
             "this model was trained with λ = 1, without cross-entropy, so its "

@@ -47,7 +47,7 @@ def test_command_line_converts_a_folder(source, tmp_path, run):
     assert "at most 40 tokens" in out
     assert "lm_head is a placeholder" in out
     assert "--arch roberta_bert --encoder-layers 3 --encoder-embed-dim 32 " in out
-    assert "--max-positions 40 --layer-norm-eps 1e-12\n" in out
+    assert "--layer-norm-eps 1e-12 --max-positions 40\n" in out
 
 
 @pytest.mark.parametrize("flag", ["--cased", "--uncased"])
