@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from fairseq_scl.data.binarize import read_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.errors import InputError
@@ -170,6 +171,7 @@ def _ours(
             model.absolute(),
             OURS[method],
             "mean",
+            len(read_labels(data)),
             seed=sample,
             updates=recommended_updates(arguments.size),
             learning_rate=FEW_SHOT_RATE if method == FEW_SHOT else 1e-4,

@@ -43,6 +43,9 @@ Finite = Annotated[float, Meta(gt=-1e30, lt=1e30)]
 Lambda = Annotated[float, Meta(ge=0, le=1)]
 Tau = Annotated[float, Meta(gt=0, le=1e6)]
 Rate = Annotated[float, Meta(gt=0, le=1)]
+# When to fit the classification head by logistic regression.
+BEFORE, AFTER = "before", "after"
+RegressionHead = Literal["before", "after"]
 RANGES: dict[str, Any] = {"scl_lambda": Lambda, "scl_temperature": Tau}
 
 

@@ -102,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         name, samples = arguments.file.name, arguments.samples
         rate = arguments.learning_rate or recommended_learning_rate(encoder, FEW_SHOT)
         settings["few_shot_rate"] = rate
+        settings["classes"] = len({example.label for example in examples})
         table = own_table(name, arguments.objectives, parts.size, samples, **settings)
         models = dict.fromkeys(table.losses, encoder)
         runs = planned_runs(table, data, models, shared)

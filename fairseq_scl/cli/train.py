@@ -119,6 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
     with hold(work):
         settings = settings_of(arguments, encoder, len(train), recipe)
         settings["seed"] = arguments.seed
+        settings["classes"] = len({example.label for example in examples})
         one = own_run(work / "data", encoder, recipe or objective, **settings)
         check_only_run(one, work)
         place = run_folder(work, one.name)

@@ -10,6 +10,7 @@ from fairseq_scl.convert.pooling import Pooling
 from fairseq_scl.data.binarize import fairseq_flags
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import METRICS
+from fairseq_scl.typed import RegressionHead
 
 # fairseq's published GLUE recipe with the paper's Adam and dropout (section 4.1).
 RECIPE = (
@@ -57,11 +58,11 @@ class Run:
         max_valid_steps: batches per validation; ``None`` for all of them.
         representations: measure the features of the test examples with the best model.
             Only in-process training does this, the printed command does not.
-        regression_head: after training, replace the classification head by a logistic
-            regression on the training examples, see
-            :mod:`~fairseq_scl.inference.regression_head`; there is one validation,
-            after that. Only in-process training does this, the printed command does
-            not.
+        regression_head: ``before`` or ``after`` training, replace the classification
+            head by a logistic regression on the training examples, see
+            :mod:`~fairseq_scl.inference.regression_head`; if ``after``, the only
+            validation follows. Only in-process training does this, the printed command
+            does not.
         cuda_graphs: use ``--cuda-graphs`` on a GPU in half precision, except in chunks
             and with ``head_pooling`` mean.
         user_dir: folder that registers the criterion; ``None`` for this package.
@@ -87,7 +88,7 @@ class Run:
     precision: str = "fp32"
     max_valid_steps: int | None = None
     representations: bool = False
-    regression_head: bool = False
+    regression_head: RegressionHead | None = None
     cuda_graphs: bool = False
     user_dir: Path | None = None
     cell: dict[str, Any] = field(default_factory=dict)

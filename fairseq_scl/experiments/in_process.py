@@ -40,6 +40,7 @@ from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.frozen import fit_head_of_model, measures_of_model
 from fairseq_scl.experiments.results_folder import BEST, LOG, REPRESENTATIONS
 from fairseq_scl.inference.trained_format import FITTED_HEAD
+from fairseq_scl.typed import AFTER, BEFORE
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +99,14 @@ def _train(run: Run, arguments: list[str], folder: Path) -> None:
     task = tasks.setup_task(cfg.task)
     model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
     checkpoint = folder / BEST if run.keep_checkpoint else None
-    trainer = _Trainer(cfg, task, model, criterion, checkpoint, run.regression_head)
+    trainer = _Trainer(cfg, task, model, criterion, checkpoint)
+    trainer.fitted_head = run.regression_head is not None
     trainer.start_from(encoder_state(str(run.encoder / "model.pt")))
     valid, *others = cfg.dataset.valid_subset.split(",")
     task.load_dataset(valid, combine=False, epoch=1)
     epoch_itr = trainer.get_train_iterator(epoch=1)
+    if run.regression_head == BEFORE:  # before the optimizer copies the weights
+        _fit_head(run, trainer)
     trainer.lr_step(epoch_itr.epoch)
     while trainer.get_num_updates() < cfg.optimization.max_update:
         _train_epoch(run, cfg, trainer, epoch_itr, valid)
@@ -137,7 +141,7 @@ def _train_epoch(
 ) -> None:
     """Train for an epoch or until ``max_update``, with validations in between.
 
-    With a regression head, fit it at the end and validate only then.
+    With a regression head after training, fit it at the end and validate only then.
     """
     shuffle = epoch_itr.next_epoch_idx > cfg.dataset.curriculum
     batches = iterators.GroupedIterator(epoch_itr.next_epoch_itr(shuffle=shuffle), 1)
@@ -158,11 +162,10 @@ def _train_epoch(
             progress.log(stats, tag="train_inner", step=update)
             metrics.reset_meters("train_inner")
         is_last = update >= cfg.optimization.max_update
-        if is_last and run.regression_head:
-            weights = run.loss.get("class_weights")
-            fit_head_of_model(trainer.model, trainer.task, run.data, weights)
+        if is_last and run.regression_head == AFTER:
+            _fit_head(run, trainer)
         is_due = update % cfg.dataset.validate_interval_updates == 0
-        if is_last or (is_due and not run.regression_head):
+        if is_last or (is_due and run.regression_head != AFTER):
             scores = fairseq_train.validate(
                 cfg, trainer, trainer.task, epoch_itr, [subset]
             )
@@ -172,6 +175,11 @@ def _train_epoch(
     stats = metrics.get_smoothed_values("train")
     progress.print(stats, tag="train", step=trainer.get_num_updates())
     metrics.reset_meters("train")
+
+
+def _fit_head(run: Run, trainer: "_Trainer") -> None:
+    weights = run.loss.get("class_weights")
+    fit_head_of_model(trainer.model, trainer.task, run.data, weights)
 
 
 class _Trainer(Trainer):
@@ -184,11 +192,10 @@ class _Trainer(Trainer):
         model: Any,
         criterion: Any,
         checkpoint: Path | None,
-        regression_head: bool,
     ) -> None:
         super().__init__(cfg, task, model, criterion)
         self._checkpoint = checkpoint
-        self._regression_head = regression_head
+        self.fitted_head = False
         self._best_score = -float("inf")
         self._best_update = 0
         self._best_weights: dict[str, Tensor] = {}
@@ -213,7 +220,7 @@ class _Trainer(Trainer):
                 self._best_weights[name] = tensor.detach().to("cpu", copy=True)
         if self._checkpoint is not None:
             extra = {"train_iterator": epoch_itr.state_dict(), "val_loss": score}
-            extra[FITTED_HEAD] = self._regression_head
+            extra[FITTED_HEAD] = self.fitted_head
             self.save_checkpoint(str(self._checkpoint), extra)
 
     def return_to_best(self) -> None:

@@ -12,7 +12,7 @@ from fairseq.utils import import_user_module
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.selection import GRID
-from fairseq_scl.typed import RANGES, Finite, Name, Rate, as_type
+from fairseq_scl.typed import AFTER, RANGES, Finite, Name, Rate, RegressionHead, as_type
 
 CRITERION = "criterion"
 CONTRASTIVE = "sentence_prediction_scl"
@@ -20,6 +20,7 @@ Grid = dict[str, tuple[Any, ...]]
 KINDS: dict[type, Any] = {bool: bool, float: Finite, int: int, str: Name}
 # Fields of Run that a loss may set for itself.
 LEARNING_RATE, REGRESSION_HEAD = "learning_rate", "regression_head"
+OWN_RANGES: dict[str, Any] = {LEARNING_RATE: Rate, REGRESSION_HEAD: RegressionHead}
 
 
 def parse_loss(loss: str, found: Any, where: str) -> Grid:
@@ -47,7 +48,7 @@ def parse_loss(loss: str, found: Any, where: str) -> Grid:
     kinds = {key: kind for key, (kind, _) in _options(name).items()}
     kinds[LEARNING_RATE] = float
     if name == CONTRASTIVE:
-        kinds[REGRESSION_HEAD] = bool
+        kinds[REGRESSION_HEAD] = str
     if not isinstance(found, dict) or set(found) - {*kinds, CRITERION} or not found:
         raise InputError(
             f"{where}: losses: {loss} is {found!r}: it must map options to values; "
@@ -137,10 +138,10 @@ def loss_of(point: Mapping[str, Any]) -> dict[str, Any]:
 def own_settings(point: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a run, except its loss, that a point of a loss sets.
 
-    With a regression head, a run validates once, after fitting it.
+    With a regression head after training, a run validates once, after fitting it.
     """
     found = {k: point[k] for k in (LEARNING_RATE, REGRESSION_HEAD) if k in point}
-    return found | ({"validations": 1} if found.get(REGRESSION_HEAD) else {})
+    return found | ({"validations": 1} if found.get(REGRESSION_HEAD) == AFTER else {})
 
 
 def _options(name: str) -> dict[str, tuple[type, Any]]:
@@ -155,7 +156,7 @@ def _options(name: str) -> dict[str, tuple[type, Any]]:
 
 def _values(key: str, kind: type, found: Any, where: str) -> tuple[Any, ...]:
     values = found if isinstance(found, (list, tuple)) else [found]
-    one: Any = {**RANGES, LEARNING_RATE: Rate}.get(key, KINDS[kind])
+    one: Any = {**RANGES, **OWN_RANGES}.get(key, KINDS[kind])
     several: Any = tuple[one, ...]
     values = as_type(values, several, where)
     if not values or len(set(values)) < len(values):

@@ -118,6 +118,7 @@ def own_table(
     objectives: Sequence[str],
     size: int,
     samples: int,
+    classes: int,
     batch_size: int,
     few_shot_rate: float,
     class_weights: str | None = None,
@@ -130,8 +131,9 @@ def own_table(
     ``settings`` are keys of the table's ``training``, with ``head_pooling``.
     """
     losses = {}
+    pooling = settings["head_pooling"]
     for objective in objectives:
-        point = objective_point(objective, settings["head_pooling"], class_weights)
+        point = objective_point(objective, pooling, classes, class_weights)
         if objective == FEW_SHOT:
             losses[FEW_SHOT] = {**point, LEARNING_RATE: (few_shot_rate,)}
         else:

@@ -22,6 +22,7 @@ from fairseq_scl.experiments.results_folder import finished_runs
 from fairseq_scl.experiments.statistics import best_validation
 from fairseq_scl.experiments.tables import load_table
 from fairseq_scl.inference.model_folder import is_exported
+from fairseq_scl.typed import AFTER, BEFORE
 
 # The table and the loss that define each objective; lists have a single point there.
 OBJECTIVES = {
@@ -38,21 +39,26 @@ LEARNING_RATES = ((512, 1e-4), (800, 2e-5), (math.inf, 1e-5))
 # then a logistic regression as the head. Chosen in docs/results.md.
 FEW_SHOT = "few-shot"
 FEW_SHOT_RATE = 2.5e-5
+# With as many classes, a few updates do not train a head that starts at random.
+MANY_CLASSES = 10
 
 
 def objective_point(
-    objective: str, pooling: Pooling, class_weights: str | None = None
+    objective: str, pooling: Pooling, classes: int, class_weights: str | None = None
 ) -> Grid:
     """Return one of :data:`OBJECTIVES` or the recipe as a grid of one point.
 
     Its terms read the same features as the classification head, those of ``pooling``.
+    With many ``classes``, CE and CE + SCL start from a fitted head.
     """
     table, loss = OBJECTIVES["scl" if objective == FEW_SHOT else objective]
     point = default_point(load_table(table).losses[loss]) | {"scl_features": (pooling,)}
     if class_weights is not None:
         point["class_weights"] = (class_weights,)
     if objective == FEW_SHOT:
-        point |= {"scl_lambda": (1.0,), REGRESSION_HEAD: (True,)}
+        point |= {"scl_lambda": (1.0,), REGRESSION_HEAD: (AFTER,)}
+    elif objective in ("ce", "scl") and classes >= MANY_CLASSES:
+        point[REGRESSION_HEAD] = (BEFORE,)
     return point | ({"capcort_features": (pooling,)} if objective == "capcort" else {})
 
 
@@ -83,6 +89,7 @@ def own_run(
     encoder: Path,
     objective: str,
     pooling: Pooling,
+    classes: int,
     class_weights: str | None = None,
     **settings: Any,
 ) -> Run:
@@ -91,7 +98,7 @@ def own_run(
     ``settings`` are further fields of :class:`Run`.
     """
     seed = settings["seed"]
-    grid = objective_point(objective, pooling, class_weights)
+    grid = objective_point(objective, pooling, classes, class_weights)
     point = {key: values[0] for key, values in grid.items()}
     run = Run(
         name=f"{objective}-seed{seed}",

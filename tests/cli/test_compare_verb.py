@@ -77,8 +77,8 @@ def test_the_recipe_is_compared_at_its_own_learning_rate(tmp_path, run):
         kept = (one["learning_rate"], one["regression_head"], one["validations"])
         found[one["cell"]["loss"], one["scl_lambda"]] = kept
     assert found == {
-        ("CE+SCL", 0.9): (1e-4, False, 2),
-        ("few-shot", 1): (2.5e-5, True, 1),
+        ("CE+SCL", 0.9): (1e-4, None, 2),
+        ("few-shot", 1): (2.5e-5, "after", 1),
     }
 
 

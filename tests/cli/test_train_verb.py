@@ -9,6 +9,7 @@ import pytest
 
 from fairseq_scl.cli import train
 from fairseq_scl.data.binarize import read_examples
+from fairseq_scl.experiments import own_training
 from fairseq_scl.experiments.frozen import probed
 from fairseq_scl.experiments.own_training import (
     OBJECTIVES,
@@ -213,10 +214,23 @@ def test_a_model_that_it_did_not_train_is_kept(tmp_path, run, words):
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "few-shot"])
 def test_an_objective_reads_what_the_head_reads(objective):
     for pooling in ("cls", "mean"):
-        found = objective_point(objective, pooling)
+        found = objective_point(objective, pooling, 2)
         read = {values for key, values in found.items() if key.endswith("_features")}
         assert read == {(pooling,)}
         assert (found["scl_lambda"][0] > 0) == (objective in ("scl", "few-shot", "acl"))
+
+
+def test_many_classes_start_from_a_fitted_head(tmp_path, run, words, monkeypatch):
+    for objective, head in (("ce", "before"), ("scl", "before"), ("few-shot", "after")):
+        assert objective_point(objective, "mean", 10)["regression_head"] == (head,)
+    for objective, classes in (("ce", 9), ("scl", 9), ("capcort", 10), ("acl", 10)):
+        assert "regression_head" not in objective_point(objective, "mean", classes)
+    monkeypatch.setattr(own_training, "MANY_CLASSES", 2)
+    path = write_labeled(tmp_path / "a.csv", make_sentences(60))
+    assert run(*words, path)[0] == 0
+    record = read_record(tmp_path / "a model-training" / "runs" / "scl-seed0")
+    assert record.settings["regression_head"] == "before"
+    assert len(record.valid) > 1
 
 
 def test_settings_grow_with_the_table_and_shrink_with_the_encoder():

@@ -136,6 +136,11 @@ def test_a_record_of_another_objective_is_refused(tmp_path):
             "learning_rate: 2",
             "learning_rate: [0]: expected float <= ",
         ),
+        (
+            "scl_lambda: 0.5",
+            "regression_head: first",
+            "regression_head: [0]: invalid enum value 'first', allowed are",
+        ),
         ("acl_embed", "regression_head", "ACL is {'criterion': 'sentence_prediction_a"),
     ],
 )
@@ -147,7 +152,7 @@ def test_a_wrong_loss_gets_one_sentence(tmp_path, old, new, message):
 
 def test_a_loss_may_train_in_its_own_way(tmp_path):
     losses = "losses:\n  A: {scl_lambda: 0, learning_rate: [1e-4, 2e-4]}\n"
-    losses += "  B: {scl_lambda: 1, learning_rate: 3e-4, regression_head: true}\n"
+    losses += "  B: {scl_lambda: 1, learning_rate: 3e-4, regression_head: after}\n"
     table = toy(tmp_path, losses)
     runs = planned_runs(table, tmp_path, dict.fromkeys(table.losses, toy_encoder()))
     names = {r.name.partition("-A-")[2] or r.name.partition("-B-")[2] for r in runs}
@@ -157,9 +162,9 @@ def test_a_loss_may_train_in_its_own_way(tmp_path):
         for r in runs
     }
     assert found == {
-        ("A", 1e-4, False, False),
-        ("A", 2e-4, False, False),
-        ("B", 3e-4, True, True),
+        ("A", 1e-4, None, False),
+        ("A", 2e-4, None, False),
+        ("B", 3e-4, "after", True),
     }
     assert all("learning_rate" not in run.loss for run in runs)
     assert len(choose(runs, "learning_rate=1e-4,loss=A")) == table.repetitions

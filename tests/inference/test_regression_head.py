@@ -19,13 +19,21 @@ from helpers.encoders import make_sentences, toy_data, toy_encoder, toy_run
 
 @pytest.mark.parametrize("pairs", [False, True], ids=["two classes", "three classes"])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_the_model_computes_the_regression(tmp_path, pairs, pooling):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"regression_head": "after"},
+        {"regression_head": "before", "updates": 1, "learning_rate": 1e-9},
+    ],
+    ids=["after", "before"],
+)
+def test_the_model_computes_the_regression(tmp_path, pairs, pooling, settings):
     run = toy_run(
         data=toy_data(pairs),
         head_pooling=pooling,
         scl_lambda=1.0,
-        regression_head=True,
         validations=1,
+        **settings,
     )
     record = run_training(run, tmp_path / "run")
     checkpoint = tmp_path / "run" / BEST
@@ -69,7 +77,7 @@ def test_class_weights_of_the_loss_are_those_of_the_regression(tmp_path, monkeyp
     many = [e for e in make_sentences(80) if e.label == "negative"]
     splits = dict.fromkeys(("train", "valid", "test"), few + many)
     binarize(splits, toy_encoder(), tmp_path / "data")
-    run = toy_run(data=tmp_path / "data", updates=1, regression_head=True)
+    run = toy_run(data=tmp_path / "data", updates=1, regression_head="after")
     run.loss["class_weights"] = "balanced"
     seen = []
     monkeypatch.setattr(frozen, "fit_head", lambda *given: seen.append(given[3]))
@@ -80,6 +88,6 @@ def test_class_weights_of_the_loss_are_those_of_the_regression(tmp_path, monkeyp
 def test_every_label_needs_a_training_example(tmp_path, monkeypatch):
     """Labels of a folder from ``fairseq-preprocess`` need not occur in training."""
     monkeypatch.setattr(frozen, "read_labels", lambda _: ["negative", "positive", "?"])
-    run = toy_run(updates=1, regression_head=True)
+    run = toy_run(updates=1, regression_head="after")
     with pytest.raises(InputError, match="label '\\?' has no training example"):
         run_training(run, tmp_path / "run")
