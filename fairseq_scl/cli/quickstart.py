@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table = load_table("quickstart")
     training, point = table.training, table.losses[TREATMENT]
     parser.add_argument(
-        "--output",
+        "--to",
         **FOLDER,
         default=Path("data-bin/quickstart"),
         help="output folder for everything; run the command again to resume",
@@ -94,14 +94,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Prepare the data, train, and write the report, the figures and a classifier."""
     table = _table(arguments)
     check_device(arguments.device, arguments.precision)
-    with hold(arguments.output):
+    with hold(arguments.to):
         return _run(arguments, table)
 
 
 def _run(arguments: argparse.Namespace, table: Table) -> int:
     compute_with_one_thread()
     start = time.monotonic()
-    output = arguments.output.absolute()
+    output = arguments.to.absolute()
     check_files(output / name for name in PICTURES)
     check_table(output, table)
     encoder, data = output / "encoder", output / "data"
@@ -123,7 +123,7 @@ def _run(arguments: argparse.Namespace, table: Table) -> int:
     _draw(output, table, attempts, arguments.device)
     scored = [(rank(outcome(a.record)), a.run) for a in attempts if a.record]
     ranked = [run for _, run in sorted(scored, key=lambda pair: pair[0])]
-    classifier = arguments.output / "classifier"
+    classifier = arguments.to / "classifier"
     _export(output, ranked[0], classifier)
     _delete_checkpoints(output, ranked)
     print(f"the best model on validation data is in {classifier}; try it:")

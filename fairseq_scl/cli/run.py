@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--results",
+        "--to",
         **FOLDER,
         help="results folder (default: outputs/TABLE); run the command again to resume",
     )

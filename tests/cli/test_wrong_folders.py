@@ -38,7 +38,7 @@ def test_results_are_not_written_into_a_whole_folder(
     target, table = folders / to, folders / "table.csv"
     encoder = ["--encoder", folders / "encoder", "--device", "cpu"]
     words = {
-        "quickstart": [verb, "--output", target, "--device", "cpu"],
+        "quickstart": [verb, "--to", target, "--device", "cpu"],
         "run": [*toy, "--results", target, "--device", "cpu"],
     }.get(verb, [verb, table, "--to", target, *encoder])
     kept = contents(folders)

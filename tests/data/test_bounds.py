@@ -159,5 +159,5 @@ def test_numbers_of_prepare_are_bounded(tmp_path, refusal, flag, words):
 
 @pytest.mark.parametrize("flag", ["--samples", "--size", "--updates"])
 def test_numbers_of_the_quick_start_are_bounded(tmp_path, refusal, flag):
-    error = refusal("quickstart", "--output", tmp_path / "to", flag, MANY)
+    error = refusal("quickstart", "--to", tmp_path / "to", flag, MANY)
     assert f"{flag} is {MANY}: it must be at most" in error

@@ -64,7 +64,7 @@ class Workshop:
         self.before = self.records()
         return main(
             [
-                *["quickstart", "--output", str(self.output), "--device", "cpu"],
+                *["quickstart", "--to", str(self.output), "--device", "cpu"],
                 *["--cache", str(self.folder / "cache"), "--samples", str(samples)],
                 *["--size", "8", "--updates", "4", "--validations", "2"],
                 *["--learning-rate", "0.01", *more],
