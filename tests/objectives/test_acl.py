@@ -151,9 +151,12 @@ def prepared(data, *flags):
 
 
 @pytest.mark.parametrize("features", ["cls", "pooled"])
-def test_the_cosine_is_that_of_both_gradients_at_the_features(data, features):
+@pytest.mark.parametrize("weights", [None, (0.3, 4.0)])
+def test_the_cosine_is_that_of_both_gradients_at_the_features(data, features, weights):
+    weights = None if weights is None else torch.tensor(weights).double()
     for seed in range(4):
         toy, batch = prepared(data, "--scl-features", features)
+        toy.criterion.class_weights = None if weights is None else weights.float()
         with torch.no_grad():
             random = torch.Generator().manual_seed(seed)
             order = torch.randperm(SIZE, generator=random)
@@ -161,7 +164,7 @@ def test_the_cosine_is_that_of_both_gradients_at_the_features(data, features):
         loss, _, log = toy.criterion(toy.model, batch)
         rows, table, logits = read_by_head(toy, batch, features)
         labels = batch["target"].view(-1)
-        ce = F.cross_entropy(logits, labels, reduction="sum")
+        ce = F.cross_entropy(logits, labels, weights, reduction="sum")
         scl = label_embedding_loss(rows, labels, table, 0.3)
         first, second = (
             torch.autograd.grad(term, rows, retain_graph=True)[0] for term in (ce, scl)

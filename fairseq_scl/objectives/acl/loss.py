@@ -44,16 +44,19 @@ def join_label_embeddings(
     )
 
 
-def cross_entropy_gradient(logits: Tensor, labels: Tensor, jacobian: Tensor) -> Tensor:
+def cross_entropy_gradient(
+    logits: Tensor, labels: Tensor, jacobian: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Gradient of the summed cross-entropy at the features that the head reads.
 
-    Applies the chain rule to the closed form softmax(logits) - onehot(labels), in
+    Applies the chain rule to the closed form w_y·(softmax(logits) - onehot(labels)), in
     float32 whatever the model's precision, so nothing is scaled and nothing underflows.
 
     Args:
         logits: ``(N, C)``, any floating dtype.
         labels: ``(N,)`` int64.
         jacobian: ``(N, C, D)``: derivative of the logits with respect to the features.
+        weights: w, ``(C,)`` float32: class weights of the cross-entropy, 1 by default.
 
     Returns:
         ``(N, D)``, float32 or float64, without a graph.
@@ -61,6 +64,8 @@ def cross_entropy_gradient(logits: Tensor, labels: Tensor, jacobian: Tensor) -> 
     scores = at_least_float32(logits.detach()).softmax(dim=1)
     rows = torch.arange(len(labels), device=labels.device)
     scores[rows, labels] -= 1
+    if weights is not None:
+        scores *= weights.to(scores)[labels, None]
     own = at_least_float32(jacobian.detach()).to(scores.dtype)
     # A matrix product would run in half precision under autocast.
     return (scores[:, :, None] * own).sum(dim=1)

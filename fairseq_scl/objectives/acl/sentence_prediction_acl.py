@@ -118,7 +118,9 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
             # float32, because the gradient at the features is not scaled
             features = at_least_float32(features)
             labels = sample["target"].view(-1)
-            gradient = cross_entropy_gradient(logits, labels, others[0])
+            gradient = cross_entropy_gradient(
+                logits, labels, others[0], self.class_weights
+            )
             sample = {**sample, _GRADIENT: (features, gradient)}
         return super().loss_of_outputs(model, sample, logits, features)
 
