@@ -38,9 +38,10 @@ ALLOWED = {
     "bpe": {"gpt2", "fastbpe", "subword_nmt", "sentencepiece"},
     "tokenizer": {"moses", "nltk", "space"},
 }
-# Paths and the scoring of translation models in training, which build nothing.
+# Paths, splits and the scoring of translation models, which build nothing.
 LEFT_OUT = re.compile(
-    r"(^data|^eval_\w+|_path|_dir|_file|_json|_codes|_model|_pretrained|vocab_bpe)$"
+    r"(^data|^eval_\w+|_path|_dir|_file|_json|_codes|_model|_pretrained|vocab_bpe"
+    r"|_subset)$"
 )
 # Harmless strings: evaluating them cannot call anything.
 WORDS = re.compile(r"[\w@,+-]{0,80}")
@@ -214,7 +215,9 @@ def _declared(cls: Any, dataclass: Any) -> tuple[dict[str, Any], dict[str, Any]]
                 kind = [choice.value for choice in kind]
             kinds[field.name] = kind
         left_out = [name for name in kinds if LEFT_OUT.search(name)]
-        return kinds, {name: declared._get_default(name) for name in left_out}
+        defaults = {name: declared._get_default(name) for name in left_out}
+        # The others refer to settings of fairseq, whose defaults are used.
+        return kinds, {n: d for n, d in defaults.items() if "${" not in str(d)}
     parser = argparse.ArgumentParser(
         argument_default=argparse.SUPPRESS, add_help=False, allow_abbrev=False
     )

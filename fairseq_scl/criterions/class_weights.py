@@ -14,14 +14,15 @@ from fairseq_scl.rows import open_rows
 CLASS_WEIGHTS = ("none", "balanced")
 
 
-def balanced_weights(task: Any) -> Tensor:
+def balanced_weights(task: Any, split: str) -> Tensor:
     """Return w_c = N / (C·N_c) for N training examples, N_c of them in class c of C.
 
     The average weight of the training examples is 1, so the learning rate keeps its
     scale. scikit-learn's ``class_weight="balanced"`` is the same (King and Zeng, 2001).
 
     Args:
-        task: the task, whose data folder has a split ``train``.
+        task: the task.
+        split: name of the training set in its data folder.
 
     Returns:
         ``(C,)`` float32, in the order of the class ids.
@@ -31,7 +32,7 @@ def balanced_weights(task: Any) -> Tensor:
     """
     dictionary = task.label_dictionary
     names = label_names(dictionary.symbols)
-    path = Path(task.cfg.data, "label", "train")
+    path = Path(task.cfg.data, "label", split)
     rows = open_rows(path, len(dictionary))
     ids = [int(rows[n][0]) - dictionary.nspecial for n in range(len(rows))]
     counts = torch.bincount(torch.tensor(ids), minlength=len(names))[: len(names)]

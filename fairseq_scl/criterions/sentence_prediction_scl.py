@@ -6,6 +6,7 @@ the model, ``contrastive_term`` to change Eq. 3, ``loss_of_outputs`` to add term
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from fairseq.criterions.sentence_prediction import (
     SentencePredictionCriterion,
 )
 from fairseq.logging import metrics
+from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
@@ -75,6 +77,7 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
         "cross-entropy still uses the example itself. Validation does not use views: "
         "its loss is cross-entropy, its scl_loss is Eq. 3",
     )
+    train_subset: str = II("dataset.train_subset")
 
 
 @register_criterion("sentence_prediction_scl", dataclass=SentencePredictionSCLConfig)
@@ -100,8 +103,16 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         self.scl_reduction = str(cfg.scl_reduction)
         self.gather_features = bool(cfg.gather_features)
         self.scl_views = bool(cfg.scl_views)
-        balanced = cfg.class_weights == "balanced"
-        self.class_weights = balanced_weights(task) if balanced else None
+        self.train_subset = str(cfg.train_subset)
+        self.balances_classes = cfg.class_weights == "balanced"
+
+    @cached_property
+    @exit_on_input_error()
+    def class_weights(self) -> Tensor | None:
+        """Weights of the classes, ``(C,)``, or ``None``; only training reads them."""
+        if not self.balances_classes:
+            return None
+        return balanced_weights(self.task, self.train_subset)
 
     def before_update(self, model: nn.Module, update: int) -> None:
         """Prepare a training step; does nothing here."""
@@ -153,7 +164,7 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
         """Return Eq. 1 in the form of ``forward``, from the ``model_outputs``."""
         stock = super().forward
         ce_sum, sample_size, log = stock(PrecomputedLogits(model, logits), sample)
-        if self.class_weights is not None and model.training:
+        if model.training and self.class_weights is not None:
             labels = sample["target"].view(-1)
             ce_sum = weighted_cross_entropy(logits, labels, self.class_weights)
             log["loss"] = ce_sum.data

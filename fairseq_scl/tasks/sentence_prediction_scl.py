@@ -14,6 +14,7 @@ from fairseq.tasks.sentence_prediction import (
     SentencePredictionTask,
 )
 from numpy.typing import NDArray
+from omegaconf import II
 from torch import nn
 
 from fairseq_scl.compat.input_errors import exit_on_input_error
@@ -91,6 +92,7 @@ class SentencePredictionSCLTaskConfig(SentencePredictionConfig):
         "multiply float32 matrices in TF32 (on GPUs of compute capability 8.0 or "
         "higher): faster, with 10 bits of mantissa",
     )
+    train_subset: str = II("dataset.train_subset")
 
 
 @register_task("sentence_prediction_scl", dataclass=SentencePredictionSCLTaskConfig)
@@ -130,16 +132,17 @@ class SentencePredictionSCLTask(SentencePredictionTask):
             return dataset
         plain = dataset.dataset if isinstance(dataset, SortDataset) else dataset
         labels = class_ids(plain, self.cfg.data, split, self.cfg.num_classes)
-        if split.startswith("train"):  # fail before hours of training, not after
+        trains = split == self.cfg.train_subset
+        if trains:  # fail before hours of training, not after
             append_metrics(self.cfg.metrics_file, {})
-        if split.startswith("train") and self.loads_views:
+        if trains and self.loads_views:
             views = load_views(self, split, len(plain))
             plain = ViewsDataset(plain, views, self.source_dictionary.pad())
             if isinstance(dataset, SortDataset):
                 dataset = SortDataset(plain, sort_order=dataset.sort_order)
             else:
                 dataset = plain
-        if not split.startswith("train"):
+        if not trains:
             dataset = SortDataset(plain, sort_order=[plain.sizes[0]])
         elif self.cfg.batching != "fixed":
             balanced = self.cfg.batching == "balanced"
@@ -189,7 +192,7 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         """
         size = self.cfg.contrastive_batch
         kwargs["required_batch_size_multiple"] = 1
-        if size is not None and self._split(dataset).startswith("train"):
+        if size is not None and self._split(dataset) == self.cfg.train_subset:
             if kwargs.get("max_tokens") is not None:
                 raise InputError(
                     f"--max-tokens is {kwargs['max_tokens']}: it cannot be combined "

@@ -12,7 +12,7 @@ from fairseq.data import SortDataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairseq_scl.tasks.batching import epoch_order
+from fairseq_scl.tasks.batching import EpochOrderDataset, epoch_order
 from helpers.training import toy_model
 
 # The last batch of four is smaller.
@@ -77,6 +77,19 @@ def test_the_same_seed_and_epoch_give_the_same_batches(data, batching):
 def test_only_the_training_split_is_reordered(data):
     task = toy_model([data, "--batching", "reshuffled"]).task
     assert type(task.load_dataset("valid")) is SortDataset
+
+
+def test_the_training_split_is_that_of_train_subset(data):
+    flags = ["--train-subset", "valid", "--batching", "reshuffled"]
+    task = toy_model([data, *flags, "--contrastive-batch", "3"]).task
+    longest = {}
+    for split in ("train", "valid"):
+        loaded = task.load_dataset(split)
+        batches = task.get_batch_iterator(loaded, max_sentences=4)
+        longest[split] = max(map(len, batches.frozen_batches))
+    assert type(task.dataset("valid")) is EpochOrderDataset
+    assert type(task.dataset("train")) is SortDataset
+    assert longest == {"train": 4, "valid": 3}
 
 
 def test_examples_keep_their_labels_and_sentences(data):

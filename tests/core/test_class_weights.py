@@ -8,10 +8,17 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from helpers.gradients import OFF
 from helpers.refusals import refused
-from helpers.training import toy_model
+from helpers.training import (
+    USER_DIR,
+    make_data,
+    run_fast,
+    toy_model,
+    trained_checkpoint,
+)
 
 # Three classes, the last one rare.
-DATA = {"sizes": {"train": 40}, "classes": 3, "weights": (6, 3, 1)}
+SIZES = {"train": 40, "few": 30}
+DATA = {"sizes": SIZES, "classes": 3, "weights": (6, 3, 1), "words": None}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +64,29 @@ def test_only_cross_entropy_in_training_is_weighted(toy, scl_lambda):
         toy.model.train()
 
 
+def test_weights_are_those_of_the_training_set(data):
+    built = toy_model([data, "--num-classes", "3", "--train-subset", "few"])
+    built.task.load_dataset("few")
+    labels = [int(built.task.dataset("few")[n]["target"]) for n in range(30)]
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    found = built.with_settings(class_weights="balanced").class_weights
+    torch.testing.assert_close(found.double(), torch.tensor(expected))
+
+
+def test_validation_needs_no_weights_and_no_training_set(data, tmp_path):
+    flags = ["--num-classes", "3", "--train-subset", "few", "--valid-subset", "few"]
+    checkpoint = trained_checkpoint(
+        data, tmp_path, *flags, "--class-weights", "balanced", "--max-update", "1"
+    )
+    other = make_data(tmp_path / "bin", {"test": 8}, classes=3)
+    words = ["--path", checkpoint, "--valid-subset", "test", "--batch-size", "4"]
+    words += ["--task", "sentence_prediction_scl", "--num-classes", "3"]
+    words += ["--criterion", "sentence_prediction_scl", "--user-dir", USER_DIR]
+    done = run_fast("fairseq_cli.validate", list(map(str, [other, *words, "--cpu"])))
+    assert done.returncode == 0, done.stderr
+    assert "n_total 8" in done.stdout
+
+
 def test_what_cannot_be_weighted_is_refused(toy, monkeypatch):
     with refused("--class-weights is 'equal': it must be one of none, balanced"):
         toy.with_settings(class_weights="equal")
@@ -66,4 +96,4 @@ def test_what_cannot_be_weighted_is_refused(toy, monkeypatch):
     monkeypatch.setattr(toy.task.label_dictionary, "symbols", names)
     monkeypatch.setattr(toy.task.cfg, "num_classes", 4)
     with refused("--class-weights is 'balanced', but", "no example of 'another'"):
-        toy.with_settings(class_weights="balanced")
+        _ = toy.with_settings(class_weights="balanced").class_weights

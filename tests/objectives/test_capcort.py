@@ -313,5 +313,5 @@ def test_refusals(data, flags, words):
 
 def test_without_a_training_set_there_is_no_table(data):
     toy = toy_model([data, *ONE])
-    with pytest.raises(InputError, match="needs one training set, whose name starts"):
+    with pytest.raises(InputError, match="stored needs the training set 'train'"):
         toy.criterion.before_update(toy.model, 0)

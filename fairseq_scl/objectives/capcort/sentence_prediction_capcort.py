@@ -140,7 +140,7 @@ class SentencePredictionCapcortCriterion(
         self._table.append(
             stored_states(
                 held,
-                _training_set(self.task),
+                _training_set(self.task, self.train_subset),
                 self.classification_head_name,
                 self.capcort_features,
                 self.task.max_positions(),
@@ -212,14 +212,13 @@ def _mlp(cfg: SentencePredictionCapcortConfig, size: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(width, size))
 
 
-def _training_set(task: Any) -> Any:
-    names = [name for name in task.datasets if name.startswith("train")]
-    if len(names) != 1:
+def _training_set(task: Any, name: str) -> Any:
+    if name not in task.datasets:
         raise InputError(
-            "--capcort-targets stored needs one training set, whose name starts with "
-            f"train: loaded are {', '.join(task.datasets) or 'none'}"
+            f"--capcort-targets stored needs the training set {name!r}: loaded are "
+            f"{', '.join(task.datasets) or 'none'}"
         )
-    return task.datasets[names[0]]
+    return task.datasets[name]
 
 
 def _check(cfg: SentencePredictionCapcortConfig, task: Any) -> None:
