@@ -205,7 +205,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         found = super().get_batch_iterator(dataset, **kwargs)
         # Otherwise the workers of every epoch stay until the garbage collector finds
         # them, which then waits 5 seconds for each.
-        found.persistent_workers &= self.can_reuse_epoch_itr(dataset)
+        kept = not kwargs.get("disable_iterator_cache")
+        found.persistent_workers &= kept and self.can_reuse_epoch_itr(dataset)
         return found
 
     @exit_on_input_error()

@@ -135,6 +135,32 @@ def test_two_kinds_of_half_precision_are_refused(data, first, second):
         parsed(data, second, first)
 
 
+# Validating the training set
+
+
+@pytest.mark.parametrize("task", ["sentence_prediction", "sentence_prediction_scl"])
+def test_validating_the_training_set_uses_up_no_epoch(data, task):
+    toy = toy_model([data, "--task", task])
+    trainer = Trainer(toy.cfg, toy.task, toy.model, toy.criterion)
+    toy.task.load_dataset("valid")
+    training = trainer.get_train_iterator(1)
+    for _ in range(2):
+        batches = trainer.get_valid_iterator("train").next_epoch_itr(shuffle=False)
+        assert sum(len(batch["id"]) for batch in batches) == 9
+        assert training.next_epoch_idx == 1
+    assert trainer.get_train_iterator(1, load_dataset=False) is training
+    kept = trainer.get_valid_iterator("valid")
+    assert trainer.get_valid_iterator("valid") is kept
+
+
+def test_training_with_validation_on_the_training_set_updates(data, tmp_path):
+    flags = ["--valid-subset", "valid,train", "--max-epoch", "1"]
+    done = train_fast([data, "--save-dir", tmp_path, *flags])
+    assert done.returncode == 0, done.stderr
+    state = load_checkpoint(tmp_path / "checkpoint_last.pt")
+    assert state["optimizer_history"][-1]["num_updates"] == 3
+
+
 # Dummy batches
 
 
