@@ -40,9 +40,12 @@ def check_settings(cfg: Any, task: Any) -> None:
         )
     if cfg.gather_features:
         require_task("--gather-features", task)
-    if cfg.scl_lambda == 1 and cfg.scl_features != "pooled":
+    pooled = cfg.scl_features == "pooled"
+    # With pooled features, ACL-Embed trains the projection as its label embeddings.
+    if cfg.scl_lambda == 1 and not (pooled and getattr(cfg, "acl_embed", False)):
+        part = "the last projection of the" if pooled else "the"
         logger.warning(
-            f"--scl-lambda 1 with --scl-features {cfg.scl_features} gives the "
+            f"--scl-lambda 1 with --scl-features {cfg.scl_features} gives {part} "
             "classification head no gradient: it keeps its random weights and accuracy "
             "stays at chance"
         )

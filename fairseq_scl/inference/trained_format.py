@@ -124,6 +124,10 @@ def learned_nothing(state: Mapping[str, Any], labels: list[str]) -> str | None:
     criterion = plain_values(state["cfg"].get("criterion") or {})
     extra = state.get("extra_state")
     fitted = isinstance(extra, dict) and extra.get(FITTED_HEAD) is True
+    # The label embeddings of ACL-Embed are the head's last projection.
+    fitted |= criterion.get("scl_features") == "pooled" and bool(
+        criterion.get("acl_embed")
+    )
     if criterion.get("scl_lambda") == 1 and not fitted:
         return (
             "this model was trained with λ = 1, without cross-entropy, so its "

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fairseq_scl.compat.checkpoints import load_checkpoint
+from fairseq_scl.inference.trained_format import learned_nothing
 from fairseq_scl.losses import supervised_contrastive_floor, supervised_contrastive_loss
 from fairseq_scl.objectives.acl import loss as acl
 from fairseq_scl.objectives.acl.jacobian import JACOBIAN, logit_jacobian
@@ -353,6 +354,20 @@ def test_small_gradients_of_parameters_survive_half_precision(data):
 
 
 # Refusals
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_label_embeddings_train_the_projection_without_cross_entropy(
+    data, caplog, trained
+):
+    flags = EMBED if trained else ACL
+    toy = build(data, 0, *flags, *OFF, "--scl-lambda", "1", "--scl-features", "pooled")
+    toy.criterion(toy.model, toy.batch(SIZE))[0].backward()
+    gradient = gradients(toy.model)[f"classification_heads.{HEAD}.out_proj.weight"]
+    assert bool(gradient.any()) is trained
+    assert ("--scl-lambda 1" in caplog.text) is not trained
+    cfg = {"criterion": dict(toy.cfg.criterion)}
+    assert (learned_nothing({"cfg": cfg}, []) is None) is trained
 
 
 @pytest.mark.parametrize(
