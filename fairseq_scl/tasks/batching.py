@@ -21,7 +21,8 @@ def epoch_order(
         labels: ``(N,)`` int64, the class of each example.
         balanced: spread every class evenly over the epoch, so that consecutive
             examples, and thus each batch, have the class proportions of the training
-            set to within about one example; otherwise draw uniformly at random.
+            set, to within 1 + (C - 2) * share examples of each of C classes; otherwise
+            draw uniformly at random.
         seed: the run's seed.
         epoch: number of the epoch; the order differs in each epoch.
 
