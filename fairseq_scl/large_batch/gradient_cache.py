@@ -57,6 +57,8 @@ def unsupported(model: nn.Module) -> str | None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             return f"{type(module).__name__} ({name}), which depends on the whole batch"
     args = getattr(model, "args", None)
+    if getattr(args, "encoder_layerdrop", 0):
+        return "--encoder-layerdrop, which drops other layers in each chunk"
     for value, flag in (
         (getattr(args, "quant_noise_scalar", 0), "--quant-noise-scalar"),
         (getattr(args, "mha_reg_scale_factor", 0), "--mha-reg-scale-factor"),

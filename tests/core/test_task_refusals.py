@@ -132,6 +132,8 @@ BERT = "--arch roberta_bert"
             "--chunk needs --criterion sentence_prediction_scl, not SentencePrediction",
         ),
         (f"{CHUNK} --quant-noise-scalar 0.1", "--chunk; --quant-noise-scalar"),
+        (f"{CHUNK} --encoder-layerdrop 0.5", "--chunk; --encoder-layerdrop, which"),
+        (f"{CHUNK} --quant-noise-pq 0.1", "--chunk; --quant-noise-pq"),
         (
             "--gather-features --task sentence_prediction",
             "--gather-features needs --task sentence_prediction_scl",
