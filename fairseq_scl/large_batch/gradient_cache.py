@@ -60,6 +60,7 @@ def unsupported(model: nn.Module) -> str | None:
     if getattr(args, "encoder_layerdrop", 0):
         return "--encoder-layerdrop, which drops other layers in each chunk"
     for value, flag in (
+        (getattr(args, "quant_noise_pq", 0), "--quant-noise-pq"),
         (getattr(args, "quant_noise_scalar", 0), "--quant-noise-scalar"),
         (getattr(args, "mha_reg_scale_factor", 0), "--mha-reg-scale-factor"),
         (getattr(args, "ffn_reg_scale_factor", 0), "--ffn-reg-scale-factor"),
