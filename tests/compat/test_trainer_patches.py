@@ -12,10 +12,17 @@ from fairseq.optim.adam import Adam
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.trainer import Trainer
 
+from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 from fairseq_scl.optim.fused_adam import FusedAdam
-from helpers.training import command_line, toy_model
+from helpers.checkpoints import weights
+from helpers.training import (
+    command_line,
+    toy_model,
+    train_fast,
+    trained_checkpoint,
+)
 
 DATA = {"sizes": {"train": 9, "valid": 30, "test": 6}}
 
@@ -159,6 +166,22 @@ def test_training_with_validation_on_the_training_set_updates(data, tmp_path):
     assert done.returncode == 0, done.stderr
     state = load_checkpoint(tmp_path / "checkpoint_last.pt")
     assert state["optimizer_history"][-1]["num_updates"] == 3
+
+
+# The moving average of the weights
+
+
+def test_a_moving_average_starts_from_an_encoder_and_resumes(data, tmp_path):
+    encoder = trained_checkpoint(data, tmp_path / "encoder", "--max-update", "2")
+    flags = ["--finetune-from-model", encoder, "--store-ema", "--ema-fp32"]
+    for updates in ("1", "2"):  # with this decay it stays where it starts
+        more = [*flags, "--ema-decay", "1", "--max-update", updates]
+        last = load_checkpoint(trained_checkpoint(data, tmp_path / "out", *more))
+        assert last["optimizer_history"][-1]["num_updates"] == int(updates)
+        for name, tensor in weights(encoder).items():
+            for average in ("ema", "ema_fp32_params"):
+                found = last["extra_state"][average][name]
+                assert torch.equal(found, tensor) or name.endswith(".version"), name
 
 
 # Dummy batches
