@@ -17,6 +17,7 @@ from fairseq_scl.compat.wrapping import wrap
 from fairseq_scl.errors import InputError
 from fairseq_scl.optim.fused_adam import FusedAdam
 from helpers.checkpoints import weights
+from helpers.refusals import refused
 from helpers.training import (
     command_line,
     toy_model,
@@ -140,6 +141,27 @@ def test_bf16_asks_for_no_tpu(data, flag):
 def test_two_kinds_of_half_precision_are_refused(data, first, second):
     with pytest.raises(InputError, match=f"{first} .* {second}"):
         parsed(data, second, first)
+
+
+# Names that are left out
+
+
+@pytest.mark.parametrize("task", ["sentence_prediction", "sentence_prediction_scl"])
+@pytest.mark.parametrize(
+    "parser", [options.get_training_parser, options.get_validation_parser]
+)
+def test_a_missing_criterion_is_named(data, task, parser):
+    with refused("--criterion is 'cross_entropy'", f"--task {task}"):
+        options.parse_args_and_arch(parser(), [str(data), "--task", task])
+
+
+def test_validation_without_a_task_is_refused_and_shows_its_help(data, capsys):
+    parser = options.get_validation_parser()
+    with refused("--task is missing: give --task and --criterion as in training"):
+        options.parse_args_and_arch(parser, [str(data), "--path", "last.pt"])
+    with pytest.raises(SystemExit, match="0"):
+        options.parse_args_and_arch(parser, ["--help"])
+    assert "--valid-subset" in capsys.readouterr().out
 
 
 # Validating the training set
