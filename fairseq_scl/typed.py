@@ -40,8 +40,9 @@ Positive = Annotated[int, Meta(ge=1, le=10**15)]
 # The bounds also refuse NaN, because every comparison with it is false.
 Finite = Annotated[float, Meta(gt=-1e30, lt=1e30)]
 # Allowed values of λ in Eq. 1 and τ in Eq. 3, and the options that have these ranges.
+# With a lower τ, the rounding of a similarity in float32 decides.
 Lambda = Annotated[float, Meta(ge=0, le=1)]
-Tau = Annotated[float, Meta(gt=0, le=1e6)]
+Tau = Annotated[float, Meta(ge=1e-6, le=1e6)]
 Rate = Annotated[float, Meta(gt=0, le=1)]
 # When to fit the classification head by logistic regression.
 BEFORE, AFTER = "before", "after"

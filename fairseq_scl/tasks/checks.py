@@ -201,7 +201,7 @@ def check_loaded_weights(model: nn.Module) -> None:
             state[POSITIONS] = state[POSITIONS][: wanted[POSITIONS][0]]
         if message := _mismatch(wanted, _shapes(state)):
             raise InputError(message)
-        check_finite(state, "the checkpoint of --restore-file")
+        check_finite(state, "the checkpoint")
 
     model.register_load_state_dict_pre_hook(check)
 
@@ -209,7 +209,7 @@ def check_loaded_weights(model: nn.Module) -> None:
 def _mismatch(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
     if EMBEDDING in found and wanted[EMBEDDING][0] != found[EMBEDDING][0]:
         return (
-            f"the checkpoint of --restore-file has {found[EMBEDDING][0]} symbols, but "
+            f"the checkpoint has {found[EMBEDDING][0]} symbols, but "
             f"the dictionary of the data has {wanted[EMBEDDING][0]}: prepare the data "
             "with the encoder's own dict.txt ('fairseq-scl prepare --encoder')"
         )
@@ -220,7 +220,7 @@ def _mismatch(wanted: dict[str, Any], found: dict[str, Any]) -> str | None:
     if other:
         name, flag = other[0], "--max-positions" if other == [POSITIONS] else "--arch"
         return (
-            f"the checkpoint of --restore-file does not match {flag}: the shape of "
+            f"the checkpoint does not match {flag}: the shape of "
             f"{name} is {found.get(name, 'absent')} in the checkpoint and "
             f"{wanted.get(name, 'absent')} in the model"
         )

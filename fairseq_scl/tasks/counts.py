@@ -125,7 +125,7 @@ def check_validation(logged: Mapping[str, Any], subset: str, update: int) -> Non
             if not math.isfinite(value):
                 raise InputError(
                     f"{name} of {subset} is {value} after {update} updates: the model "
-                    "diverged; lower --lr or train without --fp16"
+                    "diverged; lower --lr, or omit --fp16 if it is given"
                 )
 
 
@@ -141,7 +141,7 @@ def check_divergence(update: int) -> None:
         reason = str(seen).splitlines()[0].rstrip(".")
         raise InputError(
             f"the loss or its gradient is not finite after {update} updates "
-            f"({reason}): the model diverged; lower --lr or train without --fp16"
+            f"({reason}): the model diverged; lower --lr, or omit --fp16 if it is given"
         )
 
 

@@ -331,7 +331,7 @@ RESTORE = ["--reset-optimizer", "--reset-dataloader", "--restore-file"]
         ),
         (
             ["{others}/words", *RESTORE, "{checkpoint}"],
-            "--restore-file has 20 symbols; 45; fairseq-scl prepare --encoder",
+            "the checkpoint has 20 symbols; 45; fairseq-scl prepare --encoder",
         ),
     ],
 )

@@ -332,7 +332,7 @@ def test_two_at_a_time_into_one_folder_are_refused(again, capfd):
         ),
         (
             ["--scl-temperature", "nan"],
-            "--scl-temperature: expected float > 0.0, found nan",
+            "--scl-temperature: expected float >= 1e-06, found nan",
         ),
         (["--learning-rate", "inf"], "--learning-rate is inf: it must be above 0"),
     ],

@@ -200,7 +200,7 @@ def test_only_refuses(name, only, words):
         ("repetitions: 3", f"repetitions: {'9' * 5000}", "not YAML"),
         ("[0.5, 0.9]", "[0.5, 1.9]", "CE+SCL; scl_lambda; [1]; 1.9; <= 1.0"),
         ("[0.5, 0.9]", "[0.5, .nan]", "CE+SCL; scl_lambda; [1]; nan"),
-        ("[0.3]", "[0]", "CE+SCL; scl_temperature; > 0.0; found 0"),
+        ("[0.3]", "[0]", "CE+SCL; scl_temperature; >= 1e-06; found 0"),
         ("scl_temperature:", "tau:", "losses: CE+SCL; 'tau'"),
         ("updates: 6", "updates: {20: 6}", "training; updates; the size 8"),
         ("updates: 6", "updates: {8: 6, -1: 3}", "training.updates; >= 1"),
