@@ -113,6 +113,20 @@ def check_split(folder: str, split: str, symbols: int) -> None:
             raise InputError(f"{path} has {len(rows)} lines, {first} has {lines}")
 
 
+def check_numbers(folder: str, split: str) -> None:
+    """Refuse a split without the numbers that ``--regression-target`` reads.
+
+    Raises:
+        InputError: names the file.
+    """
+    file = Path(folder, "label", f"{split}.label")
+    if not file.is_file():
+        raise InputError(
+            f"--regression-target reads numbers from {file}, which is missing: omit "
+            "the flag if the labels are classes"
+        )
+
+
 def class_ids(
     dataset: Any, folder: str, split: str, num_classes: int
 ) -> NDArray[np.int64]:

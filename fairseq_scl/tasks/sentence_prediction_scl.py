@@ -34,6 +34,7 @@ from fairseq_scl.tasks.checks import (
     check_data_folder,
     check_loaded_weights,
     check_max_tokens,
+    check_numbers,
     check_sizes,
     check_split,
     class_ids,
@@ -127,6 +128,8 @@ class SentencePredictionSCLTask(SentencePredictionTask):
         length, which reduces padding.
         """
         check_split(self.cfg.data, split, len(self.source_dictionary))
+        if self.cfg.regression_target:
+            check_numbers(self.cfg.data, split)
         dataset = super().load_dataset(split, combine, **kwargs)
         if self.cfg.regression_target:
             return dataset

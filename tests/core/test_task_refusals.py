@@ -99,6 +99,15 @@ def test_an_example_that_is_too_long_is_named(data):
     assert sorted(map(int, ids)) == [i for i, n in enumerate(lengths) if n <= 4]
 
 
+def test_regression_without_numbers_is_refused(copied):
+    flags = ["--criterion", "sentence_prediction", "--regression-target"]
+    task = toy_model([copied, *flags, "--num-classes", "1"]).task
+    with refused("--regression-target", f"{copied}/label/valid.label"):
+        task.load_dataset("valid")
+    (copied / "label" / "valid.label").write_text("0.5\n" * 10)
+    assert task.load_dataset("valid")[0]["target"] == [0.5]
+
+
 def test_an_example_beyond_max_tokens_is_named(data):
     task = toy_model([data]).task
     task.load_dataset("valid")
