@@ -65,8 +65,10 @@ class Selection:
     """The choice of a selection rule and the runs it is based on.
 
     Attributes:
-        chosen: the best combination; ``None`` if all have too few runs for the rule.
-        reported: its runs whose test accuracy the paper would report.
+        chosen: the best combination, or the only one once it has a run; ``None`` if all
+            have too few runs for the rule.
+        reported: its runs whose test accuracy the paper would report; empty if it has
+            too few for the rule.
         candidates: all combinations, in ascending order.
         expected: number of planned runs per combination.
     """
@@ -178,7 +180,9 @@ def _select(
         best = ranked[:scored] if len(ranked) >= reported else ()
         candidates.append(Candidate(key, ranked, best))
     chosen = min(_competing(candidates), key=_candidate_rank, default=None)
-    kept = chosen.runs[:reported] if chosen else ()
+    if chosen is None and len(candidates) == 1 and candidates[0].runs:
+        chosen = candidates[0]  # nothing to choose from
+    kept = chosen.runs[:reported] if chosen and chosen.scored else ()
     return Selection(chosen, kept, tuple(candidates), expected)
 
 

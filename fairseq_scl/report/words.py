@@ -30,16 +30,19 @@ def verdicts(result: TableResult) -> list[tuple[str, str]]:
 
     Returns:
         pairs of a verdict, as in :func:`~fairseq_scl.experiments.results.verdict`, and
-        a sentence. A single sentence covers all losses without a pair of finished runs.
+        a sentence. A single sentence covers all that are unknown for the same reason.
     """
     first, *others = result.table.losses
-    found, without = [], []
+    found = []
+    without: dict[str, list[str]] = {}  # cells and losses by the reason
     for cell in result.cells:
-        name, unknown = cell_name(result, cell), []
+        name = cell_name(result, cell)
+        unknown: dict[str, list[str]] = {}
         for loss in others:
             one = cell.losses[loss]
             if one.comparison is None:
-                unknown.append(loss)
+                why = _why_unknown(cell.losses[first], one, result.table.repeated)
+                unknown.setdefault(why, []).append(loss)
                 continue
             kind = verdict(one.comparison)
             said = _said(one.comparison, result.table.repetitions)
@@ -49,14 +52,19 @@ def verdicts(result: TableResult) -> list[tuple[str, str]]:
                 {o.loss: (o.degenerate or 0, len(o.chosen_attempts)) for o in both}
             )
             found.append((kind, sentence))
-        if unknown:
-            all_of_them = unknown == others
-            without += [name] if all_of_them else [f"{name}, {u}" for u in unknown]
-    if without:
-        sentence = f"Unknown, because no {result.table.repeated} has finished with "
-        sentence += f"both losses: {'; '.join(without)}."
-        found.append((UNKNOWN, sentence))
+        for why, losses in unknown.items():
+            names = [name] if losses == others else [f"{name}, {u}" for u in losses]
+            without.setdefault(why, []).extend(names)
+    for why, names in without.items():
+        found.append((UNKNOWN, f"Unknown, because {why}: {'; '.join(names)}."))
     return found
+
+
+def _why_unknown(first: LossResult, one: LossResult, repeated: str) -> str:
+    for loss in (first, one):
+        if loss.selection.chosen is None and loss.count(DONE):
+            return f"too few runs of {loss.loss} have finished to choose its options"
+    return f"no {repeated} has finished with both losses"
 
 
 def remarks(result: TableResult) -> list[str]:

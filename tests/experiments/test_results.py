@@ -98,9 +98,12 @@ def test_losses_are_compared_on_every_pair_not_the_reported_ones():
 def test_too_few_runs_give_no_number():
     counts = {("CE", None, None, seed): None for seed in (0, 1)}
     ce, scl = (one_of(results(counts), loss) for loss in ("CE", "CE+SCL"))
-    assert ce.selection.chosen is None
     assert ce.selection.test is None
-    assert ce.chosen_attempts == ()
+    assert ce.selection.reported == ()
+    assert len(ce.chosen_attempts) == 2  # there is only one combination
+    assert scl.comparison.count == 2
+    scl = one_of(results(dict.fromkeys(key for key in SCL if key[3] > 1)))
+    assert (scl.selection.chosen, scl.chosen_attempts) == (None, ())
     assert scl.comparison is None
     assert verdict(scl.comparison) == UNKNOWN
 

@@ -145,6 +145,35 @@ def test_words_report_unknown_results():
     assert "+1.00 points on 1 of 4 pairs; an interval needs two" in sentence
 
 
+def test_two_pairs_of_three_samples_are_compared():
+    """The paper's rule needs three runs; a paired difference does not."""
+    counts = {k: c for k, c in BOTH.items() if k[3] < 2 or k[0] == "CE"}
+    losses = {
+        "CE": {"scl_lambda": 0},
+        "CE+SCL": {key: v[-1] for key, v in GRID.items()},
+    }
+    counts.pop(("CE", None, None, 3))
+    found = results(counts, losses=losses, repetitions=3)
+    ((kind, sentence),) = verdicts(found)
+    assert kind == OPEN
+    assert "+2.75 points on 2 of 3 pairs" in sentence
+    assert differences(found).rows[0][3] == "2 of 3"
+    assert [row[-1] for row in accuracies(found).rows[:1]] == ["85.9 ± 2.1"]
+    assert accuracies(found).rows[1][2] == "– (2 of 3)"
+    assert basis(found).rows[1][6:8] == ("2 of 3", "78.2 ± 1.1")
+
+
+def test_words_say_that_options_cannot_be_chosen_yet():
+    counts = {k: c for k, c in BOTH.items() if k[3] < 2 or k[0] == "CE"}
+    assert verdicts(results(counts)) == [
+        (
+            UNKNOWN,
+            "Unknown, because too few runs of CE+SCL have finished to choose its "
+            "options: SST-2, N = 20.",
+        )
+    ]
+
+
 @pytest.mark.parametrize(
     ("known", "said"), [({}, "SST-2, N = 20."), (SCL, "SST-2, N = 20, other.")]
 )
