@@ -187,17 +187,21 @@ def reported(one: LossResult) -> str:
 def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str, ...]:
     table = result.table
     count = table.repetitions
-    if table.selection == FEW_SHOT:
-        rule = (
-            f"mean ± sample std of the {min(TOP, count)} of {count} training samples "
-            "with the best validation accuracy"
-        )
+    top = min(TOP, count) if table.selection == FEW_SHOT else 1
+    best = f"{count} {table.repeated}s with the best validation accuracy"
+    if count == 1:
+        rule = f"the only {table.repeated}"
+    elif table.selection != FEW_SHOT:
+        rule = f"the one of {best}"
     else:
-        rule = f"the one of {count} seeds with the best validation accuracy"
-    notes = [
-        f"ours: {rule}. (2 of {count}) means that only 2 runs of the combination have "
-        f"finished, {NONE} that they are too few for the rule."
-    ]
+        rule = "mean ± sample std of "
+        rule += f"the {top} of {best}" if top < count else f"all {count} samples"
+    some = (
+        f"({count - 1} of {count}) means that one run of the combination has not "
+        f"finished, {NONE} that too few have for the rule."
+    )
+    none = f"{NONE} means that too few runs have finished."
+    notes = [f"ours: {rule}. {some if top < count else none}"]
     if paper:
         notes.append(
             f"paper: Gunel et al. (2021), {table.name.replace('table', 'Table ')}, "
@@ -218,19 +222,21 @@ def _accuracy_notes(result: TableResult, paper: PaperTable | None) -> tuple[str,
 
 
 def _searched(result: TableResult) -> str:
+    """Say which losses had more combinations of options to choose from."""
     first, *others = result.table.losses
-    searched = [
-        loss
-        for loss in others
-        if any(cell.losses[loss].competing > 1 for cell in result.cells)
-    ]
-    if not searched:
-        return ""
-    if len(others) == 1:
-        return " λ and τ are tuned for one loss only, which slightly favors it."
-    return (
-        f" Options are tuned for {', '.join(searched)} and not for {first}, which "
-        "slightly favors the former."
+    more: dict[str, None] = {}  # in order
+    fewer: dict[str, None] = {}
+    for cell in result.cells:
+        tried = {loss: max(1, one.competing) for loss, one in cell.losses.items()}
+        compared = [loss for loss in others if cell.losses[loss].comparison is not None]
+        more |= dict.fromkeys(n for n in compared if tried[n] > tried[first])
+        fewer |= dict.fromkeys(n for n in compared if tried[n] < tried[first])
+    pairs = [(" and ".join(more), first), (first, " and ".join(fewer))]
+    return "".join(
+        f" The options of {favored} are chosen from more combinations than those of "
+        f"{other}, which slightly favors {favored}."
+        for favored, other in pairs
+        if favored and other
     )
 
 

@@ -19,7 +19,17 @@ from fairseq_scl.report.numbers import mean_and_std
 from fairseq_scl.report.sheets import accuracies, basis, differences, sheets
 from fairseq_scl.report.signature import mixed_settings, table_signature
 from fairseq_scl.report.words import remarks, verdicts
-from helpers.results import BOTH, CE, GRID, SCL, attempts_of, make_table, results
+from helpers.results import (
+    BOTH,
+    CE,
+    GRID,
+    SCL,
+    attempts_of,
+    make_record,
+    make_table,
+    results,
+    runs_of,
+)
 
 
 def with_records(change):
@@ -65,6 +75,52 @@ def test_what_is_missing_is_marked_and_no_number_is_made_up():
     assert differences(empty).rows == (
         ("SST-2", "20", "CE+SCL − CE", "0 of 4", *["–"] * 6, "unknown"),
     )
+
+
+@pytest.mark.parametrize(
+    ("selection", "count", "rule", "missing"),
+    [
+        ("few-shot", 1, "the only sample", "– means that too few runs have finished"),
+        ("few-shot", 3, "of all 3 samples.", "– means that too few runs have finished"),
+        (
+            "few-shot",
+            10,
+            "the 3 of 10 samples with the best",
+            "(9 of 10) means that one",
+        ),
+        ("full-data", 1, "the only seed", "– means that too few runs have finished"),
+        ("full-data", 2, "the one of 2 seeds with the best", "(1 of 2) means that one"),
+    ],
+)
+def test_the_note_of_our_accuracies_is_true_of_any_count(
+    selection, count, rule, missing
+):
+    sizes = [20] if selection == "few-shot" else ["full"]
+    table = results({}, selection=selection, repetitions=count, sizes=sizes)
+    note = accuracies(table).notes[0]
+    assert rule in note
+    assert missing in note
+
+
+ONE = {"scl_lambda": 0.9, "scl_temperature": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "favored"),
+    [
+        (ONE, GRID, "CE+SCL"),
+        (GRID, ONE, "CE"),
+        (GRID, GRID, None),
+        (ONE, ONE, None),
+    ],
+)
+def test_a_note_says_which_loss_had_more_options_to_choose_from(first, second, favored):
+    table = make_table(losses={"CE": first, "CE+SCL": second})
+    records = [Attempt(run, make_record(run, 150, 300)) for run in runs_of(table)]
+    (note,) = differences(summarize(table, records)).notes
+    assert ("more combinations" in note) == (favored is not None)
+    if favored:
+        assert f" The options of {favored} are chosen from more combinations" in note
 
 
 def test_a_table_of_one_loss_has_no_differences():
