@@ -187,7 +187,9 @@ def _print_scores(
     """
     model = load_classifier(arguments.to, arguments.device, arguments.precision)
     logits, truth = example_logits(model, valid, arguments.file)
-    scores = evaluate(softmax(logits, axis=1), truth, model.labels, valid)
+    scores = evaluate(
+        softmax(logits / model.temperature, axis=1), truth, model.labels, valid
+    )
     for sheet in evaluation_sheets(scores)[:2]:
         print(f"\n{sheet_as_markdown(sheet)}")
     chosen = (

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+from scipy.special import softmax
 
 from fairseq_scl.cli import train
 from fairseq_scl.data.binarize import read_examples
@@ -20,6 +21,7 @@ from fairseq_scl.experiments.own_training import (
 from fairseq_scl.experiments.probe import Probe
 from fairseq_scl.experiments.results_folder import read_record
 from fairseq_scl.experiments.statistics import best_validation
+from fairseq_scl.inference.evaluation import example_logits
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.temperature import store_temperature
 from helpers.encoders import make_pairs, make_sentences, toy_encoder, toy_model
@@ -27,6 +29,13 @@ from helpers.outputs import contents
 from helpers.tables import write_labeled
 
 QUICK = ["--updates", "30", "--learning-rate", "0.01", "--batch-size", "8"]
+
+
+def line_of(printed, measure):
+    """Return the line of a measure in a printed table."""
+    return next(
+        line for line in printed.splitlines() if line.startswith(f"| {measure}")
+    )
 
 
 @pytest.fixture
@@ -61,8 +70,12 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
 
     monkeypatch.setattr(train, "sweep", lambda *_: None)  # nothing is left to train
     store_temperature(tmp_path / "a model", classifier, 2.5)
-    again = run(*words, path)
-    assert (again[0], again[1]) == (0, printed)
+    again = run(*words, path)[1]
+    logits, _ = example_logits(load_classifier(tmp_path / "a model"), valid, "")
+    probability = softmax(logits / 2.5, axis=1).max(axis=1).mean()
+    assert f"{probability:.1%}" in line_of(again, "mean probability")
+    assert line_of(again, "mean probability") != line_of(printed, "mean probability")
+    assert line_of(again, "accuracy") == line_of(printed, "accuracy")
     assert load_classifier(tmp_path / "a model").temperature == 2.5
     (tmp_path / "a model" / "model.pt").unlink()
     assert run(*words, path)[0] == 0
