@@ -33,6 +33,8 @@ from fairseq_scl.report.evaluation import (
 )
 from fairseq_scl.report.signature import evaluation_signature
 
+SCALING_SPLIT = "valid"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
@@ -78,11 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
     examples = _examples(arguments.file, arguments, arguments.split or "test")
     verify(arguments.model)
     model = load_classifier(arguments.model, arguments.device, arguments.precision)
-    if arguments.temperature_scaling is not None:
-        _scale(model, arguments)
     logits, truth = example_logits(
         model, examples, arguments.file, arguments.max_tokens
     )
+    if arguments.temperature_scaling is not None:  # changes the model folder
+        _scale(model, arguments)
     probabilities = softmax(logits / model.temperature, axis=1)
     found = evaluate(probabilities, truth, model.labels, examples)
     data = arguments.file / MANIFEST if arguments.file.is_dir() else arguments.file
@@ -105,8 +107,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_strangers(arguments: argparse.Namespace) -> None:
-    """Check that the options fit the kind of source."""
+    """Check that the options fit the kind of source, and that the sources differ."""
     file, folder = arguments.file, arguments.file.is_dir()
+    other = arguments.temperature_scaling
+    same = other is not None and other.resolve() == file.resolve()
+    if same and (not folder or arguments.split == SCALING_SPLIT):
+        raise InputError(
+            f"--temperature-scaling is {other}, whose examples are also evaluated: "
+            "fit the temperature on others"
+        )
     for flag in ("columns", "drop_empty"):
         if getattr(arguments, flag) and folder:
             raise InputError(
@@ -120,14 +129,8 @@ def _refuse_strangers(arguments: argparse.Namespace) -> None:
 
 def _scale(model: LoadedModel, arguments: argparse.Namespace) -> None:
     """Fit the temperature on validation examples, and store it."""
-    source, split = arguments.temperature_scaling, "valid"
-    same = source.resolve() == arguments.file.resolve()
-    if same and (source.is_file() or arguments.split == split):
-        raise InputError(
-            f"--temperature-scaling is {source}, whose examples are also evaluated: "
-            "fit the temperature on others"
-        )
-    examples = _examples(source, arguments, split)
+    source = arguments.temperature_scaling
+    examples = _examples(source, arguments, SCALING_SPLIT)
     logits, truth = example_logits(model, examples, source, arguments.max_tokens)
     temperature = fit_temperature(logits, truth, source)
     store_temperature(arguments.model, model, temperature)

@@ -12,13 +12,17 @@ from scipy.special import log_softmax, softmax
 from fairseq_scl import Classifier
 from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.folders import verify
+from fairseq_scl.data.texts import Example
 from fairseq_scl.inference.evaluation import example_logits
 from fairseq_scl.inference.huggingface import export_huggingface
 from fairseq_scl.inference.model_folder import load_classifier
 from fairseq_scl.inference.temperature import fit_temperature, store_temperature
 from helpers.encoders import make_sentences, toy_data, toy_model
+from helpers.outputs import contents
 from helpers.refusals import refused
+from helpers.tables import write_labeled
 
+UNKNOWN = Example(("a text",), "other", "")
 TEXTS = [e.sentences[0] for e in make_sentences(20, seed=5)]
 
 
@@ -81,6 +85,16 @@ def test_evaluate_fits_on_valid_stores_and_uses_it(run, model, tmp_path, monkeyp
     logits, _ = example_logits(loaded, read_examples(toy_data(), "test"), "")
     rows = softmax(logits / loaded.temperature, axis=1)
     assert found["mean_probability"] == pytest.approx(rows.max(axis=1).mean())
+
+
+def test_refused_examples_leave_the_model_as_it_was(run, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("fairseq_scl.inference.temperature.LOWEST", 1e-4)
+    before = contents(model)
+    table = write_labeled(tmp_path / "a.csv", [*make_sentences(20), UNKNOWN])
+    scale = ["--temperature-scaling", toy_data()]
+    status, _, error = run("evaluate", "--model", model, table, *scale)
+    assert (status, "the label 'other' does not occur" in error) == (2, True)
+    assert contents(model) == before
 
 
 def test_every_prediction_uses_the_temperature(run, scaled, tmp_path):
