@@ -120,11 +120,11 @@ def run(arguments: argparse.Namespace) -> int:
         machine = Machine(device, default_jobs(device))
         if train_table(folder, table, data, models, runs, machine, retry_failed=True):
             return 1
-        print_comparison(folder, runs, encoder)
+        print_comparison(folder, runs)
     return 0
 
 
-def print_comparison(folder: Path, runs: Sequence[Run], encoder: Path) -> None:
+def print_comparison(folder: Path, runs: Sequence[Run]) -> None:
     """Print the runs of a results folder by sample, their differences, and a sentence.
 
     A logistic regression on the features before fine-tuning is fitted for comparison.
@@ -135,9 +135,7 @@ def print_comparison(folder: Path, runs: Sequence[Run], encoder: Path) -> None:
         if attempt.record is not None:
             records.setdefault(attempt.run.cell["loss"], []).append(attempt.record)
     outcomes = {loss: list(map(outcome, found)) for loss, found in records.items()}
-    samples = {run.seed: run.data for run in runs}
-    folders = [data for _, data in sorted(samples.items())]
-    outcomes[FROZEN] = frozen_outcomes(encoder, folders, runs[0].device)
+    outcomes[FROZEN] = frozen_outcomes(runs)
     for sheet in own_sheets(outcomes):
         print(f"\n{sheet_as_markdown(sheet)}")
     degenerate = {loss: count_degenerate(found) or 0 for loss, found in records.items()}

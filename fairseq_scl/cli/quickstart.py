@@ -118,7 +118,7 @@ def _run(arguments: argparse.Namespace, table: Table) -> int:
     if train_table(output, table, data, models, runs, machine, retry_failed=True):
         return 1
     attempts = collect(output, runs)
-    print_comparison(output, runs, encoder)
+    print_comparison(output, runs)
     print()
     _draw(output, table, attempts, arguments.device)
     scored = [(rank(outcome(a.record)), a.run) for a in attempts if a.record]

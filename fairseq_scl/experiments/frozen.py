@@ -128,23 +128,39 @@ def _features_of_model(
 
 
 def probed(
-    folder: Path, data: Path, device: str = "cpu", known: Known | None = None
+    folder: Path,
+    data: Path,
+    device: str = "cpu",
+    known: Known | None = None,
+    *,
+    pooling: str | None = None,
+    max_positions: int | None = None,
+    class_weights: str | None = None,
 ) -> Probe:
     """Fit a linear probe to the features that an encoder or model folder computes.
 
-    Features are kept in ``known`` by the content of their split, so that samples that
-    share validation and test examples compute them once.
+    Args:
+        folder: an encoder or model folder.
+        data: a data folder.
+        device: see :func:`load_frozen`.
+        known: features by the content of their split, so that samples that share
+            validation and test examples compute them once; of one folder and pooling.
+        pooling: features to read, ``cls`` or ``mean``; by default those of the head.
+        max_positions: cut longer inputs; by default at the model's maximum.
+        class_weights: ``balanced`` gives all classes the same weight.
 
     Raises:
         InputError: see :func:`load_frozen`, or the data folder lacks a split.
     """
     classifier = load_frozen(folder, data, device)
+    longest = classifier.max_positions
+    classifier.max_positions = min(max_positions or longest, longest)
     known = {} if known is None else known
     matrices, labels = {}, {}
     for split in ("train", "valid", "test"):
         texts = tuple(sha256(p) for p in sorted(data.glob(f"input?/{split}.bin")))
         if texts not in known:
-            known[texts] = split_features(classifier, data, split, folder)
+            known[texts] = split_features(classifier, data, split, folder, pooling)
         matrices[split] = known[texts].astype(np.float64)
         labels[split] = read_split_labels(data, split)
-    return linear_probe(matrices, labels)
+    return linear_probe(matrices, labels, class_weights)

@@ -11,6 +11,7 @@ from fairseq_scl.data.folders import DATA, folders_then_rename
 from fairseq_scl.data.splits import stratified_sample, stratified_split
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.frozen import Known, probed
 from fairseq_scl.experiments.loss_grid import LEARNING_RATE
 from fairseq_scl.experiments.own_training import (
@@ -152,14 +153,24 @@ def own_table(
     return parse_table("comparison", content, name)
 
 
-def frozen_outcomes(
-    encoder: Path, folders: Sequence[Path], device: str
-) -> list[Outcome]:
-    """Fit a logistic regression on frozen features of each sample."""
+def frozen_outcomes(runs: Sequence[Run]) -> list[Outcome]:
+    """Fit a logistic regression on frozen features of each sample.
+
+    The runs, of which some may have the same sample, have the same encoder and read
+    texts and weight classes alike; the regression follows them.
+    """
     found = []
     known: Known = {}
-    for number, folder in enumerate(folders):
-        probe = probed(encoder, folder, device, known)
+    for number, run in sorted({run.seed: run for run in runs}.items()):
+        probe = probed(
+            run.encoder,
+            run.data,
+            run.device,
+            known,
+            pooling=run.head_pooling,
+            max_positions=run.max_positions,
+            class_weights=run.loss.get("class_weights"),
+        )
         valid = Validation(0, probe.valid_correct, probe.valid_total, 0.0)
         test = Validation(0, probe.test_correct, probe.test_total, 0.0)
         found.append(Outcome(number, valid, test))

@@ -39,7 +39,9 @@ class Probe:
 
 
 def linear_probe(
-    features: Mapping[str, Matrix], labels: Mapping[str, Sequence[str]]
+    features: Mapping[str, Matrix],
+    labels: Mapping[str, Sequence[str]],
+    class_weights: str | None = None,
 ) -> Probe:
     """Fit logistic regressions to frozen features and choose the best by validation.
 
@@ -49,6 +51,7 @@ def linear_probe(
     Args:
         features: ``(N, D)`` for ``train``, ``valid`` and ``test``, float64.
         labels: the label of each row, per split.
+        class_weights: ``balanced`` gives all classes the same weight.
 
     Raises:
         InputError: the training set has a single class, or a fit does not converge.
@@ -57,9 +60,10 @@ def linear_probe(
         raise InputError("the linear probe needs training examples of two classes")
     probes = []
     for strength in STRENGTHS:
-        model = make_pipeline(
-            StandardScaler(), LogisticRegression(C=strength, max_iter=ITERATIONS)
+        regression = LogisticRegression(
+            C=strength, class_weight=class_weights, max_iter=ITERATIONS
         )
+        model = make_pipeline(StandardScaler(), regression)
         with warnings.catch_warnings():
             # A fit that stopped early would give a misleading accuracy.
             warnings.simplefilter("error", ConvergenceWarning)

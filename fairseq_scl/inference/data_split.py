@@ -47,14 +47,21 @@ def read_split_tokens(data: Path, split: str, classifier: LoadedModel) -> list[T
 
 
 def split_features(
-    classifier: LoadedModel, data: Path, split: str, folder: Path
+    classifier: LoadedModel,
+    data: Path,
+    split: str,
+    folder: Path,
+    kind: str | None = None,
 ) -> NDArray[np.float32]:
-    """Compute the features that the head reads of a split, ``(N, D)`` float32.
+    """Compute the features of a split, ``(N, D)`` float32.
+
+    ``kind`` is as in :func:`~fairseq_scl.inference.predict.features`.
 
     Raises:
         InputError: as :func:`read_split_tokens`, or the features are not finite.
     """
-    found = features(classifier, read_split_tokens(data, split, classifier)).numpy()
+    tokens = read_split_tokens(data, split, classifier)
+    found = features(classifier, tokens, kind).numpy()
     if not np.isfinite(found).all():
         raise InputError(f"{folder} computes features that are not finite")
     return found

@@ -1,14 +1,20 @@
 """``fairseq-scl compare``: objectives on repeated samples of one table."""
 
+import numpy as np
 import pytest
 
 from fairseq_scl.cli import compare
 from fairseq_scl.data.binarize import read_examples
 from fairseq_scl.data.texts import Example
+from fairseq_scl.experiments import frozen
 from fairseq_scl.experiments.own_comparison import divide
+from fairseq_scl.experiments.probe import linear_probe
 from fairseq_scl.experiments.records import Validation
 from fairseq_scl.experiments.results_folder import read_record
 from fairseq_scl.experiments.selection import Outcome
+from fairseq_scl.inference.data_split import read_split_tokens
+from fairseq_scl.inference.encoder_folder import load_encoder
+from fairseq_scl.inference.predict import features
 from fairseq_scl.report.own_comparison import conclusion, own_sheets
 from helpers.encoders import make_sentences, toy_encoder
 from helpers.outputs import contents
@@ -80,6 +86,33 @@ def test_the_recipe_is_compared_at_its_own_learning_rate(tmp_path, run):
         ("CE+SCL", 0.9): (1e-4, None, 2),
         ("few-shot", 1): (2.5e-5, "after", 1),
     }
+
+
+def test_the_logistic_regression_follows_the_settings(tmp_path, run, monkeypatch):
+    """It reads what the heads of the other methods read, and weights classes alike."""
+    asked = []
+
+    def fit(features, labels, class_weights=None):
+        asked.append((features["train"], class_weights))
+        return linear_probe(features, labels, class_weights)
+
+    monkeypatch.setattr(frozen, "linear_probe", fit)
+    path = write_labeled(tmp_path / "a.csv", make_sentences(60))
+    words = ["compare", path, "--samples", "2", "--updates", "1", "--objectives", "ce"]
+    words += ["--encoder", toy_encoder(), "--device", "cpu"]
+    settings = ["--pooling", "mean", "--max-positions", "4"]
+    settings += ["--class-weights", "balanced"]
+    assert run(*words, *settings, "--to", tmp_path / "out")[0] == 0
+    encoder = load_encoder(toy_encoder())
+    encoder.max_positions = 4
+    for number, (found, class_weights) in enumerate(asked):
+        data = tmp_path / "out" / "data" / "own" / f"n24-sample{number}"
+        tokens = read_split_tokens(data, "train", encoder)
+        assert max(map(len, tokens)) == 4
+        expected = features(encoder, tokens, "mean").numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert class_weights == "balanced"
+    assert len(asked) == 2
 
 
 def test_the_sentence_says_what_both_intervals_support():
