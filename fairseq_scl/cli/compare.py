@@ -18,6 +18,7 @@ from fairseq_scl.cli.own_options import (
     add_table,
     add_training,
     check_training,
+    note_cut,
     read_table,
     settings_of,
 )
@@ -94,8 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     folder = arguments.to.absolute()
     encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
+    settings = settings_of(arguments, encoder, parts.size)
     with hold(folder):
-        settings = settings_of(arguments, encoder, parts.size)
         shared = {name: settings.pop(name) for name in ("device", "precision")}
         settings["head_pooling"] = settings.pop("pooling")
         data = folder / "data"
@@ -116,6 +117,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         write_samples(folders, parts, encoder, [arguments.file], check)
         check_folders(runs)
+        first = f"sample 0 of {arguments.file}"
+        splits = ("train", "valid", "test")
+        note_cut(first, folders[0], splits, runs[0].max_positions)
         device = arguments.device
         machine = Machine(device, default_jobs(device))
         if train_table(folder, table, data, models, runs, machine, retry_failed=True):

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     verify(arguments.model)
     model = load_classifier(arguments.model, arguments.device, arguments.precision)
     logits, truth = example_logits(
-        model, examples, arguments.file, arguments.max_tokens
+        model, examples, arguments.file, arguments.max_tokens, note
     )
     if arguments.temperature_scaling is not None:  # changes the model folder
         _scale(model, arguments)
@@ -131,7 +131,7 @@ def _scale(model: LoadedModel, arguments: argparse.Namespace) -> None:
     """Fit the temperature on validation examples, and store it."""
     source = arguments.temperature_scaling
     examples = _examples(source, arguments, SCALING_SPLIT)
-    logits, truth = example_logits(model, examples, source, arguments.max_tokens)
+    logits, truth = example_logits(model, examples, source, arguments.max_tokens, note)
     temperature = fit_temperature(logits, truth, source)
     store_temperature(arguments.model, model, temperature)
     print(

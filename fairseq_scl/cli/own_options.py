@@ -18,16 +18,20 @@ from fairseq_scl.cli.options import (
     number,
 )
 from fairseq_scl.convert.pooling import POOLINGS
+from fairseq_scl.data.cut import count_cut, cut_note
 from fairseq_scl.data.own_file import guess_columns, read_distinct
 from fairseq_scl.data.suspects import Checks
 from fairseq_scl.data.texts import Example
 from fairseq_scl.device import check_device
-from fairseq_scl.experiments.architecture import encoder_pooling
+from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.architecture import encoder_pooling, longest_input
 from fairseq_scl.experiments.own_training import (
     VALIDATIONS,
     recommended_learning_rate,
     recommended_updates,
 )
+
+MAX_POSITIONS = 256
 
 
 def add_table(parser: argparse.ArgumentParser) -> None:
@@ -68,13 +72,14 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         help="give all classes the same weight in cross-entropy, however many examples "
         "they have (default: all examples have the same weight)",
     )
+    limit = f"(default: {MAX_POSITIONS}, or the encoder's maximum)"
     for name, least, what in (
         ("updates", 1, "parameter updates (default: 12·√N for N texts, at least 60)"),
         ("batch-size", 2, "texts in a batch"),
         # <s>, </s> and a token of the text
-        ("max-positions", 3, "longest input in tokens; longer ones are cut"),
+        ("max-positions", 3, f"longest input in tokens; longer ones are cut {limit}"),
     ):
-        default = {"batch-size": 16, "max-positions": 256}.get(name)
+        default = 16 if name == "batch-size" else None
         parser.add_argument(f"--{name}", **number(least), default=default, help=what)
     parser.add_argument(
         "--learning-rate",
@@ -119,20 +124,39 @@ def settings_of(
     """Return the settings of a run on ``examples`` training examples.
 
     Those that are not given are recommended for this number and the encoder.
+
+    Raises:
+        InputError: ``--max-positions`` is more than the encoder has.
     """
     updates = arguments.updates or recommended_updates(examples)
+    pooling = arguments.pooling or encoder_pooling(encoder)
+    longest = longest_input(encoder, pooling)
+    if (arguments.max_positions or 0) > longest:
+        raise InputError(
+            f"--max-positions is {arguments.max_positions}: it must be at most "
+            f"{longest}, the longest input of {encoder}"
+        )
     rate = arguments.learning_rate or recommended_learning_rate(encoder, recipe)
     return {
-        "pooling": arguments.pooling or encoder_pooling(encoder),
+        "pooling": pooling,
         "class_weights": arguments.class_weights,
         "updates": updates,
         "validations": min(VALIDATIONS, updates),
         "batch_size": arguments.batch_size,
         "learning_rate": rate,
-        "max_positions": arguments.max_positions,
+        "max_positions": arguments.max_positions or min(MAX_POSITIONS, longest),
         "device": arguments.device,
         "precision": arguments.precision,
     }
+
+
+def note_cut(
+    source: object, data: Path, splits: Sequence[str], max_positions: int
+) -> None:
+    """Note how many texts in splits of a data folder are longer than the input."""
+    counts = count_cut(data, splits, max_positions)
+    if said := cut_note(source, *counts, max_positions):
+        note(said)
 
 
 def checks_of(arguments: argparse.Namespace) -> Checks:

@@ -38,9 +38,16 @@ from fairseq_scl.inference.inputs import (
     rows,
 )
 from fairseq_scl.inference.model_folder import LoadedModel, load_classifier
-from fairseq_scl.inference.predict import UNSURE, check_outputs, check_threshold, encode
+from fairseq_scl.inference.predict import (
+    UNSURE,
+    check_outputs,
+    check_threshold,
+    encode,
+    without_second,
+)
 
 UNKNOWN, CUT = "of unknown tokens only", "cut to the model's length"
+UNREAD = "whose second sentence is not read, because the first is too long"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
             _return_memory()
     if Path(arguments.file).is_file():  # the quotes of the whole file were considered
         del notes[QUOTED]
-    for what in (EMPTY, ONE_EMPTY, NOT_UTF8, WITH_NUL, QUOTED, UNKNOWN, CUT):
+    for what in (EMPTY, ONE_EMPTY, NOT_UTF8, WITH_NUL, QUOTED, UNKNOWN, CUT, UNREAD):
         if count := notes[what]:
             print(f"fairseq-scl: {counted(count, 'line')} {what}", file=sys.stderr)
     return 0
@@ -217,6 +224,7 @@ def _predicted(
     texts = [row.sentences for row in chunk if row.sentences is not None]
     encoded, cut = encode(classifier, texts)
     notes[CUT] += cut
+    notes[UNREAD] += without_second(classifier, encoded)
     unk = classifier.dictionary.unk()  # lower ids are <s>, <pad> and </s>
     notes[UNKNOWN] += sum(not (row > unk).any() for row in encoded)
     found, layers = early_probabilities(classifier, encoded, rule, max_tokens)

@@ -18,6 +18,7 @@ from fairseq_scl.cli.own_options import (
     add_training,
     check_training,
     checks_of,
+    note_cut,
     read_table,
     settings_of,
 )
@@ -116,10 +117,10 @@ def run(arguments: argparse.Namespace) -> int:
     work = folder.with_name(f"{folder.name}-training")
     check_own_model(arguments.to, work)
     encoder = encoder_folder(arguments.encoder, arguments.cache).absolute()
+    settings = settings_of(arguments, encoder, len(train), recipe)
+    settings["seed"] = arguments.seed
+    settings["classes"] = len({example.label for example in examples})
     with hold(work):
-        settings = settings_of(arguments, encoder, len(train), recipe)
-        settings["seed"] = arguments.seed
-        settings["classes"] = len({example.label for example in examples})
         one = own_run(work / "data", encoder, recipe or objective, **settings)
         check_only_run(one, work)
         place = run_folder(work, one.name)
@@ -134,6 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{one.updates} updates with learning rate {one.learning_rate:g}",
             flush=True,
         )
+        note_cut(arguments.file, one.data, ("train", "valid"), one.max_positions)
         record = finished or _trained(one, work)
         if record is None:
             return 1

@@ -1,6 +1,7 @@
 """The architecture of an encoder folder, as flags of ``fairseq-train``."""
 
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def architecture_flags(
     # Positions start at padding_idx + 1 = 2, so the first two rows are not positions.
     longest = min(max_positions, positions[0] - 2)
     return [*flags, "--max-positions", str(longest)]
+
+
+def longest_input(encoder: Path, pooling: Pooling = "cls") -> int:
+    """Return the maximum number of tokens of an encoder, special tokens included.
+
+    Raises:
+        InputError: as :func:`architecture_flags`.
+    """
+    return int(architecture_flags(encoder, sys.maxsize, pooling)[-1])
 
 
 def encoder_pooling(encoder: Path) -> Pooling:

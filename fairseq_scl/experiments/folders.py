@@ -6,7 +6,7 @@ from fairseq_scl.data.binarize import LABEL_MAP, read_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.architecture import architecture_flags
+from fairseq_scl.experiments.architecture import longest_input
 from fairseq_scl.experiments.command import Run
 
 
@@ -15,12 +15,15 @@ def check_folders(runs: Sequence[Run]) -> None:
 
     Raises:
         InputError: a data folder is missing or does not match the encoder's dictionary
-            or the model's labels, or a file differs from its folder's manifest.
+            or the model's labels, a file differs from its folder's manifest, or
+            ``max_positions`` is more than an encoder has.
     """
     for one in sorted({one for run in runs for one in (run.data, run.encoder)}):
         verify(one)
-    found = {(run.data, run.encoder, run.head_pooling) for run in runs}
-    for folder, encoder, pooling in sorted(found):
+    found = {
+        (run.data, run.encoder, run.head_pooling, run.max_positions) for run in runs
+    }
+    for folder, encoder, pooling, positions in sorted(found):
         if not (folder / MANIFEST).is_file():
             raise InputError(
                 f"there is no data folder {folder}: create it with 'fairseq-scl "
@@ -29,7 +32,12 @@ def check_folders(runs: Sequence[Run]) -> None:
         for split in ("train", "valid", "test"):
             if not (folder / "label" / f"{split}.idx").is_file():
                 raise InputError(f"{folder} has no {split} split")
-        architecture_flags(encoder, 512, pooling)
+        longest = longest_input(encoder, pooling)
+        if longest < positions != Run.max_positions:  # the default is lowered
+            raise InputError(
+                f"max_positions is {positions}: it must be at most {longest}, the "
+                f"longest input of {encoder}"
+            )
         ours = folder / "input0" / "dict.txt"
         theirs = [encoder / "dict.txt", encoder / "input0" / "dict.txt"]
         if any(t.is_file() and sha256(ours) != sha256(t) for t in theirs):

@@ -129,8 +129,8 @@ class Classifier:
             RuntimeError: training failed; names the log if it is kept.
 
         Warns:
-            UserWarning: what the command notes: repeated texts, rare classes, a model
-                that has learned nothing.
+            UserWarning: what the command notes: repeated texts, texts that are cut,
+                rare classes, a model that has learned nothing.
         """
         check_settings(settings)
         rows = check_examples(texts, labels)

@@ -1,6 +1,6 @@
 """Evaluate the probabilities of a classifier against the true labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,16 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
+from fairseq_scl.data.cut import cut_note
 from fairseq_scl.data.texts import Example, check_known_labels
 from fairseq_scl.inference.model_folder import LoadedModel
-from fairseq_scl.inference.predict import check_outputs, check_pair, encode, logits
+from fairseq_scl.inference.predict import (
+    check_outputs,
+    check_pair,
+    encode,
+    logits,
+    without_second,
+)
 
 BINS = 15
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -129,8 +136,11 @@ def example_logits(
     examples: Sequence[Example],
     source: object,
     max_tokens: int = 4096,
+    note: Callable[[str], object] = lambda _: None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Compute the logits of labeled examples.
+
+    If texts are longer than the model reads, a sentence about them goes to ``note``.
 
     Returns:
         logits ``(N, C)`` float32, and the class id of each label ``(N,)`` int64.
@@ -141,7 +151,10 @@ def example_logits(
     """
     check_pair(model, len(examples[0].sentences) == 2, source)
     check_known_labels(examples, model.labels)
-    encoded, _ = encode(model, [example.sentences for example in examples])
+    encoded, cut = encode(model, [example.sentences for example in examples])
+    unread, most = without_second(model, encoded), model.max_positions
+    if said := cut_note(source, len(encoded), cut, unread, most):
+        note(said)
     found = logits(model, encoded, max_tokens)
     check_outputs(model, found)
     ids = {label: number for number, label in enumerate(model.labels)}

@@ -61,6 +61,16 @@ def joined(
     return rows, cut
 
 
+def without_second(classifier: LoadedModel, encoded: Sequence[Tensor]) -> int:
+    """Count the pairs whose first sentence alone fills the model's length."""
+    if not classifier.pair:
+        return 0
+    # The first sentence ends with </s>, perhaps followed by a separator.
+    after = 1 + (classifier.separator_token is not None)
+    end, most = classifier.dictionary.eos(), classifier.max_positions
+    return sum(not (row[: most - after] == end).any() for row in encoded)
+
+
 def probabilities(
     classifier: LoadedModel, encoded: Sequence[Tensor], max_tokens: int = 4096
 ) -> Tensor:
