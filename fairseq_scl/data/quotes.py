@@ -26,7 +26,7 @@ def is_quoted(path: Path) -> bool:
         return False
     quoted: list[bool] = []
     needed, rows = False, 0
-    for record in filter(None, _records(path)):
+    for record in filter(bytes.strip, _records(path)):
         if not RECORD.fullmatch(record):
             return False
         fields = FIELDS.findall(record)

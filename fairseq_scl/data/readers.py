@@ -97,7 +97,10 @@ class TableFile:
                 not a row or has a NUL.
         """
         if self.layout.format == "jsonl":
-            return list(next(json_rows(self.path, ()))[1])
+            first = next(json_rows(self.path, ()), None)
+            if first is None:
+                raise InputError(f"{self.path} has no rows")
+            return list(first[1])
         names = next(_rows_of(self.path, self.layout), (1, [""]))[1]
         check_header(f"{self.path}, line 1", (), names)
         return names
@@ -200,13 +203,17 @@ def own_table(
 def _rows_of(
     path: Path, layout: RowFormat, broken: list[int] | None = None
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and values of each row of a table that is not JSON."""
+    """Yield line and values of each row of a table that is not JSON.
+
+    Lines of whitespace between rows are skipped.
+    """
     lines = decoded_lines(path, broken)
     if layout.format == "tsv":  # split at tabs; a quote is an ordinary character
         for number, line in lines:
             if number == 1:
                 check_line_ends(line, f"{path}, line 1")
-            yield number, line.removesuffix("\r").split("\t")
+            if line.strip():
+                yield number, line.removesuffix("\r").split("\t")
         return
     delimiter = "\t" if layout.format == QUOTED_TSV else ","
     # A limit of the whole process; its default is too low for the longest reviews.
@@ -218,7 +225,7 @@ def _rows_of(
     start = 1
     try:
         for values in reader:
-            if values:
+            if delimiter.join(values).strip():
                 yield start, values
             start = reader.line_num + 1
     except csv.Error as error:
@@ -233,7 +240,7 @@ def _rows_of(
 def json_rows(
     path: Path, columns: Iterable[str], broken: list[int] | None = None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read a file with one JSON object per line.
+    """Read a file with one JSON object per line; lines of whitespace are skipped.
 
     Args:
         path: path of the file.
@@ -247,6 +254,8 @@ def json_rows(
         InputError: the file is missing, or a line is not a JSON object or lacks a name.
     """
     for number, line in decoded_lines(path, broken):
+        if not line.strip():
+            continue
         origin = f"{path}, line {number}"
         try:
             row = json.loads(line, object_pairs_hook=json_object)

@@ -40,6 +40,13 @@ def read(path, drop_empty=False, any_labels=False):
     return read_distinct(path, COLUMNS, drop_empty, checks), notes
 
 
+def test_a_jsonl_of_white_space_has_no_rows(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n  \n", "utf-8")
+    with refused(path, "has no rows"):
+        guess_columns(path)
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [

@@ -1,14 +1,16 @@
 """Official layouts and own tables: quirks are read, damage is named."""
 
 import json
+from collections import Counter
 
 import pytest
 
 from fairseq_scl.data.official_files import check_size, task_table
-from fairseq_scl.data.readers import NO_LABEL, NO_TEXT, own_table
+from fairseq_scl.data.readers import NO_LABEL, NO_TEXT, QUOTED_TSV, own_table
 from fairseq_scl.data.tasks import HELD_OUT, TASKS, TRAIN
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
+from fairseq_scl.inference.inputs import rows as predicted
 from helpers.refusals import refused
 from helpers.tasks import MNLI_COLUMNS, MRPC_COLUMNS, mnli_row, write
 
@@ -162,6 +164,31 @@ def test_own_tables_are_read_by_the_names_of_their_columns(tmp_path):
 def test_a_csv_row_of_several_lines_is_named_by_its_first_line(tmp_path):
     path = write(tmp_path / "t.csv", "s,l", '"a', 'b",x', "", "c,y")
     assert own_rows(path, "s", "l") == [(2, "a b", "x"), (5, "c", "y")]
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\t"], ids=ascii)
+@pytest.mark.parametrize(
+    ("suffix", "rows"),
+    [
+        ("csv", ["s,l", "a,x", "b,y"]),
+        ("tsv", ["s\tl", "a\tx", "b\ty"]),
+        ("tsv", ["s\tl", '"a"\tx', '"b"\ty']),
+        ("jsonl", ['{"s": "a", "l": "x"}', '{"s": "b", "l": "y"}']),
+    ],
+)
+def test_lines_of_white_space_are_no_rows(tmp_path, suffix, rows, blank):
+    """Prediction reads the same rows."""
+    *start, last = rows
+    path = write(tmp_path / f"t.{suffix}", *start, blank, last, blank)
+    count = len(rows)
+    assert own_rows(path, "s", "l") == [(count - 1, "a", "x"), (count + 1, "b", "y")]
+    kind = QUOTED_TSV if suffix == "tsv" and '"' in last else suffix
+    with path.open("rb") as stream:
+        read = [row for row in predicted(stream, Counter(), False, ["s"], kind) if row]
+    assert [(row.number, row.sentences) for row in read] == [
+        (count - 1, ("a",)),
+        (count + 1, ("b",)),
+    ]
 
 
 @pytest.mark.parametrize(
