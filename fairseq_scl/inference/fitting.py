@@ -8,10 +8,12 @@ import codecs
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import fairseq_scl
@@ -23,6 +25,7 @@ from fairseq_scl.inference.arguments import items_of
 ERROR = re.compile(r"fairseq-scl(?: train)?: error: ")
 NOTE = re.compile(r"fairseq-scl: (?:note|warning): (.+)")
 OWN = re.compile(r"fairseq-scl.*")  # without the end of the line
+MOST_SECONDS = 5  # for which an ended command's workers may be silent
 
 
 def check_examples(
@@ -100,13 +103,7 @@ def train_in_a_process(
     path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     printed = ""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-    ) as process:
+    with _started(command, {**os.environ, "PYTHONPATH": path}) as process:
         output = process.stderr
         held, hidden = "", not progress
         while output and (piece := os.read(output.fileno(), 1 << 16)):
@@ -130,6 +127,34 @@ def train_in_a_process(
         if table.parent in folder.parents:  # the log is deleted as well
             reason = re.sub(rf"see {re.escape(str(folder))}\S*: ", "", reason)
         raise RuntimeError(f"training failed: {reason}")
+
+
+@contextmanager
+def _started(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process with stderr in a pipe; an exception also ends the process.
+
+    Jupyter interrupts only its own process. Stderr is open until the workers of a
+    training, which follow it, have ended as well.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.terminate()
+            output = process.stderr
+            while output and select.select([output], [], [], MOST_SECONDS)[0]:
+                if not os.read(output.fileno(), 1 << 16):
+                    break
+            process.wait()
+            raise
 
 
 def _in_python(message: str, table: Path) -> str:

@@ -2,7 +2,11 @@
 
 import argparse
 import logging
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +81,21 @@ def test_a_failed_training_is_explained_without_a_deleted_log(tmp_path, fast_pyt
         Classifier.fit(TEXTS, LABELS, folder, **wrong)
     log = str(e.value).split("see ")[1].split(": ")[0]
     assert Path(log).is_file()
+
+
+def test_an_interrupt_of_this_process_ends_the_training(tmp_path):
+    """As Jupyter does it; then the same folder can be used at once."""
+    to, log = tmp_path / "mine", tmp_path / "mine-training/runs/ce-seed0/train.log"
+
+    def interrupt():
+        while not log.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        Classifier.fit(TEXTS, LABELS, to, **settings() | {"updates": 100_000})
+    Classifier.fit(TEXTS, LABELS, to, **settings(), progress=False)
 
 
 def test_what_the_command_refuses_is_told_in_terms_of_python(
