@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--samples", table.repetitions, "few-shot samples, each trained with both"),
         ("--size", table.sizes[0], "sentences per sample"),
         ("--updates", training.updates, "parameter updates per run"),
-        ("--validations", training.validations, "validations per run"),
+        ("--validations", training.validations, "most validations per run"),
         ("--learning-rate", training.learning_rate, "peak learning rate"),
         ("--scl-lambda", point["scl_lambda"][0], "weight of SCL, above 0 and up to 1"),
         ("--scl-temperature", point["scl_temperature"][0], "temperature of SCL"),

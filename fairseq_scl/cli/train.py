@@ -1,6 +1,7 @@
 """``fairseq-scl train``: from a table of labeled texts to a model folder."""
 
 import argparse
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -155,16 +156,17 @@ def _trained(one: Run, work: Path) -> Record | None:
     check_folders([one])
     forget_failures(work, [one.name])
     tqdm.monitor_interval = 0  # its thread would not survive a fork
-    with tqdm(total=one.validations, unit="validation", file=sys.stderr) as bar:
+    validations = math.ceil(one.updates / one.validate_every)
+    with tqdm(total=validations, unit="validation", file=sys.stderr) as bar:
 
         def show(_: Tally) -> None:
             metrics = place / METRICS
             found = read_metrics(metrics).get("valid") if metrics.exists() else None
             if found and len(found) > bar.n:
-                if one.validations > 1:
+                if validations > 1:
                     best = f"{best_validation(found).accuracy:.1f}%"
                     bar.set_postfix({"best accuracy": best}, refresh=False)
-                bar.update(min(len(found), one.validations) - bar.n)
+                bar.update(min(len(found), validations) - bar.n)
 
         sweep([one], work, 1, show)
     record = read_record(place)

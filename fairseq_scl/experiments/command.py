@@ -1,5 +1,6 @@
 """A run as data, and the equivalent ``fairseq-train`` command."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ class Run:
             (``scl_lambda``); options that are left out have the criterion's default.
         seed: for the initial head, the batches and dropout.
         updates: number of parameter updates.
-        validations: number of validations, evenly spaced over the updates.
+        validations: most validations; see :attr:`validate_every`.
         batch_size: sentences in a batch, all contrasted with each other.
         chunk: sentences computed at a time in a larger batch (gradient caching);
             ``None`` for all.
@@ -93,6 +94,15 @@ class Run:
     user_dir: Path | None = None
     cell: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def validate_every(self) -> int:
+        """The number of updates between two validations.
+
+        The last validation follows the last update, perhaps sooner after the one
+        before. It is rounded up, so that there are at most ``validations``.
+        """
+        return max(1, math.ceil(self.updates / self.validations))
+
 
 def command(run: Run, folder: Path) -> list[str]:
     """Return the ``fairseq-train`` command of a run.
@@ -100,7 +110,7 @@ def command(run: Run, folder: Path) -> list[str]:
     Optimization is :data:`RECIPE` with polynomial decay. The command validates on both
     ``valid`` and ``test`` and keeps the checkpoint that is best on ``valid``.
     """
-    every = max(1, run.updates // run.validations)
+    every = run.validate_every
     user_dir = run.user_dir or Path(fairseq_scl.__file__).parent
     options = ["--packed"] if run.packed else []
     if run.chunk is not None and run.chunk < run.batch_size:

@@ -92,6 +92,19 @@ def test_command_is_the_runs(tmp_path):
     assert "--temperature" not in argv
 
 
+@pytest.mark.parametrize("validations", range(1, 11))
+def test_there_are_never_more_validations_than_asked_for(validations):
+    for updates in range(validations, 200):
+        run = toy_run(updates=updates, validations=validations)
+        every = run.validate_every
+        at = {*range(every, updates, every), updates}
+        assert len(at) <= validations
+        if updates % validations == 0:
+            assert (every, len(at)) == (updates // validations, validations)
+        elif updates >= validations**2:
+            assert len(at) == validations
+
+
 @pytest.mark.parametrize("page", ["README.md", "scripts/train.sh"])
 def test_the_recipe_is_that_of_the_commands_that_are_written_out(page):
     text = (ROOT / page).read_text("utf-8").replace('"', "")

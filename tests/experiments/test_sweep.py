@@ -64,6 +64,14 @@ def test_in_process_runs_equal_the_printed_command(tmp_path, objective):
     assert here.test[0].update == best_validation(printed.valid).update
 
 
+def test_budgets_that_do_not_divide_have_no_further_validation(tmp_path):
+    run = toy_run(updates=10, validations=4, keep_checkpoint=False)
+    printed = run_training(run, tmp_path / "printed", train_in_fork)
+    here = run_training(run, tmp_path / "here")
+    assert here.valid == printed.valid
+    assert [one.update for one in here.valid] == [3, 6, 9, 10]
+
+
 def test_an_in_process_run_leaves_this_process_as_it_was(tmp_path, capfd):
     argv = sys.argv[:]
     run = toy_run(keep_checkpoint=True)
