@@ -75,7 +75,7 @@ def conclusion(
     first, compared = _compared(outcomes)
     samples = len(outcomes[first])
     parts = [
-        f"{name} is {WORDS[verdict(one)]} {first} ({one.mean:+.1f} points, "
+        f"{name} is {WORDS[verdict(one)]} {first} ({one.mean:+.2f} points, "
         f"{interval(one.low, one.high)})"
         for name, one in compared.items()
     ]

@@ -123,9 +123,10 @@ def test_the_sentence_says_what_both_intervals_support():
         "open": outcomes_of(60, 71, 82),
     }
     found = conclusion(outcomes, 80, {"CE": 0, "worse": 0})
-    assert found.startswith("On 3 samples of 80 texts, better is better than CE (+5.0")
-    assert "worse is worse than CE (-10.0 points" in found
-    assert "open is not clearly different from CE (+0.0 points" in found
+    first = "better is better than CE (+5.00 points, +2.52 to +7.48), and "
+    assert found.startswith(f"On 3 samples of 80 texts, {first}")
+    assert "worse is worse than CE (-10.00 points" in found
+    assert "open is not clearly different from CE (+0.00 points" in found
     assert "Caution" not in found
     found = conclusion(outcomes, 80, {"CE": 0, "worse": 3, "open": 1})
     assert "Caution: 3 of 3 runs of worse, 1 of 3 runs of open did no better" in found
