@@ -36,7 +36,7 @@ from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.folders import check_folders
-from fairseq_scl.experiments.frozen import probed
+from fairseq_scl.experiments.frozen import probed_before
 from fairseq_scl.experiments.own_training import (
     FEW_SHOT,
     OBJECTIVES,
@@ -144,8 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
         # A finished model folder may have a temperature since.
         if finished is None or not is_exported(folder, noted):
             _export(one, place, folder, noted)
-    few = len(train) <= MOST_PROBED
-    frozen = probed(encoder, one.data, arguments.device) if few else None
+    frozen = probed_before(one) if len(train) <= MOST_PROBED else None
     _print_scores(arguments, valid, frozen)
     return 0
 

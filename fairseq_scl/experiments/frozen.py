@@ -15,6 +15,7 @@ from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.geometry import TOP, measures
 from fairseq_scl.experiments.probe import Probe, linear_probe
 from fairseq_scl.inference.data_split import check_vocabulary, split_features
@@ -164,3 +165,19 @@ def probed(
         matrices[split] = known[texts].astype(np.float64)
         labels[split] = read_split_labels(data, split)
     return linear_probe(matrices, labels, class_weights)
+
+
+def probed_before(run: Run, known: Known | None = None) -> Probe:
+    """Fit a linear probe to the encoder of a run before training, see :func:`probed`.
+
+    It reads texts and weights classes as the run does.
+    """
+    return probed(
+        run.encoder,
+        run.data,
+        run.device,
+        known,
+        pooling=run.head_pooling,
+        max_positions=run.max_positions,
+        class_weights=run.loss.get("class_weights"),
+    )

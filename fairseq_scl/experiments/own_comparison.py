@@ -12,7 +12,7 @@ from fairseq_scl.data.splits import stratified_sample, stratified_split
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.frozen import Known, probed
+from fairseq_scl.experiments.frozen import Known, probed_before
 from fairseq_scl.experiments.loss_grid import LEARNING_RATE
 from fairseq_scl.experiments.own_training import (
     FEW_SHOT,
@@ -162,15 +162,7 @@ def frozen_outcomes(runs: Sequence[Run]) -> list[Outcome]:
     found = []
     known: Known = {}
     for number, run in sorted({run.seed: run for run in runs}.items()):
-        probe = probed(
-            run.encoder,
-            run.data,
-            run.device,
-            known,
-            pooling=run.head_pooling,
-            max_positions=run.max_positions,
-            class_weights=run.loss.get("class_weights"),
-        )
+        probe = probed_before(run, known)
         valid = Validation(0, probe.valid_correct, probe.valid_total, 0.0)
         test = Validation(0, probe.test_correct, probe.test_total, 0.0)
         found.append(Outcome(number, valid, test))

@@ -58,9 +58,6 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
     best = best_validation(record.valid)
     assert best.correct > 6  # it has learned
     assert f"{best.accuracy:.1f}% ({best.correct} right)" in printed
-    frozen = probed(toy_encoder(), work / "data").valid_correct
-    assert f"before fine-tuning labels {100 * frozen / 12:.1f}% of them" in printed
-    assert ("more than the model" in printed) == (frozen > best.correct)
     classifier = load_classifier(tmp_path / "a model")
     assert classifier.labels == ["negative", "positive"]
     assert classifier.training.valid.correct == best.correct
@@ -159,8 +156,14 @@ def test_the_few_shot_recipe_fits_the_head_after_training(
 def test_a_model_behind_the_frozen_encoder_is_said(
     tmp_path, run, words, monkeypatch, more, advice
 ):
-    monkeypatch.setattr(train, "probed", lambda *_: Probe(1.0, 13, 12, 13, 12))
     path = write_labeled(tmp_path / "a.csv", make_sentences(60))
+    printed = run(*words, path, *more)[1]
+    data, model = tmp_path / "a model-training" / "data", tmp_path / "a model"
+    frozen = probed(toy_encoder(), data).valid_correct
+    assert f"before fine-tuning labels {100 * frozen / 12:.1f}% of them" in printed
+    behind = frozen > load_classifier(model).training.valid.correct
+    assert ("more than the model" in printed) == behind
+    monkeypatch.setattr(train, "probed_before", lambda _: Probe(1.0, 13, 12, 13, 12))
     assert f"more than the model: {advice}." in run(*words, path, *more)[1]
     monkeypatch.setattr(train, "MOST_PROBED", 47)
     assert "logistic regression" not in run(*words, path, *more)[1]
