@@ -176,10 +176,13 @@ def own_table(
         drop_empty: skip rows with an empty text or label; otherwise they are refused.
 
     Raises:
-        InputError: the suffix or the number of columns is not allowed.
+        InputError: the file is missing, or its suffix or the number of columns is not
+            allowed.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
+        if not Path(path).exists():
+            raise InputError(f"there is no file or folder {path}")
         raise InputError(
             f"{path} has the suffix {suffix!r}, which does not name a format: allowed "
             f"are {', '.join(SUFFIXES)}"

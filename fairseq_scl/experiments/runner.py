@@ -98,6 +98,11 @@ def done_record(run: Run, folder: Path) -> Record | None:
     if record is None:
         return None
     changed = changed_settings(run, record)
+    if "options" in changed:  # of the loss
+        ours = record_settings(run)["options"]
+        theirs = record.settings.get("options", {})
+        names = [n for n in {**theirs, **ours} if ours.get(n) != theirs.get(n)]
+        changed[changed.index("options")] = ", ".join(names)
     checksums = _checksums(run)
     done_with = record.origin.get("sha256", {})
     changed += [key for key, value in checksums.items() if done_with.get(key) != value]

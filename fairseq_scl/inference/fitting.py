@@ -18,8 +18,9 @@ from pathlib import Path
 
 import fairseq_scl
 from fairseq_scl.data.files import write_then_rename
+from fairseq_scl.data.readers import DROP
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.arguments import items_of
+from fairseq_scl.inference.arguments import SETTINGS, items_of
 
 # The command's, and those of argparse.
 ERROR = re.compile(r"fairseq-scl(?: train)?: error: ")
@@ -158,8 +159,13 @@ def _started(
 
 
 def _in_python(message: str, table: Path) -> str:
-    """Name texts instead of lines of the table, and settings instead of flags."""
+    """Name texts instead of lines of the table, and settings instead of their flags."""
     line = rf"{re.escape(str(table))}(?:, line |:)(\d+)"
     message = re.sub(line, lambda found: f"texts[{int(found[1]) - 1}]", message)
-    message = message.replace(str(table), "the examples")
-    return re.sub(r"--([a-z-]+)", lambda flag: flag[1].replace("-", "_"), message)
+    message = message.replace(str(table), "the examples").removesuffix(DROP)
+
+    def setting(flag: re.Match[str]) -> str:
+        name = flag[1].replace("-", "_")
+        return name if name in SETTINGS else flag[0]
+
+    return re.sub(r"--([a-z-]+)", setting, message)

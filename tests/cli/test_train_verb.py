@@ -81,6 +81,7 @@ def test_a_table_becomes_a_model_folder_once(tmp_path, run, words, monkeypatch):
     for flag, value, named in (
         ("updates", "31", "updates"),
         ("seed", "1", "seed"),
+        ("class-weights", "balanced", "class_weights"),
         ("objective", "ce", "objective or recipe"),
         ("recipe", "few-shot", "objective or recipe"),
     ):

@@ -234,9 +234,15 @@ def test_a_number_is_the_same_label_in_json_and_in_csv(tmp_path):
         ("x.tsv", ["s"], "--columns has 1 name (s): name one or"),
     ],
 )
-def test_other_suffixes_and_columns_are_refused(name, columns, words):
+def test_other_suffixes_and_columns_are_refused(tmp_path, name, columns, words):
+    (tmp_path / name).touch()
     with refused(words):
-        own_table(name, columns)
+        own_table(tmp_path / name, columns)
+
+
+def test_a_name_that_is_mistyped_is_not_a_format(tmp_path):
+    with refused("there is no file or folder", tmp_path / "mistyped"):
+        own_table(tmp_path / "mistyped", ["s", "l"])
 
 
 # As pandas writes them: quotes only where a field needs them.
