@@ -176,8 +176,7 @@ def own_table(
         drop_empty: skip rows with an empty text or label; otherwise they are refused.
 
     Raises:
-        InputError: the file is missing, or its suffix or the number of columns is not
-            allowed.
+        InputError: the file is missing, or its suffix or columns are not allowed.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -206,10 +205,7 @@ def own_table(
 def _rows_of(
     path: Path, layout: RowFormat, broken: list[int] | None = None
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield line and values of each row of a table that is not JSON.
-
-    Lines of whitespace between rows are skipped.
-    """
+    """Yield line and values of each row, except blank ones; the table is not JSON."""
     lines = decoded_lines(path, broken)
     if layout.format == "tsv":  # split at tabs; a quote is an ordinary character
         for number, line in lines:

@@ -104,7 +104,7 @@ def test_a_record_of_another_objective_is_refused(tmp_path):
     assert record.settings["criterion"] == "sentence_prediction_capcort"
     assert record.representations is None
     assert done_record(runs[1], tmp_path / "run")
-    with pytest.raises(InputError, match=r"other settings \(name, cell, options\)"):
+    with pytest.raises(InputError, match=r"settings \(name, cell, capcort_lambda\)"):
         done_record(runs[2], tmp_path / "run")
 
 
