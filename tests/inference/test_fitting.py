@@ -92,9 +92,14 @@ def test_an_interrupt_of_this_process_ends_the_training(tmp_path):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        Classifier.fit(TEXTS, LABELS, to, **settings() | {"updates": 100_000})
+    # A shell that starts the tests in the background lets them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            Classifier.fit(TEXTS, LABELS, to, **settings() | {"updates": 100_000})
+    finally:
+        signal.signal(signal.SIGINT, before)
     Classifier.fit(TEXTS, LABELS, to, **settings(), progress=False)
 
 
