@@ -10,7 +10,7 @@ import torch
 from fairseq_scl import Classifier
 from fairseq_scl.compat.checkpoints import load_checkpoint
 from fairseq_scl.errors import InputError
-from fairseq_scl.experiments.results_folder import LOG, RECORD
+from fairseq_scl.experiments.results_folder import BEST, LOG, RECORD
 from fairseq_scl.experiments.runner import run_training
 from helpers.distributed import free_port, train_and_save
 from helpers.encoders import make_sentences, toy_encoder, toy_model, toy_run
@@ -190,6 +190,24 @@ def train_together(device, data, folder, *flags):
     for process in done:
         assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-3000:]
     return [weights(folder / f"rank{rank}") for rank in range(2)]
+
+
+@pytest.mark.parametrize("head", ["before", "after"])
+def test_a_fitted_head_is_that_of_the_trained_weights(device, tmp_path, head):
+    """With fp16, the optimizer has copies of the weights, which must be fitted, too."""
+    precision = "fp32" if device.type == "cpu" else "fp16"
+    run = toy_run(
+        device=device.type,
+        precision=precision,
+        regression_head=head,
+        updates=2,
+        learning_rate=1e-9,
+    )
+    run_training(run, tmp_path)
+    found = load_checkpoint(tmp_path / BEST)["model"]
+    dense = found["classification_heads.sentence_classification_head.dense.weight"]
+    off = dense.float() - torch.diag(dense.float().diag())
+    assert off.abs().max() < 1e-3 * dense.float().diag().mean()
 
 
 TOGETHER = {
