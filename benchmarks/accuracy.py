@@ -31,8 +31,8 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.command import PRECISION_FLAGS
 from fairseq_scl.experiments.frozen import probed
 from fairseq_scl.experiments.own_training import (
-    FEW_SHOT,
     FEW_SHOT_RATE,
+    FEW_SHOT_RECIPE,
     own_run,
     recommended_updates,
 )
@@ -50,7 +50,7 @@ from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.report.signature import benchmark_signature
 
 # The objective or recipe of each.
-OURS = {"CE": "ce", "CE+SCL": "scl", FEW_SHOT: FEW_SHOT}
+OURS = {"CE": "ce", "CE+SCL": "scl", FEW_SHOT_RECIPE: FEW_SHOT_RECIPE}
 PEERS = ("setfit", "trainer", "trainer-120")
 METHODS = (*OURS, "frozen", *PEERS)
 RESULTS = "results.jsonl"
@@ -174,7 +174,7 @@ def _ours(
             len(read_labels(data)),
             seed=sample,
             updates=recommended_updates(arguments.size),
-            learning_rate=FEW_SHOT_RATE if method == FEW_SHOT else 1e-4,
+            learning_rate=FEW_SHOT_RATE if method == FEW_SHOT_RECIPE else 1e-4,
             max_positions=512,
             device=device,
             precision=arguments.precision,

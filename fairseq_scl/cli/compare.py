@@ -35,7 +35,7 @@ from fairseq_scl.experiments.own_comparison import (
     write_samples,
 )
 from fairseq_scl.experiments.own_training import (
-    FEW_SHOT,
+    FEW_SHOT_RECIPE,
     OBJECTIVES,
     recommended_learning_rate,
 )
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objectives",
         **SEVERAL,
-        choices=(*OBJECTIVES, FEW_SHOT),
+        choices=(*OBJECTIVES, FEW_SHOT_RECIPE),
         default=["ce", "scl"],
         help="objectives to compare, and the recipe few-shot of 'fairseq-scl train'; "
         "the first is the baseline",
@@ -101,8 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
         settings["head_pooling"] = settings.pop("pooling")
         data = folder / "data"
         name, samples = arguments.file.name, arguments.samples
-        rate = arguments.learning_rate or recommended_learning_rate(encoder, FEW_SHOT)
-        settings["few_shot_rate"] = rate
+        rate = recommended_learning_rate(encoder, FEW_SHOT_RECIPE)
+        settings["few_shot_rate"] = arguments.learning_rate or rate
         settings["classes"] = len({example.label for example in examples})
         table = own_table(name, arguments.objectives, parts.size, samples, **settings)
         models = dict.fromkeys(table.losses, encoder)

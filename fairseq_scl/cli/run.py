@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fairseq_scl.cli.endings import fail
+from fairseq_scl.cli.endings import fail, note
 from fairseq_scl.cli.machine import Machine, add_machine, describe, find_machine
 from fairseq_scl.cli.options import FOLDER, add_cache, encoder_folder, key_values
 from fairseq_scl.cli.report import FILES, write_report
@@ -123,6 +123,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         for one in chosen:
             print(shlex.join(command(one, run_folder(folder, one.name))))
+        if any(one.regression_head for one in chosen):
+            note("only 'fairseq-scl run' fits regression_head: these commands do not")
         print(describe(machine), file=sys.stderr)
         return 0
     where = (folder, table, arguments.data, models)

@@ -1,6 +1,7 @@
 """``fairseq-scl train``: from a table of labeled texts to a model folder."""
 
 import argparse
+import contextlib
 import math
 import shlex
 import sys
@@ -38,7 +39,7 @@ from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.folders import check_folders
 from fairseq_scl.experiments.frozen import probed_before
 from fairseq_scl.experiments.own_training import (
-    FEW_SHOT,
+    FEW_SHOT_RECIPE,
     OBJECTIVES,
     check_only_run,
     check_own_model,
@@ -88,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recipe",
-        choices=(FEW_SHOT,),
+        choices=(FEW_SHOT_RECIPE,),
         help="few-shot = the contrastive term alone, then a logistic regression as the "
         "head (default: encoder and head together)",
     )
@@ -144,7 +145,10 @@ def run(arguments: argparse.Namespace) -> int:
         # A finished model folder may have a temperature since.
         if finished is None or not is_exported(folder, noted):
             _export(one, place, folder, noted)
-    frozen = probed_before(one) if len(train) <= MOST_PROBED else None
+    frozen = None
+    if len(train) <= MOST_PROBED:
+        with contextlib.suppress(InputError):  # if it does not converge
+            frozen = probed_before(one)
     _print_scores(arguments, valid, frozen)
     return 0
 
@@ -212,7 +216,7 @@ def _print_scores(
         advice = f", more than the model: try{other} more --updates" if ahead else ""
         print(
             "A logistic regression on the encoder's features before fine-tuning labels "
-            f"{before} of them correctly{advice}."
+            f"{before} of the validation texts correctly{advice}."
         )
     print(f"the model is in {arguments.to}; try it:")
     model_folder = shlex.quote(str(arguments.to))

@@ -85,26 +85,24 @@ def measures_of_model(model: Any, task: Any, data: Path) -> dict[str, float]:
     return measures(found.astype(np.float64), [names[number] for number in ids])
 
 
-def fit_head_of_model(
-    model: Any, task: Any, data: Path, class_weights: str | None = None
-) -> None:
-    """Replace the model's head right after training, see :func:`fit_head`.
+def fit_head_of_model(model: Any, task: Any, run: Run) -> None:
+    """Replace the head of a run's model, see :func:`fit_head`.
 
     The model is left in evaluation mode. Its task has loaded the training set.
 
     Raises:
         InputError: the features are not finite, or a label has no training example.
     """
-    found, ids = _features_of_model(model, task, data, "train")
-    names = read_labels(data)
+    found, ids = _features_of_model(model, task, run.data, "train")
+    names = read_labels(run.data)
     if missing := [name for n, name in enumerate(names) if n not in ids]:
         raise InputError(
-            f"{data}: the label {missing[0]!r} has no training example, but a logistic "
-            "regression as the head needs one of each"
+            f"{run.data}: the label {missing[0]!r} has no training example, but a "
+            "logistic regression as the head needs one of each"
         )
     if not np.isfinite(found).all():
-        raise InputError(f"training on {data} led to features that are not finite")
-    fit_head(model.classification_heads[HEAD], found, ids, class_weights)
+        raise InputError(f"the features of {run.data} are not finite")
+    fit_head(model.classification_heads[HEAD], found, ids, _class_weights(run))
 
 
 def _features_of_model(
@@ -123,6 +121,8 @@ def _features_of_model(
     )
     dataset = task.datasets[split]
     examples = [dataset[number] for number in range(len(dataset))]
+    if isinstance(examples[0], list):  # an example and its views
+        examples = [example for example, *_ in examples]
     tokens = [example["net_input.src_tokens"] for example in examples]
     ids = [int(example["target"]) for example in examples]
     return features(classifier, tokens).numpy(), ids
@@ -179,5 +179,10 @@ def probed_before(run: Run, known: Known | None = None) -> Probe:
         known,
         pooling=run.head_pooling,
         max_positions=run.max_positions,
-        class_weights=run.loss.get("class_weights"),
+        class_weights=_class_weights(run),
     )
+
+
+def _class_weights(run: Run) -> str | None:
+    """Return the class weights of a run as scikit-learn names them."""
+    return "balanced" if run.loss.get("class_weights") == "balanced" else None

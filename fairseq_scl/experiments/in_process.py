@@ -99,14 +99,14 @@ def _train(run: Run, arguments: list[str], folder: Path) -> None:
     task = tasks.setup_task(cfg.task)
     model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
     checkpoint = folder / BEST if run.keep_checkpoint else None
-    trainer = _Trainer(cfg, task, model, criterion, checkpoint)
-    trainer.fitted_head = run.regression_head is not None
+    fitted_head = run.regression_head is not None
+    trainer = _Trainer(cfg, task, model, criterion, checkpoint, fitted_head)
     trainer.start_from(encoder_state(str(run.encoder / "model.pt")))
     valid, *others = cfg.dataset.valid_subset.split(",")
     task.load_dataset(valid, combine=False, epoch=1)
     epoch_itr = trainer.get_train_iterator(epoch=1)
     if run.regression_head == BEFORE:  # before the optimizer copies the weights
-        _fit_head(run, trainer)
+        fit_head_of_model(trainer.model, task, run)
     trainer.lr_step(epoch_itr.epoch)
     while trainer.get_num_updates() < cfg.optimization.max_update:
         _train_epoch(run, cfg, trainer, epoch_itr, valid)
@@ -163,7 +163,7 @@ def _train_epoch(
             metrics.reset_meters("train_inner")
         is_last = update >= cfg.optimization.max_update
         if is_last and run.regression_head == AFTER:
-            _fit_head(run, trainer)
+            fit_head_of_model(trainer.model, trainer.task, run)
         is_due = update % cfg.dataset.validate_interval_updates == 0
         if is_last or (is_due and run.regression_head != AFTER):
             scores = fairseq_train.validate(
@@ -177,11 +177,6 @@ def _train_epoch(
     metrics.reset_meters("train")
 
 
-def _fit_head(run: Run, trainer: "_Trainer") -> None:
-    weights = run.loss.get("class_weights")
-    fit_head_of_model(trainer.model, trainer.task, run.data, weights)
-
-
 class _Trainer(Trainer):
     """fairseq's Trainer, but starts from weights in memory and keeps the best ones."""
 
@@ -192,10 +187,11 @@ class _Trainer(Trainer):
         model: Any,
         criterion: Any,
         checkpoint: Path | None,
+        fitted_head: bool,
     ) -> None:
         super().__init__(cfg, task, model, criterion)
         self._checkpoint = checkpoint
-        self.fitted_head = False
+        self._fitted_head = fitted_head
         self._best_score = -float("inf")
         self._best_update = 0
         self._best_weights: dict[str, Tensor] = {}
@@ -220,7 +216,7 @@ class _Trainer(Trainer):
                 self._best_weights[name] = tensor.detach().to("cpu", copy=True)
         if self._checkpoint is not None:
             extra = {"train_iterator": epoch_itr.state_dict(), "val_loss": score}
-            extra[FITTED_HEAD] = self.fitted_head
+            extra[FITTED_HEAD] = self._fitted_head
             self.save_checkpoint(str(self._checkpoint), extra)
 
     def return_to_best(self) -> None:

@@ -15,7 +15,7 @@ from fairseq_scl.experiments.command import Run
 from fairseq_scl.experiments.frozen import Known, probed_before
 from fairseq_scl.experiments.loss_grid import LEARNING_RATE
 from fairseq_scl.experiments.own_training import (
-    FEW_SHOT,
+    FEW_SHOT_RECIPE,
     OBJECTIVES,
     objective_point,
 )
@@ -135,8 +135,8 @@ def own_table(
     pooling = settings["head_pooling"]
     for objective in objectives:
         point = objective_point(objective, pooling, classes, class_weights)
-        if objective == FEW_SHOT:
-            losses[FEW_SHOT] = {**point, LEARNING_RATE: (few_shot_rate,)}
+        if objective == FEW_SHOT_RECIPE:
+            losses[FEW_SHOT_RECIPE] = {**point, LEARNING_RATE: (few_shot_rate,)}
         else:
             losses[OBJECTIVES[objective][1]] = point
     content = {

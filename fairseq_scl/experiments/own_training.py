@@ -37,7 +37,7 @@ VALIDATIONS = 8
 LEARNING_RATES = ((512, 1e-4), (800, 2e-5), (math.inf, 1e-5))
 # The recipe for a few texts: SCL alone, at most at this learning rate by default, and
 # then a logistic regression as the head. Chosen in docs/results.md.
-FEW_SHOT = "few-shot"
+FEW_SHOT_RECIPE = "few-shot"
 FEW_SHOT_RATE = 2.5e-5
 # With as many classes, a few updates do not train a head that starts at random.
 MANY_CLASSES = 10
@@ -51,11 +51,11 @@ def objective_point(
     Its terms read the same features as the classification head, those of ``pooling``.
     With many ``classes``, CE and CE + SCL start from a fitted head.
     """
-    table, loss = OBJECTIVES["scl" if objective == FEW_SHOT else objective]
+    table, loss = OBJECTIVES["scl" if objective == FEW_SHOT_RECIPE else objective]
     point = default_point(load_table(table).losses[loss]) | {"scl_features": (pooling,)}
     if class_weights is not None:
         point["class_weights"] = (class_weights,)
-    if objective == FEW_SHOT:
+    if objective == FEW_SHOT_RECIPE:
         point |= {"scl_lambda": (1.0,), REGRESSION_HEAD: (AFTER,)}
     elif objective in ("ce", "scl") and classes >= MANY_CLASSES:
         point[REGRESSION_HEAD] = (BEFORE,)
@@ -81,7 +81,7 @@ def recommended_learning_rate(encoder: Path, recipe: str | None = None) -> float
     name = "--encoder-embed-dim"
     width = int(flags[flags.index(name) + 1]) if name in flags else math.inf
     found = next(rate for most, rate in LEARNING_RATES if width <= most)
-    return min(found, FEW_SHOT_RATE) if recipe == FEW_SHOT else found
+    return min(found, FEW_SHOT_RATE) if recipe == FEW_SHOT_RECIPE else found
 
 
 def own_run(
@@ -119,8 +119,11 @@ def notes_of(record: Record) -> dict[str, Any]:
     names = ("seed", "updates", "learning_rate", "batch_size")
     noted = {name: record.settings.get(name) for name in names}
     noted["data"] = record.origin["sha256"].get("data")
-    if record.settings.get("cell", {}).get("loss") == FEW_SHOT:
-        noted["recipe"] = FEW_SHOT
+    head = record.settings.get("regression_head")
+    if head == AFTER and record.settings.get("scl_lambda") == 1:
+        noted["recipe"] = FEW_SHOT_RECIPE
+    elif head is not None:
+        noted["regression_head"] = head
     best = best_validation(record.valid)
     return {**noted, "valid": {"correct": best.correct, "total": best.total}}
 

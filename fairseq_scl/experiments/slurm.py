@@ -22,11 +22,7 @@ from fairseq_scl.device import check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.capacity import default_jobs
 from fairseq_scl.experiments.command import Run
-from fairseq_scl.experiments.results_folder import (
-    claim,
-    is_ended,
-    last_line,
-)
+from fairseq_scl.experiments.results_folder import claim, is_ended, last_line
 from fairseq_scl.experiments.sweep import Tally, count, sweep
 
 LOGS = "slurm"

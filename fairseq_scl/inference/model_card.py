@@ -10,7 +10,14 @@ import fairseq_scl
 from fairseq_scl.data.files import sha256
 from fairseq_scl.inference.stock_checkpoint import plain_values
 from fairseq_scl.input_format import MANIFEST
-from fairseq_scl.typed import Checksum, Count, Finite, Positive, as_type
+from fairseq_scl.typed import (
+    Checksum,
+    Count,
+    Finite,
+    Positive,
+    RegressionHead,
+    as_type,
+)
 
 CARD = """\
 ---
@@ -94,6 +101,8 @@ class Training(msgspec.Struct, frozen=True, omit_defaults=True):
         test: result on the test set.
         recipe: ``few-shot`` if the head is a logistic regression, fitted after the
             encoder was fine-tuned.
+        regression_head: without the recipe, whether the head was fitted so ``before``
+            or ``after`` fine-tuning.
         data: SHA-256 of the manifest of the data folder.
     """
 
@@ -108,6 +117,7 @@ class Training(msgspec.Struct, frozen=True, omit_defaults=True):
     valid: Correct | None = None
     test: Correct | None = None
     recipe: Literal["few-shot"] | None = None
+    regression_head: RegressionHead | None = None
     data: Checksum | None = None
 
 
@@ -167,6 +177,7 @@ def model_card(
         for name, value in (
             ("criterion", training.criterion),
             ("recipe", training.recipe),
+            ("regression head", training.regression_head),
             ("lambda", training.scl_lambda),
             ("tau", training.scl_temperature),
             ("updates", training.updates),

@@ -161,7 +161,10 @@ def test_a_model_behind_the_frozen_encoder_is_said(
     printed = run(*words, path, *more)[1]
     data, model = tmp_path / "a model-training" / "data", tmp_path / "a model"
     frozen = probed(toy_encoder(), data).valid_correct
-    assert f"before fine-tuning labels {100 * frozen / 12:.1f}% of them" in printed
+    assert (
+        f"before fine-tuning labels {100 * frozen / 12:.1f}% of the validation texts"
+        in printed
+    )
     behind = frozen > load_classifier(model).training.valid.correct
     assert ("more than the model" in printed) == behind
     monkeypatch.setattr(train, "probed_before", lambda _: Probe(1.0, 13, 12, 13, 12))

@@ -1,5 +1,7 @@
 """A logistic regression as the head of a fine-tuned model."""
 
+import shutil
+
 import numpy as np
 import pytest
 from fairseq.models.roberta import RobertaClassificationHead
@@ -15,6 +17,7 @@ from fairseq_scl.inference.model_folder import export_classifier, load_classifie
 from fairseq_scl.inference.predict import probabilities
 from fairseq_scl.inference.regression_head import PENALTY, fit_head
 from helpers.encoders import make_sentences, toy_data, toy_encoder, toy_run
+from helpers.views import add_views
 
 
 @pytest.mark.parametrize("pairs", [False, True], ids=["two classes", "three classes"])
@@ -72,17 +75,28 @@ def test_balanced_classes_answer_a_rare_class_more_often():
     assert rare["balanced"] > rare[None] + 0.5
 
 
-def test_class_weights_of_the_loss_are_those_of_the_regression(tmp_path, monkeypatch):
+@pytest.mark.parametrize("weights", ["balanced", "none"])
+def test_class_weights_of_the_loss_are_those_of_the_regression(
+    tmp_path, monkeypatch, weights
+):
     few = [e for e in make_sentences(80) if e.label == "positive"][:6]
     many = [e for e in make_sentences(80) if e.label == "negative"]
     splits = dict.fromkeys(("train", "valid", "test"), few + many)
     binarize(splits, toy_encoder(), tmp_path / "data")
     run = toy_run(data=tmp_path / "data", updates=1, regression_head="after")
-    run.loss["class_weights"] = "balanced"
+    run.loss["class_weights"] = weights
     seen = []
     monkeypatch.setattr(frozen, "fit_head", lambda *given: seen.append(given[3]))
     run_training(run, tmp_path / "run")
-    assert seen == ["balanced"]
+    assert seen == ["balanced" if weights == "balanced" else None]
+
+
+def test_views_are_not_training_examples(tmp_path):
+    shutil.copytree(toy_data(), tmp_path / "data")
+    add_views(tmp_path / "data")
+    run = toy_run(data=tmp_path / "data", updates=2, regression_head="before")
+    run.loss["scl_views"] = True
+    assert run_training(run, tmp_path / "run").settings["options"]["scl_views"]
 
 
 def test_every_label_needs_a_training_example(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from fairseq_scl.errors import InputError
 
 
 def apply() -> None:
-    """Use a TPU only with ``--tpu``; show help once all flags are known; check them."""
+    """Patch the parser, as the module describes."""
     from fairseq import options
 
     wrap(options, "parse_args_and_arch", _parse)
