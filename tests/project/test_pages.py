@@ -51,6 +51,7 @@ NOT_RUN = {
     "fairseq-scl convert --from hf": "needs a downloaded model; cli/test_cli.py",
     "python -m benchmarks.accuracy": "hours; project/test_benchmarks.py",
     "fairseq-scl run mean.yaml": "needs a GPU; experiments/test_sweep.py",
+    "fairseq-scl prepare --table TREC.csv": "reads a file of another repository",
     "fairseq-scl run penalty.yaml": "experiments/test_own_objective.py",
 }
 # Hours on a GPU: only the training commands are printed.
