@@ -108,7 +108,7 @@ def _said(found: PairedDifference, planned: int) -> str:
         HURT: f"hurt, {gain}; the 95% intervals are below 0.",
         OPEN: f"shows no clear difference, {gain}; 0 is within the 95% interval, "
         f"{interval(low, high)}.",
-        UNKNOWN: f"is unknown, {gain}; {lacking}.",
+        UNKNOWN: f"cannot be judged: {gain}; {lacking}.",
     }
     return sentences[verdict(found)]
 

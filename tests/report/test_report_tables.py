@@ -153,7 +153,7 @@ def test_differences_have_both_intervals_and_p_values():
         (12, 1, "helped, +3.00 points on 4 of 4 pairs; the 95% intervals are above 0."),
         (-12, 1, "hurt, -3.00 points on 4 of 4 pairs; the 95% intervals are below 0."),
         (0, 1, "shows no clear difference, +0.00 points on 4 of 4 pairs; 0 is within "),
-        (12, 0, "is unknown, +3.00 points on 4 of 4 pairs; the same difference on all"),
+        (12, 0, "cannot be judged: +3.00 points on 4 of 4 pairs; the same difference"),
     ],
 )
 def test_words_report_whether_it_helped(gain, varies, said):
