@@ -128,8 +128,9 @@ def own_table(
     """Return the table of the comparison.
 
     ``name`` is that of the file, for the caption. The first of the ``objectives`` is
-    the baseline; ``few_shot_rate`` is the learning rate of the recipe. Further
-    ``settings`` are keys of the table's ``training``, with ``head_pooling``.
+    the baseline; ``classes`` is the number of labels, ``few_shot_rate`` the learning
+    rate of the recipe. Further ``settings`` are keys of the table's ``training``, with
+    ``head_pooling``.
     """
     losses = {}
     pooling = settings["head_pooling"]

@@ -4,6 +4,9 @@ fairseq's head computes W·tanh(A·Φ(x) + a) + w. With the mean μ of the train
 and their standard deviation σ, one number for all dimensions, A = I/σ and a = -μ/σ
 center and scale the features; W and w are then a logistic regression on the result. So
 the model has the same form as after any other training.
+
+After training with the contrastive term alone, this is the recipe ``few-shot``; before
+training, it is the linear probe of LP-FT (Kumar et al. 2022, ICLR).
 """
 
 from collections.abc import Sequence

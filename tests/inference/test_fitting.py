@@ -109,7 +109,7 @@ def test_what_the_command_refuses_is_told_in_terms_of_python(
     texts = [*TEXTS[:7], " ", *TEXTS[8:]]
     with refused("texts[7]: column text is empty") as error:
         Classifier.fit(texts, LABELS, tmp_path / "mine", **settings())
-    assert "drop" not in str(error.value)  # which is no setting
+    assert "drop" not in str(error.value)  # which is not a setting
     with refused("argument objective: invalid choice: 'other'"):
         Classifier.fit(TEXTS, LABELS, objective="other")
     assert capfd.readouterr() == ("", "")
