@@ -29,7 +29,7 @@ def parse_loss(loss: str, found: Any, where: str) -> Grid:
     It maps options of the criterion, named as in its Hydra block, to a value or a list
     of values. ``criterion`` names the criterion, by default
     ``sentence_prediction_scl``. A ``learning_rate`` replaces that of the table, and
-    ``regression_head``, which needs the default criterion, is that of ``Run``.
+    ``regression_head`` is that of ``Run``.
 
     Returns:
         the values of each option, in the order in which the criterion declares them.
@@ -46,9 +46,7 @@ def parse_loss(loss: str, found: Any, where: str) -> Grid:
             f"{', '.join(criterions())}"
         )
     kinds = {key: kind for key, (kind, _) in _options(name).items()}
-    kinds[LEARNING_RATE] = float
-    if name == CONTRASTIVE:
-        kinds[REGRESSION_HEAD] = str
+    kinds |= {LEARNING_RATE: float, REGRESSION_HEAD: str}
     if not isinstance(found, dict) or set(found) - {*kinds, CRITERION} or not found:
         raise InputError(
             f"{where}: losses: {loss} is {found!r}: it must map options to values; "

@@ -49,7 +49,7 @@ def objective_point(
     """Return one of :data:`OBJECTIVES` or the recipe as a grid of one point.
 
     Its terms read the same features as the classification head, those of ``pooling``.
-    With many ``classes``, CE and CE + SCL start from a fitted head.
+    With many ``classes``, the objectives start from a fitted head.
     """
     table, loss = OBJECTIVES["scl" if objective == FEW_SHOT_RECIPE else objective]
     point = default_point(load_table(table).losses[loss]) | {"scl_features": (pooling,)}
@@ -57,7 +57,7 @@ def objective_point(
         point["class_weights"] = (class_weights,)
     if objective == FEW_SHOT_RECIPE:
         point |= {"scl_lambda": (1.0,), REGRESSION_HEAD: (AFTER,)}
-    elif objective in ("ce", "scl") and classes >= MANY_CLASSES:
+    elif classes >= MANY_CLASSES:
         point[REGRESSION_HEAD] = (BEFORE,)
     return point | ({"capcort_features": (pooling,)} if objective == "capcort" else {})
 

@@ -240,15 +240,16 @@ def test_an_objective_reads_what_the_head_reads(objective):
         assert (found["scl_lambda"][0] > 0) == (objective in ("scl", "few-shot", "acl"))
 
 
-def test_many_classes_start_from_a_fitted_head(tmp_path, run, words, monkeypatch):
-    for objective, head in (("ce", "before"), ("scl", "before"), ("few-shot", "after")):
-        assert objective_point(objective, "mean", 10)["regression_head"] == (head,)
-    for objective, classes in (("ce", 9), ("scl", 9), ("capcort", 10), ("acl", 10)):
-        assert "regression_head" not in objective_point(objective, "mean", classes)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_many_classes_start_from_a_fitted_head(
+    objective, tmp_path, run, words, monkeypatch
+):
+    assert objective_point(objective, "mean", 10)["regression_head"] == ("before",)
+    assert "regression_head" not in objective_point(objective, "mean", 9)
     monkeypatch.setattr(own_training, "MANY_CLASSES", 2)
     path = write_labeled(tmp_path / "a.csv", make_sentences(60))
-    assert run(*words, path)[0] == 0
-    record = read_record(tmp_path / "a model-training" / "runs" / "scl-seed0")
+    assert run(*words, path, "--objective", objective)[0] == 0
+    record = read_record(tmp_path / "a model-training" / "runs" / f"{objective}-seed0")
     assert record.settings["regression_head"] == "before"
     assert len(record.valid) > 1
 

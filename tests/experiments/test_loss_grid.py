@@ -141,7 +141,6 @@ def test_a_record_of_another_objective_is_refused(tmp_path):
             "regression_head: first",
             "regression_head: [0]: invalid enum value 'first', allowed are",
         ),
-        ("acl_embed", "regression_head", "ACL is {'criterion': 'sentence_prediction_a"),
     ],
 )
 def test_a_wrong_loss_gets_one_sentence(tmp_path, old, new, message):
