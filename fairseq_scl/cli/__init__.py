@@ -32,16 +32,16 @@ VERBS = {
     "download": "download the official files of the paper's tasks, or an encoder",
     "evaluate": "measure accuracy, F1 and calibration of a model folder",
     "exits": "measure accuracy and speed of multi-exit model folders",
-    "export": "create a model folder, or one for Hugging Face, from a checkpoint",
-    "figure": "draw t-SNE of the features of model folders, as in Figures 2 and 3",
+    "export": "create a model folder or a Hugging Face folder from a checkpoint",
+    "figure": "draw t-SNE plots of model folders' features, as in Figures 2 and 3",
     "noise": "measure how far back-translations are from their sources",
     "predict": "label sentences or sentence pairs with a model folder",
     "prepare": "create a data folder for fairseq-train from labeled text files",
     "quickstart": "compare CE with CE + SCL on real sentences, end to end",
     "report": "write the tables and figures for the results of 'fairseq-scl run'",
-    "run": "train all unfinished runs of a table",
+    "run": "train the unfinished runs of one of the paper's tables, or of your own",
     "train": "train a classifier on your own table of labeled texts",
-    "translation": "do one step of scripts/train_translation.sh",
+    "translation": "run one step of scripts/train_translation.sh",
     "user-dir": "print the folder for fairseq-train --user-dir",
 }
 WITHOUT_FAIRSEQ = ("doctor", "user-dir")
@@ -139,9 +139,10 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def _parse(argv: list[str], verb: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="fairseq-scl",
-        description="Supervised contrastive fine-tuning with fairseq. Training itself "
-        'is fairseq-train --user-dir "$(fairseq-scl user-dir)" --criterion '
-        "sentence_prediction_scl …",
+        description="Supervised contrastive fine-tuning with fairseq. Start with "
+        "'fairseq-scl quickstart', or with 'fairseq-scl train' and a table of your own "
+        'texts; for full control, use fairseq-train --user-dir "$(fairseq-scl '
+        'user-dir)" --criterion sentence_prediction_scl …',
     )
     version = f"fairseq-scl {fairseq_scl.__version__}"
     parser.add_argument("--version", action="version", version=version)

@@ -132,22 +132,22 @@ def _add_sampling(group: argparse._ArgumentGroup) -> None:
         "--top-k",
         **number(0),
         default=0,
-        help="sample from the N most likely tokens",
+        help="sample from the N most likely tokens only; 0 = from all, as in the paper",
     )
     choice.add_argument(
         "--top-p",
         type=float,
         default=0.0,
         metavar="P",
-        help="sample from the most likely tokens whose probabilities add up to P",
+        help="sample only from the most likely tokens whose probabilities add up to "
+        "P; 0 = from all",
     )
     choice.add_argument(
         "--beam",
         **number(0, MOST_TIMES),
         default=0,
-        help="beam search instead of sampling; the copies are its best hypotheses. By "
-        "default, without these three options, the whole distribution is sampled as in "
-        "the paper",
+        help="beam search with N beams instead of sampling; the copies are its best "
+        "hypotheses; 0 = sampling",
     )
 
 

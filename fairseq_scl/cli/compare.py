@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         **SEVERAL,
         choices=(*OBJECTIVES, FEW_SHOT_RECIPE),
         default=["ce", "scl"],
-        help="objectives to compare, and the recipe few-shot of 'fairseq-scl train'; "
-        "the first is the baseline",
+        help="objectives of 'fairseq-scl train' to compare, and its recipe few-shot; "
+        "the first one is the baseline",
     )
     for flag, least, default, help in (
         ("--samples", 2, 5, "training samples, each trained with every objective"),

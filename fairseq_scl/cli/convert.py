@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="lowercase",
         action="store_false",
         default=None,
-        help="keep upper case in WordPiece (without --cased and --uncased: as set in "
-        "tokenizer_config.json or tokenizer.json in the same folder)",
+        help="keep upper case in WordPiece (default: as set in tokenizer_config.json "
+        "or tokenizer.json in the same folder)",
     )
     case.add_argument(
         "--uncased",
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pair",
         action="store_true",
-        help="with --classifier: it was trained on sentence pairs",
+        help="with --classifier: the classifier was trained on sentence pairs",
     )
 
 
@@ -133,7 +133,7 @@ def _convert_classifier(
     shape, trained = convert_classifier(source, arguments.to, case, pair)
     what = "sentence pairs" if trained.pair else "sentences"
     print(
-        f"wrote {arguments.to}: a classifier of {what}, {_sizes(shape)}, at most "
+        f"wrote {arguments.to}: a classifier for {what}, {_sizes(shape)}, at most "
         f"{trained.max_positions} tokens"
     )
     print(f"labels: {', '.join(trained.labels)}")

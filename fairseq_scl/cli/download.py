@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         **FOLDER,
         help="with --task: output folder; pass it to 'fairseq-scl prepare --from'",
     )
-    add_encoder(parser, "encoder to download, whose folder is printed")
+    add_encoder(parser, "encoder to download; its folder is printed")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
     FILE,
     FOLDER,
+    MODEL_FOLDER,
     SEVERAL,
     add_device,
     add_drop_empty,
@@ -38,7 +39,7 @@ SCALING_SPLIT = "valid"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("--model", required=True, **FOLDER, help="model folder")
+    parser.add_argument("--model", required=True, **FOLDER, help=MODEL_FOLDER)
     parser.add_argument(
         "file",
         **FILE,
@@ -58,9 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature-scaling",
         **FILE,
-        help="first fit the temperature of the model's probabilities on these "
-        "examples, not those to evaluate, and store it in the model folder: a table, "
-        "or a data folder, whose split valid is used",
+        help="table, or data folder whose split valid is used, on which to fit the "
+        "temperature of the model's probabilities first; it is stored in the model "
+        "folder. These must not be the examples to evaluate",
     )
     parser.add_argument(
         "--to",

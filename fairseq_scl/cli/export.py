@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("fairseq", "huggingface"),
         default="fairseq",
-        help="model folder of fairseq, or a folder for transformers: config.json, "
-        "model.safetensors, tokenizer.json and a model card",
+        help="fairseq = model folder; huggingface = folder for transformers, or for "
+        "sentence-transformers if the head reads the mean over the tokens",
     )
     parser.add_argument(
         "--data",
@@ -63,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only",
         default="",
         metavar="CHOICE",
-        help="with --results: cell and loss, such as 'task=SST-2,n=20,loss=CE+SCL'",
+        help="with --results: the runs of which the best is exported, such as "
+        "'task=SST-2,n=20,loss=CE+SCL'",
     )
     parser.add_argument(
         "--encoder-only",
@@ -74,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         **FOLDER,
-        help="model folder to write, for 'fairseq-scl predict', or with --format "
-        "huggingface for transformers",
+        help="model folder to write, for 'fairseq-scl predict', or folder of the "
+        "kind that --format or --encoder-only names",
     )
 
 

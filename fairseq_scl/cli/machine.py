@@ -42,8 +42,8 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--jobs",
         **number(1, MOST_TIMES),
-        help="parallel runs (default: on GPUs their number times --jobs-per-gpu, on "
-        "the CPU one per processor, or processors / OMP_NUM_THREADS if that is set); "
+        help="parallel runs (default: on GPUs, their number times --jobs-per-gpu; on "
+        "the CPU, one per processor, or processors / OMP_NUM_THREADS if that is set); "
         "with --executor slurm, concurrent jobs (default: 1)",
     )
     group.add_argument(
@@ -65,13 +65,17 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 
 def _add_slurm(group: argparse._ArgumentGroup) -> None:
     # Without defaults, because all of them need --executor slurm.
-    default = SlurmSettings
-    group.add_argument("--slurm-partition", metavar="NAME", help="partition of jobs")
+    default, longer = SlurmSettings, "longer than the longest run takes"
+    group.add_argument(
+        "--slurm-partition",
+        metavar="NAME",
+        help="partition (default: that of the cluster)",
+    )
     for name, least, what in (  # Slurm may give notice a minute early
-        ("minutes", 5, f"time per job; a run must fit (default: {default.minutes})"),
+        ("minutes", 5, f"time limit per job, {longer} (default: {default.minutes})"),
         ("cpus", 1, f"processors per job (default: {default.cpus})"),
         ("gpus", 0, f"GPUs per job (default: {default.gpus})"),
-        ("memory-gb", 1, "memory per job"),
+        ("memory-gb", 1, "memory per job (default: that of the cluster)"),
     ):
         group.add_argument(f"--slurm-{name}", **number(least), help=what)
     group.add_argument(

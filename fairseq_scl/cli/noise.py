@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--examples",
         **number(1),
         default=2,
-        help="number of originals shown per task",
+        help="number of original sentences shown per task",
     )
     add_encoder(
         parser,

@@ -56,6 +56,7 @@ FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER", "action": _Checked}
 FILE: dict[str, Any] = {"type": Path, "metavar": "FILE"}
 SEVERAL: dict[str, Any] = {"nargs": "+", "action": _Checked}
 SEVERAL_FOLDERS: dict[str, Any] = {**SEVERAL, **FOLDER}
+MODEL_FOLDER = "model folder, as 'fairseq-scl train' or 'export' writes it"
 # Limits of numeric options: rows or tokens, and repetitions.
 MOST, MOST_TIMES = 10**9, 1000
 

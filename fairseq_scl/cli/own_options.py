@@ -64,7 +64,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--pooling",
         choices=POOLINGS,
         help="what the head reads: the state at <s>, or the mean over the tokens "
-        "(default: as the encoder folder says)",
+        "(default: as recorded in the encoder folder)",
     )
     parser.add_argument(
         "--class-weights",

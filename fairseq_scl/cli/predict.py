@@ -15,6 +15,7 @@ import torch
 from fairseq_scl.cli.endings import note
 from fairseq_scl.cli.options import (
     FOLDER,
+    MODEL_FOLDER,
     SEVERAL,
     add_device,
     add_max_tokens,
@@ -52,7 +53,7 @@ UNREAD = "whose second sentence is not read, because the first is too long"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("--model", required=True, **FOLDER, help="model folder")
+    parser.add_argument("--model", required=True, **FOLDER, help=MODEL_FOLDER)
     parser.add_argument(
         "file",
         nargs="?",

@@ -72,8 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         **FOLDER,
-        help="with --text and --sample: output data folder, the first argument of "
-        "fairseq-train; otherwise the folder for several of them: full, n20-sample0 …",
+        help="with --text and --sample: data folder to write, the first argument of "
+        "fairseq-train; with --task and --table: folder for several data folders, such "
+        "as full and n20-sample0",
     )
     parser.add_argument(
         "--from",

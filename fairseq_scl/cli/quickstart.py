@@ -69,10 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for downloads (86 MB, downloaded once)",
     )
     for flag, default, help in (
-        ("--samples", table.repetitions, "few-shot samples, each trained with both"),
+        ("--samples", table.repetitions, "few-shot samples, each for both losses"),
         ("--size", table.sizes[0], "sentences per sample"),
         ("--updates", training.updates, "parameter updates per run"),
-        ("--validations", training.validations, "most validations per run"),
+        ("--validations", training.validations, "maximum validations per run"),
         ("--learning-rate", training.learning_rate, "peak learning rate"),
         ("--scl-lambda", point["scl_lambda"][0], "weight of SCL, above 0 and up to 1"),
         ("--scl-temperature", point["scl_temperature"][0], "temperature of SCL"),

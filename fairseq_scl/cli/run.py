@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="FOLDER",
-        help="encoder that training starts from, a folder or a name as in docs/"
-        "encoders.md; LOSS=FOLDER, also repeated, sets it for one loss",
+        help="encoder to start from, a folder or a name, see docs/encoders.md; "
+        "LOSS=FOLDER sets it for one loss and can be repeated",
     )
     parser.add_argument(
         "--results",
@@ -85,7 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--smoke",
         action="store_true",
-        help="test the whole pipeline quickly: 2 updates, 3 repetitions, no grid",
+        help="test the whole pipeline quickly: 2 updates, 3 repetitions, one point of "
+        "the grid",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="only print the fairseq-train commands"

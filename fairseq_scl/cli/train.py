@@ -84,21 +84,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--objective",
         choices=OBJECTIVES,
-        help="ce = cross-entropy; scl = with the supervised contrastive term, the "
-        "default; for capcort and acl, see docs/objectives.md",
+        help="ce = cross-entropy; scl = cross-entropy and the supervised contrastive "
+        "term (the default); for capcort and acl, see docs/objectives.md",
     )
     parser.add_argument(
         "--recipe",
         choices=(FEW_SHOT_RECIPE,),
-        help="few-shot = the contrastive term alone, then a logistic regression as the "
-        "head (default: encoder and head together)",
+        help="few-shot = train the encoder with the contrastive term alone, then fit "
+        "the head by logistic regression (default: train both together)",
     )
     add_training(parser)
     parser.add_argument(
         "--seed",
         **number(0),
         default=0,
-        help="seed of validation split and training",
+        help="seed of the validation split and of training",
     )
 
 
@@ -200,14 +200,13 @@ def _print_scores(
     for sheet in evaluation_sheets(scores)[:2]:
         print(f"\n{sheet_as_markdown(sheet)}")
     chosen = (
-        "by which nothing was chosen"
+        "were not used to choose anything"
         if arguments.recipe
-        else "by which the best of the models during training was chosen, so the "
-        "scores are slightly too high"
+        else "also chose the best weights, so the scores are slightly too high"
     )
     print(
-        f"\nThese are the validation texts, {chosen}; 'fairseq-scl evaluate' measures "
-        "other texts."
+        f"\nThese scores are on the validation texts, which {chosen}; 'fairseq-scl "
+        "evaluate' measures other texts."
     )
     if frozen is not None:
         before = f"{100 * frozen.valid_correct / frozen.valid_total:.1f}%"

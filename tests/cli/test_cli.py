@@ -46,9 +46,9 @@ def test_every_verb_has_help(run, verb):
 
 def test_help_shows_defaults_as_they_are_typed(run):
     for verb, shown in (
-        ("compare", "the first is the baseline (default: ce scl)"),
+        ("compare", "baseline (default: ce scl)"),
         ("backtranslate", "(default: 0.3 0.5 0.7 0.9)"),
-        ("train", "seed of validation split and training (default: 0)"),
+        ("train", "training (default: 0)"),
         ("train", "auto = cuda if there is a GPU, otherwise cpu (default: auto)"),
         ("train", "--device {auto,cpu,cuda}"),
         ("run", ", ".join(table_names()) + ", or a YAML file"),

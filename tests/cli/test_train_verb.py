@@ -128,7 +128,7 @@ def test_the_few_shot_recipe_fits_the_head_after_training(
     recipe = [*words, path, "--recipe", "few-shot"]
     status, printed, error = run(*recipe)
     assert (status, error) == (0, "")
-    assert "validation texts, by which nothing was chosen" in printed
+    assert "validation texts, which were not used to choose anything" in printed
     record = read_record(tmp_path / "a model-training" / "runs" / "few-shot-seed0")
     assert record.settings["scl_lambda"] == 1
     classifier = load_classifier(tmp_path / "a model")
