@@ -1,4 +1,4 @@
-"""Declare and check the settings of criterions."""
+"""Declare and check the settings of criteria."""
 
 import logging
 from dataclasses import field

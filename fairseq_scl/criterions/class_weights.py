@@ -1,4 +1,4 @@
-"""``--class-weights balanced``: cross-entropy to which all classes contribute alike."""
+"""``--class-weights balanced``: cross-entropy to which classes contribute equally."""
 
 from pathlib import Path
 from typing import Any

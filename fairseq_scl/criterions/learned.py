@@ -1,4 +1,4 @@
-"""Criterions with trainable parameters of their own.
+"""Criteria with trainable parameters of their own.
 
 fairseq trains them with the model's parameters. The checkpoint stores them under
 ``criterion``, not under ``model``: they are not part of the classifier.

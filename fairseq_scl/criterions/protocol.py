@@ -1,4 +1,4 @@
-"""The interface between the task and the criterions of this package.
+"""The interface between the task and the criteria of this package.
 
 The task works with any criterion, and the criterion with any classification task.
 Options that need both sides check for these protocols and nothing else. Your own
@@ -86,7 +86,7 @@ class ContrastiveTask(Protocol):
     ``before_update``.
 
     Attributes:
-        encoder_embed_dim: width D of the model that was built, 0 before.
+        encoder_embed_dim: width D of the model, or 0 before the model is built.
     """
 
     encoder_embed_dim: int

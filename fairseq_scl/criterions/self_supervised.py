@@ -18,7 +18,7 @@ from fairseq_scl.losses import (
 def check_views(cfg: Any, task: Any, criterion: type, allowed: type) -> None:
     """Refuse ``--scl-views`` with a task or a criterion that does not support it.
 
-    Of the criterions only the class ``allowed`` does, not its subclasses.
+    Only the class ``allowed`` itself supports it, not its subclasses.
 
     Raises:
         InputError: names the option that cannot be combined with ``--scl-views``.
@@ -53,10 +53,10 @@ def loss_with_views(
             all 3N rows.
 
     Returns:
-        the same as ``forward``, where the contrastive term is the sum of Eq. 4 over the
-        2N views divided by 2, which is on the scale of the N terms of Eq. 3 (``paper``:
-        2N times that, so that Eq. 4 stays summed). The logged sums are on the same
-        scale.
+        the same as ``forward``. The contrastive term is half the sum of Eq. 4 over the
+        2N views, which has the scale of a sum over N anchors, as in Eq. 3; with
+        ``paper`` it is 2N times that, so that Eq. 4 stays summed when fairseq divides
+        by N. The logged sums have the scale of N anchors.
     """
     logits, features = criterion.model_outputs(model, sample[WITH_VIEWS])
     size, tau = len(sample["target"]), criterion.scl_temperature

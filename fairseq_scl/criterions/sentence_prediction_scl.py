@@ -129,11 +129,12 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
             reduce: ignored, as in the stock criterion.
 
         Returns:
-            the loss summed over the batch, in float32 (``mean``: (1-λ)·ΣCE + λ·ΣSCL;
-            ``paper``: (1-λ)·ΣCE + λ·N·ΣSCL, so that dividing by N leaves CE averaged
-            and SCL summed; with ``--gather-features`` that N counts the examples of all
-            workers); the sample size N by which fairseq divides; and sums for logging
-            (``ce_loss``, ``scl_loss`` and ``scl_floor`` in nats).
+            the loss summed over the batch, a scalar in float32: (1-λ)·ΣCE + λ·ΣSCL for
+            ``mean``. For ``paper`` it is (1-λ)·ΣCE + λ·N·ΣSCL, so that dividing by N
+            leaves CE averaged and SCL summed; with ``--gather-features``, the factor N
+            counts the examples of all workers. Then the sample size N, by which fairseq
+            divides, and sums for logging (``ce_loss``, ``scl_loss`` and ``scl_floor``
+            in nats).
         """
         if self.scl_views and self.scl_lambda > 0 and model.training:
             return loss_with_views(self, model, sample)

@@ -39,9 +39,9 @@ class Classifier:
         classifier = Classifier.load("models/mine")
         classifier.predict(["a gripping film", "a dull story"])
 
-    Answers are those of ``fairseq-scl predict`` and, up to rounding, do not depend on
-    the other texts of a call. Threads may share a classifier: prediction changes
-    neither the classifier nor settings of PyTorch. Other processes load their own.
+    Predictions equal those of ``fairseq-scl predict`` and, up to rounding, do not
+    depend on the other texts of a call. Threads may share a classifier: prediction
+    changes neither the classifier nor settings of PyTorch. Each process loads its own.
 
     Attributes:
         labels: names of the classes, in the order of the columns of
@@ -52,7 +52,7 @@ class Classifier:
     """
 
     def __init__(self, model: LoadedModel) -> None:
-        """Use :meth:`load`."""
+        """Use :meth:`load` or :meth:`fit` instead."""
         if unsupported(model.model) is None:
             pack(model.model)  # before threads share it
         self._model = model
@@ -74,15 +74,15 @@ class Classifier:
                 a setting of PyTorch for the whole process.
 
         Raises:
-            InputError: the folder is not a complete model folder, or there is no such
-                device or precision; a ``ValueError``.
+            InputError: a ``ValueError``: the folder is not a complete model folder, or
+                there is no such device or precision.
         """
         folder = path_of(folder, "folder")
         device = available_device() if device == "auto" else str(device)
         return cls(load_classifier(folder, device, precision))
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled, as for another process.
+        """Refuse to be pickled, for example for another process.
 
         Raises:
             TypeError: always.
@@ -109,7 +109,7 @@ class Classifier:
 
         Args:
             texts: at least 20 different texts, or pairs of texts.
-            labels: the class of each text. Integers become their decimal digits.
+            labels: the class of each text. Integers are converted to strings.
             to: model folder to write; data, log and checkpoint go to ``TO-training``.
                 By default nothing is kept on disk.
             progress: show downloads and the progress of training on ``sys.stderr``.
@@ -117,19 +117,19 @@ class Classifier:
                 ``objective``, ``recipe``, ``updates``, ``learning_rate``,
                 ``batch_size``, ``max_positions``, ``pooling``, ``class_weights``,
                 ``seed``, ``device``, ``precision``, ``labels_are_classes``, ``cache``.
-                ``None`` and ``False`` are the default.
+                ``None`` and ``False`` mean the default.
 
         Returns:
             the classifier, on ``device`` and in ``precision``.
 
         Raises:
-            InputError: a text or label is not of these types, the numbers of texts and
-                labels differ, there is no such setting, or the command refuses them; a
-                ``ValueError``.
-            RuntimeError: training failed; names the log if it is kept.
+            InputError: a ``ValueError``: a text or label is not of these types, the
+                numbers of texts and labels differ, there is no such setting, or the
+                command refuses the texts, labels or settings.
+            RuntimeError: training failed; the message names the log if it is kept.
 
         Warns:
-            UserWarning: what the command notes: repeated texts, texts that are cut,
+            UserWarning: the notes of the command: repeated texts, texts that are cut,
                 rare classes, a model that has learned nothing.
         """
         check_settings(settings)
@@ -181,9 +181,9 @@ class Classifier:
             sums to 1.
 
         Raises:
-            InputError: a text is empty or is not a string, a pair is not two strings,
-                ``texts`` is not a list, or the model's output is NaN or infinite; a
-                ``ValueError``.
+            InputError: a ``ValueError``: a text is empty or is not a string, a pair is
+                not two strings, ``texts`` is not a list, or the model's output is NaN
+                or infinite.
         """
         check_max_tokens(max_tokens)
         encoded, _ = encode(self._model, self._examples(texts))

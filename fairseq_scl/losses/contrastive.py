@@ -33,9 +33,9 @@ def supervised_contrastive_loss(
     log(N - 1). A zero vector has similarity 0 to all others. N = 0 and N = 1 give 0.
     The loss does not go to 0: see :func:`supervised_contrastive_floor`.
 
-    The gradient is written out, so the loss can be differentiated once but not twice.
-    Memory grows with N, not with N². :mod:`fairseq_scl.losses.one_tile` derives the
-    gradient for small batches and :mod:`fairseq_scl.losses.tiles` for large ones.
+    The backward pass is written by hand, so the loss can be differentiated once but not
+    twice. Memory grows with N, not with N². :mod:`fairseq_scl.losses.one_tile` derives
+    the gradient for small batches and :mod:`fairseq_scl.losses.tiles` for large ones.
 
     Args:
         features: ``(N, D)``, any floating dtype; they need not be normalized. The
@@ -45,10 +45,10 @@ def supervised_contrastive_loss(
         temperature: τ > 0.
         reduction: ``"sum"`` over anchors (the equation), ``"mean"`` = sum / anchors,
             or ``"none"``.
-        anchors: n, if only the first n rows are anchors and the rest are candidates
-            (such as the examples of other workers). The gradient reaches all rows, and
-            the gradients of the parts of a batch add up to that of the whole batch.
-            ``None`` means all N.
+        anchors: number n of anchors, which are the first n rows. The other rows, such
+            as the examples of other workers, are only candidates; they get a gradient,
+            too. If a batch is split into parts that are anchors in turn, the gradients
+            add up to that of the whole batch. ``None`` means all N.
 
     Returns:
         a scalar, or ``(n,)`` for ``"none"``; float32, or float64 for float64 features.
