@@ -8,7 +8,7 @@
 #           --precision bf16              fp16 on GPUs before Ampere
 #           --smoke                       test the whole path in minutes
 #           --dry-run                     print the commands
-# Writes: DATA_BIN (data folders), RESULTS (records, tables, a page with the curves) and
+# Writes: DATA_BIN (data folders), RESULTS (records, tables, report.html) and
 #         RESULTS/analysis.md (measures of the encoder before fine-tuning).
 # Hardware and cost: GPUs with 16 GB: all of them, or CUDA_VISIBLE_DEVICES=0,1; for
 #         Slurm see docs/slurm.md. 160 runs per share of flipped labels, 640 in total.

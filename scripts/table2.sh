@@ -7,7 +7,7 @@
 #           --precision bf16              fp16 on GPUs before Ampere
 #           --smoke                       test the whole path in minutes
 #           --dry-run                     print the commands
-# Writes: DATA_BIN (data folders) and outputs/table2 (records, tables, a page).
+# Writes: DATA_BIN (data folders) and outputs/table2 (records, tables, report.html).
 # Hardware and cost: GPUs with 16 GB: all of them, or CUDA_VISIBLE_DEVICES=0,1; for
 #         Slurm see docs/slurm.md. 1,500 runs with the grid, 120 with one point.
 # Expected: the paper's averages are 89.7 (CE) and 90.3 (CE+SCL).

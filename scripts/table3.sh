@@ -7,7 +7,7 @@
 #           --precision bf16              fp16 on GPUs before Ampere
 #           --smoke                       test the whole path in minutes
 #           --dry-run                     print the commands
-# Writes: DATA_BIN (data folders) and outputs/table3 (records, tables, a page).
+# Writes: DATA_BIN (data folders) and outputs/table3 (records, tables, report.html).
 # Hardware and cost: GPUs with 16 GB: all of them, or CUDA_VISIBLE_DEVICES=0,1; for
 #         Slurm see docs/slurm.md. 2,250 runs with the grid, 180 with one point.
 # Expected: the paper's SST-2 goes from 93.9 (batch 16) to 94.3 (256).

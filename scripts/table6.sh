@@ -6,8 +6,8 @@
 #           scripts/table6.sh [OPTION...]
 #         options are passed to `fairseq-scl noise`:
 #           --examples 5                  show more sentences
-# Writes: DATA_BIN and AUGMENTED if they are missing, and outputs/table6 (Markdown, CSV, a
-#         page).
+# Writes: DATA_BIN and AUGMENTED if they are missing, and outputs/table6 (noise.md, noise.csv,
+#         noise.html).
 # Cost:   seconds, plus back-translation (see backtranslate.sh).
 #
 # Settings: see table5.sh; PREPARE does not affect existing folders
