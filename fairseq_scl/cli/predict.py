@@ -47,7 +47,7 @@ from fairseq_scl.inference.predict import (
     without_second,
 )
 
-UNKNOWN, CUT = "of unknown tokens only", "cut to the model's length"
+UNKNOWN, CUT = "with unknown tokens only", "cut to the model's length"
 UNREAD = "whose second sentence is not read, because the first is too long"
 
 

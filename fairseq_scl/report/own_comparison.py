@@ -53,9 +53,9 @@ def own_sheets(outcomes: Mapping[str, Sequence[Outcome]]) -> list[Sheet]:
             for name, one in compared.items()
         ),
         notes=(
-            "All samples share the test texts and overlap with each other, so another "
-            "file would vary more than these intervals say. They are not corrected for "
-            "several comparisons.",
+            "All samples share the test texts and overlap with each other, so results "
+            "on another file would vary more than these intervals suggest. The "
+            "intervals are not corrected for multiple comparisons.",
         ),
     )
     return [accuracies, differences]

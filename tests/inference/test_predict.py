@@ -150,7 +150,7 @@ EMPTY = "1 line empty"
         (
             lines("\u4f60", TEXTS[0], f"{TEXTS[0]} \u4f60", ""),
             False,
-            [EMPTY, "1 line of unknown tokens only"],
+            [EMPTY, "1 line with unknown tokens only"],
         ),
         (
             lines(PAIRS[0], "a film\t ", "\ta film", "\t"),
