@@ -45,8 +45,8 @@ class SentencePredictionSCLConfig(SentencePredictionConfig):
     )
     scl_temperature: float = option(
         0.3,
-        "temperature tau of the supervised contrastive term, 1e-6 or more; lower gives "
-        "more weight to the examples that are hardest to separate",
+        "temperature tau of the supervised contrastive term, from 1e-6 to 1e6; lower "
+        "gives more weight to the examples that are hardest to separate",
     )
     scl_features: str = option(
         "cls",
