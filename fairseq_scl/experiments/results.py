@@ -153,8 +153,9 @@ def collect(folder: Path, runs: Sequence[Run]) -> list[Attempt]:
     """Read the outcome of planned runs from a results folder.
 
     Raises:
-        InputError: a record is damaged or belongs to another run. The device and the
-            precision may differ from the plan.
+        InputError: a record is damaged or belongs to another run, or runs of the same
+            folder were trained on different contents. The device and the precision may
+            differ from the plan.
     """
     attempts = []
     for run in runs:
@@ -167,7 +168,24 @@ def collect(folder: Path, runs: Sequence[Run]) -> list[Attempt]:
             attempts.append(Attempt(run, None, read_error(place)))
         else:
             attempts.append(Attempt(run))
+    _check_contents(attempts, folder)
     return attempts
+
+
+def _check_contents(attempts: Sequence[Attempt], folder: Path) -> None:
+    """Check that data and encoders did not change between the runs of a sweep."""
+    first: dict[tuple[str, Path | None], tuple[Run, dict[str, str]]] = {}
+    done = [(a.run, a.record.origin["sha256"]) for a in attempts if a.record]
+    for run, checksums in done:
+        for name in ("data", "encoder", "user_dir"):
+            place = getattr(run, name)
+            other, known = first.setdefault((name, place), (run, checksums))
+            if checksums.get(name) != known.get(name):
+                both = [run_folder(folder, one.name) for one in (other, run)]
+                raise InputError(
+                    f"{both[0]} and {both[1]} were trained on different contents of "
+                    f"{place}: delete the folder of the older one"
+                )
 
 
 def _check_of(record: Record, run: Run, path: Path) -> None:

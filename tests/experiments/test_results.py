@@ -249,6 +249,19 @@ def test_where_and_how_fast_a_run_was_done_may_differ(tmp_path, key, value):
     assert collect(tmp_path, [run])[0].record == record
 
 
+@pytest.mark.parametrize("name", ["data", "encoder", "user_dir"])
+def test_runs_on_different_contents_of_a_folder_are_refused(tmp_path, name):
+    table = make_table()
+    runs = [run for run in runs_of(table) if run.seed == 0][:2]
+    first, second = (make_record(run, 150, 300) for run in runs)
+    second.origin["sha256"][name] = "f" * 64
+    write_results(tmp_path, table, map(Attempt, runs, (first, second)))
+    with pytest.raises(InputError) as error:
+        collect(tmp_path, runs)
+    assert all(run.name in str(error.value) for run in runs)
+    assert str(getattr(runs[0], name)) in str(error.value)
+
+
 def test_epochs_of_data_that_is_not_here_are_not_compared(tmp_path):
     table = make_table(training={"epochs": 3})
     run = runs_of(table)[0]
