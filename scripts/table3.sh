@@ -21,9 +21,11 @@
 set -euo pipefail
 ENCODER=${ENCODER:?set it to an encoder folder or name}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
+TABLE=${TABLE:-table3}
+[[ $TABLE != table3-n1000 ]] || TASKS=${TASKS:-SST-2}
 export TASKS=${TASKS:-SST-2 CoLA QNLI}
 read -ra prepare <<<"${PREPARE:-}"
 
 "$(dirname "$0")/prepare_glue.sh" ${prepare[@]+"${prepare[@]}"}
-fairseq-scl run "${TABLE:-table3}" --data "$DATA_BIN" --model "$ENCODER" \
+fairseq-scl run "$TABLE" --data "$DATA_BIN" --model "$ENCODER" \
   --only "task=${TASKS// /|}" "$@"

@@ -12,6 +12,7 @@ from fairseq.utils import import_user_module
 
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.selection import GRID
+from fairseq_scl.experiments.variants import in_short_form
 from fairseq_scl.typed import AFTER, RANGES, Finite, Name, Rate, RegressionHead, as_type
 
 CRITERION = "criterion"
@@ -157,8 +158,10 @@ def _values(key: str, kind: type, found: Any, where: str) -> tuple[Any, ...]:
     one: Any = {**RANGES, **OWN_RANGES}.get(key, KINDS[kind])
     several: Any = tuple[one, ...]
     values = as_type(values, several, where)
-    if not values or len(set(values)) < len(values):
+    # In short form, because names of runs have it.
+    if not values or len(set(map(in_short_form, values))) < len(values):
         raise InputError(
-            f"{where} is {list(values)}: it must be one or more distinct values"
+            f"{where} is {list(values)}: it must be one or more distinct values, "
+            "compared to six digits"
         )
     return tuple(values)

@@ -62,7 +62,8 @@ def choose(runs: Sequence[Run], only: str) -> list[Run]:
     applies only to runs with that key, so ``tau`` never excludes CE.
 
     Raises:
-        InputError: a key is unknown, or no run matches; lists the alternatives.
+        InputError: a key is unknown, or a value or the whole matches no run; lists the
+            alternatives.
     """
     names = {"lambda": "scl_lambda", "tau": "scl_temperature", "batch": "batch_size"}
     names |= {"sample": "seed", "seed": "seed", "task": "task", "n": "n"}
@@ -79,11 +80,14 @@ def choose(runs: Sequence[Run], only: str) -> list[Run]:
             )
         cell_key = names[key]
         there = {str(run.cell[cell_key]) for run in runs if cell_key in run.cell}
-        wanted = {str(v) for value in values.split("|") for v in _spread(value, there)}
-        if not wanted & there:
-            allowed = ", ".join(sorted(there))
-            why = f"{key} is one of {allowed}" if allowed else f"no run has a {key}"
-            raise InputError(f"--only {part!r} matches nothing: {why}")
+        wanted: set[str] = set()
+        for value in values.split("|"):
+            matching = _matching(value, there)
+            if not matching:
+                allowed = ", ".join(sorted(there))
+                why = f"{key} is one of {allowed}" if allowed else f"no run has a {key}"
+                raise InputError(f"--only {part!r}: {value!r} matches nothing: {why}")
+            wanted |= matching
         chosen = [
             run
             for run in chosen
@@ -169,14 +173,16 @@ def _updates(folder: Path, batch_size: int, epochs: int) -> int:
     return math.ceil(manifest.examples["train"] / batch_size) * epochs
 
 
-def _spread(value: str, there: set[str]) -> list[str]:
+def _matching(value: str, there: set[str]) -> set[str]:
     """Return the values in ``there`` that a range ``0-2`` or a number 0.90 matches."""
     ends = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", value)
     if value not in there and ends:
         low, high = map(int, ends.groups())
-        numbers = (one for one in there if re.fullmatch("[0-9]{1,18}", one))
-        return [one for one in numbers if low <= int(one) <= high]
-    return [known for known in there if _number(known) == _number(value)] or [value]
+        numbers = {one for one in there if re.fullmatch("[0-9]{1,18}", one)}
+        return {one for one in numbers if low <= int(one) <= high}
+    return {
+        known for known in there if known == value or _number(known) == _number(value)
+    }
 
 
 def _number(text: str) -> float | str:

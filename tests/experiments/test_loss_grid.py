@@ -119,6 +119,7 @@ def test_a_record_of_another_objective_is_refused(tmp_path):
             "capcort_lambda: [1]: expected float, got str, found 'one'",
         ),
         ("[0.1, 1]", "[0.1, 0.10]", "capcort_lambda is [0.1, 0.1]: it must be one or"),
+        ("[0.1, 1]", "[1, 1.0000001]", "it must be one or more distinct values"),
         ("[0.1, 1]", "[]", "capcort_lambda is []: it must be one or more distinct"),
         (
             "acl_embed: true",

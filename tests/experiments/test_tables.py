@@ -151,6 +151,8 @@ def test_a_narrowed_table_stands_for_the_chosen_runs(name, only):
         ("table4", "size=20", "it must be KEY=VALUE|VALUE with one of the keys batch"),
         ("table4", "n", "it must be KEY=VALUE"),
         ("table4", "n=21", "matches nothing: n is one of 100, 1000, 20"),
+        ("table4", "n=20|1OO", "'1OO' matches nothing: n is one of 100, 1000, 20"),
+        ("table4", "sample=0|12-14", "'12-14' matches nothing: sample is one of 0, 1"),
         ("table4", "temperature=0.3", "matches nothing: no run has a temperature"),
         ("table5", "temperature=0.4", "temperature is one of 0.3, 0.5, 0.7, 0.9, orig"),
         ("compare", "capcort=1", "keys batch, capcort_lambda, flipped, lambda"),
