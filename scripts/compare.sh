@@ -17,11 +17,13 @@
 #
 # Settings: ENCODER   name or folder, see table4.sh
 #           DATA_BIN  data folders (default: data-bin/compare)
-#           RESULTS   results folder (default: outputs/compare)
+#           RESULTS   results folder (default: outputs/compare, or with --smoke
+#                     outputs/compare-smoke)
 #           GLUE, PREPARE   see table4.sh
 set -euo pipefail
 ENCODER=${ENCODER:?set it to an encoder folder or name}
 export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin/compare}
+[[ " $* " != *" --smoke "* ]] || RESULTS=${RESULTS:-outputs/compare-smoke}
 RESULTS=${RESULTS:-outputs/compare}
 read -ra prepare <<<"${PREPARE:-}"
 

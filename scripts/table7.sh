@@ -3,9 +3,10 @@
 # class of Amazon-2 and Yelp-2. Each loss starts from the SST-2 model of the same loss.
 #
 # Usage:  ENCODER=roberta.large scripts/table7.sh [OPTION...]
-#         options are passed to `fairseq-scl run table7`, see table4.sh
+#         options are passed to `fairseq-scl run table7`, see table4.sh; of these the
+#         SST-2 runs get --smoke alone, and --dry-run does not keep them from training
 # Writes: outputs/table2-sst2 (the SST-2 runs if they are missing), outputs/models (the
-#         best model of each loss), DATA_BIN and outputs/table7.
+#         best model of each loss), DATA_BIN and outputs/table7; with --smoke to others.
 # Hardware and cost: GPUs with 16 GB, see table4.sh. 20 full SST-2 runs that keep their
 #         checkpoints (1.4 GB each for RoBERTa-Large), then 500 short runs, 40 with one
 #         point of the grid.
@@ -19,16 +20,18 @@ export ENCODER GLUE=${GLUE:-data-bin/glue} DATA_BIN=${DATA_BIN:-data-bin}
 REVIEWS=${REVIEWS:-data-bin/reviews}
 read -ra prepare <<<"${PREPARE:-}"
 read -ra sst2 <<<"${SST2:---only task=SST-2,lambda=0.9,tau=0.3}"
-scripts=$(dirname "$0")
+scripts=$(dirname "$0") smoke=
+[[ " $* " != *" --smoke "* ]] || smoke=-smoke
 
 TASKS=SST-2 "$scripts/prepare_glue.sh" ${prepare[@]+"${prepare[@]}"}
 TASKS="Amazon-2 Yelp-2" SIZES=40 GLUE=$REVIEWS \
   "$scripts/prepare_glue.sh" ${prepare[@]+"${prepare[@]}"}
 fairseq-scl run table2 --data "$DATA_BIN" --model "$ENCODER" --keep-checkpoints \
-  --results outputs/table2-sst2 "${sst2[@]}"
+  --results "outputs/table2-sst2$smoke" ${smoke:+--smoke} "${sst2[@]}"
+models=()
 for loss in CE CE+SCL; do
-  [[ -d outputs/models/SST-2-$loss ]] || fairseq-scl export \
-    --results outputs/table2-sst2 --only "loss=$loss" --to "outputs/models/SST-2-$loss"
+  model=outputs/models$smoke/SST-2-$loss
+  fairseq-scl export --results "outputs/table2-sst2$smoke" --only "loss=$loss" --to "$model"
+  models+=(--model "$loss=$model")
 done
-fairseq-scl run table7 --data "$DATA_BIN" --model CE=outputs/models/SST-2-CE \
-  --model CE+SCL=outputs/models/SST-2-CE+SCL "$@"
+fairseq-scl run table7 --data "$DATA_BIN" "${models[@]}" "$@"

@@ -153,12 +153,39 @@ def test_compare_goes_from_the_files_to_the_curves(tmp_path, fast_path):
     assert "| SST-2 | 0.1 | ACL-Embed+Grad − CE | 3 of 3 |" in done.stdout
     assert "| – | – | before | – |" in done.stdout
     assert "| SST-2 | 0.1 | CAPCORT-MLP | 3 of 3 |" in done.stdout
-    results = tmp_path / "outputs" / "compare"
+    results = tmp_path / "outputs" / "compare-smoke"
     page = (results / "report.html").read_text("utf-8")
     assert "against the share of flipped training labels" in page
     assert "silhouette_mean" in (results / "table.csv").read_text("utf-8")
     for name in ("analysis.md", "analysis.json", "table.tex"):
         assert (results / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("script", ["figure2.sh", "table7.sh"])
+def test_models_are_of_this_call_and_trial_ones_apart(tmp_path, script):
+    stand_in = tmp_path / "bin" / "fairseq-scl"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        '#!/usr/bin/env bash\necho "$*"\n'
+        'for word; do [[ $word != outputs/* ]] || mkdir -p "$word"; done\n',
+        "utf-8",
+    )
+    stand_in.chmod(0o755)
+    path = f"{stand_in.parent}:{os.environ['PATH']}"
+    calls = [
+        [line.split() for line in done.stdout.splitlines()]
+        for options in ([], [], ["--smoke"])
+        if (done := run(script, tmp_path, *options, PATH=path, ENCODER="e"))
+    ]
+    verbs = [[words[0] for words in call if words[0] != "download"] for call in calls]
+    assert verbs[0] == verbs[1] == verbs[2]  # also where the models are there already
+    assert "export" in verbs[0]
+    real, trial = (
+        {w.partition("=")[2] or w for words in call for w in words if "outputs/" in w}
+        for call in calls[1:]
+    )
+    assert not real & trial
+    assert all("--smoke" in words for words in calls[2] if words[0] == "run")
 
 
 def test_table6_shows_sentences_and_their_noise(tmp_path, augmented, fast_path):
