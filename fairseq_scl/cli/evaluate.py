@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate the model, print the tables and write the files."""
     files = files_to_write(arguments.to, *SUFFIXES) if arguments.to else []
     _refuse_strangers(arguments)
-    examples = _examples(arguments.file, arguments, arguments.split or "test")
+    split = arguments.split or "test"
+    examples = _examples(arguments.file, arguments, split)
     verify(arguments.model)
     model = load_classifier(arguments.model, arguments.device, arguments.precision)
     logits, truth = example_logits(
@@ -88,9 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
         _scale(model, arguments)
     probabilities = softmax(logits / model.temperature, axis=1)
     found = evaluate(probabilities, truth, model.labels, examples)
-    data = arguments.file / MANIFEST if arguments.file.is_dir() else arguments.file
+    data, part = arguments.file, {"split": split}
+    if data.is_dir():
+        data /= MANIFEST
+    else:
+        part = {"columns": " ".join(arguments.columns or guess_columns(data))}
     checksums = {"data": sha256(data), "model": sha256(arguments.model / "model.pt")}
     made = {
+        **part,
         "device": arguments.device,
         "precision": arguments.precision,
         "temperature": model.temperature,

@@ -56,11 +56,13 @@ def benchmark_signature(
 def evaluation_signature(examples: int, made: Mapping[str, Any]) -> str:
     """Return the signature of an evaluation.
 
-    ``made`` has device, precision, temperature, and the origin of the result.
+    ``made`` has the split of a data folder or the columns of a table, device,
+    precision, temperature, and the origin of the result.
     """
     origin = made["origin"]
     versions = origin["versions"]
     parts = {name: origin["sha256"][name][:8] for name in ("model", "data")}
+    parts |= {name: made[name] for name in ("split", "columns") if name in made}
     parts |= {"examples": examples, "precision": made["precision"]}
     parts |= {"device": made["device"], "temperature": f"{made['temperature']:.4g}"}
     parts |= {name: versions.get(name) for name in ("torch", "fairseq-scl")}

@@ -161,7 +161,10 @@ def test_a_data_folder_has_the_result_of_the_training(evaluated, tmp_path):
     page = (tmp_path / "out" / "e.html").read_text("utf-8")
     assert page.count("<table") == text.count("\n| ---")
     assert "data:image/png;base64," in page
-    assert evaluated(toy_data(), "--split", "valid")[3]["examples"] == 8
+    assert "|split:test|" in text
+    _, out, _, found = evaluated(toy_data(), "--split", "valid")
+    assert (found["examples"], found["split"]) == (8, "valid")
+    assert "|split:valid|" in out
 
 
 @pytest.mark.parametrize("pairs", [False, True], ids=["sentences", "pairs"])
@@ -173,7 +176,10 @@ def test_tables_are_answered_as_predict_does(evaluated, tmp_path, suffix, pairs)
     status, _, _, found = evaluated(file, "--columns", *columns, model=toy_model(pairs))
     assert status == 0
     if not pairs:  # by their usual names
-        assert evaluated(file)[3]["confusion"] == found["confusion"]
+        _, out, _, again = evaluated(file)
+        assert again["confusion"] == found["confusion"]
+        assert again["columns"] == "text label"
+        assert "|columns:text label|" in out
     model = load_classifier(toy_model(pairs))
     expected = probabilities(model, encode(model, [e.sentences for e in made])[0])
     answers = [model.labels[i] for i in expected.argmax(1)]
