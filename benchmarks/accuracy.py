@@ -5,8 +5,8 @@ FOLDER --samples 0-4``: every method gets the same encoder, training samples and
 sentences, and one thread. Each result is a line of ``results.jsonl`` in ``--to``, so
 the command resumes; several at a time, with other samples, use several cores.
 
-``--set updates=240 scl_temperature=0.1`` tries another setting of our methods, with
-results in another folder. ``valid_correct`` in their lines is what to choose by.
+``--set updates=240 scl_temperature=0.1`` tries another setting of our methods, whose
+results need another folder. ``valid_correct`` in their lines is what to choose by.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,7 @@ def main() -> int:
     for sample in range(int(first), int(last or first) + 1):
         data = arguments.data / f"n{arguments.size}-sample{sample}"
         for method in arguments.methods:
-            done = {(one["method"], one["sample"]) for one in read_results(file)}
-            if (method, sample) not in done:
+            if method not in _done(file, sample, _made(data, arguments)):
                 found = _measured(method, sample, data, arguments)
                 with file.open("a", encoding="utf-8") as lines:
                     line = {"method": method, "sample": sample, **found}
@@ -86,6 +85,30 @@ def read_results(file: Path) -> list[Result]:
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+
+def _done(file: Path, sample: int, made: Mapping[str, Any]) -> set[str]:
+    """Return the methods that a file has results of on a sample.
+
+    Raises:
+        InputError: it has results of other settings, data or another encoder.
+    """
+    methods = set()
+    for one in read_results(file):
+        there = one.get("made", made)  # results of older versions lack it
+        now = {key: (there[key], made[key]) for key in ("size", "set")}
+        sums = [each["origin"]["sha256"] for each in (there, made)]
+        now["encoder"] = (sums[0]["encoder"], sums[1]["encoder"])
+        if one["sample"] == sample:
+            methods.add(one["method"])
+            now["data"] = (sums[0]["data"], sums[1]["data"])
+        for key, (before, after) in now.items():
+            if before != after:
+                raise InputError(
+                    f"{file} has results where {key} is {before}, not {after}: choose "
+                    "another folder with --to"
+                )
+    return methods
 
 
 def comparison(results: Iterable[Result], baseline: str) -> Sheet:

@@ -178,15 +178,22 @@ def test_methods_are_compared_on_the_samples_that_both_have():
     assert rows["frozen"][3:] == ("-5.00", "–", "1")
 
 
-def test_accuracy_ends_with_a_signature_of_its_files(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def places(tmp_path):
+    """Options of ``benchmarks.accuracy`` that name folders; a manifest, a model."""
     for name in ("n100-sample0/manifest.json", "model.pt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name, "utf-8")
+    folders = ["--data", "--encoder", "--published", "--to"]
+    return ["accuracy", *(part for f in folders for part in (f, str(tmp_path)))]
+
+
+def test_accuracy_ends_with_a_signature_of_its_files(
+    tmp_path, places, monkeypatch, capsys
+):
     found = {"valid_correct": 3, "correct": 7, "total": 10}
     monkeypatch.setattr(accuracy, "_ours", lambda *_: found)
-    folders = ["--data", "--encoder", "--published", "--to"]
-    argv = ["accuracy", *(part for f in folders for part in (f, str(tmp_path)))]
-    argv += ["--methods", "frozen", "--set", "updates=9"]
+    argv = [*places, "--methods", "frozen", "--set", "updates=9"]
     monkeypatch.setattr(sys, "argv", argv)
     assert accuracy.main() == 0
     line = capsys.readouterr().out.strip().rpartition("\n")[2].strip("`")
@@ -196,16 +203,23 @@ def test_accuracy_ends_with_a_signature_of_its_files(tmp_path, monkeypatch, caps
     for name, file in (("data", "n100-sample0/manifest.json"), ("encoder", "model.pt")):
         assert parts[name] == sha256((tmp_path / file).read_bytes()).hexdigest()[:8]
     assert {"precision", "torch", "fairseq", "fairseq-scl", "commit"} <= parts.keys()
+    monkeypatch.setattr(sys, "argv", [*argv[:-1], "updates=8"])
+    with pytest.raises(InputError, match="set is updates=9, not updates=8: choose"):
+        accuracy.main()
+    (tmp_path / "model.pt").write_text("another encoder", "utf-8")
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(InputError, match="encoder is"):
+        accuracy.main()
 
 
-def test_accuracy_resumes_and_says_why_a_peer_failed(tmp_path, monkeypatch, capsys):
+def test_accuracy_resumes_and_says_why_a_peer_failed(
+    tmp_path, places, monkeypatch, capsys
+):
     line = {"method": "frozen", "sample": 0, "correct": 7, "total": 10, "seconds": 1.0}
     (tmp_path / "results.jsonl").write_text(json.dumps(line) + "\n", "utf-8")
-    folders = ["--data", "--encoder", "--published", "--to"]
-    argv = ["accuracy", *(part for f in folders for part in (f, str(tmp_path)))]
-    monkeypatch.setattr(sys, "argv", [*argv, "--methods", "frozen"])
+    monkeypatch.setattr(sys, "argv", [*places, "--methods", "frozen"])
     assert accuracy.main() == 0
     assert "| frozen | 1 | 70.0 | 1 |" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", [*argv, "--methods", "setfit"])
+    monkeypatch.setattr(sys, "argv", [*places, "--methods", "setfit"])
     with pytest.raises(InputError, match="setfit failed"):
         accuracy.main()
