@@ -145,13 +145,14 @@ def run(capfd):
 
 @pytest.fixture
 def refusal(capfd):
-    """Run a command line that must be refused; return the one line that it prints."""
+    """Run a command line that must be refused; return the line that says why."""
     from fairseq_scl.cli import main
 
     def call(*argv):
         capfd.readouterr()
         assert main([str(word) for word in argv]) == 2
-        (line,) = capfd.readouterr().err.splitlines()
+        error = capfd.readouterr().err
+        (line,) = (s for s in error.splitlines() if "fairseq-scl: note: " not in s)
         return line
 
     return call

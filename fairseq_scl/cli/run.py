@@ -120,7 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = choose(every, ",".join(arguments.only))
     name = f"{table.name}-smoke" if arguments.smoke else table.name
     folder = (arguments.results or Path("outputs", name)).absolute()
-    check_folders(chosen)
+    for said in check_folders(chosen):
+        note(said)
     if arguments.dry_run:
         for one in chosen:
             print(shlex.join(command(one, run_folder(folder, one.name))))

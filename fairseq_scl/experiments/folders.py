@@ -10,8 +10,11 @@ from fairseq_scl.experiments.architecture import longest_input
 from fairseq_scl.experiments.command import Run
 
 
-def check_folders(runs: Sequence[Run]) -> None:
+def check_folders(runs: Sequence[Run]) -> list[str]:
     """Check all folders up front, so that runs do not fail later one by one.
+
+    Returns:
+        a note for each encoder that reads less than the default ``max_positions``.
 
     Raises:
         InputError: a data folder is missing or does not match the encoder's dictionary
@@ -23,6 +26,7 @@ def check_folders(runs: Sequence[Run]) -> None:
     found = {
         (run.data, run.encoder, run.head_pooling, run.max_positions) for run in runs
     }
+    notes = {}
     for folder, encoder, pooling, positions in sorted(found):
         if not (folder / MANIFEST).is_file():
             raise InputError(
@@ -33,7 +37,12 @@ def check_folders(runs: Sequence[Run]) -> None:
             if not (folder / "label" / f"{split}.idx").is_file():
                 raise InputError(f"{folder} has no {split} split")
         longest = longest_input(encoder, pooling)
-        if longest < positions != Run.max_positions:  # the default is lowered
+        if longest < positions == Run.max_positions:
+            notes[encoder] = (
+                f"max_positions is lowered from {positions} to {longest}, the longest "
+                f"input of {encoder}"
+            )
+        elif longest < positions:
             raise InputError(
                 f"max_positions is {positions}: it must be at most {longest}, the "
                 f"longest input of {encoder}"
@@ -53,3 +62,4 @@ def check_folders(runs: Sequence[Run]) -> None:
                     f"{encoder} has {', '.join(others)}: export the model again with "
                     "--encoder-only"
                 )
+    return list(notes.values())

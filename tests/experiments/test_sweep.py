@@ -175,8 +175,10 @@ def test_a_failed_run_is_reported_and_retried_on_request(
 
 def test_dry_run_prints_commands_and_does_nothing(tmp_path, toy, capfd):
     assert main([*toy, "--dry-run"]) == 0
-    lines = capfd.readouterr().out.splitlines()
+    out, error = capfd.readouterr()
+    lines = out.splitlines()
     assert len(lines) == 9
+    assert "note: max_positions is lowered from 512 to 40" in error
     assert all(s.startswith("fairseq-train ") for s in lines)
     assert not (tmp_path / "results").exists()
     assert main([*toy, "--dry-run", "--only", "loss=CE", "--only", "sample=1"]) == 0

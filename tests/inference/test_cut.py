@@ -94,6 +94,9 @@ def test_evaluate_and_predict_say_what_is_not_read(tmp_path, say):
 
 def test_a_run_with_more_positions_than_its_encoder_is_refused():
     one = toy_run(data=toy_data(), encoder=toy_encoder())
-    check_folders([one])  # the default, 512, is lowered
+    assert check_folders([replace(one, max_positions=40)]) == []
+    assert check_folders([one, one]) == [
+        f"max_positions is lowered from 512 to 40, the longest input of {one.encoder}"
+    ]
     with pytest.raises(InputError, match="max_positions is 41: it must be at most 40"):
         check_folders([replace(one, max_positions=41)])
