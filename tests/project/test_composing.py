@@ -1,15 +1,20 @@
 """The tests' shortcut to configurations gives those that Hydra composes."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import fairseq
 import pytest
+import yaml
 from fairseq import options
+from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.dataclass import utils
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from helpers import composing
+from helpers.configurations import CONFIGURATIONS
 from helpers.training import OF_A_RUN, command_line
 
 
@@ -40,3 +45,19 @@ def test_values_are_set_in_the_configuration_of_another_command_line(choices, va
     texts = [OmegaConf.to_yaml(cfg, resolve=True) for cfg in (found, expected)]
     assert texts[0] == texts[1]
     assert OmegaConf.is_struct(found) == OmegaConf.is_struct(expected)
+
+
+@pytest.mark.parametrize(
+    ("group", "registered"),
+    [("task", TASK_DATACLASS_REGISTRY), ("criterion", CRITERION_DATACLASS_REGISTRY)],
+)
+def test_the_shipped_configuration_lists_the_options_of_the_plug_in(group, registered):
+    listed = yaml.safe_load(next(CONFIGURATIONS.glob("*.yaml")).read_text("utf-8"))
+    stock = {field.name for field in fields(registered["sentence_prediction"])}
+    ours = {
+        field.name: field.default
+        for field in fields(registered["sentence_prediction_scl"])
+        if field.name not in stock and not str(field.default).startswith("${")
+    }
+    assert ours
+    assert {key: listed[group].get(key, "missing") for key in ours} == ours
