@@ -16,7 +16,6 @@ from fairseq_scl.cli.options import (
 )
 from fairseq_scl.data.files import sha256, write_then_rename
 from fairseq_scl.data.folders import check_files, list_files
-from fairseq_scl.data.readers import repeated
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.encoder_folder import sentence_embedder
 from fairseq_scl.report.csv_rows import as_csv
@@ -78,8 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure the noise, print the tables and write the files."""
     if arguments.html and arguments.to is None:
         raise InputError("--html needs --to, the folder for noise.html")
-    if twice := repeated([str(file.resolve()) for file in arguments.files]):
-        raise InputError(f"{twice} is given twice: its outputs would count twice")
     names = ["noise.md", "noise.csv", *["noise.html"] * arguments.html, NOISE]
     paths = [arguments.to / name for name in names] if arguments.to else []
     check_files(paths)

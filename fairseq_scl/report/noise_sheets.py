@@ -38,8 +38,8 @@ def read_files(paths: Sequence[Path]) -> Found:
         file's name) and sample.
 
     Raises:
-        InputError: there are no files, or a file cannot be read or its name lacks a
-            temperature.
+        InputError: there are no files, two have the same name and task, or a file
+            cannot be read or its name lacks a temperature.
     """
     files: list[Path] = []
     for path in paths:
@@ -52,6 +52,7 @@ def read_files(paths: Sequence[Path]) -> Found:
             raise InputError(f"{path} does not contain files NAME-bt….jsonl")
         files += inside
     found: Found = {}
+    seen: dict[tuple[str, str], Path] = {}
     for file in files:
         name = NAME.fullmatch(file.stem)
         if name is None:
@@ -59,7 +60,12 @@ def read_files(paths: Sequence[Path]) -> Found:
                 f"{file} lacks a temperature in its name, which must be like "
                 "NAME-bt0.3.jsonl"
             )
-        of_task = found.setdefault(file.absolute().parent.name, {})
+        task = file.absolute().parent.name
+        if (other := seen.setdefault((task, file.stem), file)) is not file:
+            raise InputError(
+                f"{other} and {file} have the same name and task: give one of them"
+            )
+        of_task = found.setdefault(task, {})
         of_task.setdefault(name["temperature"], {})[name["sample"]] = read_outputs(file)
     return {
         task: dict(sorted(of_task.items(), key=lambda item: _degrees(item[0])))

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shutil
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import partial
 
@@ -264,7 +265,10 @@ def test_bad_input_is_one_sentence(folder, tmp_path, refusal):
     assert "there is no file or folder" in refused(tmp_path / "none")
     (tmp_path / "a.jsonl").touch()
     assert "lacks a temperature in its name" in refused(tmp_path / "a.jsonl")
-    assert f"{folder} is given twice" in refused(folder, folder / ".." / folder.name)
+    twice = "have the same name and task: give one of them"
+    assert twice in refused(folder, folder / ".." / folder.name)
+    shutil.copytree(folder, tmp_path / "of another day")
+    assert twice in refused(folder, tmp_path / "of another day")
     assert "--html needs --to" in refused(folder, "--html")
     assert "--examples is 0: it must be at least 1" in refused(folder, "--examples", 0)
     line = refused(folder, "--temperatures", "0.3", "0.7")
