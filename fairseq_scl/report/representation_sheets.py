@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.geometry import MEASURES, TOP
 from fairseq_scl.experiments.results import LossResult, TableResult
 from fairseq_scl.experiments.statistics import Summary, summary
@@ -15,6 +16,7 @@ from fairseq_scl.report.sheets import Sheet
 from fairseq_scl.typed import Finite, read_as
 
 ANALYSIS = "analysis.json"
+SPLIT = "test"  # of which runs measure their representations
 MEASURED = (
     "Features are what the classification head reads. GM, HM: geometric and harmonic "
     "mean of the {top} largest singular values of the centered features. Eff. rank: "
@@ -39,7 +41,7 @@ def representation_sheets(result: TableResult, folder: Path) -> list[Sheet]:
         one sheet, or an empty list if no run measured its representations.
 
     Raises:
-        InputError: ``analysis.json`` is damaged.
+        InputError: ``analysis.json`` is damaged, or of another split or ``--top``.
     """
     if not any(record.representations for record in result.records):
         return []
@@ -106,14 +108,21 @@ class _Analysis(msgspec.Struct):
     SCHEMA: ClassVar[int] = 1
 
     models: list[_Model]
+    split: str
+    top: int
 
 
 def _before(path: Path) -> Mapping[str, Mapping[str, float]]:
     if not path.is_file():
         return {}
-    models = read_as(path, _Analysis).models
+    found = read_as(path, _Analysis)
+    if (found.split, found.top) != (SPLIT, TOP):
+        raise InputError(
+            f"{path} has --split {found.split} --top {found.top}, but the runs were "
+            f"measured with {SPLIT} and {TOP}: analyze again or move it elsewhere"
+        )
     return {
         one.name: msgspec.structs.asdict(one.measures)
-        for one in models
+        for one in found.models
         if one.kind == "encoder"
     }

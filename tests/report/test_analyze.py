@@ -124,5 +124,12 @@ def test_a_damaged_analysis_is_named(tmp_path):
     (tmp_path / "analysis.json").write_text('{"models": [{"name": "x"}]}')
     with pytest.raises(InputError, match=r"analysis\.json: schema is None"):
         representation_sheets(found, tmp_path)
+    (tmp_path / "analysis.json").unlink()
+    assert analyze(tmp_path, "--model", f"before={toy_encoder()}") == 0
+    assert representation_sheets(found, tmp_path)[0].rows[0][2] == "before"
+    other = ["--split", "valid", "--top", "2"]
+    assert analyze(tmp_path, "--model", f"before={toy_encoder()}", *other) == 0
+    with pytest.raises(InputError, match=r"analysis\.json has --split valid --top 2"):
+        representation_sheets(found, tmp_path)
     assert trained()[2].representations is None
     assert representation_sheets(noisy_results(), tmp_path) == []
