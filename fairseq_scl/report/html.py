@@ -9,11 +9,8 @@ from typing import ClassVar
 
 import msgspec
 
-from fairseq_scl.experiments.results import (
-    FAILED,
-    CellResult,
-    TableResult,
-)
+from fairseq_scl.experiments.results import FAILED, TOP, CellResult, TableResult
+from fairseq_scl.experiments.tables import FEW_SHOT
 from fairseq_scl.report.charts import (
     curves,
     flip_curves,
@@ -151,6 +148,7 @@ def _cell(result: TableResult, cell: CellResult, number: int) -> str:
     """Draw a cell, if any of its runs has finished."""
     if not any(one.chosen_attempts for one in cell.losses.values()):
         return ""
+    by = f", by its best {TOP} runs," if result.table.selection == FEW_SHOT else ""
     charts = [("test accuracy of each run", paired_dots(cell))]
     charts += [(title, curves(cell, key)) for key, title in CURVES.items()]
     for one in cell.losses.values():
@@ -159,7 +157,7 @@ def _cell(result: TableResult, cell: CellResult, number: int) -> str:
             counts = {len(c.runs) for c in one.selection.candidates if c.runs}
             if len(counts) > 1:
                 title += "; means of different numbers of runs are not comparable"
-            charts.append((f"{title}. The chosen one is framed.", drawn))
+            charts.append((f"{title}. The chosen one{by} is framed.", drawn))
     name = _text(cell_name(result, cell))
     return f"<h3>{name}</h3>\n{_charts(f'c{number}-', charts)}"
 

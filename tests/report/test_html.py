@@ -90,6 +90,7 @@ def test_the_page_shows_what_there_is(page):
     assert f"{command} --scl-lambda 0" in read.text
     assert "table:table4|protocol:1|samples:10|" in read.text
     assert "– (0 of 10)" in read.text
+    assert "The chosen one, by its best 3 runs, is framed." in read.text
 
 
 def test_everything_is_escaped(tmp_path):
