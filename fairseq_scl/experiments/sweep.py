@@ -236,10 +236,12 @@ class _Worker:
         if status and status < 0:
             time.sleep(1)  # whoever killed it may also be about to kill this process
         if status and self.number >= 0:
-            run = runs[self.number]
-            if not is_ended(folder, run.name):
-                text = f"the process that trained it ended with {self.how_it_ended}\n"
-                write_error(run_folder(folder, run.name), text)
+            name = runs[self.number].name
+            with claim(folder, name) as free:  # another sweep may do it again
+                if free and not is_ended(folder, name):
+                    how = self.how_it_ended
+                    text = f"the process that trained it ended with {how}\n"
+                    write_error(run_folder(folder, name), text)
         return self.number < 0 and not status
 
 

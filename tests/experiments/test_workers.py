@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,6 +71,23 @@ def test_workers_are_spawned_where_forks_are_not_supported(
     assert main(argv) == 0
     assert "1 of 1 runs are done" in capfd.readouterr().out
     assert set(started) == {"spawn"}
+
+
+def test_a_killed_worker_s_run_is_left_to_who_began_it_again(
+    tmp_path, samples, monkeypatch
+):
+    run = plan(tmp_path, samples)[0]
+    worker = sweep._Worker([run], tmp_path, 1, ())
+    worker._number.value = 0
+    killed = SimpleNamespace(exitcode=-signal.SIGKILL)
+    monkeypatch.setattr(worker, "process", killed)
+    monkeypatch.setattr(sweep.time, "sleep", lambda _: None)
+    error = tmp_path / "runs" / run.name / ERROR
+    with claim(tmp_path, run.name):
+        assert not worker.ended([run], tmp_path)
+    assert not error.exists()
+    assert not worker.ended([run], tmp_path)
+    assert "ended with signal 9" in error.read_text("utf-8")
 
 
 def test_a_held_run_is_left_to_its_holder(tmp_path, samples):
