@@ -23,7 +23,7 @@ ffn=${FFN:-512} layers=${LAYERS:-3} heads=${HEADS:-4} every=${EVERY:-150}
   --train "${TRAIN:-train}" --valid "${VALID:-valid}" --pieces "${PIECES:-6000}" --to "$text"
 [[ -d $data ]] || { fairseq-preprocess -s "$SRC" -t "$TGT" --joined-dictionary \
   --trainpref "$text/train" --validpref "$text/valid" --testpref "$text/test" \
-  --destdir "$data.new" && mv "$data.new" "$data"; }
+  --destdir "$data.new"; mv "$data.new" "$data"; }
 fairseq-train "$data" --user-dir "$(fairseq-scl user-dir)" --task translation \
   -s "$SRC" -t "$TGT" --arch transformer --share-all-embeddings --dropout "${DROPOUT:-0.15}" \
   --encoder-layers "$layers" --encoder-embed-dim "$dim" --encoder-ffn-embed-dim "$ffn" \

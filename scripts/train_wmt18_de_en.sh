@@ -27,7 +27,7 @@ for lang in de en; do step "$TO.work/pieces/train.$lang" pieces "$lang"; done
 [[ -d $text ]] ||
   fairseq-scl translation clean --from "$TO.work/pieces" --source de --target en --to "$text"
 [[ -d $data ]] || { fairseq-preprocess -s de -t en --joined-dictionary --workers "${JOBS:-4}" \
-  --trainpref "$text/train" --validpref "$text/valid" --destdir "$data.new" && mv "$data.new" "$data"; }
+  --trainpref "$text/train" --validpref "$text/valid" --destdir "$data.new"; mv "$data.new" "$data"; }
 fairseq-train "$data" --user-dir "$(fairseq-scl user-dir)" -s de -t en --task translation \
   ${precision[@]+"${precision[@]}"} --arch transformer_wmt_en_de_big --share-all-embeddings \
   --dropout 0.3 --weight-decay 0.0 --criterion label_smoothed_cross_entropy \

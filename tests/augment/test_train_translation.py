@@ -222,6 +222,24 @@ def test_settings_that_are_missing_are_named(script):
     assert "CORPUS: " in done.stderr
 
 
+@pytest.mark.parametrize("script", ["train_translation.sh", "train_wmt18_de_en.sh"])
+def test_a_script_ends_at_the_step_that_fails(tmp_path, script):
+    names = [f"corpus/{kind}.{lang}" for kind in ("train", "test") for lang in PAIR]
+    names += [f"to.work/{kind}.{lang}" for kind in ("tokens", "pieces/train", "text/x")
+              for lang in PAIR]  # fmt: skip
+    for name in (*names, "to.work/bpecodes"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, status in (("fairseq-preprocess", 3), ("fairseq-train", 0)):
+        command = tmp_path / name
+        command.write_text(f"#!/usr/bin/env bash\necho {name}\nexit {status}\n")
+        command.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    folders = {"CORPUS": tmp_path / "corpus", "TO": tmp_path / "to"}
+    done = run(script, SRC="en", TGT="de", PATH=path, **folders)
+    assert (done.returncode, done.stdout) == (3, "fairseq-preprocess\n")
+
+
 @pytest.mark.slow
 def test_the_recipe_of_wmt18_goes_through_on_toy_text(tmp_path):
     if not (shutil.which("sacremoses") and shutil.which("subword-nmt")):
