@@ -22,7 +22,8 @@ from fairseq_scl.report.signature import table_signature
 from fairseq_scl.report.words import remarks, verdicts
 
 OUTPUTS = Path("outputs")
-FILES = ("table.md", "table.tex", "table.csv", "runs.csv", "report.html")
+PAGE = "report.html"
+FILES = ("table.md", "table.tex", "table.csv", "runs.csv", PAGE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--html",
         action="store_true",
-        help="also write report.html, a self-contained page with figures",
+        help="also write report.html, a self-contained page with figures; without it, "
+        "a page that is there already is still renewed",
     )
 
 
@@ -85,10 +87,10 @@ def write_report(
         "table.csv": as_csv(cell_rows(result)),
         "runs.csv": as_csv(attempt_rows(result)),
     }
-    if as_html:
+    if as_html or (target / PAGE).is_file():  # no page of other numbers stays
         from fairseq_scl.report.html import page  # matplotlib takes a second to load
 
-        files["report.html"] = page(result, folder)
+        files[PAGE] = page(result, folder)
     list_files(target / name for name in files)
     if only is not None:
         names = {run.name for run in only}

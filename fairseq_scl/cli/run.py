@@ -65,7 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--results",
         "--to",
         **FOLDER,
-        help="results folder (default: outputs/TABLE); run the command again to resume",
+        help="results folder (default: outputs/TABLE, with --smoke outputs/TABLE-smoke)"
+        "; run the command again to resume",
     )
     parser.add_argument(
         "--only",

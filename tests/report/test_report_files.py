@@ -126,6 +126,15 @@ def test_the_command_prints_and_writes(folder, tmp_path, capfd):
     assert read_table(folder)[0] == make_table()
 
 
+def test_a_page_that_is_there_is_renewed_with_the_tables(folder):
+    assert main(["report", str(folder), "--html"]) == 0
+    assert "8 of 20 planned runs" in (folder / "report.html").read_text("utf-8")
+    (record, *_) = sorted(folder.glob("runs/*/record.json"))
+    record.unlink()
+    assert main(["report", str(folder)]) == 0
+    assert "7 of 20 planned runs" in (folder / "report.html").read_text("utf-8")
+
+
 def test_results_lie_in_outputs_by_default(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     table = make_table()
