@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--html",
         action="store_true",
-        help="with --to: also write noise.html, a self-contained page",
+        help="with --to: also write noise.html, a self-contained page; without it, a "
+        "page that is there already is still renewed",
     )
     parser.add_argument(
         "--temperatures",
@@ -77,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure the noise, print the tables and write the files."""
     if arguments.html and arguments.to is None:
         raise InputError("--html needs --to, the folder for noise.html")
+    if arguments.to and (arguments.to / "noise.html").is_file():
+        arguments.html = True  # no page of other numbers stays
     names = ["noise.md", "noise.csv", *["noise.html"] * arguments.html, NOISE]
     paths = [arguments.to / name for name in names] if arguments.to else []
     check_files(paths)

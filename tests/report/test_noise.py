@@ -255,6 +255,9 @@ def test_markup_in_a_sentence_is_text(tmp_path, capfd):
     assert "<script>" not in text
     assert evil in Reader(text).text
     assert json.loads((to / "noise.json").read_text("utf-8"))["schema"] == 1
+    write_outputs(file, rows_of([Example(("new",), "a"), Example(("b",), "b")]))
+    assert main(argv[:-1]) == 0  # without --html, the page is still renewed
+    assert "new" in Reader((to / "noise.html").read_text("utf-8")).text
 
 
 def test_bad_input_is_one_sentence(folder, tmp_path, refusal):
