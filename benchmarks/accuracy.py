@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from fairseq_scl.convert.pooling import Pooling
 from fairseq_scl.data.binarize import read_labels
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST
@@ -54,6 +55,7 @@ OURS = {"CE": "ce", "CE+SCL": "scl", FEW_SHOT_RECIPE: FEW_SHOT_RECIPE}
 PEERS = ("setfit", "trainer", "trainer-120")
 METHODS = (*OURS, "frozen", *PEERS)
 RESULTS = "results.jsonl"
+POOLING: Pooling = "mean"  # of our methods, and of SetFit's default
 Result = dict[str, Any]
 
 
@@ -193,7 +195,7 @@ def _ours(
             data.absolute(),
             model.absolute(),
             OURS[method],
-            "mean",
+            POOLING,
             len(read_labels(data)),
             seed=sample,
             updates=recommended_updates(arguments.size),
@@ -207,7 +209,7 @@ def _ours(
         record = run_training(run, folder / method)
         valid, test = best_validation(record.valid), result_at_best(record)
         return _counts(valid.correct, test.correct, test.total)
-    probe = probed(model, data, device)
+    probe = probed(model, data, device, pooling=POOLING)
     return _counts(probe.valid_correct, probe.test_correct, probe.test_total)
 
 

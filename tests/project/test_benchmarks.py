@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from argparse import Namespace
 from dataclasses import fields
 from hashlib import sha256
 from types import ModuleType
@@ -19,7 +20,9 @@ from fairseq_scl.criterions.sentence_prediction_scl import (
     SentencePredictionSCLCriterion,
 )
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.frozen import probed
 from helpers import ROOT
+from helpers.encoders import toy_data, toy_encoder
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("[a-z]*.py")))
@@ -210,6 +213,15 @@ def test_accuracy_ends_with_a_signature_of_its_files(
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(InputError, match="encoder is"):
         accuracy.main()
+
+
+def test_frozen_features_are_read_like_those_that_are_trained(tmp_path):
+    encoder, data = toy_encoder(), toy_data()
+    arguments = Namespace(encoder=encoder, device="cpu", set=[])
+    found = accuracy._ours("frozen", 0, data, arguments, tmp_path)
+    by_mean, by_cls = (probed(encoder, data, pooling=p) for p in ("mean", "cls"))
+    assert by_mean.valid_correct != by_cls.valid_correct
+    assert found["valid_correct"] == by_mean.valid_correct
 
 
 def test_accuracy_resumes_and_says_why_a_peer_failed(
