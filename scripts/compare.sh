@@ -30,6 +30,6 @@ read -ra prepare <<<"${PREPARE:-}"
 TASKS=SST-2 SIZES=100 "$(dirname "$0")/prepare_glue.sh" \
   --flip-labels 0 0.1 0.2 0.3 ${prepare[@]+"${prepare[@]}"}
 fairseq-scl analyze --data "$DATA_BIN/SST-2/n100-sample0" --model "before=$ENCODER" \
-  --to "$RESULTS/analysis.md"
+  --pooling cls --to "$RESULTS/analysis.md" # as the runs of the table
 fairseq-scl run compare --data "$DATA_BIN" --model "$ENCODER" \
   --results "$RESULTS" "$@"

@@ -13,6 +13,7 @@ from fairseq_scl.cli.options import (
     named_folders,
     number,
 )
+from fairseq_scl.convert.pooling import POOLINGS
 from fairseq_scl.data.files import sha256
 from fairseq_scl.data.folders import MANIFEST, verify
 from fairseq_scl.experiments.frozen import measured, probed
@@ -40,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "regression on the frozen features of each model; repeatable",
     )
     parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        help="features to measure and probe: the state at <s>, or the mean over the "
+        "tokens (default: what the heads of each folder read)",
+    )
+    parser.add_argument(
         "--top",
         **number(1),
         default=TOP,
@@ -58,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     }
     others = named_folders("--probe", arguments.probe)
     data, device = arguments.data, arguments.device
+    split, top, pooling = arguments.split, arguments.top, arguments.pooling
     for folder in {data, *models.values(), *others.values()}:
         verify(folder)
     found: dict[str, dict[str, float]] = {}
@@ -66,15 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
     with tqdm(total=total, unit=" analyses", disable=None) as bar:
         for name, folder in models.items():
             bar.set_description(name)
-            found[name] = measured(folder, data, arguments.split, device, arguments.top)
+            found[name] = measured(folder, data, split, device, top, pooling)
             bar.update()
             for title, other in others.items():
                 bar.set_description(f"{name}, {title}")
-                probes[title][name] = probed(folder, other, device)
+                probes[title][name] = probed(folder, other, device, pooling=pooling)
                 bar.update()
-    made = {"split": arguments.split, "top": arguments.top}
+    made = {"split": split, "top": top, "pooling": pooling}
     made |= {"data": sha256(data / MANIFEST)}
-    sheets = analysis_sheets(arguments.split, found, probes, arguments.top)
+    sheets = analysis_sheets(split, found, probes, top)
     print(write_analysis(arguments.to, sheets, made, models, found, probes), end="\n\n")
     for file in files:
         print(f"wrote {file}")

@@ -56,16 +56,24 @@ def load_frozen(folder: Path, data: Path, device: str = "cpu") -> LoadedModel:
 
 
 def measured(
-    folder: Path, data: Path, split: str, device: str = "cpu", top: int = TOP
+    folder: Path,
+    data: Path,
+    split: str,
+    device: str = "cpu",
+    top: int = TOP,
+    pooling: str | None = None,
 ) -> dict[str, float]:
     """Measure the features that an encoder or model folder computes for a split.
+
+    ``pooling`` is as for :func:`probed`.
 
     Raises:
         InputError: see :func:`load_frozen` and
             :func:`~fairseq_scl.experiments.geometry.measures`.
     """
     labels = read_split_labels(data, split)
-    found = split_features(load_frozen(folder, data, device), data, split, folder)
+    model = load_frozen(folder, data, device)
+    found = split_features(model, data, split, folder, pooling)
     try:
         return measures(found.astype(np.float64), labels, top)
     except InputError as error:

@@ -74,7 +74,7 @@ def write_analysis(
     """Write the sheets as Markdown, and the numbers as JSON next to it.
 
     The arguments are those of :func:`analysis_sheets`, the ``models`` by name, and what
-    else affects the numbers (``made``): split, top, checksum of the data.
+    else affects the numbers (``made``): split, top, pooling, checksum of the data.
 
     Returns:
         the Markdown.
@@ -89,7 +89,7 @@ def write_analysis(
             "kind": kind_of(folder),
             "folder": str(folder),
             "sha256": sha256(folder / "model.pt"),
-            "features": encoder_pooling(folder),
+            "features": made["pooling"] or encoder_pooling(folder),
             "measures": dict(found[name]),
             "probes": {
                 data: {**asdict(of_data[name]), "accuracy": of_data[name].accuracy}

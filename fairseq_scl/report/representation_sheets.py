@@ -46,9 +46,10 @@ def representation_sheets(result: TableResult, folder: Path) -> list[Sheet]:
     if not any(record.representations for record in result.records):
         return []
     table, keys = result.table, layout.cell_keys(result.table)
+    before = _before(folder / ANALYSIS, table.training.head_pooling)
     rows = [
         (*[NONE] * len(keys), name, NONE, *(f"{found[key]:.3g}" for key in MEASURES))
-        for name, found in _before(folder / ANALYSIS).items()
+        for name, found in before.items()
     ]
     for cell in result.cells:
         for loss, one in cell.losses.items():
@@ -67,7 +68,7 @@ def representation_sheets(result: TableResult, folder: Path) -> list[Sheet]:
     runs = (
         f"Mean ± sample std over all {table.repeated}s of the chosen combination, "
         f"each at its best validation. Rows without a number of {table.repeated}s are "
-        "encoders before fine-tuning."
+        "encoders before fine-tuning; in parentheses: what is read if not the same."
     )
     return [
         Sheet(
@@ -99,6 +100,7 @@ _Measures: Any = msgspec.defstruct("_Measures", [(key, Finite) for key in MEASUR
 class _Model(msgspec.Struct):
     name: str
     kind: Literal["encoder", "model"]
+    features: str
     measures: _Measures
 
 
@@ -112,7 +114,7 @@ class _Analysis(msgspec.Struct):
     top: int
 
 
-def _before(path: Path) -> Mapping[str, Mapping[str, float]]:
+def _before(path: Path, pooling: str) -> Mapping[str, Mapping[str, float]]:
     if not path.is_file():
         return {}
     found = read_as(path, _Analysis)
@@ -121,8 +123,9 @@ def _before(path: Path) -> Mapping[str, Mapping[str, float]]:
             f"{path} has --split {found.split} --top {found.top}, but the runs were "
             f"measured with {SPLIT} and {TOP}: analyze again or move it elsewhere"
         )
-    return {
-        one.name: msgspec.structs.asdict(one.measures)
-        for one in found.models
-        if one.kind == "encoder"
-    }
+    encoders = {}
+    for one in found.models:
+        if one.kind == "encoder":
+            other = "" if one.features == pooling else f" ({one.features})"
+            encoders[f"{one.name}{other}"] = msgspec.structs.asdict(one.measures)
+    return encoders

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from fairseq_scl.data.texts import read_split
 from fairseq_scl.data.tokenizers import load_tokenizer
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
-from fairseq_scl.experiments.geometry import MEASURES
+from fairseq_scl.experiments.geometry import MEASURES, TOP
 from fairseq_scl.experiments.plan import _updates
 from fairseq_scl.inference.encoder_folder import load_encoder
 from fairseq_scl.inference.model_folder import load_classifier
@@ -158,7 +159,9 @@ RECORD = {
     **{"versions": {"torch": "2"}, "threads": 1},
 }
 SHEET = Sheet("noise", "Noise", ("task", "n"), (("SST-2", "3"),), (("", 1),))
-MODEL = {"name": "x", "kind": "encoder", "measures": dict.fromkeys(MEASURES, 0.5)}
+MODEL = {"name": "x", "kind": "encoder", "features": "cls"}
+MODEL["measures"] = dict.fromkeys(MEASURES, 0.5)
+ANALYSIS = {"models": [MODEL], "split": "test", "top": TOP}
 PANEL = {"row": "SST-2", "name": "CE", "silhouette": 0.25}
 # Of each kind of file: how it is written and read, and what is found in it.
 KINDS = {
@@ -172,7 +175,11 @@ KINDS = {
         read_noise,
         ([SHEET], "line"),
     ),
-    "analysis": (written({"models": [MODEL]}), _before, {"x": MODEL["measures"]}),
+    "analysis": (
+        written(ANALYSIS),
+        partial(_before, pooling="cls"),
+        {"x": MODEL["measures"]},
+    ),
     "picture": (
         written({"panels": [PANEL]}),
         _silhouettes,
@@ -198,6 +205,7 @@ KINDS = {
         ("noise", "signature", MISSING, "signature"),
         ("noise", "more", 1, "more; sheets, signature"),
         ("analysis", "models", {}, "models; {}"),
+        ("analysis", "split", "valid", "has --split valid"),
         ("analysis", "models.0.name", 1, "models[0].name; found 1"),
         ("analysis", "models.0.kind", "data", "models[0].kind; 'data'; encoder, model"),
         ("analysis", "models.0.measures", MISSING, "models[0]; measures"),

@@ -127,6 +127,13 @@ def test_a_damaged_analysis_is_named(tmp_path):
     (tmp_path / "analysis.json").unlink()
     assert analyze(tmp_path, "--model", f"before={toy_encoder()}") == 0
     assert representation_sheets(found, tmp_path)[0].rows[0][2] == "before"
+    cls = json.loads((tmp_path / "analysis.json").read_text())["models"][0]
+    mean = ["--pooling", "mean"]
+    assert analyze(tmp_path, "--model", f"before={toy_encoder()}", *mean) == 0
+    assert representation_sheets(found, tmp_path)[0].rows[0][2] == "before (mean)"
+    (one,) = json.loads((tmp_path / "analysis.json").read_text())["models"]
+    assert (cls["features"], one["features"]) == ("cls", "mean")
+    assert cls["measures"] != one["measures"]
     other = ["--split", "valid", "--top", "2"]
     assert analyze(tmp_path, "--model", f"before={toy_encoder()}", *other) == 0
     with pytest.raises(InputError, match=r"analysis\.json has --split valid --top 2"):
