@@ -81,7 +81,7 @@ def choose(runs: Sequence[Run], only: str) -> list[Run]:
         cell_key = names[key]
         there = {str(run.cell[cell_key]) for run in runs if cell_key in run.cell}
         wanted: set[str] = set()
-        for value in values.split("|"):
+        for value in [v for v in values.split("|") if v] or [""]:
             matching = _matching(value, there)
             if not matching:
                 allowed = ", ".join(sorted(there))

@@ -105,6 +105,7 @@ def test_smoke_goes_through_every_cell_with_one_point_of_the_grid():
         ("table5", "temperature=0.3|0.5,lambda=0.9,tau=0.3,task=SST-2", 2 * 20),
         ("table5", "temperature=.30,loss=CE,task=SST-2", 10),
         ("table5", "temperature=original,loss=CE", 30),
+        ("table5", "task=SST-2||MNLI|,loss=CE", 100),  # TASKS with more spaces
         ("compare", "flipped=0", 160),
         ("compare", "flipped=0.1|.30,loss=CE", 20),
         ("compare", "lambda=0.9,capcort_lambda=0.01,flipped=0", 60),
@@ -150,6 +151,7 @@ def test_a_narrowed_table_stands_for_the_chosen_runs(name, only):
         ("table4", "task=SST2", "matches nothing: task is one of MNLI, QNLI, SST-2"),
         ("table4", "size=20", "it must be KEY=VALUE|VALUE with one of the keys batch"),
         ("table4", "n", "it must be KEY=VALUE"),
+        ("table4", "n=|", "'' matches nothing: n is one of"),
         ("table4", "n=21", "matches nothing: n is one of 100, 1000, 20"),
         ("table4", "n=20|1OO", "'1OO' matches nothing: n is one of 100, 1000, 20"),
         ("table4", "sample=0|12-14", "'12-14' matches nothing: sample is one of 0, 1"),
