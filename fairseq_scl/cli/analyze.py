@@ -1,6 +1,7 @@
 """``fairseq-scl analyze``."""
 
 import argparse
+from typing import Any
 
 from tqdm import tqdm
 
@@ -80,8 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
                 bar.set_description(f"{name}, {title}")
                 probes[title][name] = probed(folder, other, device, pooling=pooling)
                 bar.update()
-    made = {"split": split, "top": top, "pooling": pooling}
+    made: dict[str, Any] = {"split": split, "top": top, "pooling": pooling}
     made |= {"data": sha256(data / MANIFEST)}
+    made["probes"] = {title: sha256(one / MANIFEST) for title, one in others.items()}
     sheets = analysis_sheets(split, found, probes, top)
     print(write_analysis(arguments.to, sheets, made, models, found, probes), end="\n\n")
     for file in files:

@@ -74,7 +74,8 @@ def write_analysis(
     """Write the sheets as Markdown, and the numbers as JSON next to it.
 
     The arguments are those of :func:`analysis_sheets`, the ``models`` by name, and what
-    else affects the numbers (``made``): split, top, pooling, checksum of the data.
+    else affects the numbers (``made``): split, top, pooling, checksums of the data
+    and of the probes' data.
 
     Returns:
         the Markdown.

@@ -36,6 +36,7 @@ def test_before_and_after_are_in_one_table(tmp_path, capfd):
     assert "Linear probes of the frozen encoder" in out
     made = json.loads((tmp_path / "analysis.json").read_text())
     assert [one["kind"] for one in made["models"]] == ["encoder", "model"]
+    assert made["probes"] == {"itself": made["data"]}
     before, after = (one["measures"] for one in made["models"])
     assert set(before) == set(after) == set(MEASURES)
     assert after["silhouette"] > before["silhouette"] + 0.1  # it was trained to
