@@ -25,12 +25,9 @@ class ContrastiveCriterion(Protocol):
 
     Attributes:
         scl_views: whether its training batches need :data:`WITH_VIEWS`.
-        reads_parameters: whether the loss reads parameters directly, in addition to
-            the results of ``model_outputs``; ``--chunk`` then includes their gradients.
     """
 
     scl_views: bool
-    reads_parameters: bool
 
     def before_update(self, model: nn.Module, update: int) -> None:
         """Prepare a training step; called before each one.

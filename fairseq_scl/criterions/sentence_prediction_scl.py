@@ -88,8 +88,6 @@ class SentencePredictionSCLCriterion(SentencePredictionCriterion):
     the same forward pass. With λ = 0 it equals the stock criterion bit for bit.
     """
 
-    reads_parameters = False
-
     @exit_on_input_error()
     def __init__(self, cfg: SentencePredictionSCLConfig, task: Any) -> None:
         check_settings(cfg, task)

@@ -143,7 +143,12 @@ def cached_step(
 
     Returns:
         what the criterion returns for the whole batch; the loss has no graph.
+
+    Raises:
+        InputError: the criterion has parameters, there are several workers and their
+            ``--ddp-backend`` is not ``legacy_ddp``.
     """
+    _check_parameters(criterion)
     chunks = cut(sample["net_input"], size)
     *others, last = chunks.inputs
     device = sample["net_input"]["src_tokens"].device
@@ -159,11 +164,7 @@ def cached_step(
         outputs = [_leaf(chunks.join(rows)) for rows in zip(*parts, kept, strict=True)]
         with _autocast(optimizer):
             loss, sample_size, log = criterion.loss_of_outputs(model, sample, *outputs)
-        if reads_parameters(criterion):
-            gradients = _cut_up(_and_of_parameters(loss, outputs, optimizer), chunks)
-        else:
-            whole = torch.autograd.grad(loss, outputs, allow_unused=True)
-            gradients = _cut_up(whole, chunks)
+        gradients = _cut_up(_gradients(loss, outputs, optimizer), chunks)
         optimizer.backward(_carry(kept, gradients[-1]))
     del kept
     for number, inputs in enumerate(others):
@@ -181,29 +182,27 @@ def cached_step(
     return loss.detach(), sample_size, log
 
 
-def reads_parameters(criterion: ContrastiveCriterion) -> bool:
-    """Return whether a loss also reads parameters, in addition to the model's outputs.
+def _check_parameters(criterion: Any) -> None:
+    """Refuse a criterion whose parameters PyTorch's DistributedDataParallel holds.
 
-    Raises:
-        InputError: the parameters are in PyTorch's DistributedDataParallel, which only
-            exchanges gradients of parameters used in its own forward pass.
+    It only exchanges gradients of parameters that its own forward pass uses.
     """
     if isinstance(getattr(criterion, "module", None), DistributedDataParallel):
         raise InputError(
             "--chunk with a criterion that has parameters needs --ddp-backend "
             "legacy_ddp when there are several workers"
         )
-    return criterion.reads_parameters
 
 
-def _and_of_parameters(
+def _gradients(
     loss: Tensor, outputs: list[Tensor], optimizer: Any
 ) -> list[Tensor | None]:
     """Return the gradients of the outputs; accumulate those of parameters as usual.
 
     This takes a single backward pass, because other workers may wait for this worker's
-    part in it. The optimizer scales the loss for parameters in half precision. An
-    auxiliary variable whose own gradient is 1 reveals the scale.
+    part in it. The optimizer scales the loss, as it does on workers whose batch is a
+    single chunk: gathered features get the sum of all workers' gradients. An auxiliary
+    variable whose own gradient is 1 reveals the scale.
     """
     one = loss.new_zeros((), requires_grad=True)
     optimizer.backward(loss + one)

@@ -23,7 +23,7 @@ from helpers.distributed import (
     train_and_save,
     train_together,
 )
-from helpers.gradients import OFF, PlainOptimizer, build, gradients
+from helpers.gradients import OFF, HalfOptimizer, build, gradients
 from helpers.training import start_fast, toy_model
 
 # Validation: three batches for two workers.
@@ -31,7 +31,8 @@ DATA = {"sizes": {"train": 27, "valid": 20, "test": 10}}
 
 # Examples of each worker; None: a filled-in batch, which is not to count.
 SIZES = {2: [(5, 2), (1, 0), (4, 4)], 3: [(4, 0, 3), (1, 1, 1), (0, 6, 2)]}
-STEPS = {2: [(8, 5)], 3: [(7, 1, None), (None, 6, 4)]}
+# In chunks of 3, a worker with up to 3 examples computes them in one pass.
+STEPS = {2: [(8, 5), (7, 2)], 3: [(7, 1, None), (None, 6, 4)]}
 # Through λ = 1 everything is in float64; CE is in float32 in the stock criterion.
 KINDS = {
     "pooled": (["--scl-lambda", "1", "--scl-features", "pooled"], 1e-9),
@@ -103,7 +104,7 @@ def step_as_worker(folder, rank, workers, data):
                 numbers = range(5) if ignored else numbers_of(sizes, rank)
                 batch = batch_of(toy, numbers)
                 _, _, log = toy.task.train_step(
-                    batch, model, toy.criterion, PlainOptimizer(), 0, ignored
+                    batch, model, toy.criterion, HalfOptimizer(128.0), 0, ignored
                 )
                 if not ignored:
                     log = {key: float(value) for key, value in log.items()}
@@ -125,7 +126,7 @@ def test_steps_of_workers_are_one_large_step(data, workers, tmp_path):
             toy = build(data, 0, *flags_of(kind, 0))
             batch = batch_of(toy, range(sum(size or 0 for size in sizes)))
             _, _, log = toy.task.train_step(
-                batch, toy.model, toy.criterion, PlainOptimizer(), 0
+                batch, toy.model, toy.criterion, HalfOptimizer(128.0), 0
             )
             alone[kind, case] = gradients(toy.model), log
         (wanted, log), within = alone[kind, case], KINDS[kind][1]

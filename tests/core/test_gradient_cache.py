@@ -181,7 +181,7 @@ def test_gradients_are_exchanged_in_one_backward_pass(data):
     toy.model.no_sync = no_sync
     step(toy, optimizer)
     count = len(cut(toy.batch(SIZE)["net_input"], 4).sizes)
-    assert exchanged == [False] * (count - 1) + [True]
+    assert exchanged == [False] * count + [True]  # the loss, then each chunk
 
 
 def test_a_filled_in_batch_leaves_no_gradient(data):

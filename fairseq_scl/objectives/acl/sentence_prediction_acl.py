@@ -81,7 +81,7 @@ class SentencePredictionACLCriterion(LearnsParameters, SentencePredictionSCLCrit
         require_task(f"--criterion {NAME}", task)
         _check(cfg)
         super().__init__(cfg, task)
-        self.acl_embed = self.reads_parameters = bool(cfg.acl_embed)
+        self.acl_embed = bool(cfg.acl_embed)
         self.acl_anchors = str(cfg.acl_anchors)
         self.acl_grad = bool(cfg.acl_grad)
         self.label_embeddings: nn.Parameter | None = None

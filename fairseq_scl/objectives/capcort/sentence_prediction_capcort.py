@@ -113,7 +113,6 @@ class SentencePredictionCapcortCriterion(
         if cfg.capcort_map == "mlp":
             with torch.random.fork_rng(devices=[]):  # keep the random state for dropout
                 self.phi = _mlp(cfg, task.encoder_embed_dim)
-        self.reads_parameters = not isinstance(self.phi, nn.Identity)
         # Not submodules, so they are not trained, saved or cast to half precision.
         self._table: list[Tensor] = []
         self._encoder: list[nn.Module] = []
