@@ -95,6 +95,12 @@ EVERYTHING = [
         id="scl-dummy",
     ),
     pytest.param(["--scl-views"], DEFAULT, MICRO, id="views"),
+    pytest.param(  # in each epoch, a batch and a dummy in one update
+        ["--report-mcc", "--best-checkpoint-metric", "mcc"],
+        ["--update-freq", "2"],
+        ["--update-freq", "4"],
+        id="micro-dummy",
+    ),
     objective_case(
         "capcort",
         [
@@ -163,8 +169,12 @@ def test_a_whole_run_of_two_workers_is_that_of_one(
             ("valid", 60),
             ("test", 10),
         }
-        found.append((rows, learned(folder, 0)))
-    (rows, one), (other_rows, two) = found
+        state = load_checkpoint(folder / "rank0" / "checkpoint_last.pt")
+        best = state["extra_state"]["val_loss"]  # the metric of the best checkpoint
+        found.append((rows, learned(folder, 0), best))
+    (rows, one, best), (other_rows, two, other_best) = found
+    assert other_best == pytest.approx(best, abs=0.002)
+    assert best > 0
     for row, other in zip(rows, other_rows, strict=True):
         assert other["ce_loss"] == pytest.approx(row["ce_loss"], abs=1e-5)
     torch.testing.assert_close(two, one, atol=1e-5, rtol=0)
