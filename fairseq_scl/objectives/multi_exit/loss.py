@@ -91,4 +91,5 @@ def _normalized(features: Tensor) -> Tensor:
     if features.numel():  # squares of very small and very large entries
         largest = features.detach().abs().amax(dim=1, keepdim=True)
         features = features / largest.masked_fill(largest == 0, 1.0)
-    return F.normalize(features, dim=1)
+    # of length 1 or more by now, except for zeros, whose gradient stays finite
+    return F.normalize(features, dim=1, eps=1.0)
