@@ -59,14 +59,13 @@ def unsupported(model: nn.Module) -> str | None:
     args = getattr(model, "args", None)
     if getattr(args, "encoder_layerdrop", 0):
         return "--encoder-layerdrop, which drops other layers in each chunk"
-    for value, flag in (
-        (getattr(args, "quant_noise_pq", 0), "--quant-noise-pq"),
-        (getattr(args, "quant_noise_scalar", 0), "--quant-noise-scalar"),
-        (getattr(args, "mha_reg_scale_factor", 0), "--mha-reg-scale-factor"),
-        (getattr(args, "ffn_reg_scale_factor", 0), "--ffn-reg-scale-factor"),
+    for name in (
+        *("quant_noise_pq", "quant_noise_scalar"),
+        *("mha_reg_scale_factor", "ffn_reg_scale_factor"),
+        "spectral_norm_classification_head",  # each pass changes the norm's estimate
     ):
-        if value:
-            return flag
+        if getattr(args, name, 0):
+            return f"--{name.replace('_', '-')}"
     return None
 
 

@@ -143,6 +143,7 @@ BERT = "--arch roberta_bert"
         (f"{CHUNK} --quant-noise-scalar 0.1", "--chunk; --quant-noise-scalar"),
         (f"{CHUNK} --encoder-layerdrop 0.5", "--chunk; --encoder-layerdrop, which"),
         (f"{CHUNK} --quant-noise-pq 0.1", "--chunk; --quant-noise-pq"),
+        (f"{CHUNK} --spectral-norm-classification-head", "--chunk; --spectral-norm"),
         (
             "--gather-features --task sentence_prediction",
             "--gather-features needs --task sentence_prediction_scl",
