@@ -191,8 +191,10 @@ def _forward(
     ) -> list[Tensor]:
         encoder = self.encoder.sentence_encoder
         tops = [top] if other is None else [top, other]
-        plain = self.training and not layers and tops == ["cls"]
-        graphs = getattr(self, GRAPHS, None) if plain else None
+        graphs = getattr(self, GRAPHS, None) if self.training else None
+        if graphs and (layers or tops != ["cls"]):
+            graphs.warn("it computes the final states at <s>, but the loss reads more")
+            graphs = None
         replayed = graphs and graphs.states(encoder, src_tokens, layout)
         if replayed is not None:
             found = [replayed]

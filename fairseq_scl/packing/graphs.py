@@ -97,6 +97,12 @@ class CudaGraphs:
         states: Tensor = replay.apply(self._anchor, found, self)
         return states[:-1]
 
+    def warn(self, reason: str) -> None:
+        """Log once why passes are not captured."""
+        if not self._warned:
+            logger.warning(f"--cuda-graphs has no effect: {reason}")
+        self._warned = True
+
     def _applies(self, encoder: Any, tokens: Tensor) -> bool:
         dtype = encoder.embed_tokens.weight.dtype
         if torch.is_autocast_enabled("cuda"):
@@ -105,12 +111,10 @@ class CudaGraphs:
         head_size = attention.embed_dim // attention.num_heads
         hooks = ("_forward_hooks", "_forward_pre_hooks")  # a replay would not call them
         if not has_kernel(tokens.device, dtype, head_size):
-            if not self._warned:
-                logger.warning(
-                    "--cuda-graphs has no effect: it needs FlashAttention, which "
-                    "--packed uses on a GPU in half precision"
-                )
-            self._warned = True
+            self.warn(
+                "it needs FlashAttention, which --packed uses on a GPU in half "
+                "precision"
+            )
             return False
         return attention.dropout_module.p < 1 and not any(
             getattr(module, hook) for module in encoder.modules() for hook in hooks

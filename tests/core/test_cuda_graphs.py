@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fairseq_scl.models.features import classification_features
 from fairseq_scl.packing import graphs, layers
 from fairseq_scl.packing.encoder import pack
 from helpers import packed
@@ -127,6 +128,15 @@ def test_copies_of_a_model_have_no_graphs(data, captures):
         pickle.loads(pickle.dumps(model.cuda_graphs)),
     ):
         assert not one._passes
+
+
+def test_a_loss_that_reads_other_states_gets_a_warning(data, captures, caplog):
+    model = pack(packed.build(data), cuda_graphs=True)
+    for _ in range(3):
+        with classification_features(model.train(), HEAD, "mean"):
+            model(batch(LENGTH_CASES["ragged"]), classification_head_name=HEAD)
+    assert captures == []
+    assert caplog.text.count("--cuda-graphs has no effect") == 1
 
 
 def test_without_the_kernel_passes_are_as_before(data, caplog):
