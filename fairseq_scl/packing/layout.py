@@ -18,13 +18,13 @@ class CpuDropout:
 
     ``bernoulli_`` takes 6 ns per entry there, which in a small encoder adds up to as
     much as all matrix products. These masks threshold 16 random bits instead. The seed
-    is drawn from PyTorch's generator, so ``torch.manual_seed`` or a restored random
-    state reproduces the masks.
+    is drawn from PyTorch's generator with the first mask, so ``torch.manual_seed`` or a
+    restored random state reproduces the masks, and passes without dropout draw nothing.
     """
 
-    def __init__(self) -> None:
-        seed = int(torch.randint(1 << 62, ()).item())
-        self._bits = np.random.SFC64(seed)
+    @cached_property
+    def _bits(self) -> np.random.SFC64:
+        return np.random.SFC64(int(torch.randint(1 << 62, ()).item()))
 
     def mask(self, size: int, p: float, dtype: torch.dtype) -> Tensor:
         """Draw factors that are 0 with probability ``p`` and 1 / (1 - p) otherwise.
