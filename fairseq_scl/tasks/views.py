@@ -67,7 +67,7 @@ def load_views(task: Any, split: str, examples: int) -> list[Any]:
         parts = []
         for number, start in zip(range(width), starts, strict=False):
             path = Path(cfg.data, folder, f"input{number}", split)
-            if not path.with_suffix(".idx").is_file():
+            if not Path(f"{path}.idx").is_file():
                 raise InputError(
                     f"--scl-views needs two views of each example, but {path}.idx is "
                     "missing: create a data folder with views with 'fairseq-scl "

@@ -193,6 +193,13 @@ def test_a_folder_without_views_is_refused(tmp_path):
     toy_model([folder]).task.load_dataset("train")  # off by default
 
 
+def test_a_training_set_may_have_a_dot_in_its_name(tmp_path):
+    folder = add_views(make_data(tmp_path / "bin"))
+    for file in folder.rglob("train.*"):
+        file.rename(file.with_name(file.name.replace("train", "train.en")))
+    toy_model([folder, *ON, "--train-subset", "train.en"]).task.load_dataset("train.en")
+
+
 def test_views_of_fewer_examples_are_refused(tmp_path):
     folder = add_views(make_data(tmp_path / "bin"))
     dictionary = Dictionary.load(str(folder / "input0" / "dict.txt"))
