@@ -256,8 +256,9 @@ def test_fairseq_names_the_weights_of_another_library(tmp_path):
 
 def restore(folder, task=None, **settings):
     """Have fairseq restore with these settings, up to the trainer's own method."""
-    defaults = {"restore_file": "checkpoint_last.pt", "finetune_from_model": None}
-    defaults |= {"save_dir": str(folder), "optimizer_overrides": "{}"}
+    defaults = {"restore_file": "checkpoint_last.pt", "optimizer_overrides": "{}"}
+    defaults |= dict.fromkeys(("finetune_from_model", "continue_once"))
+    defaults["save_dir"] = str(folder)
     cfg = SimpleNamespace(**defaults | dict.fromkeys(RESETS, False) | settings)
     trainer = SimpleNamespace(
         checkpoint_suffix="", data_parallel_world_size=1, task=task
@@ -277,6 +278,8 @@ def test_a_missing_file_to_restore_is_refused(tmp_path):
         restore(place, restore_file=str(tmp_path), finetune_from_model=path)
     with refused(f"--finetune-from-model is {path}", "--reset-meters"):
         restore(place, finetune_from_model=path, reset_meters=True)
+    with refused(f"--continue-once is {path}: there is no such file"):
+        restore(place, continue_once=path)
     for given in (str(tmp_path), path):
         with refused(f"--finetune-from-model is {given}: "):
             restore(place, finetune_from_model=given)

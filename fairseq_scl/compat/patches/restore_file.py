@@ -1,9 +1,9 @@
 """Faults in loading the initial checkpoint.
 
-If the file of ``--restore-file`` or ``--finetune-from-model`` is missing or a folder,
-fairseq uses random weights and only logs it in one line. Without both options a
-classifier starts from random weights without a warning. Present in every version of
-fairseq.
+If the file of ``--restore-file``, ``--continue-once`` or ``--finetune-from-model`` is
+missing or a folder, fairseq uses random weights and only logs it in one line. Without
+these options a classifier starts from random weights without a warning. Present in
+every version of fairseq.
 
 Several workers cannot restore a checkpoint on PyTorch 2.6 and later: the first worker
 broadcasts it as a pickle, which the others refuse to load. Can be dropped with a
@@ -47,6 +47,8 @@ def _load_checkpoint(original: Any, cfg: Any, trainer: Any, **kwargs: Any) -> An
     flag, path = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")
     if cfg.restore_file == LAST and PathManager.exists(last):
         path = last
+    elif cfg.restore_file == LAST and cfg.continue_once is not None:
+        flag, path = "--continue-once", cfg.continue_once
     elif cfg.restore_file == LAST:  # a new training
         flag, path = "--finetune-from-model", cfg.finetune_from_model
     if path is None and isinstance(trainer.task, SentencePredictionTask):
