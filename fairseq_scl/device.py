@@ -1,7 +1,8 @@
 """Devices: the available GPUs and the precisions that they support.
 
-Once a process has initialized CUDA, its forks cannot use it. So nothing here touches
-CUDA: GPUs are queried through NVML or, if it is missing, in another process.
+Once a process has initialized CUDA, its forks cannot use it. So nothing here except
+``check_cuda`` touches CUDA: GPUs are queried through NVML or, if it is missing, in
+another process.
 """
 
 import contextlib
@@ -127,6 +128,23 @@ def check_device(device: str, precision: str = "fp32") -> None:
             f"the precision is {precision!r}, which {older[0]} does not support: use "
             "fp32 or fp16"
         )
+
+
+def check_cuda() -> None:
+    """Refuse a GPU that PyTorch cannot use; only for a process that computes on it.
+
+    NVML lists a GPU also where its driver is too old for this PyTorch.
+
+    Raises:
+        InputError: gives PyTorch's reason.
+    """
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            "the device is 'cuda', but PyTorch cannot use the GPU "
+            f"({str(error).splitlines()[0]}): use cpu, or see 'fairseq-scl doctor'"
+        ) from error
 
 
 def describe_device(device: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from fairseq.trainer import Trainer
 from fairseq_cli import train as fairseq_train
 from torch import Tensor
 
+from fairseq_scl import device
 from fairseq_scl.compat.quiet import quieten
 from fairseq_scl.data.files import write_json
 from fairseq_scl.errors import InputError
@@ -92,6 +93,8 @@ def train_here(run: Run, argv: list[str], folder: Path) -> int:
 
 
 def _train(run: Run, arguments: list[str], folder: Path) -> None:
+    if run.device != "cpu":
+        device.check_cuda()  # fairseq would train on the CPU
     cfg = _parse(arguments)
     metrics.reset()
     np.random.seed(cfg.common.seed)

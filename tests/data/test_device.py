@@ -9,6 +9,7 @@ import torch
 
 from fairseq_scl import device
 from fairseq_scl.device import PRECISIONS, check_device, describe_device, visible_gpus
+from fairseq_scl.experiments.results_folder import read_record
 from fairseq_scl.experiments.runner import run_training
 from fairseq_scl.inference.encoder_folder import load_encoder
 from fairseq_scl.inference.model_folder import load_classifier
@@ -123,6 +124,16 @@ def test_a_run_on_it_keeps_what_is_in_its_folder(tmp_path):
     with refused(SENTENCE):
         run_training(toy_run(device="cuda"), tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == "of an earlier attempt"
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_refused_and_not_recorded(
+    monkeypatch, tmp_path
+):
+    """As with a driver that is too old; fairseq alone would train on the CPU."""
+    pretend(monkeypatch, 1)
+    with refused("PyTorch cannot use the GPU (this process asked CUDA)"):
+        run_training(toy_run(device="cuda"), tmp_path)
+    assert read_record(tmp_path) is None
 
 
 WORDS = [

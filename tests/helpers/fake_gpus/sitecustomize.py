@@ -58,6 +58,9 @@ def count_visible():
 if COUNT and "resource_tracker" not in sys.orig_argv[-1]:
     import torch
 
+    import fairseq_scl.device
+
+    fairseq_scl.device.check_cuda = lambda: None
     sys.modules["pynvml"] = FakeNvml(COUNT)
     torch.backends.cuda.is_built = lambda: True
     torch.cuda.device_count = count_visible
