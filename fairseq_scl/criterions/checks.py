@@ -46,7 +46,7 @@ def check_settings(cfg: Any, task: Any) -> None:
         part = "the last projection of the" if pooled else "the"
         logger.warning(
             f"--scl-lambda 1 with --scl-features {cfg.scl_features} gives {part} "
-            "classification head no gradient: training does not change its weights"
+            "classification head no gradient: only weight decay changes its weights"
         )
     names = label_names(task.label_dictionary.symbols)
     if len(names) != task.cfg.num_classes:
