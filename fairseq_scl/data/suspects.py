@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,7 +18,7 @@ from fairseq_scl.data.texts import Example
 from fairseq_scl.data.unknown import MAX_UNKNOWN
 from fairseq_scl.errors import InputError
 
-SEPARATORS = re.compile(r"\s*[,;|/+&]\s*")
+SEPARATORS = re.compile("[,;|/+&]")
 NUMBERS = re.compile(r"\d+(\s+\d+)+")
 FEW_CLASSES = 4
 
@@ -78,11 +79,11 @@ def _problems(counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
         if number is not None and number % 1:
             yield label, "looks like a rating or a score"
     labels = {label: _parts(label) for label in counts}
+    occurs_in = Counter(part for parts in labels.values() for part in {*parts})
     for label, parts in labels.items():
         if label[0] + label[-1] in ("[]", "{}"):
             yield label, "looks like a list of labels"
-        others = {p for other in labels if other != label for p in labels[other]}
-        if len(parts) > 1 and others.intersection(parts):
+        if len(parts) > 1 and any(occurs_in[part] > 1 for part in parts):
             yield label, "looks like several labels at once"
     spellings: dict[object, str] = {}
     for label, number in numbers.items():
@@ -104,7 +105,9 @@ def _number(label: str) -> float | None:
 
 def _parts(label: str) -> list[str]:
     """Split a label that may consist of several."""
-    return label.split() if NUMBERS.fullmatch(label) else SEPARATORS.split(label)
+    if NUMBERS.fullmatch(label):
+        return label.split()
+    return [part.strip() for part in SEPARATORS.split(label)]
 
 
 def _plain(label: str) -> str:

@@ -199,21 +199,23 @@ def _records(
     lines: Iterator[tuple[int, str] | None], format: str
 ) -> Iterator[tuple[int, Any] | None]:
     """Yield the rows of a table: lists of values, or objects of JSON lines."""
-    start, text = 0, ""
+    start, parts = 0, list[str]()  # of a row that is incomplete so far
     for line in lines:
         if line is None:
             yield None
             continue
         number, more = line
-        start, text = (start, f"{text}\n{more}") if text else (number, more)
+        start = start if parts else number
+        parts.append(more)
         if start < number and '"' not in more:  # still inside a quote
             continue
+        text = "\n".join(parts)
         record = _record(start, text, format) if text.strip() else None
         if record is not None:
             yield start, record
         if record is not None or not text.strip():
-            text = ""
-    if text:
+            parts.clear()
+    if parts:
         raise InputError(f"line {start} opens a quote that is not closed")
 
 

@@ -1,16 +1,22 @@
 """Text and numbers that would take all memory or never end: refused at once."""
 
+import io
 import time
+import tracemalloc
+from collections import Counter
 
 import pytest
 
 from fairseq_scl import typed
 from fairseq_scl.data import files
 from fairseq_scl.data.files import read_json
+from fairseq_scl.data.quotes import is_quoted
+from fairseq_scl.data.suspects import Checks, check_labels
 from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.plan import choose, planned_runs
 from fairseq_scl.experiments.results_folder import read_metrics
 from fairseq_scl.experiments.tables import load_table
+from fairseq_scl.inference.inputs import rows
 from helpers.encoders import toy_encoder
 from helpers.refusals import refused
 from helpers.tasks import write
@@ -52,6 +58,32 @@ def test_a_json_file_larger_than_any_is_refused_before_it_is_read(
     monkeypatch.setattr(files.Path, "read_text", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(InputError, match=f"large.json has {typed.LARGEST_JSON + 1:,}"):
         read_json(path)
+
+
+# Tables
+
+
+def test_texts_as_labels_are_refused():
+    texts = Counter(f"text number {n}" for n in range(20_000))
+    with refused("is one of 20000 labels"):
+        check_labels(texts, dict.fromkeys(texts, "a.csv, line 2"), Checks())
+
+
+def test_a_quote_that_is_never_closed_is_refused():
+    table = b'text\n"open\n' + b"a line of text\n" * 200_000
+    with refused("line 2 opens a quote"):
+        list(rows(io.BytesIO(table), Counter(), False, ["text"], "csv"))
+
+
+def test_a_quote_that_is_never_closed_takes_little_memory(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b'text\tlabel\n"open\tyes\n' + b"a line of text\tno\n" * 50_000)
+    tracemalloc.start()
+    try:
+        assert not is_quoted(path)
+        assert tracemalloc.get_traced_memory()[1] < 15 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
 
 
 # YAML
