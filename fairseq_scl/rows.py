@@ -9,7 +9,6 @@ from fairseq.data import Dictionary, indexed_dataset
 from fairseq_scl.errors import InputError
 
 MAGIC = b"MMIDIDX\0\0"
-OLDER = b"TNTIDX\0\0"  # written by fairseq-preprocess --dataset-impl cached or lazy
 HEADER = len(MAGIC) + 8 + 1 + 8  # magic, version, dtype, count
 PER_ROW = 4 + 8  # size, offset
 # Folders with the views of the training examples, for --scl-views.
@@ -53,14 +52,13 @@ def open_rows(path: str | Path, symbols: int | None) -> Any:
             raise InputError(f"missing file: {file}")
     with index.open("rb") as opened:
         header = opened.read(HEADER)
-    kind = "mmap"
-    if header.startswith(MAGIC):
-        _check(index, content, header, symbols)
-    elif header.startswith(OLDER):
-        kind = "cached"
-    else:
-        raise InputError(f"{index} is damaged: it does not start like a fairseq index")
-    return indexed_dataset.make_dataset(str(path), impl=kind)
+    if not header.startswith(MAGIC):
+        raise InputError(
+            f"{index} does not start like an index of fairseq-preprocess "
+            "--dataset-impl mmap, its default and the only format that is read"
+        )
+    _check(index, content, header, symbols)
+    return indexed_dataset.make_dataset(str(path), impl="mmap")
 
 
 def _check(index: Path, content: Path, header: bytes, symbols: int | None) -> None:

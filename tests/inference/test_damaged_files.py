@@ -243,6 +243,7 @@ def _at(place, content):
         ("idx", _cut(-1), "217 bytes; 16 rows need; 218"),
         ("idx", lambda old: old + b"x", "219 bytes"),
         ("idx", _at(0, b"PK"), "start"),
+        ("idx", _at(0, b"TNTIDX"), "--dataset-impl mmap"),  # the older format
         ("idx", _at(9, b"\2"), "version"),
         ("idx", _at(17, b"\7"), "dtype"),
         ("idx", _at(17, b"\xff"), "dtype"),
