@@ -32,6 +32,7 @@ from fairseq_scl.inference.stock_checkpoint import plain_values, stock_checkpoin
 from fairseq_scl.inference.trained_format import (
     TrainingData,
     check_head,
+    check_model,
     check_sizes,
     learned_nothing,
     read_source,
@@ -293,6 +294,7 @@ def load_classifier(
             f"{folder / 'input0' / 'dict.txt'} is not the dictionary that {SETTINGS} "
             "names"
         )
+    check_model(trained, model, len(task.source_dictionary), folder / SETTINGS)
     if precision == "tf32":
         allow_tf32(precision)
     return LoadedModel(

@@ -177,6 +177,31 @@ def check_sizes(
     check_dictionary_size(weights, data, checkpoint)
 
 
+def check_model(trained: InputFormat, model: Any, symbols: int, file: Path) -> None:
+    """Refuse a format, read from ``file``, that a loaded model cannot follow.
+
+    Raises:
+        InputError: names the file, the field and its value.
+    """
+    head, wrong = trained.head, None
+    heads = getattr(model, "classification_heads", {})
+    positions = model.encoder.sentence_encoder.embed_positions
+    tokens = ("init_token", "separator_token")
+    if head not in heads:
+        wrong = "head"
+    elif heads[head].out_proj.out_features != len(trained.labels):
+        wrong = "labels"
+    elif positions is not None and trained.max_positions > positions.max_positions:
+        wrong = "max_positions"
+    elif beyond := [n for n in tokens if (getattr(trained, n) or 0) >= symbols]:
+        wrong = beyond[0]
+    if wrong:
+        raise InputError(
+            f"{file}: {wrong} is {getattr(trained, wrong)!r}, which does not fit the "
+            "model.pt next to it: export the model again"
+        )
+
+
 def _folder_format(
     task: Mapping[str, Any],
     source: TrainingData,

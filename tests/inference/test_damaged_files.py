@@ -366,6 +366,24 @@ def test_labels_of_a_model_folder_that_differ_from_its_dictionary_are_refused(tm
         load_classifier(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("head", "other"),
+        ("labels", ["negative", "positive", "third"]),
+        *(("max_positions", 999), ("init_token", 999), ("separator_token", 999)),
+    ],
+)
+def test_settings_that_do_not_fit_the_weights_are_refused(model, name, value):
+    path = model / "classifier.json"
+    edit(path, f"input_format.{name}", value)
+    if name == "labels":
+        edit(model / "label_map.json", "labels", value)
+        (model / "label" / "dict.txt").write_text("".join(f"{n} 1\n" for n in value))
+    with refusals.refused(path, f"{name} is {value!r}", "model.pt"):
+        load_classifier(model)
+
+
 @pytest.fixture
 def folder_of_root():
     """Return a folder that others may list, to be read without the rights of root."""
