@@ -95,7 +95,7 @@ def load_checkpoint(path: str | Path, trusted: bool = False) -> dict[str, Any]:
         )
     if trusted:
         return state
-    _check_tensors(state, Path(path))
+    check_tensors(state, Path(path))
     weights = state.get("model", {})
     for name in [name for name in weights if LAYER_COPY.search(name)]:
         del weights[name]
@@ -126,8 +126,12 @@ def check_archive(path: Path) -> None:
         )
 
 
-def _check_tensors(state: dict[str, Any], path: Path) -> None:
-    """Refuse weights that are not plain tensors, and views larger than the file."""
+def check_tensors(state: dict[str, Any], path: Path) -> None:
+    """Refuse weights that are not plain tensors, and views larger than the file.
+
+    Raises:
+        InputError: names the file and the weight, or both sizes.
+    """
     weights = state.get("model", {})
     if not isinstance(weights, dict):
         raise InputError(

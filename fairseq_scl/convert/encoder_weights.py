@@ -9,7 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fairseq_scl.compat.checkpoints import check_archive, check_finite, short_reason
+from fairseq_scl.compat.checkpoints import (
+    check_archive,
+    check_finite,
+    check_tensors,
+    short_reason,
+)
 from fairseq_scl.convert.encoder_config import EncoderConfig
 from fairseq_scl.data.files import read_json
 from fairseq_scl.errors import InputError, first_few
@@ -89,6 +94,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         isinstance(t, Tensor) for t in found.values()
     ):
         raise InputError(f"{path} is not a file of weights: expected tensors by name")
+    check_tensors({"model": found}, Path(path))
     return dict(found)
 
 

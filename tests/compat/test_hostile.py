@@ -387,12 +387,19 @@ def test_views_larger_than_the_file_are_refused(tmp_path, part):
 
 
 @pytest.mark.parametrize(
-    "weights", [[1], {"w": "text"}, {"w": torch.ones(2).to_sparse()}]
+    "weights",
+    [
+        *([1], {"w": "text"}, {"w": torch.ones(2).to_sparse()}),
+        {"w": torch.ones(2, device="meta")},
+        {"w": torch.zeros(1).expand(1 << 33)},
+    ],
 )
 def test_what_is_not_a_weight_is_refused(tmp_path, weights):
-    path = tmp_path / "model.pt"
+    path = tmp_path / "pytorch_model.bin"
     torch.save({"model": weights}, path)
     refused_cheaply(load_checkpoint, path)
+    torch.save(weights, path)
+    refused_cheaply(read_weights, path)
 
 
 def test_a_storage_larger_than_an_old_file_is_refused(tmp_path):
