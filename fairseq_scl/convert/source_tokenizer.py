@@ -4,6 +4,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def read_tokenizer_json(path: Path, model_type: str) -> SourceTokenizer:
         InputError: the file is damaged, or its model does not fit ``model_type``.
     """
     found, special = read_json(path), SPECIAL[model_type]
-    try:
+    with _errors_of_library(path):
         model = found["model"]
         rows = dict(model["vocab"])
         added = [dict(token) for token in found.get("added_tokens") or []]
@@ -138,8 +139,6 @@ def read_tokenizer_json(path: Path, model_type: str) -> SourceTokenizer:
             tuple(pair.split(" ") if isinstance(pair, str) else pair)
             for pair in model.get("merges", [])
         ]
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"{path} is not a tokenizer: {error}") from error
     if (kind := type(tokenizer.model).__name__) != MODELS[model_type]:
         raise InputError(
             f"{path}: the model is {kind}, allowed for {model_type}: "
@@ -155,6 +154,17 @@ def read_tokenizer_json(path: Path, model_type: str) -> SourceTokenizer:
         parts=" and ".join(f"{part} {_name(parts[part])}" for part in parts),
         tokenizer=tokenizer,
     )
+
+
+@contextmanager
+def _errors_of_library(path: Path) -> Iterator[None]:
+    """Within the block, raise an ``InputError`` for an error of ``tokenizers``."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of Rust is not an Exception
+        raise InputError(f"{path} is not a tokenizer: {error}") from error
 
 
 def read_settings(
@@ -220,7 +230,9 @@ def refuse_other_tokens(
     pieces = {n: piece for piece, n in source.tokenizer.get_vocab().items()}
 
     def encode_source(lines: Sequence[str]) -> list[list[str]]:
-        found = source.tokenizer.encode_batch(list(lines), add_special_tokens=False)
+        encode_batch = source.tokenizer.encode_batch
+        with _errors_of_library(source.path):
+            found = encode_batch(list(lines), add_special_tokens=False)
         return [[pieces[number] for number in encoding.ids] for encoding in found]
 
     lines = [*TEXTS, *_lines_of_vocabulary(source)]

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 from tokenizers.pre_tokenizers import ByteLevel
 
 from fairseq_scl.data.texts import decoded_lines
@@ -59,6 +60,7 @@ class SentencePieceSettings(msgspec.Struct, tag_field="kind", tag="sentencepiece
     pair_separator: bool
 
 
+PieceId = Annotated[int, Meta(ge=0, lt=2**32)]  # as in tokenizers
 SURROGATE = re.compile("[\ud800-\udfff]")
 TokenizerSettings = WordPieceSettings | GPT2Settings | SentencePieceSettings
 
@@ -105,7 +107,7 @@ def read_encoder(path: str | Path) -> dict[str, int]:
     Raises:
         InputError: the file is missing or damaged, or a byte has no piece.
     """
-    pieces = read_as(path, dict[str, int])
+    pieces = read_as(path, dict[str, PieceId])
     # A byte without a piece would silently be dropped from the text.
     if missing := [b for b in byte_symbols() if b not in pieces]:
         raise InputError(

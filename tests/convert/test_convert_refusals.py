@@ -272,6 +272,8 @@ LOWERCASE = {"type": "Lowercase"}
         ),
         ("bert", {"vocab": {"film": 1}}, "'film' in row 3, .*tokenizer.json in row 1"),
         ("bert", {"max_input_chars_per_word": 3}, "splits .* into"),
+        ("bert", {"unk_token": "[FOO]"}, r"is not a tokenizer: .*\[UNK\]"),
+        ("bert", {"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "zero"),
         ("roberta", {"dropout": 0.9}, "splits .* into"),
     ],
 )

@@ -362,6 +362,7 @@ def test_a_bad_word_piece_vocabulary_is_refused(tmp_path, content, message):
         ("vocab.bpe", "#version: 0.2\nq q\n", "'q' and 'q'.*lacks an id"),
         ("encoder.json", "[1]", "encoder.json: expected object"),
         ("encoder.json", '{"a": 1}', "lacks an id for the byte symbol"),
+        ("encoder.json", '{"a": -1}', "a.*: expected int >= 0, found.*-1"),
         ("encoder.json", "{", "as JSON"),
     ],
 )
