@@ -84,8 +84,8 @@ def read_outputs(path: str | Path) -> list[list[Output]]:
     """Read the outputs of each example from an augmented file.
 
     Raises:
-        InputError: the file is missing, a line is not an output, rows are out of order,
-            or examples have different numbers of outputs.
+        InputError: the file is missing or has no rows, a line is not an output, rows
+            are out of order, or examples have different numbers of outputs.
     """
     found: list[list[Output]] = []
     for number, values in json_rows(Path(path), ()):
@@ -111,6 +111,8 @@ def read_outputs(path: str | Path) -> list[list[Output]]:
                 f"{output.place}: the number of sentences differs from the first row"
             )
         found[-1].append(output)
+    if not found:
+        raise InputError(f"{path} has no rows")
     for outputs in found:
         if len(outputs) != len(found[0]):
             raise InputError(

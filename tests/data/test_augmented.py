@@ -196,6 +196,9 @@ def test_missing_and_unfit_folders_are_refused(sample, tmp_path):
     pairs, _ = make_sample(tmp_path / "pairs", make_pairs)
     with refused("it has 16 sentences, but train of ", " has 16 pairs"):
         add_outputs(pairs, file, toy_encoder(), out)
+    file.write_text("\n")
+    with refused(f"{file} has no rows"):
+        add_outputs(folder, file, toy_encoder(), out)
 
 
 @pytest.fixture
