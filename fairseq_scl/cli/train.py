@@ -209,14 +209,17 @@ def _print_scores(
         "evaluate' measures other texts."
     )
     if frozen is not None:
-        before = f"{100 * frozen.valid_correct / frozen.valid_total:.1f}%"
-        ahead = frozen.valid_correct > scores.correct
-        other = "" if arguments.recipe else " --recipe few-shot or"
-        advice = f", more than the model: try{other} more --updates" if ahead else ""
-        print(
-            "A logistic regression on the encoder's features before fine-tuning labels "
-            f"{before} of the validation texts correctly{advice}."
+        said = (
+            "logistic regression on the encoder's features before fine-tuning labels "
+            f"{100 * frozen.valid_correct / frozen.valid_total:.1f}% of the validation "
+            "texts correctly"
         )
+        if frozen.valid_correct > scores.correct:
+            other = "" if arguments.recipe else " --recipe few-shot or"
+            advice = f"more than the model: try{other} more --updates"
+            note(f"a {said}, {advice}", "warning")  # also for Classifier.fit
+        else:
+            print(f"A {said}.")
     print(f"the model is in {arguments.to}; try it:")
     model_folder = shlex.quote(str(arguments.to))
     pair = "printf 'some text\\tanother text\\n'"

@@ -1,6 +1,7 @@
 """The Python interface: train or load a classifier, label texts from any thread."""
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -8,6 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from fairseq_scl.data.cut import cut_note
 from fairseq_scl.data.vocabulary_files import SURROGATE
 from fairseq_scl.device import available_device
 from fairseq_scl.errors import InputError
@@ -25,6 +27,7 @@ from fairseq_scl.inference.predict import (
     check_threshold,
     encode,
     probabilities,
+    without_second,
 )
 from fairseq_scl.packing.encoder import pack, unsupported
 
@@ -130,7 +133,8 @@ class Classifier:
 
         Warns:
             UserWarning: the notes of the command: repeated texts, texts that are cut,
-                rare classes, a model that has learned nothing.
+                rare classes, a model that has learned nothing or labels fewer texts
+                correctly than a logistic regression on the encoder's features.
         """
         check_settings(settings)
         rows = check_examples(texts, labels)
@@ -158,9 +162,12 @@ class Classifier:
         Raises:
             InputError: as for :meth:`predict_proba`, or the threshold is not above 0
                 and at most 1.
+
+        Warns:
+            UserWarning: as for :meth:`predict_proba`.
         """
         check_threshold(threshold, self.labels, "threshold")
-        found = self.predict_proba(texts, max_tokens)
+        found = self._probabilities(texts, max_tokens)
         return [
             UNSURE if float(row.max()) < (threshold or 0) else self.labels[row.argmax()]
             for row in found
@@ -184,9 +191,21 @@ class Classifier:
             InputError: a ``ValueError``: a text is empty or is not a string, a pair is
                 not two strings, ``texts`` is not a list, or the model's output is NaN
                 or infinite.
+
+        Warns:
+            UserWarning: how many texts are longer than :attr:`max_positions` and are
+                cut.
         """
+        return self._probabilities(texts, max_tokens)
+
+    def _probabilities(
+        self, texts: Sequence[str | tuple[str, str]], max_tokens: int
+    ) -> NDArray[np.float32]:
         check_max_tokens(max_tokens)
-        encoded, _ = encode(self._model, self._examples(texts))
+        encoded, cut = encode(self._model, self._examples(texts))
+        unread = without_second(self._model, encoded)
+        if said := cut_note("texts", len(encoded), cut, unread, self.max_positions):
+            warnings.warn(said, stacklevel=3)
         found = probabilities(self._model, encoded, max_tokens)
         check_outputs(self._model, found)
         return found.numpy()

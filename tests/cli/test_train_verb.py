@@ -158,19 +158,20 @@ def test_a_model_behind_the_frozen_encoder_is_said(
     tmp_path, run, words, monkeypatch, more, advice
 ):
     path = write_labeled(tmp_path / "a.csv", make_sentences(60))
-    printed = run(*words, path, *more)[1]
+    _, printed, error = run(*words, path, *more)
     data, model = tmp_path / "a model-training" / "data", tmp_path / "a model"
     frozen = probed(toy_encoder(), data).valid_correct
     assert (
         f"before fine-tuning labels {100 * frozen / 12:.1f}% of the validation texts"
-        in printed
+        in printed + error
     )
     behind = frozen > load_classifier(model).training.valid.correct
-    assert ("more than the model" in printed) == behind
+    assert ("more than the model" in error) == behind
     monkeypatch.setattr(train, "probed_before", lambda _: Probe(1.0, 13, 12, 13, 12))
-    assert f"more than the model: {advice}." in run(*words, path, *more)[1]
+    _, printed, error = run(*words, path, *more)
+    assert error.endswith(f"more than the model: {advice}")
     monkeypatch.setattr(train, "MOST_PROBED", 47)
-    assert "logistic regression" not in run(*words, path, *more)[1]
+    assert "logistic regression" not in "".join(run(*words, path, *more)[1:])
 
 
 def test_a_failed_training_is_reported_and_retried(tmp_path, run, words, monkeypatch):

@@ -115,6 +115,15 @@ def test_pairs_are_two_strings():
     assert len(classifier.predict([["a film", ""]])) == 1  # a list; one may be empty
 
 
+def test_a_warning_counts_texts_that_are_cut(classifier):
+    texts = ["a film", "film " * classifier.max_positions]
+    said = f"1 of 2 texts are longer than {classifier.max_positions} tokens"
+    for method in (classifier.predict, classifier.predict_proba):
+        with pytest.warns(UserWarning, match=said) as caught:
+            method(texts)
+        assert [warning.filename for warning in caught] == [__file__]
+
+
 def test_no_texts_give_no_answers(classifier):
     assert classifier.predict([]) == []
     assert classifier.predict_proba([]).shape == (0, 2)
