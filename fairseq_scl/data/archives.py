@@ -59,7 +59,7 @@ def _take_files(archive: Path, names: Iterable[str], to: Path) -> list[Path]:
     parts: dict[PurePosixPath, Path] = {}
     size = 0
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as packed, tarfile.open(None, "r:", packed) as tar:
             for member in filter(tarfile.TarInfo.isfile, tar):
                 path = PurePosixPath(member.name)
                 if not any(fnmatch.fnmatchcase(path.name, name) for name in names):
@@ -74,6 +74,8 @@ def _take_files(archive: Path, names: Iterable[str], to: Path) -> list[Path]:
                 part.mkdir(exist_ok=True)
                 with (part / path.name).open("wb") as file:
                     shutil.copyfileobj(tar.extractfile(member), file)  # type: ignore[arg-type]
+            while packed.read(1 << 20):  # to the end, where gzip compares its checksum
+                pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{archive} is damaged or not a gzipped tar file: delete it and "

@@ -131,6 +131,16 @@ def test_a_users_unpacked_folder_is_used_as_it_is(hub, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_an_archive_with_another_checksum_is_refused(hub, tmp_path):
+    name = archive_of(("wmt19", "en", "de"))
+    content = bytearray(hub.files[name])
+    content[-8] ^= 1  # the first byte of gzip's checksum
+    hub.files[name] = bytes(content)
+    with refused(name, "is damaged"):
+        resolve("wmt19", "en", "de", tmp_path)
+    assert names(tmp_path / "translation") == ["archives"]
+
+
 def test_a_folder_with_neither_is_named(hub, tmp_path):
     with refused(tmp_path, "wmt18.en-de.ensemble.tar.gz"):
         resolve("wmt18", "en", "de", tmp_path / "cache", tmp_path)
