@@ -258,7 +258,11 @@ def _formatted(
             name: round(float(p), 6) for name, p in zip(labels, answer, strict=True)
         }
     if arguments.format == "tsv":
-        before = [one_line(str(value)) for value in echoed.values()]
+        # As train spells labels: true, not True.
+        before = [
+            one_line(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False))
+            for v in echoed.values()
+        ]
         after = ["" if layer is None else str(layer)] if arguments.show_exit else []
         return "\t".join([*before, label, probability, *after])
     found: dict[str, Any] = {"input": echoed} if echoed else {}

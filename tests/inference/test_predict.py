@@ -272,6 +272,16 @@ def test_tables_are_read_and_columns_echoed(predict, tmp_path, format):
     ]
 
 
+def test_an_echoed_label_of_json_is_that_of_training(predict, tmp_path):
+    file = tmp_path / "a.jsonl"
+    labels = [True, 1, 1.5, "été"]
+    rows = [{"text": "a film", "label": label} for label in labels]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    read = [example.label for _, example in own_table(file, ["text", "label"])]
+    _, rows, _ = predict(b"", file, "--columns", "text", "--echo", "label")
+    assert [row.split("\t")[0] for row in rows] == read
+
+
 def test_a_quoted_field_may_hold_line_breaks_and_quotes(predict):
     text = f'{TEXTS[0]}\n""{TEXTS[1]}""'
     content = f'text,n\n"{text}",1\n{TEXTS[2]},2\n'.encode()
