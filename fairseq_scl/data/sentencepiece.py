@@ -35,16 +35,17 @@ class SentencePiece:
             self._model = Path(path).read_bytes()
             self._processor = SentencePieceProcessor(model_proto=self._model)
             size = self._processor.get_piece_size() if self._model else 0
+            pieces = self._processor.id_to_piece([*range(size)])
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from None
-        except RuntimeError:
-            size = 0
-        if not size:
+        except (RuntimeError, UnicodeDecodeError):
+            pieces = []
+        if not pieces:
             raise InputError(f"{path} is not a SentencePiece model")
         self._pieces = [
             # fairseq looks up the unknown text itself, which could be "</s>".
             "<unk>" if self._processor.is_unknown(number) else piece
-            for number, piece in enumerate(self._processor.id_to_piece([*range(size)]))
+            for number, piece in enumerate(pieces)
         ]
         self.symbols = frozenset(self._pieces)
 

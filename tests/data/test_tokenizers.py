@@ -277,7 +277,10 @@ def test_unknown_text_cannot_forge_a_special_symbol_of_sentencepiece(tmp_path):
     assert symbols[-1] == "<unk>"
 
 
-@pytest.mark.parametrize("content", [b"", b"spm", b"\n\0"])
+NOT_UTF8 = b"\n\x09\n\5<unk>\x18\2\n\3\n\1\xff"  # two pieces
+
+
+@pytest.mark.parametrize("content", [b"", b"spm", b"\n\0", NOT_UTF8])
 def test_a_damaged_sentencepiece_model_is_refused_by_name(tmp_path, content):
     (tmp_path / "sentencepiece.bpe.model").write_bytes(content)
     with pytest.raises(InputError, match=r"sentencepiece\.bpe\.model is not a Sent"):
