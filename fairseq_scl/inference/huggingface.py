@@ -9,13 +9,9 @@ import msgspec
 from torch import Tensor
 
 from fairseq_scl.convert.classifier_head import classifier_weights, reads_token_types
-from fairseq_scl.convert.encoder_config import STOCK_EPS, EncoderConfig, read_config
+from fairseq_scl.convert.encoder_config import EncoderConfig, read_config
 from fairseq_scl.convert.encoder_weights import fairseq_weights, read_weights
-from fairseq_scl.convert.huggingface import (
-    encoder_checkpoint,
-    find_encoder_files,
-    fold_layer_norm_eps,
-)
+from fairseq_scl.convert.huggingface import encoder_checkpoint, find_encoder_files
 from fairseq_scl.convert.huggingface_tokenizer import new_vocabulary, write_tokenizer
 from fairseq_scl.convert.to_huggingface import (
     MODEL_TYPES,
@@ -52,7 +48,11 @@ from fairseq_scl.inference.model_folder import (
     load_classifier,
     write_model_files,
 )
-from fairseq_scl.inference.stock_checkpoint import stock_checkpoint
+from fairseq_scl.inference.stock_checkpoint import (
+    eps_of,
+    rewritten,
+    stock_checkpoint,
+)
 from fairseq_scl.input_format import BOS, EOS, HEAD, InputFormat, dictionary_checksum
 from fairseq_scl.models.pooling import head_pooling
 from fairseq_scl.rows import load_dictionary
@@ -82,11 +82,11 @@ def export_huggingface(
     classifier = load_classifier(model)
     verify(model)
     _refuse_foreign(classifier, model)
-    # The encoder was rewritten for the epsilon of fairseq's RoBERTa.
-    eps = classifier.layer_norm_eps
+    # The encoder may be rewritten for the epsilon of fairseq's RoBERTa.
+    eps, stored = classifier.layer_norm_eps, eps_of(classifier.model)
     state: Mapping[str, Tensor] = classifier.model.state_dict()
-    if eps != STOCK_EPS:
-        state = fold_layer_norm_eps(state, STOCK_EPS, eps)
+    if eps != stored:
+        state = rewritten(state, stored, eps)
     if classifier.temperature != 1:  # so that softmax gives our probabilities
         last = f"classification_heads.{classifier.head}.out_proj."
         state = {

@@ -28,7 +28,11 @@ from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_card import Training, training_notes
-from fairseq_scl.inference.stock_checkpoint import plain_values, stock_checkpoint
+from fairseq_scl.inference.stock_checkpoint import (
+    plain_values,
+    stock_checkpoint,
+    undo_rewriting,
+)
 from fairseq_scl.inference.trained_format import (
     TrainingData,
     check_head,
@@ -68,8 +72,8 @@ class ModelSettings(msgspec.Struct, tag_field="schema", tag=2, omit_defaults=Tru
     Attributes:
         input_format: how text is read.
         exit_pooling: what the heads below the top read, ``cls`` or ``mean``.
-        layer_norm_eps: epsilon of the layer norms in training; the stored weights are
-            rewritten for that of fairseq.
+        layer_norm_eps: epsilon of the layer norms in training; the weights of a stock
+            architecture are rewritten for that of fairseq.
         training: what is known about the training.
         temperature: probabilities are softmax(logits / temperature).
     """
@@ -125,6 +129,7 @@ def export_classifier(
     target: str | Path,
     encoder: str | Path | None = None,
     noted: Mapping[str, Any] | None = None,
+    trainable: bool = False,
 ) -> list[str]:
     """Write a model folder from a training checkpoint and its data folder.
 
@@ -142,6 +147,7 @@ def export_classifier(
             tokenizer that was used.
         noted: settings and results for model cards, see
             :func:`fairseq_scl.inference.model_card.training_notes`.
+        trainable: keep a ``roberta_bert`` as it was trained, to train it further.
 
     Returns:
         warnings: the checkpoint predicted one label for a whole validation set, or does
@@ -153,7 +159,7 @@ def export_classifier(
             is missing, or the disk is full.
     """
     state, weights, trained, source = _read(checkpoint, data, encoder)
-    plain = stock_checkpoint(state, weights, trained.head)
+    plain = stock_checkpoint(state, weights, trained.head, trainable)
     plain["cfg"]["task"] |= {
         "init_token": trained.init_token,
         "separator_token": trained.separator_token,
@@ -225,7 +231,7 @@ def export_encoder(
         shutil.copyfile(Path(data, "input0", "dict.txt"), folder / "dict.txt")
         source.tokenizer.save(folder)
         with write_then_rename(folder / "model.pt", "wb") as file:
-            torch.save(stock_checkpoint(state, weights, trained.head), file)
+            torch.save(stock_checkpoint(state, weights, trained.head, True), file)
 
 
 def _read(
@@ -295,6 +301,8 @@ def load_classifier(
             "names"
         )
     check_model(trained, model, len(task.source_dictionary), folder / SETTINGS)
+    if DTYPES[precision] != torch.float32:  # whose range rewritten weights exceed
+        undo_rewriting(model, settings.layer_norm_eps)
     if precision == "tf32":
         allow_tf32(precision)
     return LoadedModel(

@@ -18,8 +18,10 @@ from fairseq_scl.convert.huggingface import convert_encoder
 from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.texts import Example
 from fairseq_scl.errors import InputError
+from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.experiments.statistics import result_at_best
+from fairseq_scl.inference import model_folder
 from fairseq_scl.inference.model_folder import (
     export_classifier,
     export_encoder,
@@ -216,6 +218,39 @@ def test_fairseq_alone_loads_it_and_computes_the_same():
     expected = probabilities(classifier, encoded)
     for rows in json.loads(answer.removeprefix("ANSWER ")):
         torch.testing.assert_close(torch.tensor(rows), expected, rtol=0, atol=1e-5)
+
+
+def test_folders_for_further_training_have_the_trained_weights(tmp_path):
+    run, checkpoint, folder, _ = exported()
+    export_encoder(checkpoint, run.data, tmp_path / "encoder")
+    export_classifier(checkpoint, run.data, tmp_path / "model", trainable=True)
+    trained = load_checkpoint(checkpoint)["model"]
+    for place in (tmp_path / "encoder", tmp_path / "model"):
+        weights = load_checkpoint(place / "model.pt")["model"]
+        assert all(torch.equal(trained[n], weight) for n, weight in weights.items())
+        flags = architecture_flags(place, 40)
+        assert flags[flags.index("--layer-norm-eps") + 1] == "1e-12"
+    with refused(folder, "rewritten", "--trainable", "--encoder-only"):
+        architecture_flags(folder, 40)
+    rows, _ = encode(load_classifier(folder), [("a good film",)])
+    found = [probabilities(load_classifier(p), rows) for p in (folder, place)]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+
+
+def test_half_precision_has_the_numbers_of_training(monkeypatch):
+    """Rewritten ones are 3162 times as large or small, beyond float16 in MiniLM."""
+    _, checkpoint, folder, _ = exported()
+    monkeypatch.setattr(model_folder, "check_device", lambda *_: None)  # needs a GPU
+    classifier = load_classifier(folder, precision="fp16")
+    trained = load_checkpoint(checkpoint)["model"]
+    for name, weight in classifier.model.state_dict().items():
+        assert weight.dtype == torch.float16
+        torch.testing.assert_close(weight.float(), trained[name], rtol=1e-3, atol=1e-6)
+    rows, _ = encode(classifier, [e.sentences for e in held_out(False)])
+    wanted = probabilities(load_classifier(folder), rows)
+    torch.testing.assert_close(
+        probabilities(classifier, rows), wanted, rtol=0, atol=0.01
+    )
 
 
 def test_an_older_model_folder_is_replaced_and_anything_else_is_not(tmp_path):

@@ -1,10 +1,12 @@
 """Leaving a multi-exit model early: the rules, the model folder and the commands."""
 
+import copy
 import functools
 import json
 import shutil
 import sys
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import BytesIO, TextIOWrapper
 
 import pytest
@@ -26,6 +28,7 @@ from fairseq_scl.inference.model_folder import (
     load_classifier,
 )
 from fairseq_scl.inference.predict import encode, features, probabilities
+from fairseq_scl.inference.stock_checkpoint import eps_of, undo_rewriting
 from fairseq_scl.input_format import HEAD
 from fairseq_scl.objectives.multi_exit.roberta_multi_exit import EXIT_LOGITS
 from helpers import training
@@ -152,6 +155,18 @@ def test_fairseq_alone_loads_the_folder_as_the_deepest_exit():
         for row, expected in zip(encoded[:6], wanted, strict=False):
             found = stock.predict(HEAD, row).exp()[0]
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_no_exit_depends_on_the_epsilon_that_weights_are_written_for(pooling):
+    classifier, encoded = loaded(pooling)
+    model = copy.deepcopy(classifier.model)
+    undo_rewriting(model, classifier.layer_norm_eps)
+    assert eps_of(model) == classifier.layer_norm_eps != eps_of(classifier.model)
+    for row in encoded[:3]:
+        wanted = of_each_exit(classifier, row)
+        found = of_each_exit(replace(classifier, model=model), row)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 def test_the_encoder_of_the_model_is_exported_without_heads(tmp_path):
