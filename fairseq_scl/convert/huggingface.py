@@ -288,10 +288,10 @@ def encoder_checkpoint(
         model["layer_norm_eps"] = config.layer_norm_eps
     if pooling != "cls":
         model["head_pooling"] = pooling
-    task = {
-        "_name": "masked_lm",
-        "data": ".",
-        "tokens_per_sample": config.max_positions,
-        "seed": 1,
-    }
-    return plain_checkpoint(model, task, weights)
+    return plain_checkpoint(model, encoder_task(config.max_positions), weights)
+
+
+def encoder_task(max_positions: int) -> dict[str, Any]:
+    """Return the task in the checkpoint of an encoder, which needs no labels."""
+    settings = {"data": ".", "tokens_per_sample": max_positions, "seed": 1}
+    return {"_name": "masked_lm", **settings}

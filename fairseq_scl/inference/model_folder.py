@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint, load_model
 from fairseq_scl.convert.encoder_config import STOCK_EPS
+from fairseq_scl.convert.huggingface import encoder_task
 from fairseq_scl.data.binarize import LABEL_MAP, read_labels
 from fairseq_scl.data.files import write_json, write_then_rename
 from fairseq_scl.data.folders import ENCODER, MODEL, folder_then_rename, verify
@@ -226,12 +227,14 @@ def export_encoder(
     state, weights, trained, source = _read(checkpoint, data, encoder, headless=True)
     for name in [n for n in weights if n.startswith("classification_heads.")]:
         del weights[name]
+    plain = stock_checkpoint(state, weights, trained.head, True)
+    plain["cfg"]["task"] = encoder_task(trained.max_positions)
     inputs = [checkpoint, source.data, source.tokenizer_folder]
     with folder_then_rename(target, ENCODER, inputs) as folder:
         shutil.copyfile(Path(data, "input0", "dict.txt"), folder / "dict.txt")
         source.tokenizer.save(folder)
         with write_then_rename(folder / "model.pt", "wb") as file:
-            torch.save(stock_checkpoint(state, weights, trained.head, True), file)
+            torch.save(plain, file)
 
 
 def _read(
@@ -297,8 +300,7 @@ def load_classifier(
     found = dictionary_checksum(task.source_dictionary.symbols)
     if trained.dictionary not in ("", found):
         raise InputError(
-            f"{folder / 'input0' / 'dict.txt'} is not the dictionary that {SETTINGS} "
-            "names"
+            f"{folder / 'input0' / 'dict.txt'} is not the dictionary of {SETTINGS}"
         )
     check_model(trained, model, len(task.source_dictionary), folder / SETTINGS)
     if DTYPES[precision] != torch.float32:  # whose range rewritten weights exceed

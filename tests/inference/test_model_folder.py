@@ -22,6 +22,7 @@ from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.experiments.statistics import result_at_best
 from fairseq_scl.inference import model_folder
+from fairseq_scl.inference.encoder_folder import load_encoder
 from fairseq_scl.inference.model_folder import (
     export_classifier,
     export_encoder,
@@ -232,7 +233,10 @@ def test_folders_for_further_training_have_the_trained_weights(tmp_path):
         assert flags[flags.index("--layer-norm-eps") + 1] == "1e-12"
     with refused(folder, "rewritten", "--trainable", "--encoder-only"):
         architecture_flags(folder, 40)
-    rows, _ = encode(load_classifier(folder), [("a good film",)])
+    ours, encoder = load_classifier(folder), load_encoder(tmp_path / "encoder")
+    rows, _ = encode(ours, [("a good film",)])
+    means = [features(one, rows, "mean") for one in (ours, encoder)]
+    torch.testing.assert_close(*means, rtol=0, atol=1e-5)
     found = [probabilities(load_classifier(p), rows) for p in (folder, place)]
     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
 
