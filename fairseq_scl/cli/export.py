@@ -72,12 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write an encoder folder for further training with a new head",
     )
     parser.add_argument(
-        "--trainable",
-        action="store_true",
-        help="write a model folder for further training with its head; if its encoder "
-        "is a BERT, fairseq alone does not load it",
-    )
-    parser.add_argument(
         "--to",
         required=True,
         **FOLDER,
@@ -90,12 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the model folder."""
     checkpoint, data, target = arguments.checkpoint, arguments.data, arguments.to
     huggingface = arguments.format == "huggingface"
-    for flag in ("encoder_only", "trainable"):
-        if huggingface and getattr(arguments, flag):
-            raise InputError(
-                f"--{flag.replace('_', '-')} cannot be combined with --format "
-                "huggingface, which writes a classifier to predict with"
-            )
+    if huggingface and arguments.encoder_only:
+        raise InputError(
+            "--encoder-only cannot be combined with --format huggingface, which writes "
+            "a classifier"
+        )
     if arguments.model is not None:
         _export_model_folder(arguments)
         print(f"wrote {target}{_library(target)}")
@@ -121,8 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif huggingface:
         remarks = export_checkpoint(checkpoint, data, target, encoder, noted)
     else:
-        kept = arguments.trainable
-        remarks = export_classifier(checkpoint, data, target, encoder, noted, kept)
+        remarks = export_classifier(checkpoint, data, target, encoder, noted)
     for remark in remarks:
         note(remark, "warning")
     print(f"wrote {target}{_library(target) if huggingface else ''}")

@@ -6,7 +6,6 @@ tensors, so that ``torch.load(weights_only=True)`` reads it without an allow-lis
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,9 @@ import torch
 from torch import Tensor
 
 from fairseq_scl.convert.checkpoint import plain_checkpoint
-from fairseq_scl.convert.encoder_config import STOCK_EPS, EncoderConfig, read_config
+from fairseq_scl.convert.encoder_config import EncoderConfig, read_config
 from fairseq_scl.convert.encoder_weights import (
-    ENCODER,
     INDEX,
-    LM_HEAD,
     fairseq_weights,
     read_weights,
 )
@@ -180,83 +177,6 @@ def find_encoder_files(folder: str | Path) -> EncoderFiles:
         config=folder / "config.json",
         vocabulary=tuple(folder / name for name in names),
     )
-
-
-def fold_layer_norm_eps(
-    state: Mapping[str, Tensor], source_eps: float, target_eps: float = STOCK_EPS
-) -> "OrderedDict[str, Tensor]":
-    """Rewrite a RoBERTa for another layer norm epsilon, with the same outputs.
-
-    LN(c·x, c²·ε) = LN(x, ε). So with c = sqrt(target / source), every input of a layer
-    norm is scaled by c (the embeddings; in each layer the output of the previous layer
-    norm, of ``out_proj`` and of ``fc2``), and the weights that read a scaled output
-    (query, key, value, ``fc1``) are scaled by 1/c. The last layer norm is not scaled,
-    so the encoder's features and all classification heads stay the same. The result is
-    exact except for one more rounding of each float32 number, since c is not a power of
-    two. ``lm_head`` cannot be rewritten, because a GELU precedes its layer norm: its
-    logits keep their scale, and its epsilon becomes ``target_eps``.
-
-    This is for inference in float32: for BERT's 1e-12, c is 3162, and values may exceed
-    the range of float16.
-
-    Args:
-        state: state dict of a post-norm ``RobertaModel``.
-        source_eps: epsilon of the layer norms that the weights were trained with.
-        target_eps: epsilon of the layer norms that the new weights are for.
-
-    Returns:
-        a new state dict, float32 where it was float, with the same names.
-
-    Raises:
-        InputError: an epsilon is not above 0, or the model is pre-norm: its residual
-            stream does not pass through layer norms.
-    """
-    if not (source_eps > 0 and target_eps > 0):
-        raise InputError(
-            f"layer norm epsilon is {source_eps!r} (from) and {target_eps!r} (to), "
-            "allowed: above 0"
-        )
-    if f"{ENCODER}layer_norm.weight" in state:
-        raise InputError("a pre-norm RoBERTa cannot be folded")
-    scale = (target_eps / source_eps) ** 0.5
-    layers = 1 + max(
-        int(name.removeprefix(f"{ENCODER}layers.").split(".")[0])
-        for name in state
-        if name.startswith(f"{ENCODER}layers.")
-    )
-    powers = _powers_of_scale(layers)
-    folded: OrderedDict[str, Tensor] = OrderedDict()
-    for name, tensor in state.items():
-        module = name.rpartition(".")[0]
-        power = powers.get(name, powers.get(module, 0))
-        if not tensor.is_floating_point():
-            folded[name] = tensor.clone()
-        else:  # in float64, so that each number is rounded once
-            folded[name] = (tensor.double() * scale**power).float()
-    words, output = f"{ENCODER}embed_tokens.weight", f"{LM_HEAD}weight"
-    if state[output].data_ptr() == state[words].data_ptr():
-        folded[output] = folded[words]  # one tensor with two names, saved once
-    return folded
-
-
-def _powers_of_scale(layers: int) -> dict[str, int]:
-    """Return the power of c that scales each module, or one of its tensors."""
-    powers = {
-        f"{ENCODER}embed_tokens": 1,
-        f"{ENCODER}embed_positions": 1,
-        f"{ENCODER}layernorm_embedding": 1,
-        # Shares the scaled embedding, so its layer norm is scaled the other way.
-        f"{LM_HEAD}weight": 1,
-        f"{LM_HEAD}layer_norm": -1,
-    }
-    for layer in range(layers):
-        prefix = f"{ENCODER}layers.{layer}."
-        for reader in [*(f"self_attn.{kind}_proj" for kind in "qkv"), "fc1"]:
-            powers[f"{prefix}{reader}.weight"] = -1
-        for writer in ("self_attn.out_proj", "self_attn_layer_norm", "fc2"):
-            powers[f"{prefix}{writer}"] = 1
-        powers[f"{prefix}final_layer_norm"] = int(layer < layers - 1)
-    return powers
 
 
 def _architecture(config: EncoderConfig, pooling: Pooling) -> str:

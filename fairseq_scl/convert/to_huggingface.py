@@ -36,7 +36,6 @@ def encoder_shape(
     model_type: ModelType,
     vocabulary: Sequence[int],
     pad: int,
-    eps: float,
     origin: object,
 ) -> EncoderConfig:
     """Describe the encoder of a loaded classifier as a Hugging Face configuration.
@@ -46,7 +45,6 @@ def encoder_shape(
         model_type: ``"bert"`` or ``"roberta"``.
         vocabulary: for each token of the new vocabulary, its row in fairseq's.
         pad: id of padding in the new vocabulary.
-        eps: epsilon of the layer norms.
         origin: the model, for messages.
 
     Raises:
@@ -73,7 +71,7 @@ def encoder_shape(
         vocabulary_rows=len(vocabulary),
         position_rows=positions - unused,
         padding=pad,
-        layer_norm_eps=eps,
+        layer_norm_eps=float(encoder.layers[0].final_layer_norm.eps),
         dropout=settings.dropout,
         attention_dropout=settings.attention_dropout,
     )

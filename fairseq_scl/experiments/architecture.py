@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from fairseq_scl.compat.checkpoints import (
     check_dictionary_size,
     check_finite,
@@ -15,14 +13,6 @@ from fairseq_scl.compat.checkpoints import (
 from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.convert.pooling import Pooling
 from fairseq_scl.errors import InputError
-from fairseq_scl.inference.model_folder import SETTINGS
-from fairseq_scl.typed import read_as
-
-
-class _Trained(msgspec.Struct):
-    """The part of ``classifier.json`` that says how the layer norms were trained."""
-
-    layer_norm_eps: float = STOCK_EPS
 
 
 @functools.cache
@@ -36,8 +26,7 @@ def architecture_flags(
 
     Raises:
         InputError: the folder lacks ``model.pt``, or it is not a RoBERTa model that
-            matches the folder's dictionary, it has a head that reads something else,
-            or it is a model folder whose weights were rewritten for prediction.
+            matches the folder's dictionary, or it has a head that reads something else.
     """
     state = load_checkpoint(encoder / "model.pt")
     model = _model_settings(state)
@@ -72,14 +61,6 @@ def architecture_flags(
             f"{encoder} has a classification head that reads {read}, but head_pooling "
             f"is {pooling}: set it to {read}, or export the model again with "
             "--encoder-only"
-        )
-    settings = encoder / SETTINGS
-    there = float(model.get("layer_norm_eps", STOCK_EPS))
-    if settings.is_file() and read_as(settings, _Trained).layer_norm_eps != there:
-        raise InputError(
-            f"{encoder} is for prediction: its weights were rewritten for fairseq's "
-            "epsilon, and one update would undo its training; export the model again "
-            "with --trainable, or with --encoder-only for a new head"
         )
     # Positions start at padding_idx + 1 = 2, so the first two rows are not positions.
     longest = min(max_positions, positions[0] - 2)

@@ -48,11 +48,7 @@ from fairseq_scl.inference.model_folder import (
     load_classifier,
     write_model_files,
 )
-from fairseq_scl.inference.stock_checkpoint import (
-    eps_of,
-    rewritten,
-    stock_checkpoint,
-)
+from fairseq_scl.inference.stock_checkpoint import stock_checkpoint
 from fairseq_scl.input_format import BOS, EOS, HEAD, InputFormat, dictionary_checksum
 from fairseq_scl.models.pooling import head_pooling
 from fairseq_scl.rows import load_dictionary
@@ -82,11 +78,7 @@ def export_huggingface(
     classifier = load_classifier(model)
     verify(model)
     _refuse_foreign(classifier, model)
-    # The encoder may be rewritten for the epsilon of fairseq's RoBERTa.
-    eps, stored = classifier.layer_norm_eps, eps_of(classifier.model)
     state: Mapping[str, Tensor] = classifier.model.state_dict()
-    if eps != stored:
-        state = rewritten(state, stored, eps)
     if classifier.temperature != 1:  # so that softmax gives our probabilities
         last = f"classification_heads.{classifier.head}.out_proj."
         state = {
@@ -107,7 +99,6 @@ def export_huggingface(
         MODEL_TYPES[tokenizer.kind],
         vocabulary.rows,
         vocabulary.ids[vocabulary.special[1]],
-        eps,
         model,
     )
     longest = min(classifier.max_positions, shape.max_positions)
@@ -246,7 +237,7 @@ def convert_classifier(
             dictionary=dictionary_checksum(dictionary.symbols),
             tokenizer={name: sha256(folder / name) for name in tokenizer.file_names},
         )
-        settings = ModelSettings(trained, layer_norm_eps=config.layer_norm_eps)
+        settings = ModelSettings(trained)
         write_model_files(folder, plain, settings)
     return config, trained
 

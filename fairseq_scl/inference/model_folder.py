@@ -3,7 +3,7 @@
 It holds ``model.pt`` (weights and settings, no optimizer state, only plain values and
 tensors), ``input0/dict.txt``, ``label/dict.txt``, ``label_map.json``, the tokenizer's
 files and ``classifier.json``. ``RobertaModel.from_pretrained`` of a plain fairseq loads
-it as well.
+it as well, unless it is a ``roberta_bert``.
 """
 
 import shutil
@@ -20,7 +20,6 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from fairseq_scl.compat.checkpoints import check_finite, load_checkpoint, load_model
-from fairseq_scl.convert.encoder_config import STOCK_EPS
 from fairseq_scl.convert.huggingface import encoder_task
 from fairseq_scl.data.binarize import LABEL_MAP, read_labels
 from fairseq_scl.data.files import write_json, write_then_rename
@@ -29,11 +28,7 @@ from fairseq_scl.data.tokenizers import Tokenizer, load_tokenizer
 from fairseq_scl.device import DTYPES, allow_tf32, check_device
 from fairseq_scl.errors import InputError
 from fairseq_scl.inference.model_card import Training, training_notes
-from fairseq_scl.inference.stock_checkpoint import (
-    plain_values,
-    stock_checkpoint,
-    undo_rewriting,
-)
+from fairseq_scl.inference.stock_checkpoint import plain_values, stock_checkpoint
 from fairseq_scl.inference.trained_format import (
     TrainingData,
     check_head,
@@ -73,15 +68,12 @@ class ModelSettings(msgspec.Struct, tag_field="schema", tag=2, omit_defaults=Tru
     Attributes:
         input_format: how text is read.
         exit_pooling: what the heads below the top read, ``cls`` or ``mean``.
-        layer_norm_eps: epsilon of the layer norms in training; the weights of a stock
-            architecture are rewritten for that of fairseq.
         training: what is known about the training.
         temperature: probabilities are softmax(logits / temperature).
     """
 
     input_format: InputFormat
     exit_pooling: Literal["cls", "mean"] = "cls"
-    layer_norm_eps: Annotated[float, Meta(gt=0, lt=1)] = STOCK_EPS
     training: Training = Training()
     temperature: Annotated[float, Meta(gt=0, lt=1e6)] = 1.0
 
@@ -118,7 +110,6 @@ class LoadedModel:
     exit_pooling: str = "cls"
     init_token: int | None = BOS
     head: str = HEAD
-    layer_norm_eps: float = STOCK_EPS
     training: Training = field(default_factory=Training)
     temperature: float = 1.0
     folder: Path | None = None
@@ -130,15 +121,12 @@ def export_classifier(
     target: str | Path,
     encoder: str | Path | None = None,
     noted: Mapping[str, Any] | None = None,
-    trainable: bool = False,
 ) -> list[str]:
     """Write a model folder from a training checkpoint and its data folder.
 
     The checkpoint says how text is read. The data folder, which must be that of the
-    training, gives the dictionaries and the tokenizer. A ``roberta_bert`` encoder,
-    whose layer norms use another epsilon than fairseq's RoBERTa, is rewritten to the
-    stock model that computes the same. The heads of a multi-exit encoder are kept;
-    fairseq alone uses that of the deepest exit.
+    training, gives the dictionaries and the tokenizer. The heads of a multi-exit
+    encoder are kept; fairseq alone uses that of the deepest exit.
 
     Args:
         checkpoint: a checkpoint of ``fairseq-train`` with a classification head.
@@ -148,7 +136,6 @@ def export_classifier(
             tokenizer that was used.
         noted: settings and results for model cards, see
             :func:`fairseq_scl.inference.model_card.training_notes`.
-        trainable: keep a ``roberta_bert`` as it was trained, to train it further.
 
     Returns:
         warnings: the checkpoint predicted one label for a whole validation set, or does
@@ -160,7 +147,7 @@ def export_classifier(
             is missing, or the disk is full.
     """
     state, weights, trained, source = _read(checkpoint, data, encoder)
-    plain = stock_checkpoint(state, weights, trained.head, trainable)
+    plain = stock_checkpoint(state, weights, trained.head)
     plain["cfg"]["task"] |= {
         "init_token": trained.init_token,
         "separator_token": trained.separator_token,
@@ -173,9 +160,7 @@ def export_classifier(
         source.tokenizer.save(folder)
         model = plain_values(state["cfg"]["model"])
         settings = ModelSettings(
-            trained,
-            layer_norm_eps=model.get("layer_norm_eps", STOCK_EPS),
-            training=training_notes(state, source.data, noted or {}),
+            trained, training=training_notes(state, source.data, noted or {})
         )
         if len(exits_of(weights, trained.head)) > 1:
             settings.exit_pooling = model.get("exit_pooling", "cls")
@@ -227,7 +212,7 @@ def export_encoder(
     state, weights, trained, source = _read(checkpoint, data, encoder, headless=True)
     for name in [n for n in weights if n.startswith("classification_heads.")]:
         del weights[name]
-    plain = stock_checkpoint(state, weights, trained.head, True)
+    plain = stock_checkpoint(state, weights, trained.head)
     plain["cfg"]["task"] = encoder_task(trained.max_positions)
     inputs = [checkpoint, source.data, source.tokenizer_folder]
     with folder_then_rename(target, ENCODER, inputs) as folder:
@@ -303,8 +288,6 @@ def load_classifier(
             f"{folder / 'input0' / 'dict.txt'} is not the dictionary of {SETTINGS}"
         )
     check_model(trained, model, len(task.source_dictionary), folder / SETTINGS)
-    if DTYPES[precision] != torch.float32:  # whose range rewritten weights exceed
-        undo_rewriting(model, settings.layer_norm_eps)
     if precision == "tf32":
         allow_tf32(precision)
     return LoadedModel(
@@ -319,7 +302,6 @@ def load_classifier(
         exit_pooling=settings.exit_pooling,
         init_token=trained.init_token,
         head=trained.head,
-        layer_norm_eps=settings.layer_norm_eps,
         training=settings.training,
         temperature=settings.temperature,
         folder=folder,

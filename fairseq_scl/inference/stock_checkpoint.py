@@ -11,9 +11,7 @@ from torch import Tensor
 
 from fairseq_scl.convert.checkpoint import plain_checkpoint
 from fairseq_scl.convert.encoder_config import STOCK_EPS
-from fairseq_scl.convert.huggingface import fold_layer_norm_eps
-from fairseq_scl.models.exits import SHALLOW_HEAD, exits_of
-from fairseq_scl.models.roberta_bert import set_layer_norm_eps
+from fairseq_scl.models.exits import exits_of
 
 # fairseq saves every flag of the training command; these define the model.
 MODEL_SETTINGS = (
@@ -29,32 +27,24 @@ MODEL_SETTINGS = (
 
 
 def stock_checkpoint(
-    state: Mapping[str, Any],
-    weights: "OrderedDict[str, Tensor]",
-    head: str,
-    trainable: bool = False,
+    state: Mapping[str, Any], weights: "OrderedDict[str, Tensor]", head: str
 ) -> dict[str, Any]:
     """Return a checkpoint that fairseq can load without this package.
 
-    A model whose heads read the mean over the tokens stays a ``roberta_bert``: fairseq
-    alone would read the state at ``<s>`` and give other answers. If the checkpoint is
-    to be ``trainable``, so does one with another epsilon in its layer norms, since the
-    weights of :func:`rewritten` are for inference only.
+    Only two kinds of ``roberta_bert`` need the package: layer norms with another
+    epsilon than fairseq's RoBERTa has, as those of BERT, and heads that read the mean
+    over the tokens.
     """
     model = plain_values(state["cfg"]["model"])
     eps = float(model.get("layer_norm_eps", STOCK_EPS))
-    reads_mean = model.get("head_pooling", "cls") == "mean"
-    is_stock = not reads_mean and (eps == STOCK_EPS or not trainable)
-    if is_stock and eps != STOCK_EPS:
-        weights = rewritten(weights, eps, STOCK_EPS)
+    pooling = model.get("head_pooling", "cls")
     exits = exits_of(weights, head)
     model = {name: model[name] for name in MODEL_SETTINGS if name in model}
-    name = "roberta" if is_stock else "roberta_bert"
-    model |= {"_name": name, "arch": name}
-    if not is_stock:
-        model["layer_norm_eps"] = eps
-    if reads_mean:
-        model["head_pooling"] = "mean"
+    if eps == STOCK_EPS and pooling == "cls":
+        model |= {"_name": "roberta", "arch": "roberta"}
+    else:
+        model |= {"_name": "roberta_bert", "arch": "roberta_bert"}
+        model |= {"layer_norm_eps": eps, "head_pooling": pooling}
     if len(exits) > 1:
         model["load_checkpoint_heads"] = True
     task = plain_values(state["cfg"]["task"])
@@ -62,34 +52,6 @@ def stock_checkpoint(
     task = {name: value for name, value in task.items() if name in stock}
     task |= {"_name": "sentence_prediction", "data": "."}
     return plain_checkpoint(model, task, weights)
-
-
-def eps_of(model: Any) -> float:
-    """Return the epsilon of the layer norms of a loaded RoBERTa."""
-    return float(model.encoder.sentence_encoder.layers[0].final_layer_norm.eps)
-
-
-def rewritten(
-    weights: Mapping[str, Tensor], source: float, target: float
-) -> "OrderedDict[str, Tensor]":
-    """Rewrite a classifier for another layer norm epsilon.
-
-    See :func:`~fairseq_scl.convert.huggingface.fold_layer_norm_eps`; heads below the
-    top read hidden states, which it scales.
-    """
-    folded = fold_layer_norm_eps(weights, source, target)
-    for name, tensor in folded.items():
-        part, _, rest = name.removeprefix("classification_heads.").partition(".")
-        if SHALLOW_HEAD.search(part) and rest == "dense.weight":
-            folded[name] = (tensor.double() * (source / target) ** 0.5).float()
-    return folded
-
-
-def undo_rewriting(model: Any, eps: float) -> None:
-    """Rewrite a loaded classifier for the epsilon of its training."""
-    if (stored := eps_of(model)) != eps:
-        model.load_state_dict(rewritten(model.state_dict(), stored, eps))
-        set_layer_norm_eps(model, eps)
 
 
 def plain_values(settings: Any) -> dict[str, Any]:

@@ -69,7 +69,10 @@ class RobertaBertModel(RobertaModel):
             )
         model: RobertaBertModel = super().build_model(args, task)
         model.head_pooling = str(args.head_pooling)
-        set_layer_norm_eps(model, args.layer_norm_eps)
+        for module in model.encoder.modules():
+            # fairseq prefers Apex's fused layer norm, which is not an nn.LayerNorm.
+            if isinstance(module, nn.LayerNorm) or "LayerNorm" in type(module).__name__:
+                module.eps = args.layer_norm_eps
         return model
 
     def register_classification_head(
@@ -115,14 +118,6 @@ class RobertaBertModel(RobertaModel):
         """Like ``forward``; see :class:`fairseq_scl.packing.encoder.ReadsStates`."""
         (state,) = states(top=self.head_pooling)
         return self.classification_heads[head](state[:, None]), {"inner_states": None}
-
-
-def set_layer_norm_eps(model: RobertaModel, eps: float) -> None:
-    """Set the epsilon of all layer norms of the encoder."""
-    for module in model.encoder.modules():
-        # fairseq prefers Apex's fused layer norm, which is not an nn.LayerNorm.
-        if isinstance(module, nn.LayerNorm) or "LayerNorm" in type(module).__name__:
-            module.eps = eps
 
 
 def _refuse_tokens(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -305,7 +305,6 @@ def test_an_export_that_fails_names_what_the_user_gave(tmp_path, refusal):
     ("more", "said"),
     [
         (["--encoder-only", "--format", "huggingface"], "--encoder-only"),
-        (["--trainable", "--format", "huggingface"], "--trainable"),
         ([], "--model needs --format huggingface"),
         (["--format", "huggingface", "--data", "x"], "--data cannot be combined with"),
     ],

@@ -21,7 +21,6 @@ from fairseq_scl.errors import InputError
 from fairseq_scl.experiments.architecture import architecture_flags
 from fairseq_scl.experiments.results_folder import BEST
 from fairseq_scl.experiments.statistics import result_at_best
-from fairseq_scl.inference import model_folder
 from fairseq_scl.inference.encoder_folder import load_encoder
 from fairseq_scl.inference.model_folder import (
     export_classifier,
@@ -144,7 +143,6 @@ def test_only_plain_values_of_settings_are_kept():
 
 @pytest.mark.parametrize("pairs", [False, True], ids=["sentences", "pairs"])
 def test_predictions_are_those_of_the_model_in_training(pairs):
-    """The encoder is a roberta_bert, whose epsilon the model folder has folded in."""
     run, checkpoint, folder, record = exported(pairs)
     model, task = as_trained(checkpoint, run.data)
     assert type(model).__name__ == "RobertaBertModel"
@@ -154,7 +152,6 @@ def test_predictions_are_those_of_the_model_in_training(pairs):
     with torch.no_grad():
         logits, _ = model(**batch["net_input"], classification_head_name=HEAD)
     classifier = load_classifier(folder)
-    assert type(classifier.model).__name__ == "RobertaModel"
 
     examples = [e.sentences for e in held_out(pairs)]
     found = probabilities(classifier, encode(classifier, examples)[0])
@@ -204,9 +201,12 @@ def test_predictions_have_the_label_names_however_skewed(tmp_path, rare, common)
         assert {classifier.labels[int(found.argmax())]} == meant == {label}
 
 
-def test_fairseq_alone_loads_it_and_computes_the_same():
+def test_fairseq_alone_loads_a_stock_model_and_computes_the_same(tmp_path):
     """No plug-in, no list of allowed classes, no network; text with fairseq's BERT."""
-    *_, folder, _ = exported()
+    with edited(tmp_path / "a.pt") as state:
+        state["cfg"]["model"].layer_norm_eps = 1e-5
+    folder = tmp_path / "model"
+    export_classifier(tmp_path / "a.pt", toy_data(), folder)
     classifier = load_classifier(folder)
     texts = [e.sentences[0] for e in held_out(False)]
     encoded = encode(classifier, [(text,) for text in texts])[0]
@@ -221,40 +221,19 @@ def test_fairseq_alone_loads_it_and_computes_the_same():
         torch.testing.assert_close(torch.tensor(rows), expected, rtol=0, atol=1e-5)
 
 
-def test_folders_for_further_training_have_the_trained_weights(tmp_path):
+def test_folders_have_the_trained_weights_and_train_further(tmp_path):
     run, checkpoint, folder, _ = exported()
     export_encoder(checkpoint, run.data, tmp_path / "encoder")
-    export_classifier(checkpoint, run.data, tmp_path / "model", trainable=True)
     trained = load_checkpoint(checkpoint)["model"]
-    for place in (tmp_path / "encoder", tmp_path / "model"):
+    for place in (tmp_path / "encoder", folder):
         weights = load_checkpoint(place / "model.pt")["model"]
         assert all(torch.equal(trained[n], weight) for n, weight in weights.items())
         flags = architecture_flags(place, 40)
         assert flags[flags.index("--layer-norm-eps") + 1] == "1e-12"
-    with refused(folder, "rewritten", "--trainable", "--encoder-only"):
-        architecture_flags(folder, 40)
     ours, encoder = load_classifier(folder), load_encoder(tmp_path / "encoder")
     rows, _ = encode(ours, [("a good film",)])
     means = [features(one, rows, "mean") for one in (ours, encoder)]
-    torch.testing.assert_close(*means, rtol=0, atol=1e-5)
-    found = [probabilities(load_classifier(p), rows) for p in (folder, place)]
-    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
-
-
-def test_half_precision_has_the_numbers_of_training(monkeypatch):
-    """Rewritten ones are 3162 times as large or small, beyond float16 in MiniLM."""
-    _, checkpoint, folder, _ = exported()
-    monkeypatch.setattr(model_folder, "check_device", lambda *_: None)  # needs a GPU
-    classifier = load_classifier(folder, precision="fp16")
-    trained = load_checkpoint(checkpoint)["model"]
-    for name, weight in classifier.model.state_dict().items():
-        assert weight.dtype == torch.float16
-        torch.testing.assert_close(weight.float(), trained[name], rtol=1e-3, atol=1e-6)
-    rows, _ = encode(classifier, [e.sentences for e in held_out(False)])
-    wanted = probabilities(load_classifier(folder), rows)
-    torch.testing.assert_close(
-        probabilities(classifier, rows), wanted, rtol=0, atol=0.01
-    )
+    assert torch.equal(*means)
 
 
 def test_an_older_model_folder_is_replaced_and_anything_else_is_not(tmp_path):
