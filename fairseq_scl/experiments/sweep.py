@@ -233,16 +233,23 @@ class _Worker:
         if not self._refused.empty():
             raise InputError(self._refused.get())
         status = self.process.exitcode
-        if status and status < 0:
-            time.sleep(1)  # whoever killed it may also be about to kill this process
         if status and self.number >= 0:
             name = runs[self.number].name
-            with claim(folder, name) as free:  # another sweep may do it again
+            with claim(folder, name) as free:  # another sweep may have begun it again
+                _wait_for_its_killer(status)
                 if free and not is_ended(folder, name):
                     how = self.how_it_ended
                     text = f"the process that trained it ended with {how}\n"
                     write_error(run_folder(folder, name), text)
+        elif status:
+            _wait_for_its_killer(status)
         return self.number < 0 and not status
+
+
+def _wait_for_its_killer(status: int) -> None:
+    """Wait if a worker was killed: this process may be about to be killed as well."""
+    if status < 0:
+        time.sleep(1)
 
 
 class _Handed(list[Run]):

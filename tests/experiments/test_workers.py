@@ -81,8 +81,14 @@ def test_a_killed_worker_s_run_is_left_to_who_began_it_again(
     worker._number.value = 0
     killed = SimpleNamespace(exitcode=-signal.SIGKILL)
     monkeypatch.setattr(worker, "process", killed)
-    monkeypatch.setattr(sweep.time, "sleep", lambda _: None)
     error = tmp_path / "runs" / run.name / ERROR
+
+    def sleep(_):
+        """Look as an idle sweep does, which would begin a free run at once."""
+        with claim(tmp_path, run.name) as free:
+            assert not free
+
+    monkeypatch.setattr(sweep.time, "sleep", sleep)
     with claim(tmp_path, run.name):
         assert not worker.ended([run], tmp_path)
     assert not error.exists()
