@@ -250,13 +250,15 @@ def _latest_accuracy(runs: Sequence[Run], folder: Path) -> dict[str, str]:
 
 def _end(tally: Tally, runs: Sequence[Run], folder: Path) -> int:
     """Write the report and print the failed runs; return the exit status."""
-    if tally.done:
-        write_report(folder, folder, as_html=True, only=runs)
-    print(f"{tally.done} of {tally.total} runs are done, in {folder}")
-    failed = [run for run in runs if is_failed(folder, run.name)]
-    for one in failed[:10]:
-        place = run_folder(folder, one.name)
-        print(f"failed: {one.name}, see {place / ERROR}: {read_error(place)}")
-    if len(failed) > 10:
-        print(f"and {len(failed) - 10} more")
+    try:
+        if tally.done:
+            write_report(folder, folder, as_html=True, only=runs)
+    finally:  # also if the report is refused
+        print(f"{tally.done} of {tally.total} runs are done, in {folder}")
+        failed = [run for run in runs if is_failed(folder, run.name)]
+        for one in failed[:10]:
+            place = run_folder(folder, one.name)
+            print(f"failed: {one.name}, see {place / ERROR}: {read_error(place)}")
+        if len(failed) > 10:
+            print(f"and {len(failed) - 10} more")
     return 1 if failed else 0

@@ -174,17 +174,20 @@ def collect(folder: Path, runs: Sequence[Run]) -> list[Attempt]:
 
 def _check_contents(attempts: Sequence[Attempt], folder: Path) -> None:
     """Check that data and encoders did not change between the runs of a sweep."""
-    first: dict[tuple[str, Path | None], tuple[Run, dict[str, str]]] = {}
-    done = [(a.run, a.record.origin["sha256"]) for a in attempts if a.record]
-    for run, checksums in done:
-        for name in ("data", "encoder", "user_dir"):
-            place = getattr(run, name)
-            other, known = first.setdefault((name, place), (run, checksums))
-            if checksums.get(name) != known.get(name):
-                both = [run_folder(folder, one.name) for one in (other, run)]
+    for name in ("data", "encoder", "user_dir"):
+        seen: dict[Path | None, dict[str | None, list[str]]] = {}
+        for one in attempts:
+            if one.record:
+                of_place = seen.setdefault(getattr(one.run, name), {})
+                checksum = one.record.origin["sha256"].get(name)
+                of_place.setdefault(checksum, []).append(one.run.name)
+        for place, (runs, *others) in [(p, [*v.values()]) for p, v in seen.items()]:
+            if others:
+                both = [run_folder(folder, names[0]) for names in (runs, others[0])]
                 raise InputError(
                     f"{both[0]} and {both[1]} were trained on different contents of "
-                    f"{place}: delete the folder of the older one"
+                    f"{place} ({len(runs)} and {len(others[0])} runs): delete the "
+                    "folders of the older ones"
                 )
 
 
