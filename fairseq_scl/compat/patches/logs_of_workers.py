@@ -39,11 +39,14 @@ def _aggregate(
     *others: Any,
     ignore: bool = False,
 ) -> Any:
-    if ignore and len(logs) > 1 and trainer._batches:  # dummies come last
-        logs, ignore = logs[: trainer._batches], False
-        size = float(sum(log["sample_size"] for log in logs))
+    if ignore and len(logs) > 1 and trainer._batches:
+        batches = logs[: trainer._batches]  # dummies come last
+        if all("sample_size" in log for log in batches):
+            logs, ignore = batches, False
+            size = float(sum(log["sample_size"] for log in logs))
     lists = [{k: v for k, v in log.items() if isinstance(v, list)} for log in logs]
-    if not any(lists):
+    sums = type(trainer.task).logging_outputs_can_be_summed(trainer.get_criterion())
+    if not (sums and any(lists)):
         return original(trainer, logs, size, *others, ignore=ignore)
     rest = [{k: v for k, v in log.items() if k not in lists[0]} for log in logs]
     summed, sizes = original(trainer, rest, size, *others, ignore=ignore)
