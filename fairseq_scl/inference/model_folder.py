@@ -126,7 +126,7 @@ def export_classifier(
 
     The checkpoint says how text is read. The data folder, which must be that of the
     training, gives the dictionaries and the tokenizer. The heads of a multi-exit
-    encoder are kept; fairseq alone uses that of the deepest exit.
+    encoder are kept; the stock model uses that of the deepest exit.
 
     Args:
         checkpoint: a checkpoint of ``fairseq-train`` with a classification head.
@@ -191,7 +191,7 @@ def write_model_files(
 ) -> None:
     """Write a model folder except for its dictionaries and tokenizer.
 
-    ``checkpoint`` is that of the stock model and task, see :func:`stock_checkpoint`.
+    ``checkpoint`` is from :func:`stock_checkpoint`.
     """
     with write_then_rename(folder / "model.pt", "wb") as file:
         torch.save(checkpoint, file)
@@ -246,6 +246,10 @@ def _read(
     weights = OrderedDict(
         (name, tensor.float()) for name, tensor in state["model"].items()
     )
+    rows = weights.get("encoder.sentence_encoder.embed_positions.weight")
+    if rows is not None:  # the first two are not positions
+        longest = min(trained.max_positions, len(rows) - 2)
+        trained = msgspec.structs.replace(trained, max_positions=longest)
     check_sizes(weights, trained, checkpoint, source.data)
     check_finite(weights, checkpoint)
     return state, weights, trained, source
