@@ -8,8 +8,8 @@
 # Writes: outputs/table2-sst2 (the SST-2 runs if they are missing), outputs/models (the
 #         best model of each loss), DATA_BIN and outputs/table7; with --smoke to others.
 # Hardware and cost: GPUs with 16 GB, see table4.sh. 20 full SST-2 runs that keep their
-#         checkpoints (1.4 GB each for RoBERTa-Large), then 500 short runs, 40 with one
-#         point of the grid.
+#         checkpoints (1.4 GB each for RoBERTa-Large; resuming needs them), then 500
+#         short runs, 40 with one point of the grid.
 # Expected: the paper's Amazon-2: 87.4 ± 6.4 (CE), 90.3 ± 0.6 (CE+SCL).
 #
 # Settings: ENCODER, GLUE, DATA_BIN, PREPARE: see table4.sh; REVIEWS, folder of the reviews;
@@ -27,7 +27,7 @@ TASKS=SST-2 "$scripts/prepare_glue.sh" ${prepare[@]+"${prepare[@]}"}
 TASKS="Amazon-2 Yelp-2" SIZES=40 GLUE=$REVIEWS \
   "$scripts/prepare_glue.sh" ${prepare[@]+"${prepare[@]}"}
 fairseq-scl run table2 --data "$DATA_BIN" --model "$ENCODER" --keep-checkpoints \
-  --results "outputs/table2-sst2$smoke" ${smoke:+--smoke} "${sst2[@]}"
+  --results "outputs/table2-sst2$smoke" ${smoke:+--smoke} ${sst2[@]+"${sst2[@]}"}
 models=()
 for loss in CE CE+SCL; do
   model=outputs/models$smoke/SST-2-$loss

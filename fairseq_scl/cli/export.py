@@ -75,8 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         **FOLDER,
-        help="model folder to write, for 'fairseq-scl predict', or folder of the "
-        "kind that --format or --encoder-only names",
+        help="folder to write: a model folder for 'fairseq-scl predict', or what "
+        "--format or --encoder-only says",
     )
 
 

@@ -1,4 +1,4 @@
-"""Convert a checkpoint to one of the stock model and task, with plain values only."""
+"""Convert a checkpoint to one of the stock task, with plain values only."""
 
 import argparse
 from collections import OrderedDict
@@ -29,11 +29,11 @@ MODEL_SETTINGS = (
 def stock_checkpoint(
     state: Mapping[str, Any], weights: "OrderedDict[str, Tensor]", head: str
 ) -> dict[str, Any]:
-    """Return a checkpoint that fairseq can load without this package.
+    """Return a checkpoint of the stock task and, where it can be, of the stock model.
 
-    Only two kinds of ``roberta_bert`` need the package: layer norms with another
-    epsilon than fairseq's RoBERTa has, as those of BERT, and heads that read the mean
-    over the tokens.
+    fairseq loads such a model without this package. Two kinds stay a ``roberta_bert``:
+    layer norms with another epsilon than fairseq's RoBERTa has, as those of BERT, and
+    heads that read the mean over the tokens.
     """
     model = plain_values(state["cfg"]["model"])
     eps = float(model.get("layer_norm_eps", STOCK_EPS))

@@ -148,7 +148,8 @@ def _cell(result: TableResult, cell: CellResult, number: int) -> str:
     """Draw a cell, if any of its runs has finished."""
     if not any(one.chosen_attempts for one in cell.losses.values()):
         return ""
-    by = f", by its best {TOP} runs," if result.table.selection == FEW_SHOT else ""
+    best = min(TOP, result.table.repetitions)
+    by = f", by its best {best} runs," if result.table.selection == FEW_SHOT else ""
     charts = [("test accuracy of each run", paired_dots(cell))]
     charts += [(title, curves(cell, key)) for key, title in CURVES.items()]
     for one in cell.losses.values():

@@ -68,7 +68,7 @@ def representation_sheets(result: TableResult, folder: Path) -> list[Sheet]:
     runs = (
         f"Mean ± sample std over all {table.repeated}s of the chosen combination, "
         f"each at its best validation. Rows without a number of {table.repeated}s are "
-        "encoders before fine-tuning; in parentheses: what is read if not the same."
+        "encoders before fine-tuning; a pooling in parentheses is not that of the runs."
     )
     return [
         Sheet(
