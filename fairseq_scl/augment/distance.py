@@ -67,7 +67,8 @@ def measure(files: Sequence[Outputs], embed: Embed | None = None) -> Noise:
     every = [output for file in files for group in file for output in group]
     found = list(itertools.chain.from_iterable(o.sentences for o in every))
     sources = list(itertools.chain.from_iterable(o.sources for o in every))
-    bleu, chrf = BLEU(), CHRF()
+    bleu = BLEU(force=True)  # no warning of tokenized text, such as that of SST-2
+    chrf = CHRF()
     copies = [copy for file in files for copy in zip(*file, strict=True)]
     cosine = None
     if embed:
