@@ -40,7 +40,7 @@ def table(recorded: Sequence[dict[str, Any]]) -> str:
                 f"{found.won}–{found.lost}",
             )
         )
-    header = ("task", "N", "read at", "samples", "CE", "CE + SCL", "difference")
+    header = ("task", "N", "pooling", "samples", "CE", "CE + SCL", "difference")
     return sheet_as_markdown(
         Sheet(
             name="recorded",
