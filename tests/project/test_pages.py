@@ -51,6 +51,12 @@ NOT_RUN = {
     "fairseq-scl convert --from hf": "needs a downloaded model; cli/test_cli.py",
     "python -m benchmarks.accuracy": "hours; project/test_benchmarks.py",
     "fairseq-scl run mean.yaml": "needs a GPU; experiments/test_sweep.py",
+    "fairseq-scl run grid.yaml": "needs the table above it; the same",
+    "fairseq-scl run bt.yaml": "the same",
+    "apertium": "is not a dependency",
+    "CORPUS=corpus": "needs its output; project/test_scripts.py",
+    "fairseq-scl prepare --sample data-bin/SST-2 --augmented data-bin/augmented/SST-2 "
+    "--encoder minilm": "needs what FORWARD=… writes",
     "fairseq-scl prepare --table TREC.csv": "reads a file of another repository",
     "fairseq-scl run penalty.yaml": "experiments/test_own_objective.py",
 }
