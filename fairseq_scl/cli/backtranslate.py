@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from fairseq_scl.cli.options import (
     add_precision,
     number,
 )
-from fairseq_scl.data.binarize import read_examples
+from fairseq_scl.data.binarize import TEXT, read_examples
 from fairseq_scl.data.files import check_name
 from fairseq_scl.data.folders import check_outside
 from fairseq_scl.data.outputs import BackTranslationRecord
@@ -253,9 +253,16 @@ def _inputs(arguments: argparse.Namespace) -> list[_Input]:
                 "have the same name: augment the tasks one by one"
             )
     return [
-        _Input(folder.resolve().name, read_examples(folder, "train"), {})
+        _Input(folder.resolve().name, _of_sample(folder), {})
         for folder in arguments.sample
     ]
+
+
+def _of_sample(folder: Path) -> list[Example]:
+    """Read a training set; messages are on its texts, not on its labels."""
+    examples = enumerate(read_examples(folder, "train"), start=1)
+    texts = folder / TEXT / "train.input0"
+    return [replace(one, origin=f"{texts}, line {number}") for number, one in examples]
 
 
 def _plan(

@@ -9,11 +9,13 @@ from random import Random
 import pytest
 
 from fairseq_scl.cli import main
+from fairseq_scl.data.binarize import binarize
 from fairseq_scl.data.samples import Draw, Source, prepare_samples
 from fairseq_scl.data.tasks import TASKS
+from fairseq_scl.data.texts import Example
 from fairseq_scl.experiments.runner import run_training
 from helpers import ROOT, run_process
-from helpers.encoders import toy_encoder, toy_run
+from helpers.encoders import make_splits, toy_encoder, toy_run
 from helpers.tasks import write, write_sst2
 from helpers.translation import toy_models
 
@@ -73,6 +75,18 @@ def test_a_table_is_augmented_at_each_temperature(tmp_path, models, capsys):
     assert [line.rpartition(": ")[2] for line in told] == ["already exists"] * 2
     assert run(*words, "--seed", 1) == 2
     assert "was made with seed = 0, but now it is 1" in capsys.readouterr().err
+
+
+def test_a_sentence_of_a_sample_is_named_by_the_file_of_the_texts(
+    tmp_path, models, capsys
+):
+    splits = make_splits()
+    splits["train"][2] = Example(("\u4f60\u597d",), "negative")
+    binarize(splits, toy_encoder(), tmp_path / "data")
+    words = ["--sample", tmp_path / "data", *models, "--copies", 1]
+    assert run(*words, "--temperature", 0.5, "--to", tmp_path / "to") == 0
+    texts = tmp_path / "data" / "text" / "train.input0"
+    assert f"1 example unknown: {texts}, line 3\n" in capsys.readouterr().err
 
 
 def test_sources_that_models_cannot_read_are_named(tmp_path, models, capsys):
