@@ -259,7 +259,7 @@ def _inputs(arguments: argparse.Namespace) -> list[_Input]:
 
 
 def _of_sample(folder: Path) -> list[Example]:
-    """Read a training set; messages are on its texts, not on its labels."""
+    """Read a training set, with the lines of its texts as origins of examples."""
     examples = enumerate(read_examples(folder, "train"), start=1)
     texts = folder / TEXT / "train.input0"
     return [replace(one, origin=f"{texts}, line {number}") for number, one in examples]
